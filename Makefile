@@ -1,0 +1,56 @@
+# make demo            a picture to views, a turntable, a mesh and a page that shows them all
+# make demo IMAGE=x.png  the same for your own picture
+# make test            all tests
+# make lint            ruff and pyright
+# PYTHON=python3.12 chooses the interpreter that .venv is made with.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= out/demo
+IMAGE ?=
+PYTEST_ARGS ?=
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
+
+.PHONY: demo test lint format clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m iso3d_jax.demo --out "$(OUT)" $(if $(IMAGE),--image "$(IMAGE)")
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# A stamp records a finished installation, so that the second call of a command starts at once.
+$(VENV)/.installed: setup.py constraints.txt | $(BIN)/python
+	@echo "installing iso3d_jax into $(VENV) ..."
+	$(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/.installed-test: setup.py constraints.txt | $(BIN)/python
+	@echo "installing iso3d_jax and its test tools into $(VENV) ..."
+	$(PIP_INSTALL) -e ".[test,render]"
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-dev: setup.py constraints.txt | $(BIN)/python
+	@echo "installing iso3d_jax and its developer tools into $(VENV) ..."
+	$(PIP_INSTALL) -e ".[dev]"
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-test
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is too old or missing: Python 3.11 or newer is needed;" \
+	         "try make PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf out build .pytest_cache .ruff_cache *.egg-info
+	find iso3d_jax tests configs -name __pycache__ -type d -prune -exec rm -rf {} +

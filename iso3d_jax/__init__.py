@@ -1,0 +1,35 @@
+"""Isotropic3D in JAX: one picture to consistent views and a 3D mesh.
+
+    import iso3d_jax
+
+    model = iso3d_jax.load_model()                       # the small model that ships here
+    picture = iso3d_jax.load_picture("chair.png")
+    views = iso3d_jax.sample_views(model, [picture])     # [1, 4, H, W, 3] in [0, 1]
+
+Names are imported when they are first used, so that `import iso3d_jax` costs nothing.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "UserError": "iso3d_jax.errors",
+    "load_model": "iso3d_jax.weights.bundle",
+    "load_picture": "iso3d_jax.data.pictures",
+    "prepare_picture": "iso3d_jax.data.pictures",
+    "sample_views": "iso3d_jax.sampling",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'iso3d_jax' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,66 @@
+"""Installs iso3d_jax. The lower bounds are here; `constraints.txt` locks what was tested."""
+
+from pathlib import Path
+
+import setuptools
+
+TORCH = ["torch>=2.2"]
+RENDER = ["moderngl>=5.12"]
+TEST = ["pytest>=8"]
+DEV = ["ruff>=0.9", "pyright>=1.1.390", "pre-commit>=4"]
+
+setuptools.setup(
+    name="iso3d_jax",
+    version="0.1.0",
+    description="Isotropic3D in JAX: one picture to consistent views and a 3D mesh",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    classifiers=[
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+    ],
+    packages=setuptools.find_packages(include=["iso3d_jax", "iso3d_jax.*"]),
+    package_data={
+        "iso3d_jax": [
+            "weights/tiny/*",
+            "data/samples/**/*",
+            "data/examples/*",
+            "page/*",
+            "page/**/*",
+        ]
+    },
+    python_requires=">=3.11",
+    install_requires=[
+        "absl-py>=2.1",
+        "diffusers>=0.36",
+        "etils[epath]>=1.9",
+        "flax>=0.12",
+        "imageio>=2.34",
+        "imageio-ffmpeg>=0.5",
+        "importlib_resources>=6.4",
+        "jax>=0.10",
+        "jaxtyping>=0.3",
+        "ml_collections>=1.0",
+        "numpy>=2.0",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11.20",
+        "pillow>=10.3",
+        "safetensors>=0.5",
+        "scikit-image>=0.25",
+        "scipy>=1.13",
+        "tensorboardX>=2.6",
+        "tensorflow-datasets>=4.9.9",
+        "array_record>=0.8; platform_system == 'Linux'",
+        "transformers>=5.0",
+        "trimesh>=4.5",
+        "xatlas>=0.0.9",
+    ],
+    extras_require={
+        "torch": TORCH,
+        "render": RENDER,
+        "test": TEST,
+        "dev": TEST + RENDER + DEV,
+    },
+)
