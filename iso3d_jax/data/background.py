@@ -1,0 +1,103 @@
+"""Removing a plain background: a picture without transparency to one with."""
+
+import numpy as np
+from scipy import ndimage
+
+from iso3d_jax.errors import UserError
+
+ADVICE = (
+    "remove the background (with rembg or any picture editor) and save it as a PNG with "
+    "transparency"
+)
+
+
+def remove_plain_background(rgb: np.ndarray, name: str = "the picture") -> np.ndarray:
+    """Makes a plain background transparent.
+
+    The background's colour is a plane over the picture (so soft gradients of studio light are
+    allowed) fitted to the picture's rim. What is near that colour and connected to the rim is
+    background. At the edge alpha is the pixel's distance from the background's colour relative to
+    that of the object beside it, and the background's share is taken out of the colour. Holes
+    that are not connected to the rim stay, and so do hard shadows.
+
+    Args:
+      rgb: uint8 [H, W, 3].
+      name: what to call the picture in errors.
+
+    Returns:
+      uint8 [H, W, 4].
+
+    Raises:
+      UserError: the background is busy, or there is nothing but background.
+    """
+    height, width, _ = rgb.shape
+    pixels = rgb.astype(np.float32)
+    rim = np.zeros((height, width), bool)
+    margin = max(1, round(0.015 * min(height, width)))
+    rim[:margin] = rim[-margin:] = rim[:, :margin] = rim[:, -margin:] = True
+    background, tolerance, plain = _fit_background(pixels, rim)
+    if plain < 0.6:
+        raise UserError(f"{name} has no transparency and a busy background: {ADVICE}")
+    distance = np.abs(pixels - background).max(-1)
+    labels, _ = ndimage.label(distance <= tolerance)
+    outside = np.isin(labels, np.setdiff1d(np.unique(labels[rim]), [0]))
+    # JPEG's ringing: faint traces beside a strong edge are background as well.
+    contrast = ndimage.maximum_filter(distance, size=9)
+    near_edge = ndimage.binary_dilation(outside, iterations=3)
+    outside |= near_edge & (distance < 0.2 * contrast)
+    objects = _without_specks(~outside)
+    share = objects.mean()
+    if share < 0.002:
+        raise UserError(f"{name} shows one plain colour: there is no object to see in it")
+    if share > 0.95:
+        raise UserError(f"the object in {name} cannot be told from its background: {ADVICE}")
+    alpha = objects.astype(np.float32)
+    # Pixels at the edge are mixtures of the object's colour and the background's.
+    band = ndimage.binary_dilation(objects, iterations=1) & ~ndimage.binary_erosion(
+        objects, iterations=1, border_value=1
+    )
+    contrast = ndimage.maximum_filter(distance * objects, size=5)
+    noise = 0.25 * tolerance
+    mixed = np.clip((distance - noise) / np.maximum(contrast - noise, 1.0), 0, 1)
+    alpha = np.where(band, mixed, alpha)[..., None]
+    colour = background + (pixels - background) / np.maximum(alpha, 0.05)
+    rgba = np.concatenate([np.clip(colour, 0, 255), 255 * alpha], -1)
+    return np.rint(rgba).astype(np.uint8)
+
+
+def _fit_background(pixels: np.ndarray, rim: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """Fits a plane of colour to the rim, leaving out what does not fit.
+
+    Returns:
+      The background's colour [H, W, 3], the distance up to which a colour belongs to it, and the
+      share of the rim that does.
+    """
+    height, width = rim.shape
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
+    basis = np.stack([np.ones_like(x), x, y], -1)
+    rim_basis, rim_pixels = basis[rim], pixels[rim]
+    # Where a corner of the object touches the rim the median still is the background's colour.
+    fit = np.zeros((3, 3), np.float32)
+    fit[0] = np.median(rim_pixels, 0)
+    limit = 48.0
+    for _ in range(4):
+        near = np.abs(rim_pixels - rim_basis @ fit).max(-1) <= limit
+        if near.sum() < 16:
+            break
+        fit = np.linalg.lstsq(rim_basis[near], rim_pixels[near], rcond=None)[0]
+        limit = max(14.0, limit / 2)
+    error = np.abs(rim_pixels - rim_basis @ fit).max(-1)
+    near = error <= limit
+    spread = float(np.percentile(error[near], 95)) if near.any() else limit
+    tolerance = float(np.clip(2.5 * spread + 4, 8, 24))
+    return basis @ fit, tolerance, float((error <= tolerance).mean())
+
+
+def _without_specks(objects: np.ndarray) -> np.ndarray:
+    """Drops pieces below 1% of the largest one: noise, dust, compression artefacts."""
+    labels, count = ndimage.label(objects, structure=np.ones((3, 3)))
+    if count <= 1:
+        return objects
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return (sizes >= 0.01 * sizes.max())[labels] & objects

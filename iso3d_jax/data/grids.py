@@ -1,0 +1,40 @@
+"""Pictures side by side, for people to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+GAP = 4  # pixels of white between pictures
+
+
+def tile(rows: Sequence[Sequence[np.ndarray]], cell: int | None = None) -> Image.Image:
+    """Lays pictures out in rows.
+
+    Args:
+      rows: pictures [H, W, 3], float in [0, 1] or uint8, all square; rows may differ in length.
+      cell: side of each picture in the result; the pictures' own if None.
+
+    Returns:
+      An RGB image.
+    """
+    cell = cell or max(picture.shape[0] for row in rows for picture in row)
+    columns = max(len(row) for row in rows)
+    size = (columns * (cell + GAP) + GAP, len(rows) * (cell + GAP) + GAP)
+    sheet = Image.new("RGB", size, (255, 255, 255))
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row):
+            image = to_image(picture)
+            if image.size != (cell, cell):
+                image = image.resize((cell, cell), Image.Resampling.BICUBIC)
+            sheet.paste(image, (GAP + x * (cell + GAP), GAP + y * (cell + GAP)))
+    return sheet
+
+
+def to_image(picture: np.ndarray) -> Image.Image:
+    """[H, W, 3], float in [0, 1] or uint8, to an RGB image."""
+    if picture.dtype != np.uint8:
+        picture = np.rint(np.clip(np.asarray(picture, np.float32), 0, 1) * 255).astype(np.uint8)
+    return Image.fromarray(picture)

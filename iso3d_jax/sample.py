@@ -1,0 +1,102 @@
+"""Draws views of the object in a picture, from all sides.
+
+    python -m iso3d_jax.sample --image chair.png --out views.png
+
+The result shows each picture followed by its views in one row. The picture should show one whole
+object: a PNG with a transparent background, or any format with a plain one. Without --model the
+small model that ships with the package is used: 64x64 pixels, furniture, for trying things out.
+"""
+
+import contextlib
+from pathlib import Path
+
+from absl import flags
+
+from iso3d_jax import command_line
+from iso3d_jax.errors import UserError
+
+_IMAGE = flags.DEFINE_multi_string(
+    "image", None, "a picture, or a folder of pictures; may be repeated", required=True
+)
+_MODEL = flags.DEFINE_string(
+    "model", None, "folder of a model or of a training run; the shipped small model if left out"
+)
+_OUT = flags.DEFINE_string("out", None, "the PNG to write", required=True)
+_NUM_VIEWS = flags.DEFINE_integer("num_views", 4, "views of each object")
+_ELEVATION_DEG = flags.DEFINE_float("elevation_deg", 15.0, "camera height, degrees up")
+_AZIMUTH_DEG = flags.DEFINE_float(
+    "azimuth_deg", 0.0, "of the first view; 0 is the side that the picture shows"
+)
+_STEPS = flags.DEFINE_integer("steps", 50, "DDIM steps")
+_GUIDANCE_SCALE = flags.DEFINE_float(
+    "guidance_scale", None, "how strongly to follow the picture; the model's own if left out"
+)
+_ETA = flags.DEFINE_float(
+    "eta", None, "0 deterministic, 1 as noisy as DDPM; the model's own if left out"
+)
+_SEED = flags.DEFINE_integer("seed", 0, "of the noise: another seed, other views")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "pictures in one call of the network")
+_SEPARATE = flags.DEFINE_bool(
+    "separate", False, "also write each view to a file of its own, in a folder beside the PNG"
+)
+_CELL = flags.DEFINE_integer(
+    "cell", 0, "pixels a view in the PNG; by default the model's resolution, but at least 256"
+)
+
+
+def main(argv):
+    """Checks what was given, samples, writes."""
+    del argv
+    from iso3d_jax.data import grids, pictures
+    from iso3d_jax.files import atomic_path, make_folder
+
+    out = Path(_OUT.value)
+    if out.suffix.lower() != ".png":
+        raise UserError(f"--out must end in .png, not {out}")
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder: name a PNG in it")
+    if _BATCH_SIZE.value < 1:
+        raise UserError(f"--batch_size is at least 1, not {_BATCH_SIZE.value}")
+    paths = [path for given in _IMAGE.value for path in pictures.find_pictures(given)]
+    loaded = [pictures.load_picture(path) for path in paths]
+
+    from iso3d_jax import sampling
+    from iso3d_jax.progress import Progress
+    from iso3d_jax.weights.bundle import load_model
+
+    sampling.check_options(_NUM_VIEWS.value, _ELEVATION_DEG.value, _STEPS.value)
+    make_folder(out.parent)
+    model = load_model(_MODEL.value)
+    rows = []
+    progress = Progress(len(paths), "sampling", unit="pictures")
+    for first in range(0, len(paths), _BATCH_SIZE.value):
+        batch = sampling.prepare_all(model, loaded[first : first + _BATCH_SIZE.value])
+        with progress.compiling() if first == 0 else contextlib.nullcontext():
+            views = sampling.sample_views(
+                model,
+                list(batch),
+                num_views=_NUM_VIEWS.value,
+                elevation_deg=_ELEVATION_DEG.value,
+                azimuth_deg=_AZIMUTH_DEG.value,
+                steps=_STEPS.value,
+                guidance_scale=_GUIDANCE_SCALE.value,
+                eta=_ETA.value,
+                seed=_SEED.value,
+            )
+        rows += [[picture, *row] for picture, row in zip(batch, views, strict=True)]
+        progress.update(len(rows))
+    progress.close()
+    with atomic_path(out) as temporary:
+        grids.tile(rows, _CELL.value or max(256, model.config.resolution)).save(temporary)
+    if _SEPARATE.value:
+        folder = make_folder(out.with_suffix(""))
+        for path, row in zip(paths, rows, strict=True):
+            for k, view in enumerate(row[1:]):
+                azimuth = round(_AZIMUTH_DEG.value + 360 * k / _NUM_VIEWS.value) % 360
+                grids.to_image(view).save(folder / f"{path.stem}_{k}_azimuth{azimuth:03d}.png")
+        print(f"views: {folder}")
+    print(f"wrote {out}")
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,96 @@
+"""The progress line, and files that appear whole or not at all."""
+
+import io
+
+import pytest
+
+from iso3d_jax import progress
+from iso3d_jax.errors import UserError
+from iso3d_jax.files import atomic_path, make_folder
+
+
+class Clock:
+    """A clock that the test winds."""
+
+    def __init__(self, monkeypatch):
+        self.now = 100.0
+        monkeypatch.setattr(progress.time, "monotonic", lambda: self.now)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    return Clock(monkeypatch)
+
+
+def test_lines_every_few_seconds_with_rate_and_time_left(clock):
+    stream = io.StringIO()
+    bar = progress.Progress(100, "stage 1", stream=stream)
+    for step in range(1, 101):
+        clock.now += 0.5
+        bar.update(step, loss=0.125)
+    bar.close()
+    lines = stream.getvalue().splitlines()
+    assert 10 <= len(lines) <= 14
+    assert "stage 1: 100/100 in 50 s  loss 0.125" == lines[-1]
+    middle = next(line for line in lines if ": 51/100" in line)
+    assert "2 it/s" in middle and "24 s left" in middle and "loss 0.125" in middle
+
+
+def test_compile_time_is_shown_and_not_counted(clock):
+    stream = io.StringIO()
+    bar = progress.Progress(10, "x", stream=stream, interval=0)
+    with bar.compiling("the step"):
+        clock.now += 60
+    for step in (1, 2, 3):
+        clock.now += 1
+        bar.update(step)
+    text = stream.getvalue()
+    assert "x: compiling the step ..." in text and "1 it/s" in text.splitlines()[-1]
+
+
+def test_resume_counts_from_where_it_starts(clock):
+    stream = io.StringIO()
+    bar = progress.Progress(1000, "x", start=900, stream=stream, interval=0)
+    clock.now += 10
+    bar.update(910)
+    assert "1 it/s" in stream.getvalue() and "1 min 30 s left" in stream.getvalue()
+
+
+def test_a_terminal_gets_one_line_that_is_rewritten(clock):
+    stream = Terminal()
+    bar = progress.Progress(3, "x", stream=stream)
+    for step in (1, 2, 3):
+        clock.now += 1
+        bar.update(step)
+    bar.note("saved")
+    bar.close()
+    assert stream.getvalue().count("\n") == 2 and stream.getvalue().count("\r") >= 4
+
+
+def test_duration():
+    cases = {0: "0 s", 59.4: "59 s", 61: "1 min 01 s", 3661: "1 h 01 min", -3: "0 s"}
+    assert [progress.duration(seconds) for seconds in cases] == list(cases.values())
+
+
+def test_atomic_path_writes_whole_files_or_none(tmp_path):
+    target = tmp_path / "sub" / "x.txt"
+    with atomic_path(target) as temporary:
+        temporary.write_text("one")
+        assert not target.exists() and temporary.suffix == ".txt"
+    assert target.read_text() == "one"
+    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
+        temporary.write_text("two")
+        raise RuntimeError
+    assert target.read_text() == "one" and len(list(target.parent.iterdir())) == 1
+
+
+def test_folder_where_a_file_is(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match="cannot make the folder"):
+            make_folder(path)

@@ -1,0 +1,103 @@
+"""The sampling loop: seeds, batches, cameras, guidance, and how often it compiles."""
+
+import jax
+import numpy as np
+import pytest
+
+from iso3d_jax import sampling
+from iso3d_jax.diffusion import ddim
+from iso3d_jax.errors import UserError
+from iso3d_jax.geometry import cameras
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """Two prepared pictures that differ."""
+    y, x = np.mgrid[0:1:64j, 0:1:64j].astype(np.float32)
+    return [np.stack([x, y, 0 * x], -1), np.stack([1 - y, x * y, y], -1)]
+
+
+def test_shape_range_and_seed(random_model, pictures):
+    first = sampling.sample_views(random_model, pictures[:1], steps=4, seed=3)
+    again = sampling.sample_views(random_model, pictures[:1], steps=4, seed=3)
+    other = sampling.sample_views(random_model, pictures[:1], steps=4, seed=4)
+    assert first.shape == (1, 4, 64, 64, 3) and first.dtype == np.float32
+    assert first.min() >= 0 and first.max() <= 1
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 0.01
+
+
+def test_a_picture_gets_the_same_views_alone_and_in_a_batch(random_model, pictures):
+    both = sampling.sample_views(random_model, pictures, steps=4)
+    for k, picture in enumerate(pictures):
+        alone = sampling.sample_views(random_model, [picture], steps=4)
+        np.testing.assert_allclose(both[k], alone[0], atol=2e-3)
+    assert np.abs(both[0] - both[1]).max() > 0.01
+
+
+def test_is_the_plain_loop_with_both_branches_apart(random_model, pictures):
+    """The compiled program against a Python loop that runs the two branches one by one."""
+    model, steps, scale, eta = random_model, 4, 3.0, 0.5
+    context = sampling.embed_pictures(model, pictures[0][None])
+    camera = sampling.camera_conditions("mvdream", 4, 20.0, 45.0)
+    key = jax.random.key(5)
+    got = sampling.sample_latents(
+        model.unet, context, camera, model.alphas_cumprod, key, scale, eta,
+        latent_shape=(8, 8, 8), steps=steps, parameterization="v",
+    )  # fmt: skip
+
+    unet = jax.jit(model.unet)
+    start_key, loop_key = jax.random.split(key)
+    z = jax.random.normal(start_key, (1, 4, 8, 8, 8))
+    alpha_bars = np.asarray(model.alphas_cumprod, np.float64)
+    for t, step_key in zip([751, 501, 251, 1], jax.random.split(loop_key, steps), strict=True):
+        times = np.full((1, 4), t)
+        cond = unet(z, times, context, camera[None])
+        uncond = unet(z, times, 0 * context, camera[None])
+        v = np.asarray(uncond + scale * (cond - uncond), np.float64)
+        a, a_prev = alpha_bars[t], alpha_bars[max(t - 250, 0)]
+        x0 = np.sqrt(a) * z - np.sqrt(1 - a) * v
+        eps = np.sqrt(1 - a) * z + np.sqrt(a) * v
+        sigma = eta * np.sqrt((1 - a_prev) / (1 - a) * (1 - a / a_prev))
+        noise = np.asarray(jax.random.normal(step_key, z.shape))
+        z = np.sqrt(a_prev) * x0 + np.sqrt(1 - a_prev - sigma**2) * eps + sigma * noise
+        z = np.asarray(z, np.float32)
+    np.testing.assert_allclose(got, z, rtol=2e-3, atol=2e-3)
+
+
+def test_guidance_of_zero_ignores_the_picture(random_model, pictures):
+    views = sampling.sample_views(random_model, pictures, steps=4, guidance_scale=0.0)
+    np.testing.assert_allclose(views[0], views[1], atol=1e-4)
+
+
+def test_views_go_round_counter_clockwise_from_the_given_azimuth():
+    got = sampling.camera_conditions("mvdream", 4, 15.0, 30.0)
+    want = cameras.camera_condition(np.full(4, 15.0), np.array([30.0, 120, 210, 300]), "mvdream")
+    np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_released_weights_get_the_cameras_of_their_sampling_script():
+    got = sampling.camera_conditions("isotropic3d", 4, 15.0, 0.0)
+    azimuths = np.array([0.0, 90, 180, 270])
+    want = cameras.camera_condition(np.full(4, 15.0), azimuths, "isotropic3d_sampling")
+    np.testing.assert_array_equal(got, want)
+
+
+def test_other_pictures_seeds_and_scales_do_not_compile_again(random_model, pictures):
+    sampling.sample_views(random_model, pictures[:1], steps=4)
+    before = sampling.sample_latents._cache_size()
+    sampling.sample_views(
+        random_model, pictures[1:], steps=4, seed=9, guidance_scale=2.5, eta=0.0,
+        elevation_deg=5.0, azimuth_deg=10.0,
+    )  # fmt: skip
+    assert sampling.sample_latents._cache_size() == before
+
+
+def test_steps_are_those_of_the_released_script():
+    assert list(ddim.timesteps(50)[[0, 1, -1]]) == [981, 961, 1]
+
+
+@pytest.mark.parametrize("bad", [(0, 15, 50), (65, 15, 50), (4, 90, 50), (4, 15, 0), (4, 15, 1000)])
+def test_senseless_numbers_are_refused(bad):
+    with pytest.raises(UserError, match="between"):
+        sampling.check_options(*bad)

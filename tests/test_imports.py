@@ -1,0 +1,130 @@
+"""Dependencies point one way, the maths imports only JAX, and torch stays where it belongs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "iso3d_jax"
+
+# Lowest first. A module imports from lower layers, or from its own folder.
+LAYERS = [
+    {"errors"},
+    {"files", "progress", "config_presets", "geometry"},
+    {"diffusion", "nerf"},
+    {"models"},
+    {"guidance", "data", "weights"},
+    {"sampling", "training", "reconstruction"},
+    {"command_line"},
+    {"train", "sample", "reconstruct", "export", "convert", "evaluate"},
+    {"demo"},
+]
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+
+MATHS = ("geometry", "diffusion", "nerf", "models")
+MATHS_MAY_IMPORT = {"jax", "flax", "jaxtyping", "numpy", *sys.stdlib_module_names}
+# Host-side code that lives beside the maths: file formats and mesh extraction.
+HOST_SIDE: dict[str, set[str]] = {}
+
+# Commands beside the data they make: they may use the command line.
+COMMANDS_BELOW = {"data/render.py", "data/build.py", "data/prepare.py"}
+TORCH_ALLOWED = ("iso3d_jax/weights/", "tests/parity/", "benchmarks/")
+
+
+def modules():
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path, everywhere=True):
+    """Dotted names imported by a file; not those under `if TYPE_CHECKING`."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def unit(dotted):
+    """The folder or file of the package that a dotted name is in."""
+    return dotted.split(".")[1]
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_dependencies_point_one_way(path):
+    relative = path.relative_to(PACKAGE)
+    own = relative.parts[0].removesuffix(".py")
+    if own == "__init__":
+        return
+    assert own in RANK, f"{own} has no layer: add it to LAYERS"
+    for name in imports(path):
+        if not name.startswith("iso3d_jax.") or unit(name) in (own, "__version__"):
+            continue
+        other = unit(name)
+        if other not in RANK:  # a name of the package itself
+            continue
+        if other in ("command_line",) and str(relative) in COMMANDS_BELOW:
+            continue
+        assert RANK[other] < RANK[own], f"{relative} imports {name}, which is not below it"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in modules() if p.relative_to(PACKAGE).parts[0] in MATHS],
+    ids=lambda p: str(p.relative_to(PACKAGE)),
+)
+def test_maths_imports_only_jax(path):
+    allowed = MATHS_MAY_IMPORT | HOST_SIDE.get(str(path.relative_to(PACKAGE)), set())
+    for name in imports(path):
+        top = name.split(".")[0]
+        assert top in allowed or top == "iso3d_jax", f"{path.name} imports {name}"
+
+
+def test_exceptions_exist():
+    for name in HOST_SIDE:
+        assert (PACKAGE / name).exists(), f"{name} is gone: take it off the list"
+
+
+def test_torch_is_imported_for_conversion_and_parity_alone():
+    for folder in ("iso3d_jax", "configs", "tests", "benchmarks"):
+        for path in (ROOT / folder).rglob("*.py"):
+            relative = str(path.relative_to(ROOT))
+            if relative.startswith(TORCH_ALLOWED):
+                continue
+            assert "torch" not in {name.split(".")[0] for name in imports(path)}, relative
+
+
+def test_files_stay_short():
+    for path in modules():
+        lines = len(path.read_text().splitlines())
+        assert lines <= 350, f"{path.relative_to(ROOT)} has {lines} lines"
+
+
+def test_the_package_and_its_help_do_not_load_jax():
+    program = (
+        "import sys, iso3d_jax; from iso3d_jax import command_line, sample;"
+        "assert 'jax' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
+def test_public_names_exist():
+    import iso3d_jax
+
+    for name in iso3d_jax.__all__:
+        assert getattr(iso3d_jax, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = iso3d_jax.nothing
