@@ -16,7 +16,7 @@ LAYERS = [
     {"files", "progress", "config_presets", "geometry"},
     {"diffusion", "nerf"},
     {"models"},
-    {"guidance", "data", "weights"},
+    {"guidance", "data", "weights", "page"},
     {"sampling", "training", "reconstruction"},
     {"command_line"},
     {"train", "sample", "reconstruct", "export", "convert", "evaluate"},

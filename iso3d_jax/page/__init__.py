@@ -1,0 +1,1 @@
+"""The result page: one HTML file that shows picture, views, turntable and mesh, offline."""

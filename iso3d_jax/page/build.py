@@ -1,0 +1,196 @@
+"""Writes the result page: one HTML file with everything in it, for a file:// address, offline.
+
+Pictures, video, mesh and the viewer (model-viewer, in `vendor/`) are embedded, so the file can be
+moved or sent on its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from iso3d_jax.files import atomic_path
+
+_MIME = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".mp4": "video/mp4",
+    ".glb": "model/gltf-binary",
+}
+
+
+@dataclass
+class Page:
+    """What a page shows; whatever is None or empty is left out.
+
+    Attributes:
+      title: heading of the page.
+      lead: one or two sentences below it.
+      picture: the picture as it was given, RGBA uint8 [H, W, 4].
+      views: the generated views, float [H, W, 3] in [0, 1] or uint8.
+      view_labels: a caption for each view.
+      turntable: an MP4.
+      mesh: a GLB.
+      front_deg: where the mesh's front is, degrees counter-clockwise from glTF's +Z; the viewer
+        starts there.
+      figures: rows of the table of figures.
+      notes: paragraphs that say what is what, and what to expect.
+      footer: a last line.
+    """
+
+    title: str
+    lead: str = ""
+    picture: np.ndarray | None = None
+    views: Sequence[np.ndarray] = ()
+    view_labels: Sequence[str] = ()
+    turntable: Path | None = None
+    mesh: Path | None = None
+    front_deg: float = 0.0
+    figures: Sequence[tuple[str, str]] = ()
+    notes: Sequence[str] = ()
+    footer: str = ""
+
+
+def write_page(page: Page, path: str | os.PathLike) -> Path:
+    """Writes the page to `path` and returns its absolute path."""
+    folder = resources.files("iso3d_jax.page")
+    text = folder.joinpath("template.html").read_text(encoding="utf-8")
+    scripts = ""
+    if page.mesh is not None:
+        viewer = folder.joinpath("vendor", "model-viewer-umd.min.js").read_text(encoding="utf-8")
+        scripts = f"<script>{viewer}</script>"
+    blocks = {
+        "title": html.escape(page.title),
+        "lead": html.escape(page.lead),
+        "num_views_a_row": str(min(max(len(page.views), 1), 4)),
+        "footer": html.escape(page.footer),
+        "scripts": scripts,
+        "body": "\n".join([_first(page), _pair(page), _figures(page)]),
+    }
+    for name, value in blocks.items():
+        text = text.replace("{{" + name + "}}", value)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Path(path).resolve()
+
+
+def _first(page: Page) -> str:
+    """The picture and the views."""
+    cards = []
+    if page.picture is not None:
+        image = Image.fromarray(page.picture)
+        image.thumbnail((512, 512))
+        cards.append(
+            _card(
+                "1. The picture",
+                "What you gave.",
+                f'<figure class="stage checks">{_image(image, "The picture")}</figure>',
+            )
+        )
+    if len(page.views):
+        figures = [
+            f'<figure><div class="stage">{_image(_as_image(view), label)}</div>'
+            f"<figcaption>{html.escape(label)}</figcaption></figure>"
+            for view, label in zip(page.views, _labels(page), strict=True)
+        ]
+        cards.append(
+            _card(
+                "2. Views",
+                "Drawn by the multi-view diffusion model from the picture's embedding alone.",
+                f'<div class="grid views">{"".join(figures)}</div>',
+            )
+        )
+    return f'<section class="grid first">{"".join(cards)}</section>' if cards else ""
+
+
+def _pair(page: Page) -> str:
+    """The turntable and the mesh."""
+    cards = []
+    if page.turntable is not None:
+        video = (
+            f'<video src="{_file_uri(page.turntable)}" autoplay loop muted playsinline controls '
+            'aria-label="Turntable of the object"></video>'
+        )
+        cards.append(
+            _card(
+                "3. Turntable",
+                "The radiance field that score distillation made, rendered all round.",
+                f'<div class="stage square">{video}</div>',
+            )
+        )
+    if page.mesh is not None:
+        uri, name = _file_uri(page.mesh), html.escape(page.mesh.name)
+        size = page.mesh.stat().st_size / 1e6
+        viewer = (
+            f'<model-viewer id="mesh" alt="The mesh" src="{uri}" camera-controls '
+            f'camera-orbit="{page.front_deg + 35:g}deg 72deg auto" interaction-prompt="none" '
+            'touch-action="pan-y" shadow-intensity="0.5" shadow-softness="1" exposure="1" '
+            'tone-mapping="neutral"><div slot="progress-bar"></div></model-viewer>'
+        )
+        link = f'<a href="{uri}" download="{name}">{name}</a> ({size:.1f} MB)'
+        cards.append(
+            _card(
+                "4. Mesh",
+                "Drag to turn it, scroll to come closer, right-drag to move it.",
+                f'<div class="stage square">{viewer}</div><p class="what">As a file: {link}</p>',
+            )
+        )
+    return f'<section class="grid pair">{"".join(cards)}</section>' if cards else ""
+
+
+def _figures(page: Page) -> str:
+    """The table and the notes."""
+    cards = []
+    if page.figures:
+        rows = "".join(
+            f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
+            for name, value in page.figures
+        )
+        cards.append(f'<div class="card"><h2>Figures</h2><table>{rows}</table></div>')
+    if page.notes:
+        paragraphs = "".join(f"<p>{html.escape(note)}</p>" for note in page.notes)
+        cards.append(
+            f'<div class="card notes"><h2>What you see</h2>'
+            f'<div style="margin-top:10px">{paragraphs}</div></div>'
+        )
+    return f'<section class="grid pair">{"".join(cards)}</section>' if cards else ""
+
+
+def _card(heading: str, what: str, content: str) -> str:
+    return (
+        f'<div class="card"><h2>{html.escape(heading)}</h2>'
+        f'<p class="what">{html.escape(what)}</p>{content}</div>'
+    )
+
+
+def _labels(page: Page) -> Sequence[str]:
+    return page.view_labels or [f"view {k + 1}" for k in range(len(page.views))]
+
+
+def _as_image(view: np.ndarray) -> Image.Image:
+    if view.dtype != np.uint8:
+        view = np.rint(np.clip(view, 0, 1) * 255).astype(np.uint8)
+    return Image.fromarray(view)
+
+
+def _image(image: Image.Image, alt: str) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return f'<img src="{_data_uri(buffer.getvalue(), "image/png")}" alt="{html.escape(alt)}">'
+
+
+def _file_uri(path: Path) -> str:
+    return _data_uri(path.read_bytes(), _MIME[path.suffix.lower()])
+
+
+def _data_uri(data: bytes, mime: str) -> str:
+    return f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"
