@@ -22,7 +22,14 @@ _HOME = {
     "sample_views": "iso3d_jax.sampling",
 }
 
-__all__ = ["__version__", *_HOME]
+__all__ = [
+    "UserError",
+    "__version__",
+    "load_model",
+    "load_picture",
+    "prepare_picture",
+    "sample_views",
+]
 
 
 def __getattr__(name: str) -> Any:
