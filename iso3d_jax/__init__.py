@@ -10,7 +10,13 @@ Names are imported when they are first used, so that `import iso3d_jax` costs no
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from iso3d_jax.data.pictures import load_picture, prepare_picture
+    from iso3d_jax.errors import UserError
+    from iso3d_jax.sampling import sample_views
+    from iso3d_jax.weights.bundle import load_model
 
 __version__ = "0.1.0"
 

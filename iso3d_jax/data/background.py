@@ -98,4 +98,5 @@ def _without_specks(objects: np.ndarray) -> np.ndarray:
     labels = np.asarray(ndimage.label(objects, structure=np.ones((3, 3)))[0])  # type: ignore[index]
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    return (sizes >= max(1, 0.01 * sizes.max()))[labels] & objects
+    large = sizes >= max(1, 0.01 * sizes.max())
+    return np.take(large, labels) & objects
