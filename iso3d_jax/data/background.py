@@ -39,7 +39,7 @@ def remove_plain_background(rgb: np.ndarray, name: str = "the picture") -> np.nd
     if plain < 0.6:
         raise UserError(f"{name} has no transparency and a busy background: {ADVICE}")
     distance = np.abs(pixels - background).max(-1)
-    labels = np.asarray(ndimage.label(distance <= tolerance)[0])  # type: ignore[index]
+    labels: np.ndarray = np.asarray(ndimage.label(distance <= tolerance)[0])  # type: ignore[index]
     outside = np.isin(labels, np.setdiff1d(np.unique(labels[rim]), [0]))
     # JPEG's ringing: faint traces beside a strong edge are background as well.
     contrast = ndimage.maximum_filter(distance, size=9)
@@ -95,7 +95,7 @@ def _fit_background(pixels: np.ndarray, rim: np.ndarray) -> tuple[np.ndarray, fl
 
 def _without_specks(objects: np.ndarray) -> np.ndarray:
     """Drops pieces below 1% of the largest one: noise, dust, compression artefacts."""
-    labels = np.asarray(ndimage.label(objects, structure=np.ones((3, 3)))[0])  # type: ignore[index]
+    labels: np.ndarray = np.asarray(ndimage.label(objects, structure=np.ones((3, 3)))[0])  # type: ignore[index]
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     large = sizes >= max(1, 0.01 * sizes.max())
