@@ -1,0 +1,38 @@
+"""Losses on the scene alone (threestudio/systems/mvdream.py:49-105)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def orientation_loss(
+    weights: Float[Array, " K"],
+    normal: Float[Array, "K 3"],
+    direction: Float[Array, "K 3"],
+    num_hit: Float[Array, ""],
+) -> Float[Array, ""]:
+    """Normals of visible points must not face away (Ref-NeRF, equation 11).
+
+    sum(w * max(n.d, 0)^2) / num_hit, weights held constant.
+
+    Args:
+      weights: of the samples.
+      normal, direction: unit normals, and the unit directions of the samples' rays.
+      num_hit: number of rays with opacity above zero.
+    """
+    away = jnp.maximum(jnp.sum(normal * direction, -1), 0.0)
+    total = jnp.sum(jax.lax.stop_gradient(weights) * jnp.square(away))
+    return total / jnp.maximum(num_hit, 1.0)
+
+
+def sparsity_loss(opacity: Float[Array, " R"]) -> Float[Array, ""]:
+    """mean(sqrt(opacity^2 + 0.01)): less is better."""
+    return jnp.mean(jnp.sqrt(jnp.square(opacity) + 0.01))
+
+
+def opaque_loss(opacity: Float[Array, " R"]) -> Float[Array, ""]:
+    """Binary cross-entropy of the clipped opacity with itself: half-transparent rays cost."""
+    value = jnp.clip(opacity, 1e-3, 1.0 - 1e-3)
+    return jnp.mean(-(value * jnp.log(value) + (1.0 - value) * jnp.log1p(-value)))

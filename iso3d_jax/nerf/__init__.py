@@ -1,0 +1,1 @@
+"""The scene: a hash grid with two small networks, volume rendering and shading; pure functions."""

@@ -1,0 +1,107 @@
+"""Density and colour of a point (threestudio's ImplicitVolume, reference 4.10).
+
+Two bias-free networks with one hidden layer read the hash encoding. The density is
+softplus(raw + blob), with a blob of density at the origin to start from:
+blob = scale * (1 - |x| / std), 10 and 0.5 in the released recipe. Everything is float32.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from iso3d_jax.nerf import hash_grid
+from iso3d_jax.nerf.hash_grid import HashGridSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class FieldSpec:
+    """The numbers that define a field; the defaults are the released recipe's.
+
+    Attributes:
+      grid: the hash grid's numbers.
+      hidden: width of both networks' hidden layer.
+      radius: the scene is the box [-radius, radius]^3.
+      blob_scale, blob_std: the initial blob of density.
+    """
+
+    grid: HashGridSpec = dataclasses.field(default_factory=HashGridSpec)
+    hidden: int = 64
+    radius: float = 1.0
+    blob_scale: float = 10.0
+    blob_std: float = 0.5
+
+
+def init(key: jax.Array, spec: FieldSpec) -> dict:
+    """Parameters: `encoding` (a tuple of levels), `density` and `colour` (in, out matrices).
+
+    Matrices are drawn as torch's Linear draws them, U(-1/sqrt(in), 1/sqrt(in)).
+    """
+    keys = jax.random.split(key, 5)
+
+    def matrix(key, rows, columns):
+        bound = 1.0 / math.sqrt(rows)
+        return jax.random.uniform(key, (rows, columns), jnp.float32, -bound, bound)
+
+    width, hidden = spec.grid.width, spec.hidden
+    return {
+        "encoding": hash_grid.init(keys[0], spec.grid),
+        "density": {"in": matrix(keys[1], width, hidden), "out": matrix(keys[2], hidden, 1)},
+        "colour": {"in": matrix(keys[3], width, hidden), "out": matrix(keys[4], hidden, 3)},
+    }
+
+
+def _network(weights: dict, features: Array) -> Array:
+    """ReLU network with one hidden layer and no biases, [D, N] to [C, N]."""
+    return weights["out"].T @ jax.nn.relu(weights["in"].T @ features)
+
+
+def _unit(x: Array, spec: FieldSpec) -> Array:
+    """Scene coordinates to the grid's [0, 1]^3; points outside go to the border."""
+    return jnp.clip((x + spec.radius) / (2.0 * spec.radius), 0.0, 1.0)
+
+
+def _norm(x: Array) -> Array:
+    """|x| along the last axis, with gradient zero at the origin."""
+    square = jnp.sum(x * x, -1)
+    safe = jnp.where(square > 0, square, 1.0)
+    return jnp.where(square > 0, jnp.sqrt(safe), 0.0)
+
+
+def _density(params: dict, values: list, x: Array, spec: FieldSpec) -> tuple[Array, Array]:
+    """Density [N] and features [D, N] of points whose corners are looked up."""
+    features = hash_grid.interpolate(values, _unit(x, spec), spec.grid)
+    raw = _network(params["density"], features)[0]
+    blob = spec.blob_scale * (1.0 - _norm(x) / spec.blob_std)
+    return jax.nn.softplus(raw + blob), features
+
+
+def density(params: dict, x: Float[Array, "N 3"], spec: FieldSpec) -> Float[Array, " N"]:
+    """Density of points in the scene's box, per unit length."""
+    values = hash_grid.gather(params["encoding"], _unit(x, spec), spec.grid)
+    return _density(params, values, x, spec)[0]
+
+
+def density_and_albedo(
+    params: dict, x: Float[Array, "N 3"], spec: FieldSpec
+) -> tuple[Float[Array, " N"], Float[Array, "N 3"]]:
+    """Density and albedo (sRGB values in [0, 1]) of points in the scene's box."""
+    values = hash_grid.gather(params["encoding"], _unit(x, spec), spec.grid)
+    value, features = _density(params, values, x, spec)
+    return value, jax.nn.sigmoid(_network(params["colour"], features).T)
+
+
+def normal(params: dict, x: Float[Array, "N 3"], spec: FieldSpec) -> Float[Array, "N 3"]:
+    """Outward unit normals, -grad density / |grad density|; differentiable again.
+
+    Where the gradient vanishes the normal is zero and so is its gradient.
+    """
+    values = hash_grid.gather(params["encoding"], _unit(x, spec), spec.grid)
+    gradient = jax.grad(lambda x: jnp.sum(_density(params, values, x, spec)[0]))(x)
+    square = jnp.sum(gradient * gradient, -1, keepdims=True)
+    valid = square > 1e-24
+    return jnp.where(valid, -gradient * jax.lax.rsqrt(jnp.where(valid, square, 1.0)), 0.0)

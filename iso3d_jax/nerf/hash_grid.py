@@ -1,0 +1,179 @@
+"""Multi-resolution hash encoding (Mueller et al. 2022) with tiny-cuda-nn's semantics.
+
+What has to be the same for a grid trained there to be read here (common_device.h:848-895 and
+1017-1029, grid.h:690-720 and 1076 of tiny-cuda-nn):
+
+- level l has scale = base * growth^l - 1 (in float32) and resolution = ceil(scale) + 1;
+- a point x in [0, 1]^3 falls on position = scale * x + 0.5: the cell is its floor;
+- a level has resolution^3 entries rounded up to a multiple of 8, at most 2^log2_table_size;
+- a corner's entry is x + y*res + z*res^2 where that fits, else x ^ y*2654435761 ^ z*805459861
+  (uint32), both modulo the number of entries. Corners may lie one step outside the grid: the
+  modulo decides where they end up.
+
+Parameters are one array a level, [entries, features]. `to_flat` and `from_flat` give
+tiny-cuda-nn's order: level by level, entry by entry, features innermost.
+
+`gather` looks the corners up and `interpolate` weighs them: apart, because the gradient with
+respect to the point (the normal) does not go through the look-up, so that its own gradient (the
+orientation loss is second order) costs one scatter and not three.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+PRIMES = (1, 2654435761, 805459861)
+CORNERS = tuple((i & 1, (i >> 1) & 1, (i >> 2) & 1) for i in range(8))
+
+Grid = tuple[Array, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Level:
+    """One level: how positions are scaled, the grid's resolution and its number of entries."""
+
+    scale: float
+    resolution: int
+    entries: int
+    hashed: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class HashGridSpec:
+    """The numbers that define a grid; the defaults are the released recipe's.
+
+    Attributes:
+      levels: number of levels.
+      features: features of an entry.
+      log2_table_size: at most 2^this entries a level.
+      base_resolution: resolution of level 0.
+      growth: factor between one level's resolution and the next's.
+    """
+
+    levels: int = 16
+    features: int = 2
+    log2_table_size: int = 19
+    base_resolution: int = 16
+    growth: float = 1.447269237440378
+
+    @property
+    def width(self) -> int:
+        """Length of the encoding of one point."""
+        return self.levels * self.features
+
+    @functools.cached_property
+    def table(self) -> tuple[Level, ...]:
+        """The levels, coarse to fine."""
+        levels = []
+        log2_growth = np.log2(np.float32(self.growth))
+        for index in range(self.levels):
+            scale = np.exp2(np.float32(index) * log2_growth) * np.float32(self.base_resolution)
+            scale = np.float32(scale - np.float32(1.0))
+            resolution = int(np.ceil(scale)) + 1
+            dense = -(-(resolution**3) // 8) * 8
+            entries = min(dense, 2**self.log2_table_size)
+            levels.append(Level(float(scale), resolution, entries, entries < resolution**3))
+        return tuple(levels)
+
+    @property
+    def num_params(self) -> int:
+        """12,599,920 for the released numbers."""
+        return self.features * sum(level.entries for level in self.table)
+
+
+def init(key: jax.Array, spec: HashGridSpec) -> Grid:
+    """Entries drawn from U(-1e-4, 1e-4), float32."""
+    keys = jax.random.split(key, spec.levels)
+    return tuple(
+        jax.random.uniform(k, (level.entries, spec.features), jnp.float32, -1e-4, 1e-4)
+        for k, level in zip(keys, spec.table, strict=True)
+    )
+
+
+def to_flat(grid: Sequence[Array]) -> Float[Array, " P"]:
+    """All parameters as tiny-cuda-nn stores them."""
+    return jnp.concatenate([level.reshape(-1) for level in grid])
+
+
+def from_flat(flat: Float[Array, " P"], spec: HashGridSpec) -> Grid:
+    """The inverse of `to_flat`.
+
+    Raises:
+      ValueError: the number of parameters is not the spec's.
+    """
+    if flat.shape != (spec.num_params,):
+        raise ValueError(f"a grid of {spec.num_params} parameters was given {flat.shape}")
+    sizes = np.cumsum([level.entries * spec.features for level in spec.table])[:-1]
+    return tuple(part.reshape(-1, spec.features) for part in jnp.split(flat, sizes))
+
+
+def _cells(x: Array, spec: HashGridSpec) -> Array:
+    """Positions in units of each level's cells, [3, L, N]."""
+    scale = np.array([level.scale for level in spec.table], np.float32)
+    return x.T[:, None, :] * scale[:, None] + np.float32(0.5)
+
+
+def gather(
+    grid: Sequence[Array], x: Float[Array, "N 3"], spec: HashGridSpec
+) -> Float[Array, "F 8 L N"]:
+    """Looks up the eight corners of each point's cell at each level.
+
+    One look-up in all levels' tables laid end to end: it compiles many times faster than one a
+    level and corner, and runs as fast.
+
+    Args:
+      grid: one [entries, features] array a level.
+      x: points in [0, 1]^3; no gradient passes to them here.
+
+    Returns:
+      Entries in the order of `CORNERS`, levels coarse to fine.
+    """
+    levels = spec.table
+    entries = np.array([level.entries for level in levels], np.uint32)[:, None]
+    offsets = np.concatenate([[0], np.cumsum(entries)[:-1]]).astype(np.uint32)[:, None]
+    res = np.array([level.resolution for level in levels], np.uint32)[:, None]
+    hashed = np.array([level.hashed for level in levels])[:, None]
+    cell = jnp.floor(_cells(jax.lax.stop_gradient(x), spec)).astype(jnp.int32).astype(jnp.uint32)
+    strides, primes = (1, res, res * res), [np.uint32(p) for p in PRIMES]
+    along, mixed = [], []  # [axis][side], each [L, N]
+    for axis in range(3):
+        sides = (cell[axis], cell[axis] + np.uint32(1))
+        along.append([side * strides[axis] for side in sides])
+        mixed.append([side * primes[axis] for side in sides])
+    index = []
+    for i, j, k in CORNERS:
+        dense = along[0][i] + along[1][j] + along[2][k]
+        dense -= jnp.where(dense >= entries, entries, 0)  # the modulo: dense < 2 * entries
+        hash_ = (mixed[0][i] ^ mixed[1][j] ^ mixed[2][k]) & np.uint32(2**spec.log2_table_size - 1)
+        index.append(jnp.where(hashed, hash_, dense) + offsets)
+    index = jnp.stack(index).astype(jnp.int32)
+    table = jnp.concatenate(list(grid)).T
+    return jnp.stack([one.at[index].get(mode="promise_in_bounds") for one in table])
+
+
+def interpolate(
+    values: Float[Array, "F 8 L N"], x: Float[Array, "N 3"], spec: HashGridSpec
+) -> Float[Array, "D N"]:
+    """Trilinear interpolation of what `gather` looked up; differentiable in both arguments.
+
+    Features are levels outermost; points are the last axis, so that the work vectorises.
+    """
+    position = _cells(x, spec)
+    upper = position - jax.lax.stop_gradient(jnp.floor(position))
+    side = (1.0 - upper, upper)  # each [3, L, N]
+    features = 0.0
+    for corner, (i, j, k) in enumerate(CORNERS):
+        features += side[i][0] * side[j][1] * side[k][2] * values[:, corner]  # [F, L, N]
+    return jnp.swapaxes(features, 0, 1).reshape(-1, x.shape[0])
+
+
+def encode(grid: Sequence[Array], x: Float[Array, "N 3"], spec: HashGridSpec) -> Array:
+    """Features [N, levels * features] of points in [0, 1]^3; levels outermost."""
+    return interpolate(gather(grid, x, spec), x, spec).T

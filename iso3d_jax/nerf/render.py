@@ -1,0 +1,217 @@
+"""Volume rendering of packed samples: weights, pictures, opacity, depth, normals.
+
+For the samples of one ray, front to back, with optical depths tau_i = density_i * length_i:
+weight_i = exp(-sum_{j<i} tau_j) * (1 - exp(-tau_i)) (Max 1995). Everything here is float32.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from iso3d_jax.nerf import field, sampling, shading
+from iso3d_jax.nerf.field import FieldSpec
+from iso3d_jax.nerf.sampling import Samples
+
+
+@dataclasses.dataclass(frozen=True)
+class RenderSpec:
+    """How rays are sampled.
+
+    Attributes:
+      step_size: length of a step, scene units. Released: 2 * 1.732 / 512.
+      bound: 'box' or 'sphere', see `sampling.ray_bounds`.
+      candidates: occupied samples a ray (on average) whose density is looked at.
+      samples: samples a ray (on average) that are rendered with gradients; where fewer than
+        `candidates`, the ones that contribute least are dropped first.
+      normals: samples a ray (on average) whose normal is taken when it is only regularised.
+      alpha_threshold, early_stop: a candidate is dropped where its opacity is below the first
+        or where less light than the second reaches it (nerfacc's names).
+      chunk: samples evaluated at a time, or 0 for all at once; bounds memory, not speed.
+    """
+
+    step_size: float = 2 * 1.732 / 512
+    bound: str = "box"
+    candidates: float = 64.0
+    samples: float = 16.0
+    normals: float = 16.0
+    alpha_threshold: float = 0.01
+    early_stop: float = 1e-4
+    chunk: int = 0
+
+
+class Rendering(NamedTuple):
+    """What a bundle of R rays shows.
+
+    Attributes:
+      rgb: [R, 3] on the background.
+      opacity: [R], the sum of the weights.
+      depth: [R], the weighted distance along the ray (0 where nothing is hit).
+      wanted: samples the scene asked for and got slots for, [2] float32 shares of the slots:
+        above 1 means that samples were thinned (candidates, rendered samples).
+    """
+
+    rgb: Float[Array, "R 3"]
+    opacity: Float[Array, " R"]
+    depth: Float[Array, " R"]
+    wanted: Float[Array, " 2"]
+
+
+def _exclusive_sums(values: Array, ray: Array, longest: int) -> Array:
+    """Within each ray, the sum of the values before this one; rays are contiguous runs.
+
+    Doubling distances (Hillis and Steele): log2(longest) shifts, exact at run borders.
+    """
+
+    def before(x, distance):
+        return jnp.concatenate([jnp.zeros(distance, x.dtype), x[:-distance]])
+
+    def same(distance):
+        return jnp.concatenate([jnp.zeros(distance, bool), ray[distance:] == ray[:-distance]])
+
+    total = jnp.where(same(1), before(values, 1), 0.0)
+    distance = 1
+    while distance < min(longest, values.shape[0]):
+        total = total + jnp.where(same(distance), before(total, distance), 0.0)
+        distance *= 2
+    return total
+
+
+def composite_weights(
+    density: Float[Array, " K"],
+    length: Float[Array, " K"],
+    ray: Int[Array, " K"],
+    longest: int,
+) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
+    """Weight of each sample and the share of light that reaches it.
+
+    Args:
+      density, length, ray: as in `Samples`, sorted by ray and distance.
+      longest: at least the number of samples of any ray.
+    """
+    tau = density * length
+    reaches = jnp.exp(-_exclusive_sums(tau, ray, longest))
+    return reaches * -jnp.expm1(-tau), reaches
+
+
+def per_ray(values: Array, ray: Array, num_rays: int) -> Array:
+    """Sums values [K, ...] over the samples of each ray, [num_rays, ...]."""
+    return jax.ops.segment_sum(values, ray, num_rays, indices_are_sorted=True)
+
+
+def _chunked(fn, chunk: int, *arrays):
+    """fn(*arrays), in chunks along the first axis whose activations are computed again."""
+    size = arrays[0].shape[0]
+    if not chunk or size <= chunk:
+        return fn(*arrays)
+    padded = -(-size // chunk) * chunk
+    parts = [
+        jnp.pad(a, [(0, padded - size)] + [(0, 0)] * (a.ndim - 1)).reshape(-1, chunk, *a.shape[1:])
+        for a in arrays
+    ]
+    out = jax.lax.map(jax.checkpoint(lambda xs: fn(*xs)), tuple(parts))
+    return jax.tree.map(lambda a: a.reshape(padded, *a.shape[2:])[:size], out)
+
+
+def place_samples(
+    key: jax.Array | None,
+    params: dict,
+    rays_o: Float[Array, "R 3"],
+    rays_d: Float[Array, "R 3"],
+    occupied: Array | None,
+    spec: RenderSpec,
+    field_spec: FieldSpec,
+) -> tuple[Samples, Float[Array, " 2"]]:
+    """Chooses the samples to render, without gradients, and how full the slots are."""
+    rays = rays_o.shape[0]
+    candidates = round(spec.candidates * rays)
+    samples = sampling.march(
+        key, rays_o, rays_d, occupied, slots=candidates, step_size=spec.step_size,
+        radius=field_spec.radius, bound=spec.bound,
+    )  # fmt: skip
+    full = samples.wanted / candidates
+    if spec.samples >= spec.candidates:
+        return samples, jnp.stack([full, full]).astype(jnp.float32)
+    params = jax.lax.stop_gradient(params)
+    longest = sampling.max_steps(spec.step_size, field_spec.radius, spec.bound)
+    x = rays_o[samples.ray] + samples.t[:, None] * rays_d[samples.ray]
+    density = _chunked(lambda x: field.density(params, x, field_spec), spec.chunk, x)
+    _, reaches = composite_weights(density, samples.length, samples.ray, longest)
+    alpha = -jnp.expm1(-density * samples.length)
+    useful = (alpha > spec.alpha_threshold) & (reaches > spec.early_stop)
+    slots = round(spec.samples * rays)
+    kept = sampling.keep(samples, useful, slots)
+    return kept, jnp.stack([full, kept.wanted / slots]).astype(jnp.float32)
+
+
+def subset(key: jax.Array, samples: Samples, slots: int) -> tuple[Array, Array]:
+    """Indices of `slots` used samples spread evenly, and how many samples each stands for."""
+    used = jnp.sum(samples.valid).astype(jnp.float32)
+    stretch = jnp.maximum(used / slots, 1.0)
+    index = jnp.floor((jnp.arange(slots) + jax.random.uniform(key)) * stretch).astype(jnp.int32)
+    return jnp.minimum(index, samples.ray.shape[0] - 1), stretch
+
+
+def render(
+    key: jax.Array | None,
+    params: dict,
+    rays_o: Float[Array, "R 3"],
+    rays_d: Float[Array, "R 3"],
+    occupied: Array | None,
+    spec: RenderSpec,
+    field_spec: FieldSpec,
+    background: float = 1.0,
+    light: tuple[Array, Array, Array] | None = None,
+) -> tuple[Rendering, Samples, Array]:
+    """Renders rays.
+
+    Args:
+      key: for stratified samples (training), or None (evaluation).
+      params: the field's.
+      occupied: the occupancy grid's cells, or None for a dense render.
+      background: grey level in [0, 1] behind everything.
+      light: `shading.draw`'s kind and ambient, and the light's position for each ray [R, 3];
+        None shows the albedo.
+
+    Returns:
+      The rendering, the samples it is made of, and their weights [K].
+    """
+    samples, wanted = place_samples(key, params, rays_o, rays_d, occupied, spec, field_spec)
+    rays = rays_o.shape[0]
+    x = rays_o[samples.ray] + samples.t[:, None] * rays_d[samples.ray]
+
+    def evaluate(x, source):
+        density, colour = field.density_and_albedo(params, x, field_spec)
+        if light is not None:
+            normal = field.normal(params, x, field_spec)
+            colour = shading.shade(colour, normal, x, source, light[1], light[0])
+        return density, colour
+
+    source = x if light is None else light[2][samples.ray]
+    density, colour = _chunked(evaluate, spec.chunk, x, source)
+    longest = sampling.max_steps(spec.step_size, field_spec.radius, spec.bound)
+    weights, _ = composite_weights(density, samples.length, samples.ray, longest)
+    values = jnp.concatenate([colour, samples.t[:, None], jnp.ones_like(x[:, :1])], -1)
+    sums = per_ray(weights[:, None] * values, samples.ray, rays)
+    opacity = sums[:, 4]
+    rgb = sums[:, :3] + (1.0 - opacity[:, None]) * background
+    return Rendering(rgb, opacity, sums[:, 3], wanted), samples, weights
+
+
+def render_normals(
+    params: dict,
+    rays_o: Float[Array, "R 3"],
+    rays_d: Float[Array, "R 3"],
+    samples: Samples,
+    weights: Float[Array, " K"],
+    field_spec: FieldSpec,
+    chunk: int = 0,
+) -> Float[Array, "R 3"]:
+    """The weighted mean of the normals along each ray, for pictures."""
+    x = rays_o[samples.ray] + samples.t[:, None] * rays_d[samples.ray]
+    normal = _chunked(lambda x: field.normal(params, x, field_spec), chunk, x)
+    return per_ray(weights[:, None] * normal, samples.ray, rays_o.shape[0])

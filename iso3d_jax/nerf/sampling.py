@@ -1,0 +1,129 @@
+"""Where along the rays the field is evaluated: static shapes that still skip empty space.
+
+A ray is cut into steps of one length inside the scene's box (or sphere). The steps whose cell is
+occupied, over all rays together, are packed into a fixed number of slots in the order of the
+rays. If there are more than slots, evenly spread ones are kept and each stands for a longer
+stretch, so that the optical depth stays unbiased; nothing is ever re-compiled.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from iso3d_jax.nerf import occupancy
+
+
+class Samples(NamedTuple):
+    """K samples, sorted by ray and, within a ray, by distance.
+
+    Attributes:
+      ray: index of each sample's ray, [K] int32.
+      t: distance along the ray, [K].
+      length: the stretch it stands for, [K]; zero in empty slots (the last ones).
+      valid: whether the slot is used, [K].
+      wanted: how many samples there would have been, scalar int32; more than K were thinned.
+    """
+
+    ray: Int[Array, " K"]
+    t: Float[Array, " K"]
+    length: Float[Array, " K"]
+    valid: Bool[Array, " K"]
+    wanted: Int[Array, ""]
+
+
+def ray_bounds(
+    rays_o: Float[Array, "R 3"], rays_d: Float[Array, "R 3"], radius: float, bound: str
+) -> tuple[Float[Array, " R"], Float[Array, " R"]]:
+    """Entry and exit distance of rays; exit is not above entry where the scene is missed.
+
+    Args:
+      bound: 'box' for [-radius, radius]^3 or 'sphere' for |x| <= radius.
+    """
+    if bound == "sphere":
+        middle = -jnp.sum(rays_o * rays_d, -1)
+        closest = rays_o + middle[:, None] * rays_d
+        square = radius**2 - jnp.sum(closest * closest, -1)
+        half = jnp.sqrt(jnp.maximum(square, 0.0))
+        return jnp.maximum(middle - half, 0.0), jnp.where(square > 0, middle + half, -1.0)
+    if bound != "box":
+        raise ValueError(f"bound {bound!r} is not 'box' or 'sphere'")
+    safe = jnp.where(jnp.abs(rays_d) < 1e-9, 1e-9, rays_d)
+    one, two = (-radius - rays_o) / safe, (radius - rays_o) / safe
+    near = jnp.maximum(jnp.max(jnp.minimum(one, two), -1), 0.0)
+    return near, jnp.min(jnp.maximum(one, two), -1)
+
+
+def max_steps(step_size: float, radius: float, bound: str) -> int:
+    """The most steps that fit on a ray through the scene."""
+    longest = 2.0 * radius * (3.0**0.5 if bound == "box" else 1.0)
+    return int(-(-longest * (1 - 1e-6) // step_size))
+
+
+def pack(mask: Bool[Array, " M"], slots: int) -> tuple[Array, Array, Array, Array]:
+    """Chooses `slots` of the true entries of a mask, in order, evenly spread if there are more.
+
+    Returns:
+      index [slots] of the chosen entries, valid [slots], stretch (>= 1, how many entries one
+      slot stands for) and the number of true entries.
+    """
+    counts = jnp.cumsum(mask.astype(jnp.int32))
+    wanted = counts[-1]
+    stretch = jnp.maximum(wanted.astype(jnp.float32) / slots, 1.0)
+    slot = jnp.arange(slots)
+    rank = jnp.where(stretch > 1.0, jnp.floor((slot + 0.5) * stretch).astype(jnp.int32), slot)
+    index = jnp.searchsorted(counts, rank + 1, method="scan")
+    return jnp.minimum(index, mask.shape[0] - 1), rank < wanted, stretch, wanted
+
+
+def march(
+    key: jax.Array | None,
+    rays_o: Float[Array, "R 3"],
+    rays_d: Float[Array, "R 3"],
+    occupied: Bool[Array, " G3"] | None,
+    *,
+    slots: int,
+    step_size: float,
+    radius: float,
+    bound: str = "box",
+) -> Samples:
+    """Packs the occupied steps of all rays.
+
+    Args:
+      key: shifts each ray's steps by a random part of a step; None puts samples in the middle.
+      occupied: the occupancy grid's cells, or None to take every step.
+      slots: number of samples, K.
+      step_size: length of a step, scene units.
+    """
+    rays = rays_o.shape[0]
+    steps = max_steps(step_size, radius, bound)
+    near, far = ray_bounds(rays_o, rays_d, radius, bound)
+    shift = 0.5 if key is None else jax.random.uniform(key, (rays, 1))
+    t = near[:, None] + (jnp.arange(steps) + shift) * step_size  # [R, S]
+    mask = t < far[:, None]
+    if occupied is not None:
+        resolution = round(occupied.shape[0] ** (1 / 3))
+        points = rays_o[:, None] + t[..., None] * rays_d[:, None]
+        cell = occupancy.cell_of(points, resolution, radius)
+        mask &= occupied.at[cell].get(mode="promise_in_bounds")
+    index, valid, stretch, wanted = pack(mask.reshape(-1), slots)
+    ray = index // steps
+    length = jnp.where(valid, step_size * stretch, 0.0)
+    ray = jnp.where(valid, ray, rays - 1)
+    return Samples(ray, t.reshape(-1)[index], length, valid, wanted)
+
+
+def keep(samples: Samples, mask: Bool[Array, " K"], slots: int) -> Samples:
+    """Packs the samples chosen by a mask into fewer slots."""
+    index, valid, stretch, wanted = pack(mask & samples.valid, slots)
+    last = samples.ray[-1]
+    return Samples(
+        jnp.where(valid, samples.ray[index], last),
+        samples.t[index],
+        jnp.where(valid, samples.length[index] * stretch, 0.0),
+        valid,
+        wanted,
+    )
