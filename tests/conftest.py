@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -52,50 +51,50 @@ def refused(run_python):
     return run
 
 
-@pytest.fixture(scope="session")
-def random_model():
-    """A model of the tiny kind with random weights: real networks, meaningless pictures."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-    from flax import nnx
-    from ml_collections import ConfigDict
-
-    from iso3d_jax.diffusion.schedule import make_schedule
-    from iso3d_jax.models.clip import CLIPConfig, CLIPVisionTower
-    from iso3d_jax.models.unet import MultiViewUNet, UNetConfig
-    from iso3d_jax.models.vae import AutoencoderKL, VAEConfig
-
-    unet = UNetConfig(
+SMALL_MODEL = dict(
+    name="random", resolution=64, scale_factor=0.5, parameterization="v",
+    camera_encoding="mvdream", picture="centred", guidance_scale=3.0, eta=1.0,
+    unet=dict(
         in_channels=8, out_channels=8, model_channels=32, channel_mult=(1, 2),
         attention_resolutions=(2,), num_res_blocks=1, context_dim=24, num_head_channels=16,
         num_groups=8,
-    )  # fmt: skip
-    vae = VAEConfig(ch=16, ch_mult=(1, 1, 2, 2), num_res_blocks=1, z_channels=8, embed_dim=8,
-                    num_groups=8)  # fmt: skip
-    clip = CLIPConfig(image_size=32, patch_size=8, width=32, layers=1, heads=2, output_dim=24)
-    config = ConfigDict(
-        dict(name="random", resolution=64, latent_size=8, latent_channels=8, scale_factor=0.5,
-             parameterization="v", camera_encoding="mvdream", context_dim=24, picture="centred")
-    )  # fmt: skip
+    ),
+    vae=dict(ch=16, ch_mult=(1, 1, 2, 2), num_res_blocks=1, z_channels=8, embed_dim=8,
+             num_groups=8),
+    clip=dict(image_size=32, patch_size=8, width=32, layers=1, heads=2, output_dim=24),
+)  # fmt: skip
 
-    def random(make, seed):
-        """The module with random numbers in it; compiles nothing. No layer starts at zero."""
-        graph, state = nnx.split(nnx.eval_shape(make))
-        draw = np.random.default_rng(seed).standard_normal
 
-        def fill(path, leaf):
-            if "scale" in jax.tree_util.keystr(path):
-                return jnp.ones(leaf.shape, leaf.dtype)
-            size = np.prod(leaf.shape[:-1]) if len(leaf.shape) > 1 else 100.0
-            return jnp.asarray(draw(leaf.shape) / np.sqrt(size), leaf.dtype)
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    """A model folder of the tiny kind with random weights: real networks, meaningless pictures.
 
-        return nnx.merge(graph, jax.tree_util.tree_map_with_path(fill, state))
+    No layer starts at zero, so nothing hides what feeds it; nothing is compiled to make it.
+    """
+    import numpy as np
+    from ml_collections import ConfigDict
 
-    return SimpleNamespace(
-        unet=random(lambda: MultiViewUNet(unet, rngs=nnx.Rngs(0)), 0),
-        vae=random(lambda: AutoencoderKL(vae, rngs=nnx.Rngs(0)), 1),
-        clip=random(lambda: CLIPVisionTower(clip, rngs=nnx.Rngs(0)), 2),
-        config=config,
-        alphas_cumprod=jnp.asarray(make_schedule()),
-    )
+    from iso3d_jax.weights import bundle
+
+    config = bundle.make_config(ConfigDict(SMALL_MODEL))
+    draw = np.random.default_rng(0).standard_normal
+    weights = {}
+    for name in bundle.NETWORKS:
+        shapes = bundle.abstract_network(name, config)[1]
+        weights[name] = {
+            key: np.ones(leaf.shape)
+            if key.endswith("scale")
+            else draw(leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]) if leaf.ndim > 1 else 100)
+            for key, leaf in sorted(shapes.items())
+        }
+    folder = tmp_path_factory.mktemp("random_model")
+    bundle.save_bundle(folder, config, weights)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def random_model(model_folder):
+    """The model of `model_folder`, loaded."""
+    from iso3d_jax.weights.bundle import load_model
+
+    return load_model(model_folder)

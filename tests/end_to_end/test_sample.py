@@ -1,0 +1,60 @@
+"""`python -m iso3d_jax.sample`, as it is typed."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+SAMPLE = ("-m", "iso3d_jax.sample")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder with two pictures of discs on transparency."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for name, colour in (("a_red", (220, 30, 30, 255)), ("b_blue", (30, 30, 220, 255))):
+        image = Image.new("RGBA", (96, 96))
+        ImageDraw.Draw(image).ellipse([20, 30, 70, 80], fill=colour)
+        image.save(folder / f"{name}.png")
+    return folder
+
+
+def test_grid_and_separate_views(run_python, model_folder, pictures, tmp_path):
+    out = tmp_path / "new" / "views.png"
+    common = [*SAMPLE, "--model", model_folder, "--steps=3", "--cell=64"]
+    process = run_python(*common, "--image", pictures, "--out", out, "--separate", "--num_views=3")
+    assert process.returncode == 0, process.stderr
+    assert f"wrote {out}" in process.stdout and "compiling" in process.stderr
+    assert Image.open(out).size == (4 * 68 + 4, 2 * 68 + 4)
+    names = sorted(path.name for path in (tmp_path / "new" / "views").iterdir())
+    assert names[:3] == [f"a_red_{k}_azimuth{120 * k:03d}.png" for k in range(3)]
+    assert len(names) == 6
+
+    # One picture, the same seed: the same views as in the folder's batch.
+    single = tmp_path / "single.png"
+    again = run_python(
+        *common, "--image", pictures / "b_blue.png", "--out", single, "--num_views=3"
+    )
+    assert again.returncode == 0, again.stderr
+    batch, alone = (np.asarray(Image.open(p)).astype(int) for p in (out, single))
+    assert np.abs(batch[68:] - alone).max() <= 2
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--image={pictures}/none.png", "--out={tmp}/o.png"], ["picture not found", "none.png"]),
+        (["--image={tmp}/text.png", "--out={tmp}/o.png"], ["text.png is not a picture"]),
+        (["--image={tmp}/empty", "--out={tmp}/o.png"], ["holds no pictures"]),
+        (["--image={pictures}", "--out={tmp}/o.jpg"], ["--out must end in .png"]),
+        (["--image={pictures}", "--out={tmp}/text.png/o.png"], ["cannot make the folder"]),
+        (["--image={pictures}", "--out={tmp}/o.png", "--model={tmp}/no"], ["model folder not"]),
+        (["--image={pictures}", "--out={tmp}/o.png", "--model={tmp}"], ["holds no model"]),
+        (["--image={pictures}", "--out={tmp}/o.png", "--num_views=0"], ["between 1 and 64"]),
+        (["--image={pictures}"], ["--out is required"]),
+    ],
+)
+def test_mistakes_are_one_sentence(refused, pictures, tmp_path, arguments, words):
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "empty").mkdir()
+    message = refused(*SAMPLE, *(a.format(pictures=pictures, tmp=tmp_path) for a in arguments))
+    assert all(word in message for word in words), message
