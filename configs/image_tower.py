@@ -1,0 +1,26 @@
+"""Trains the tiny model's image tower.
+
+    python -m iso3d_jax.train --config configs/image_tower.py --workdir runs/image_tower
+"""
+
+from configs import common
+from iso3d_jax import config_presets
+
+PRESETS = ("tiny",)
+
+
+def get_config(arg=None):
+    config_presets.parse(arg, PRESETS)
+    cfg = common.training()
+    cfg.task = "image_tower"
+    cfg.model = common.tiny_model()
+    cfg.steps = 4000
+    cfg.batch_size = 48
+    cfg.learning_rate = 5e-4
+    cfg.weight_decay = 0.05
+    cfg.colour_strength = 1.0
+    cfg.photo_strength = 1.0
+    cfg.contrast_weight = 0.003
+    cfg.size_weight = 0.001
+    cfg.front_share = 0.6
+    return cfg

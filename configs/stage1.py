@@ -1,0 +1,46 @@
+"""Stage 1: a multi-view denoiser whose context is one image embedding.
+
+    python -m iso3d_jax.train --config configs/stage1.py:tiny --workdir runs/stage1
+
+Presets: `full` (the default) is Stable Diffusion 2.1's size at 256x256 and starts from a converted
+text-to-3D model; `tiny` is the shipped model's size on the shipped 24 objects, a few minutes on
+two cores; `furniture` is `tiny` as the shipped weights were trained, on the rendered furniture set
+(`python -m iso3d_jax.data.render`, `python -m iso3d_jax.data.encode`).
+"""
+
+from configs import common
+from iso3d_jax import config_presets
+
+PRESETS = ("full", "tiny", "furniture")
+
+
+def stage(cfg, preset, number):
+    """What stages 1 and 2 have in common."""
+    cfg.task = "denoiser"
+    cfg.stage = number
+    cfg.model = common.full_model() if preset == "full" else common.tiny_model()
+    cfg.init_from = ""
+    cfg.init = common.ConfigDict(dict(vae="", clip=""))
+    cfg.data_encoded = ""
+    cfg.data_variants = 4
+    cfg.embedding_dropout = 0.1
+    cfg.single_view_share = 0.3
+    cfg.front_share = 0.6
+    cfg.reference_dropout = 0.0
+    if preset == "full":
+        cfg.data = ""
+        cfg.steps, cfg.batch_size = 50_000, 256
+    elif preset == "tiny":
+        cfg.steps, cfg.batch_size = 300, 16
+        cfg.learning_rate, cfg.final_learning_rate = 1e-3, 5e-5
+    else:
+        cfg.data = "data/furniture64"
+        cfg.data_encoded = "data/furniture64_encoded"
+        cfg.steps, cfg.batch_size = 6000, 32
+        cfg.learning_rate, cfg.final_learning_rate = 1e-3, 2e-4
+    return cfg
+
+
+def get_config(arg=None):
+    preset, _ = config_presets.parse(arg, PRESETS)
+    return stage(common.training(), preset, 1)

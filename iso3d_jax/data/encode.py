@@ -1,0 +1,125 @@
+"""Encodes a data set once with the frozen autoencoder and image tower.
+
+    python -m iso3d_jax.data.encode --data DIR --split train --model DIR --out DIR --variants 4
+
+The denoiser is then trained on latents and embeddings alone. Each variant is the whole set with
+its own colour changes (variant 0 has none), once as it is and once mirrored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float
+
+from iso3d_jax.data.table import MultiViewTable, prepare_references
+from iso3d_jax.errors import UserError
+from iso3d_jax.files import atomic_path, make_folder
+from iso3d_jax.progress import Progress
+from iso3d_jax.data.colour import change_colours, on_white
+
+_ARRAYS = ("moments", "embedding", "mirrored", "azimuth_deg", "elevation_deg")
+
+
+@dataclasses.dataclass
+class EncodedTable:
+    """Latent moments and embeddings of A variants of all M views of N objects."""
+
+    moments: Float[np.ndarray, "A N M h w 2C"]
+    embedding: Float[np.ndarray, "A N M D"]
+    mirrored: Bool[np.ndarray, " A"]
+    azimuth_deg: Float[np.ndarray, "N M"]
+    elevation_deg: Float[np.ndarray, "N M"]
+
+    def save(self, folder: str | Path) -> None:
+        folder = make_folder(folder)
+        for name in _ARRAYS:
+            with atomic_path(folder / f"{name}.npy") as temporary:
+                np.save(temporary, getattr(self, name))
+        with atomic_path(folder / "encoded.json") as temporary:  # last: its presence says complete
+            temporary.write_text(json.dumps({"shape": list(self.moments.shape)}) + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> EncodedTable:
+        """Reads an encoded set, memory-mapped."""
+        folder = Path(folder)
+        if not (folder / "encoded.json").exists():
+            raise UserError(f"no encoded data set in {folder}: make one with "
+                            "python -m iso3d_jax.data.encode --data DIR --model DIR --out " + str(folder))
+        return cls(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS})
+
+
+@jax.jit
+def _encode_object(vae, clip, key, images, references, strength):
+    """[M, H, W, 4] views and prepared references of one object to moments and embeddings."""
+    both = jnp.concatenate([images, references])[None].astype(jnp.float32) / 255.0
+    rgb = jnp.where(strength > 0, change_colours(key, both[..., :3]), both[..., :3])
+    pictures = on_white(jnp.concatenate([rgb, both[..., 3:]], -1))[0]
+    views, references = jnp.split(pictures, 2)
+    mean, logvar = vae.encode(views * 2.0 - 1.0)
+    return jnp.concatenate([mean, logvar], -1), clip.embed(references)
+
+
+def encode_table(table: MultiViewTable, vae, clip, *, variants: int, picture: str, seed: int = 0,
+                 label: str = "encoding") -> EncodedTable:
+    """Encodes every view of `variants` colour variants, as they are and mirrored.
+
+    Args:
+      vae, clip: the frozen networks.
+      variants: 1 keeps the objects' own colours only.
+      picture: how references are prepared (`prepare_picture`'s mode).
+    """
+    references = prepare_references(table.images, picture)
+    moments, embeddings = [], []
+    progress = Progress(2 * variants * len(table), label, unit="object")
+    encode = functools.partial(_encode_object, vae, clip)
+    for variant in range(2 * variants):
+        colour, mirror = divmod(variant, 2)
+        key = jax.random.fold_in(jax.random.key(seed), colour)
+        for i in range(len(table)):
+            views, refs = table.images[i], references[i]
+            if mirror:
+                views, refs = views[:, :, ::-1], refs[:, :, ::-1]
+            m, e = encode(jax.random.fold_in(key, i), views, refs, float(colour > 0))
+            moments.append(np.asarray(m, np.float16))
+            embeddings.append(np.asarray(e, np.float16))
+            progress.update(variant * len(table) + i + 1)
+    progress.close()
+    lead = (2 * variants, len(table))
+    return EncodedTable(
+        moments=np.stack(moments).reshape(*lead, *moments[0].shape),
+        embedding=np.stack(embeddings).reshape(*lead, *embeddings[0].shape),
+        mirrored=np.arange(2 * variants) % 2 == 1,
+        azimuth_deg=table.azimuth_deg,
+        elevation_deg=table.elevation_deg,
+    )
+
+
+if __name__ == "__main__":
+    from absl import flags
+
+    from iso3d_jax import command_line
+
+    _DATA = flags.DEFINE_string("data", "samples", "rendered data set; 'samples' is the shipped one")
+    _SPLIT = flags.DEFINE_string("split", "train", "train, validation or test")
+    _MODEL = flags.DEFINE_string("model", None, "model folder with vae and clip; the shipped one if left out")
+    _OUT = flags.DEFINE_string("out", None, "folder to write", required=True)
+    _VARIANTS = flags.DEFINE_integer("variants", 4, "colour variants", lower_bound=1)
+
+    def main(_argv):
+        from iso3d_jax.weights.bundle import load_model
+
+        model = load_model(_MODEL.value, networks=("vae", "clip"))
+        table = MultiViewTable.load(_DATA.value, _SPLIT.value)
+        encoded = encode_table(table, model.vae, model.clip, variants=_VARIANTS.value,
+                               picture=model.config.picture)
+        encoded.save(_OUT.value)
+        print(f"{_OUT.value}: {encoded.moments.nbytes / 1e6:.0f} MB of latents, {len(table)} objects")
+
+    command_line.run(main)

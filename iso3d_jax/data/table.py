@@ -1,0 +1,90 @@
+"""A multi-view data set held in memory as plain arrays, with deterministic draws from it.
+
+Small sets (a few hundred objects at 64x64) fit; a batch is then a pure function of (seed, step),
+so a resumed run sees what an unbroken one would have seen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from iso3d_jax.data.pictures import prepare_picture
+
+SET = 4  # views of an orthogonal set
+
+
+@dataclasses.dataclass
+class MultiViewTable:
+    """All views of N objects. Views 4k to 4k+3 of an object are one orthogonal set."""
+
+    images: UInt8[np.ndarray, "N M H W 4"]
+    azimuth_deg: Float[np.ndarray, "N M"]
+    elevation_deg: Float[np.ndarray, "N M"]
+    fov_deg: Float[np.ndarray, "N M"]
+    distance: Float[np.ndarray, "N M"]
+    names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @classmethod
+    def load(cls, path: str | None, split: str) -> MultiViewTable:
+        """Reads one split of a rendered data set ("samples" or None: the shipped one)."""
+        from iso3d_jax.data.multiview import open_dataset
+
+        records = list(open_dataset(path, split))
+        columns = {
+            key: np.stack([record[key] for record in records])
+            for key in ("images", "azimuth_deg", "elevation_deg", "fov_deg", "distance")
+        }
+        return cls(names=[str(record["name"]) for record in records], **columns)
+
+
+def prepare_references(images: UInt8[np.ndarray, "N M H W 4"], mode: str = "centred"):
+    """Every view as it would be prepared if a user gave it as the picture; straight RGBA uint8.
+
+    `prepare_picture` composites on white, so alpha comes from preparing the view painted black.
+    """
+    resolution = images.shape[2]
+    out = np.zeros_like(images)
+    for index in np.ndindex(images.shape[:2]):
+        rgba = images[index]
+        if not (rgba[..., 3] > 127).any():
+            continue
+        black = np.concatenate([np.zeros_like(rgba[..., :3]), rgba[..., 3:]], -1)
+        alpha = 1.0 - prepare_picture(black, resolution, mode)[..., :1]
+        colour = prepare_picture(rgba, resolution, mode) - (1.0 - alpha)
+        straight = np.where(alpha > 1e-3, colour / np.maximum(alpha, 1e-3), 0.0)
+        out[index] = np.clip(np.concatenate([straight, alpha], -1) * 255 + 0.5, 0, 255)
+    return out
+
+
+def draw_views(
+    rng: np.random.Generator, num_objects: int, num_sets: int, azimuth_deg, batch: int,
+    front_share: float,
+) -> tuple[Int[np.ndarray, " B"], Int[np.ndarray, " B"], Int[np.ndarray, " B"]]:
+    """Draws objects, a target set of each and a reference view outside that set.
+
+    Args:
+      azimuth_deg: [N, M], 0 is the object's front.
+      front_share: probability that the reference is drawn among the front half's views only.
+
+    Returns:
+      object, set and reference-view indices.
+    """
+    objects = rng.integers(num_objects, size=batch)
+    sets = rng.integers(num_sets, size=batch)
+    front = rng.random(batch) < front_share
+    references = np.empty(batch, np.int64)
+    views = np.arange(num_sets * SET)
+    for i, (obj, target) in enumerate(zip(objects, sets, strict=True)):
+        allowed = views // SET != target if num_sets > 1 else views >= 0
+        if front[i]:
+            azimuth = azimuth_deg[obj]
+            facing = allowed & (np.abs((azimuth + 180.0) % 360.0 - 180.0) <= 90.0)
+            allowed = facing if facing.any() else allowed
+        references[i] = rng.choice(views[allowed])
+    return objects, sets, references

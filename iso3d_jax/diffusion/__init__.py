@@ -1,0 +1,1 @@
+"""The diffusion process: schedule, sampling and losses, as pure functions."""

@@ -1,0 +1,1 @@
+"""Cameras and surfaces: pure geometry, no learning."""

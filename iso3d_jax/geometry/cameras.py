@@ -1,0 +1,131 @@
+"""Every camera convention of the project, in one file.
+
+World: Z up, right-handed. A camera at azimuth 0 stands on +x; azimuth grows counter-clockwise
+seen from +z (threestudio's convention). `c2w` is OpenGL: its columns are right, up, backward
+(the camera looks along -z of its own frame) and position.
+
+What a denoiser is told about a camera is another matter, and differs between the released
+models. `camera_condition` holds the choices by name; a checkpoint's metadata picks one.
+
+==============  ==============================================================================
+`mvdream`       True angles. Azimuth 0 is a camera on -y, so a view at scene azimuth 0 has the
+                matrix [[1,0,0,0],[0,s,-c,-c],[0,c,s,s],[0,0,0,1]] with s, c the sine and
+                cosine of the elevation (0.2588, 0.9659 at 15 degrees). Distance and field of
+                view are ignored: unit radius.
+`isotropic3d`   The released Isotropic3D weights: the code converts degrees to radians twice,
+                for azimuth and elevation, so an input of 90 degrees acts as 1.5708 degrees and
+                15 as 0.2618. The circle is then the arc [0, 6.283) degrees and not periodic:
+                azimuth is wrapped to [0, 360) first. Used by its SDS guidance
+                (`get_camera_cond`, isotropic/camera_utils.py).
+`isotropic3d_   The same weights in their 2-D sampling script (`get_camera`): the elevation is
+ sampling`      converted in place inside the loop over views, so view k (k = 0, 1, ...) gets it
+                converted k + 2 times: 0.26180, 0.0045693, 7.97e-5, 1.39e-6 degrees at 15.
+==============  ==============================================================================
+
+All condition vectors are float32 and must stay so: in bfloat16 `isotropic3d`'s cosines collapse.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+ENCODINGS = ("mvdream", "isotropic3d", "isotropic3d_sampling")
+
+
+def camera_to_world(
+    elevation_deg: Float[Array, "..."],
+    azimuth_deg: Float[Array, "..."],
+    distance: Float[Array, "..."] | float = 1.0,
+) -> Float[Array, "... 4 4"]:
+    """Camera that looks at the origin from a point on a sphere.
+
+    Args:
+      elevation_deg: degrees above the horizon, in (-90, 90).
+      azimuth_deg: degrees, 0 on +x, counter-clockwise seen from +z.
+      distance: from the origin, in scene units.
+
+    Returns:
+      OpenGL camera-to-world matrices, float32.
+    """
+    elevation, azimuth, distance = jnp.broadcast_arrays(
+        *(jnp.asarray(a, jnp.float32) for a in (elevation_deg, azimuth_deg, distance))
+    )
+    elevation, azimuth = jnp.deg2rad(elevation), jnp.deg2rad(azimuth)
+    ce, se = jnp.cos(elevation), jnp.sin(elevation)
+    ca, sa = jnp.cos(azimuth), jnp.sin(azimuth)
+    zero = jnp.zeros_like(ce)
+    right = jnp.stack([-sa, ca, zero], -1)
+    up = jnp.stack([-se * ca, -se * sa, ce], -1)
+    backward = jnp.stack([ce * ca, ce * sa, se], -1)
+    position = backward * distance[..., None]
+    top = jnp.stack([right, up, backward, position], -1)  # [..., 3, 4]
+    bottom = jnp.broadcast_to(jnp.array([0.0, 0.0, 0.0, 1.0], jnp.float32), top.shape[:-2] + (1, 4))
+    return jnp.concatenate([top, bottom], -2)
+
+
+def relative_azimuth(azimuth_deg, reference_azimuth_deg):
+    """Azimuth counted from the reference view's, wrapped to [0, 360)."""
+    return jnp.mod(azimuth_deg - reference_azimuth_deg, 360.0)
+
+
+def camera_condition(
+    elevation_deg: Float[Array, "... V"], azimuth_deg: Float[Array, "... V"], encoding: str
+) -> Float[Array, "... V 16"]:
+    """The flattened 4x4 camera a denoiser is fed, one row a view.
+
+    Args:
+      elevation_deg: degrees.
+      azimuth_deg: degrees; any value, wrapped to [0, 360).
+      encoding: one of `ENCODINGS`; see the module's docstring for the numbers.
+
+    Returns:
+      float32 vectors: row-major c2w at unit radius, in the frame where azimuth 0 is on -y.
+    """
+    if encoding not in ENCODINGS:
+        raise ValueError(f"camera encoding {encoding!r} is not one of {', '.join(ENCODINGS)}")
+    elevation, azimuth = jnp.broadcast_arrays(
+        jnp.asarray(elevation_deg, jnp.float32), jnp.asarray(azimuth_deg, jnp.float32)
+    )
+    azimuth = jnp.mod(azimuth, 360.0)
+    if encoding != "mvdream":
+        azimuth = jnp.deg2rad(azimuth)
+        if encoding == "isotropic3d":
+            elevation = jnp.deg2rad(elevation)
+        else:
+            times = jnp.arange(1, elevation.shape[-1] + 1, dtype=jnp.float32)
+            elevation = elevation * jnp.float32(jnp.pi / 180.0) ** times
+    c2w = camera_to_world(elevation, azimuth - 90.0)
+    return c2w.reshape(*c2w.shape[:-2], 16)
+
+
+def orthogonal_azimuths(start_deg: Float[Array, "..."], num_views: int) -> Float[Array, "... V"]:
+    """`num_views` azimuths evenly round the circle, the first at `start_deg`, in [0, 360)."""
+    steps = jnp.arange(num_views, dtype=jnp.float32) * (360.0 / num_views)
+    return jnp.mod(jnp.asarray(start_deg, jnp.float32)[..., None] + steps, 360.0)
+
+
+def get_rays(
+    c2w: Float[Array, "... 4 4"], fov_deg: Float[Array, "..."], height: int, width: int
+) -> tuple[Float[Array, "... H W 3"], Float[Array, "... H W 3"]]:
+    """Rays through pixel centres; row 0 is the top of the picture.
+
+    Args:
+      c2w: OpenGL camera-to-world matrices.
+      fov_deg: vertical field of view in degrees, one a camera.
+
+    Returns:
+      `rays_o` and unit `rays_d`, in world coordinates.
+    """
+    focal = 0.5 * height / jnp.tan(jnp.deg2rad(jnp.asarray(fov_deg, jnp.float32)) * 0.5)
+    x = (jnp.arange(width, dtype=jnp.float32) + 0.5 - 0.5 * width) / focal[..., None]
+    y = (0.5 * height - jnp.arange(height, dtype=jnp.float32) - 0.5) / focal[..., None]
+    x, y = jnp.broadcast_arrays(x[..., None, :], y[..., :, None])  # [..., H, W]
+    local = jnp.stack([x, y, -jnp.ones_like(x)], -1)
+    directions = jnp.einsum(
+        "...hwk,...jk->...hwj", local, c2w[..., :3, :3], precision=jax.lax.Precision.HIGHEST
+    )
+    rays_d = directions / jnp.linalg.norm(directions, axis=-1, keepdims=True)
+    rays_o = jnp.broadcast_to(c2w[..., None, None, :3, 3], rays_d.shape)
+    return rays_o, rays_d

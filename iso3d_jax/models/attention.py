@@ -1,0 +1,116 @@
+"""Attention blocks of the UNet. Explicit Multi-view Attention (EMA) lives here.
+
+The paper's EMA is the multi-view self-attention itself, run over the noisy views together with
+the noise-free reference view: the reference is one more view whose timestep is 0, so its tokens
+join every other view's keys and values (paper, Figures 2 and 3). Nothing in the block changes:
+`JointAttentionBlock` sees V + 1 views in stage 2 and V at inference.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from iso3d_jax.models.layers import GroupNorm
+
+
+def attend(q: Float[Array, "N L H D"], k: Float[Array, "N M H D"], v: Float[Array, "N M H D"]):
+    """softmax(q k^T / sqrt(D)) v: cuDNN's fused kernel for half precision on GPUs, XLA elsewhere."""
+    fused = jax.default_backend() == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16)
+    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn" if fused else "xla")
+
+
+class Attention(nnx.Module):
+    """Multi-head attention with bias-free projections and a biased output (CrossAttention)."""
+
+    def __init__(self, dim: int, context_dim: int, num_heads: int, head_dim: int, *, rngs: nnx.Rngs,
+                 dtype=jnp.float32, param_dtype=jnp.float32):
+        kwargs = dict(rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        inner = num_heads * head_dim
+        self.num_heads, self.head_dim = num_heads, head_dim
+        self.to_q = nnx.Linear(dim, inner, use_bias=False, **kwargs)
+        self.to_k = nnx.Linear(context_dim, inner, use_bias=False, **kwargs)
+        self.to_v = nnx.Linear(context_dim, inner, use_bias=False, **kwargs)
+        self.to_out = nnx.Linear(inner, dim, **kwargs)
+
+    def __call__(self, x: Float[Array, "N L C"], context: Float[Array, "N M E"] | None = None):
+        """Self-attention without `context`, cross-attention with it.
+
+        One context token needs no softmax: over one key it is 1, so every query receives
+        W_o W_v c + b_o. `to_q` and `to_k` are then dead weights, kept for the layout's sake.
+        """
+        context = x if context is None else context
+        heads = (self.num_heads, self.head_dim)
+        v = self.to_v(context)
+        if context.shape[1] == 1 and context is not x:
+            return self.to_out(v)  # [N, 1, C], broadcast over the queries
+        q, k = self.to_q(x), self.to_k(context)
+        q, k, v = (a.reshape(*a.shape[:2], *heads) for a in (q, k, v))
+        out = attend(q, k, v)
+        return self.to_out(out.reshape(*out.shape[:2], -1))
+
+
+class GEGLUFeedForward(nnx.Module):
+    """Linear to 2 x 4C, x * gelu(gate) with the exact erf gelu, linear back (attention.py:56)."""
+
+    def __init__(self, dim: int, mult: int = 4, *, rngs: nnx.Rngs, dtype=jnp.float32, param_dtype=jnp.float32):
+        kwargs = dict(rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        self.proj_in = nnx.Linear(dim, 2 * mult * dim, **kwargs)
+        self.proj_out = nnx.Linear(mult * dim, dim, **kwargs)
+
+    def __call__(self, x):
+        value, gate = jnp.split(self.proj_in(x), 2, -1)
+        return self.proj_out(value * jax.nn.gelu(gate, approximate=False))
+
+
+class JointAttentionBlock(nnx.Module):
+    """Self-attention over all views' tokens, cross-attention to the context, feed-forward.
+
+    Source: BasicTransformerBlock3D, isotropic/ldm/modules/attention.py:343-354. The views are
+    unfolded into one sequence, b (v l) c, around the self-attention alone.
+    """
+
+    def __init__(self, dim: int, context_dim: int, num_heads: int, head_dim: int, *, rngs: nnx.Rngs,
+                 dtype=jnp.float32, param_dtype=jnp.float32):
+        kwargs = dict(rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        norm = dict(epsilon=1e-5, **kwargs)
+        self.attn1 = Attention(dim, dim, num_heads, head_dim, **kwargs)
+        self.attn2 = Attention(dim, context_dim, num_heads, head_dim, **kwargs)
+        self.ff = GEGLUFeedForward(dim, **kwargs)
+        self.norm1 = nnx.LayerNorm(dim, **norm)
+        self.norm2 = nnx.LayerNorm(dim, **norm)
+        self.norm3 = nnx.LayerNorm(dim, **norm)
+
+    def __call__(self, x: Float[Array, "BV L C"], context: Float[Array, "BV M E"], num_views: int):
+        n, length, dim = x.shape
+        joint = x.reshape(n // num_views, num_views * length, dim)  # [B, V*L, C]
+        joint = joint + self.attn1(self.norm1(joint))
+        x = joint.reshape(n, length, dim)  # [B*V, L, C]
+        single = context.shape[1] == 1
+        x = x + self.attn2(x if single else self.norm2(x), context)
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nnx.Module):
+    """GroupNorm, linear in, transformer blocks over the pixels, linear out, residual."""
+
+    def __init__(self, channels: int, context_dim: int, num_heads: int, head_dim: int, depth: int,
+                 *, num_groups: int = 32, rngs: nnx.Rngs, dtype=jnp.float32, param_dtype=jnp.float32):
+        kwargs = dict(rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        inner = num_heads * head_dim
+        self.norm = GroupNorm(channels, num_groups, epsilon=1e-6, **kwargs)
+        self.proj_in = nnx.Linear(channels, inner, **kwargs)
+        self.blocks = nnx.List(
+            [JointAttentionBlock(inner, context_dim, num_heads, head_dim, **kwargs) for _ in range(depth)]
+        )
+        # Zero at birth, as in the released code: a fresh transformer is the identity.
+        self.proj_out = nnx.Linear(inner, channels, kernel_init=nnx.initializers.zeros, **kwargs)
+
+    def __call__(self, x: Float[Array, "BV H W C"], context: Float[Array, "BV M E"], num_views: int):
+        n, height, width, _ = x.shape
+        h = self.proj_in(self.norm(x)).reshape(n, height * width, -1)  # [B*V, L, C]
+        for block in self.blocks:
+            h = block(h, context, num_views)
+        return x + self.proj_out(h).reshape(x.shape)

@@ -1,0 +1,67 @@
+"""Convolutions of the UNet and the autoencoder."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+# XLA's CPU and GPU convolutions are built for pictures; on a 2x2 map one matrix product over the
+# unrolled patches is about ten times as fast on a CPU and no slower elsewhere.
+SMALL_MAP = 4
+
+
+class Conv(nnx.Conv):
+    """`nnx.Conv` whose 3x3 stride-1 case becomes one matrix product on maps of 2x2 or less."""
+
+    def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N h w D"]:
+        height, width = x.shape[1:3]
+        plain = self.kernel_size == (3, 3) and self.padding == 1 and self.strides in (1, (1, 1))
+        if not plain or height * width > SMALL_MAP:
+            return super().__call__(x)
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        shifts = [x[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+        patches = jnp.concatenate(shifts, -1)  # [N, H, W, 9C]
+        kernel = self.kernel[...].astype(self.dtype or x.dtype)
+        out = patches @ kernel.reshape(-1, kernel.shape[-1])
+        return out if self.bias is None else out + self.bias[...].astype(out.dtype)
+
+
+def conv(cin: int, cout: int, kernel: int = 3, *, stride: int = 1, padding=None, zero: bool = False, **kwargs):
+    """A square convolution with PyTorch's symmetric padding; `zero` starts it at zero output."""
+    if zero:
+        kwargs["kernel_init"] = nnx.initializers.zeros
+    padding = kernel // 2 if padding is None else padding
+    return Conv(cin, cout, (kernel, kernel), strides=stride, padding=padding, **kwargs)
+
+
+class GroupNorm(nnx.Module):
+    """Group normalisation as one scale and one shift a channel, statistics in float32.
+
+    The sums run over pixels first, channel by channel, and only then over a group's few channels:
+    on a CPU that is several times as fast as reducing over [H, W, C / groups] at once.
+    """
+
+    def __init__(self, channels: int, num_groups: int, *, epsilon: float, rngs: nnx.Rngs,
+                 dtype=jnp.float32, param_dtype=jnp.float32):
+        if channels % num_groups:
+            raise ValueError(f"{channels} channels do not divide into {num_groups} groups")
+        self.num_groups, self.epsilon, self.dtype = num_groups, epsilon, dtype
+        self.scale = nnx.Param(jnp.ones((channels,), param_dtype))
+        self.bias = nnx.Param(jnp.zeros((channels,), param_dtype))
+
+    def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
+        n, height, width, channels = x.shape
+        wide = x.astype(jnp.float32)
+        count = height * width * channels // self.num_groups
+
+        def group_mean(sums):  # [N, C] -> [N, C], the mean of each channel's group
+            total = sums.reshape(n, self.num_groups, -1).sum(-1, keepdims=True) / count
+            return jnp.broadcast_to(total, (n, self.num_groups, channels // self.num_groups)).reshape(n, channels)
+
+        mean = group_mean(wide.sum((1, 2)))
+        variance = jnp.maximum(group_mean((wide * wide).sum((1, 2))) - mean**2, 0.0)
+        scale = self.scale[...] * jax.lax.rsqrt(variance + self.epsilon)
+        shift = self.bias[...] - mean * scale
+        return (wide * scale[:, None, None] + shift[:, None, None]).astype(self.dtype)

@@ -1,0 +1,33 @@
+"""A module's weights as one flat dict of arrays: {"input_blocks/1/res/conv_in/kernel": ...}.
+
+Optimisers, checkpoints, sharding rules and weight files all speak of weights by path, so this is
+the form they live in outside the modules.
+"""
+
+from __future__ import annotations
+
+from flax import nnx
+from jaxtyping import Array
+
+FlatParams = dict[str, Array]
+
+
+def split_params(module: nnx.Module) -> tuple[nnx.GraphDef, FlatParams]:
+    """Takes a module apart: its static definition and its weights by path."""
+    graphdef, state = nnx.split(module, nnx.Param)
+    flat = {"/".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
+    return graphdef, flat
+
+
+def merge_params(graphdef: nnx.GraphDef, flat: FlatParams) -> nnx.Module:
+    """Puts a module together again; traceable, call it inside the jitted function."""
+    items = []
+    for name, value in flat.items():
+        path = tuple(int(part) if part.isdigit() else part for part in name.split("/"))
+        items.append((path, nnx.Param(value)))
+    return nnx.merge(graphdef, nnx.from_flat_state(items))
+
+
+def count_params(flat: FlatParams) -> int:
+    """Number of weights."""
+    return sum(int(value.size) for value in flat.values())

@@ -1,0 +1,204 @@
+"""The multi-view latent-diffusion UNet (Stable Diffusion 2.1's, with joint views and cameras).
+
+Structure and names of `input_blocks`, `middle_block`, `output_blocks` follow the released
+isotropic/ldm/modules/diffusionmodules/openaimodel.py:877 (MultiViewUNetModel); one code serves
+the full size and the tiny one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from iso3d_jax.models.attention import SpatialTransformer
+from iso3d_jax.models.embeddings import EmbeddingMLP, timestep_embedding
+from iso3d_jax.models.layers import GroupNorm, conv
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Constructor numbers, named as in the released yaml (isotropic/configs/mvd_infer.yaml).
+
+    `adm_in_channels` and `use_scale_shift_norm` exist in Stable Diffusion's UNet code and are off
+    in the released model. With the first, the mean context token also enters through the time
+    embedding; with the second, that embedding scales as well as shifts (FiLM). Small models need
+    both to make camera and embedding interact.
+    """
+
+    in_channels: int = 4
+    out_channels: int = 4
+    model_channels: int = 320
+    attention_resolutions: tuple[int, ...] = (4, 2, 1)
+    num_res_blocks: int = 2
+    channel_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_head_channels: int = 64
+    transformer_depth: int = 1
+    context_dim: int = 1024
+    camera_dim: int = 16
+    num_groups: int = 32
+    adm_in_channels: int = 0
+    use_scale_shift_norm: bool = False
+
+
+class ResBlock(nnx.Module):
+    """GroupNorm-SiLU-conv, plus the embedding, GroupNorm-SiLU-conv, plus the input."""
+
+    def __init__(self, cin: int, cout: int, emb_dim: int, config: UNetConfig, **kwargs):
+        self.scale_shift = config.use_scale_shift_norm
+        norm = dict(epsilon=1e-5, **kwargs)
+        self.norm_in = GroupNorm(cin, config.num_groups, **norm)
+        self.conv_in = conv(cin, cout, **kwargs)
+        self.emb = nnx.Linear(emb_dim, cout * (2 if self.scale_shift else 1), **kwargs)
+        self.norm_out = GroupNorm(cout, config.num_groups, **norm)
+        self.conv_out = conv(cout, cout, zero=True, **kwargs)
+        self.skip = conv(cin, cout, 1, **kwargs) if cin != cout else None
+
+    def __call__(self, x: Float[Array, "N H W C"], emb: Float[Array, "N E"]):
+        h = self.conv_in(jax.nn.silu(self.norm_in(x)))
+        emb = self.emb(jax.nn.silu(emb))[:, None, None, :]
+        if self.scale_shift:
+            scale, shift = jnp.split(emb, 2, -1)
+            h = self.norm_out(h) * (1 + scale) + shift
+        else:
+            h = self.norm_out(h + emb)
+        h = self.conv_out(jax.nn.silu(h))
+        return (x if self.skip is None else self.skip(x)) + h
+
+
+class Upsample(nnx.Module):
+    """Nearest twofold upsampling, then a 3x3 convolution."""
+
+    def __init__(self, channels: int, **kwargs):
+        self.conv = conv(channels, channels, **kwargs)
+
+    def __call__(self, x):
+        return self.conv(jnp.repeat(jnp.repeat(x, 2, 1), 2, 2))
+
+
+class Stage(nnx.Module):
+    """One entry of input_blocks or output_blocks: any of stem, ResBlock, transformer, resampling."""
+
+    def __init__(self, *, stem=None, res=None, transformer=None, down=None, up=None):
+        self.stem, self.res, self.transformer, self.down, self.up = stem, res, transformer, down, up
+
+    def __call__(self, x, emb, context, num_views):
+        if self.stem is not None:
+            x = self.stem(x)
+        if self.res is not None:
+            x = self.res(x, emb)
+        if self.transformer is not None:
+            x = self.transformer(x, context, num_views)
+        if self.down is not None:
+            x = self.down(x)
+        return x if self.up is None else self.up(x)
+
+
+class MiddleBlock(nnx.Module):
+    """ResBlock, transformer, ResBlock at the lowest resolution."""
+
+    def __init__(self, res_in, transformer, res_out):
+        self.res_in, self.transformer, self.res_out = res_in, transformer, res_out
+
+    def __call__(self, x, emb, context, num_views):
+        x = self.transformer(self.res_in(x, emb), context, num_views)
+        return self.res_out(x, emb)
+
+
+class MultiViewUNet(nnx.Module):
+    """Predicts noise (or v) for all views of an object at once.
+
+    `__call__(z_t [B,V,H,W,C], t [B,V], context [B,M,E], camera [B,V,16]) -> [B,V,H,W,C]`.
+
+    Timesteps are given per view: stage 2's noise-free reference view is a view with t = 0
+    (Explicit Multi-view Attention; paper, Figure 2). Permuting views permutes outputs; V = 1 is
+    an ordinary 2-D UNet.
+    """
+
+    def __init__(self, config: UNetConfig, *, rngs: nnx.Rngs, dtype=jnp.float32, param_dtype=jnp.float32):
+        self.config, self.dtype = config, dtype
+        kwargs = dict(rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        base, emb_dim = config.model_channels, config.model_channels * 4
+        self.time_embed = EmbeddingMLP(base, emb_dim, **kwargs)
+        self.camera_embed = (
+            EmbeddingMLP(config.camera_dim, emb_dim, rngs=rngs, param_dtype=param_dtype)
+            if config.camera_dim
+            else None
+        )
+        self.label_embed = (
+            EmbeddingMLP(config.adm_in_channels, emb_dim, **kwargs) if config.adm_in_channels else None
+        )
+
+        def res(cin, cout):
+            return ResBlock(cin, cout, emb_dim, config, **kwargs)
+
+        def transformer(channels):
+            head = config.num_head_channels
+            return SpatialTransformer(channels, config.context_dim, channels // head, head,
+                                      config.transformer_depth, num_groups=config.num_groups, **kwargs)
+
+        blocks = [Stage(stem=conv(config.in_channels, base, **kwargs))]
+        skips, channels, ds = [base], base, 1
+        for level, mult in enumerate(config.channel_mult):
+            for _ in range(config.num_res_blocks):
+                attn = transformer(mult * base) if ds in config.attention_resolutions else None
+                blocks.append(Stage(res=res(channels, mult * base), transformer=attn))
+                channels = mult * base
+                skips.append(channels)
+            if level < len(config.channel_mult) - 1:
+                blocks.append(Stage(down=conv(channels, channels, stride=2, **kwargs)))
+                skips.append(channels)
+                ds *= 2
+        self.input_blocks = nnx.List(blocks)
+        self.middle_block = MiddleBlock(res(channels, channels), transformer(channels), res(channels, channels))
+
+        blocks = []
+        for level, mult in reversed(list(enumerate(config.channel_mult))):
+            for i in range(config.num_res_blocks + 1):
+                attn = transformer(mult * base) if ds in config.attention_resolutions else None
+                block = res(channels + skips.pop(), mult * base)
+                channels = mult * base
+                last = level > 0 and i == config.num_res_blocks
+                blocks.append(Stage(res=block, transformer=attn, up=Upsample(channels, **kwargs) if last else None))
+                ds = ds // 2 if last else ds
+        self.output_blocks = nnx.List(blocks)
+        self.norm_out = GroupNorm(base, config.num_groups, epsilon=1e-5, **kwargs)
+        self.conv_out = conv(base, config.out_channels, zero=True, **kwargs)
+
+    def __call__(
+        self,
+        z_t: Float[Array, "B V H W C"],
+        t: Float[Array, "B V"],
+        context: Float[Array, "B M E"],
+        camera: Float[Array, "B V 16"] | None,
+    ) -> Float[Array, "B V H W C"]:
+        """Runs the network; output in float32.
+
+        Args:
+          z_t: noisy latents (the reference view, if any, clean and at its own place).
+          t: timesteps 0..999, one a view.
+          context: embedding tokens, one image embedding [B, 1, E] in this project.
+          camera: float32 vectors of `geometry.cameras.camera_condition`.
+        """
+        batch, num_views = z_t.shape[:2]
+        x = z_t.reshape(batch * num_views, *z_t.shape[2:]).astype(self.dtype)  # [B*V, H, W, C]
+        emb = self.time_embed(timestep_embedding(t, self.config.model_channels).astype(self.dtype))
+        if self.camera_embed is not None:
+            emb = emb + self.camera_embed(camera.astype(jnp.float32)).astype(emb.dtype)
+        if self.label_embed is not None:
+            emb = emb + self.label_embed(context.mean(1).astype(self.dtype))[:, None, :]
+        emb = emb.reshape(batch * num_views, -1)  # [B*V, E]
+        context = jnp.repeat(context.astype(self.dtype), num_views, 0)  # [B*V, M, E]
+
+        skips = []
+        for block in self.input_blocks:
+            x = block(x, emb, context, num_views)
+            skips.append(x)
+        x = self.middle_block(x, emb, context, num_views)
+        for block in self.output_blocks:
+            x = block(jnp.concatenate([x, skips.pop()], -1), emb, context, num_views)
+        x = self.conv_out(jax.nn.silu(self.norm_out(x)))
+        return x.reshape(batch, num_views, *x.shape[1:]).astype(jnp.float32)

@@ -1,0 +1,66 @@
+"""Training of the KL autoencoder on single views (tiny models; full-size ones are converted).
+
+Loss: absolute and squared error of the picture and of its horizontal and vertical differences,
+plus a small KL term (Rombach et al. 2022, appendix G, without the adversarial part).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from iso3d_jax.data.table import MultiViewTable
+from iso3d_jax.models.params import merge_params
+from iso3d_jax.models.vae import sample_posterior
+from iso3d_jax.data.colour import change_colours, on_white
+from iso3d_jax.training.state import TrainState, apply_gradients, step_key
+
+
+def reconstruction_loss(decoded, images):
+    """Picture error and edge error; pictures in [-1, 1]."""
+    error = decoded - images
+    loss = jnp.abs(error).mean() + (error**2).mean()
+    for axis in (1, 2):
+        loss += jnp.abs(jnp.diff(error, axis=axis)).mean()
+    return loss
+
+
+def train_step(state: TrainState, batch: dict, *, graphdef, tx, cfg) -> tuple[TrainState, dict]:
+    """One step. `batch["rgba"]`: uint8 [N, H, W, 4] single views."""
+    key_colour, key_noise = jax.random.split(step_key(state))
+    rgba = batch["rgba"].astype(jnp.float32) / 255.0
+    rgb = change_colours(key_colour, rgba[..., :3], cfg.colour_strength)
+    images = on_white(jnp.concatenate([rgb, rgba[..., 3:]], -1)) * 2.0 - 1.0
+
+    def loss_fn(params):
+        vae = merge_params(graphdef, params)
+        mean, logvar = vae.encode(images)
+        noise = jax.random.normal(key_noise, mean.shape)
+        decoded = vae.decode(sample_posterior(mean, logvar, noise))
+        kl = 0.5 * (mean**2 + jnp.exp(logvar) - 1.0 - logvar).mean()
+        mse = ((decoded - images) ** 2).mean() / 4.0
+        return reconstruction_loss(decoded, images) + cfg.kl_weight * kl, (kl, -10 * jnp.log10(mse))
+
+    (loss, (kl, psnr)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    state, norms = apply_gradients(state, grads, tx, cfg.ema_decay)
+    return state, {"loss": loss, "kl": kl, "psnr": psnr, **norms}
+
+
+class Batches:
+    """Random single views; a pure function of (seed, step)."""
+
+    def __init__(self, cfg, table: MultiViewTable):
+        self.cfg, self.table = cfg, table
+
+    def branch(self, step: int) -> str:
+        return "views"
+
+    def __call__(self, step: int) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng([self.cfg.seed, step])
+        shape = self.table.images.shape
+        obj = rng.integers(shape[0], size=self.cfg.batch_size)
+        view = rng.integers(shape[1], size=self.cfg.batch_size)
+        rgba = self.table.images[obj, view]
+        flip = rng.random(self.cfg.batch_size) < 0.5
+        return {"rgba": np.where(flip[:, None, None, None], rgba[:, :, ::-1], rgba)}

@@ -1,0 +1,186 @@
+"""The kinds of training as the loop sees them: what is learned, from what, and what it shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from iso3d_jax import sampling
+from iso3d_jax.data.colour import on_white
+from iso3d_jax.data.encode import EncodedTable, encode_table
+from iso3d_jax.data.grids import tile
+from iso3d_jax.data.table import SET, MultiViewTable, prepare_references
+from iso3d_jax.errors import UserError
+from iso3d_jax.geometry.cameras import camera_condition
+from iso3d_jax.models.params import FlatParams, merge_params, split_params
+from iso3d_jax.training import autoencoder, denoiser, image_tower
+from iso3d_jax.weights import bundle
+
+PREVIEW_OBJECTS = 8
+
+
+def make_task(cfg: ConfigDict):
+    """The task that `cfg.task` names."""
+    kinds = {"autoencoder": AutoencoderTask, "image_tower": ImageTowerTask, "denoiser": DenoiserTask}
+    return kinds[cfg.task](cfg)
+
+
+class _Task:
+    """Batches and steps come from the subclass's module."""
+
+    batches: autoencoder.Batches | image_tower.Batches | denoiser.Batches
+
+    def branch(self, step: int) -> str:
+        return self.batches.branch(step)
+
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        return self.batches(step)
+
+
+class AutoencoderTask(_Task):
+    """The KL autoencoder, from scratch; its export measures the latents' scale."""
+
+    label = "autoencoder"
+    train_step = staticmethod(autoencoder.train_step)
+
+    def __init__(self, cfg: ConfigDict):
+        self.cfg = cfg
+        self.table = MultiViewTable.load(cfg.data, "train")
+        self.held_out = MultiViewTable.load(cfg.data, "validation").images[:PREVIEW_OBJECTS, :2]
+        self.batches = autoencoder.Batches(cfg, self.table)
+        self.graphdef, self.init_params = split_params(bundle.build_network("vae", cfg.model, cfg.seed))
+
+    def preview(self, params: FlatParams) -> np.ndarray:
+        vae = merge_params(self.graphdef, params)
+        images = on_white(self.held_out.reshape(-1, *self.held_out.shape[2:]).astype(np.float32) / 255)
+        decoded = jax.jit(lambda v, x: v.decode(v.encode(x * 2 - 1)[0]) * 0.5 + 0.5)(vae, images)
+        return np.asarray(tile([list(images), list(np.asarray(decoded))]), np.float32) / 255
+
+    def export(self, params: FlatParams, folder: Path) -> None:
+        vae = merge_params(self.graphdef, params)
+        images = on_white(self.table.images[:64, 0].astype(np.float32) / 255)
+        mean, logvar = vae.encode(images * 2 - 1)
+        config = bundle.make_config(self.cfg.model)
+        config.scale_factor = float(1.0 / jnp.sqrt(jnp.var(mean) + jnp.exp(logvar).mean()))
+        bundle.save_bundle(folder, config, {"vae": params}, dtype=jnp.float32)
+
+
+class ImageTowerTask(_Task):
+    """The image tower, from scratch, with the heads that its training needs."""
+
+    label = "image tower"
+    train_step = staticmethod(image_tower.train_step)
+
+    def __init__(self, cfg: ConfigDict):
+        self.cfg = cfg
+        self.table = MultiViewTable.load(cfg.data, "train")
+        held_out = MultiViewTable.load(cfg.data, "validation")
+        self.held_out = image_tower.Batches(cfg.copy_and_resolve_references(), held_out)
+        self.batches = image_tower.Batches(cfg, self.table)
+        module = image_tower.TowerWithHeads(bundle.network_config("clip", cfg.model), rngs=nnx.Rngs(cfg.seed))
+        self.graphdef, self.init_params = split_params(module)
+
+    def preview(self, params: FlatParams) -> np.ndarray:
+        batch = {k: v[:PREVIEW_OBJECTS] for k, v in self.held_out(0).items()}
+        model = merge_params(self.graphdef, params)
+        references = on_white(batch["references"][:, 0].astype(np.float32) / 255)
+        drawn = model.draw(model.tower.embed(references), batch["camera"])
+        drawn = np.asarray(drawn[..., :3] + 1 - drawn[..., 3:])
+        truth = on_white(batch["views"].astype(np.float32) / 255)
+        rows = [[references[i], *drawn[i], *truth[i]] for i in range(len(references))]
+        return np.asarray(tile(rows, self.cfg.model.resolution), np.float32) / 255
+
+    def export(self, params: FlatParams, folder: Path) -> None:
+        tower = {k.removeprefix("tower/"): v for k, v in params.items() if k.startswith("tower/")}
+        bundle.save_bundle(folder, bundle.make_config(self.cfg.model), {"clip": tower}, dtype=jnp.float32)
+
+
+class DenoiserTask(_Task):
+    """Stage 1 or 2. The autoencoder and the image tower are frozen and come from model folders."""
+
+    train_step = staticmethod(denoiser.train_step)
+
+    def __init__(self, cfg: ConfigDict):
+        self.cfg = cfg
+        self.label = f"stage {cfg.stage}"
+        self.frozen = self._load_frozen()
+        # What the frozen networks are, the checkpoint's own metadata says.
+        with cfg.unlocked():
+            for key in ("vae", "clip", "scale_factor", "picture", "resolution"):
+                if key in self.frozen.config:
+                    cfg.model[key] = self.frozen.config[key]
+        self.config = bundle.make_config(cfg.model)
+        if cfg.data_encoded:
+            encoded = EncodedTable.load(cfg.data_encoded)
+        else:
+            encoded = encode_table(
+                MultiViewTable.load(cfg.data, "train"), self.frozen.vae, self.frozen.clip,
+                variants=cfg.data_variants, picture=self.config.picture, label=f"{self.label}: encoding",
+            )
+        self._check_encoded(encoded)
+        self.held_out = MultiViewTable.load(cfg.data, "validation")
+        self.held_out_references = prepare_references(
+            self.held_out.images[:PREVIEW_OBJECTS, :SET], self.config.picture
+        )
+        self.batches = denoiser.Batches(cfg, encoded)
+        self.graphdef, self.init_params = split_params(bundle.build_network("unet", cfg.model, cfg.seed))
+        if cfg.init_from:
+            self.init_params = self._load_init()
+
+    def _load_frozen(self) -> bundle.Model:
+        """vae and clip from `init.vae` and `init.clip` (empty: the package's own)."""
+        cfg = self.cfg
+        vae = bundle.load_model(cfg.init.vae or None, networks=("vae",))
+        clip = bundle.load_model(cfg.init.clip or None, networks=("clip",))
+        config = ConfigDict(vae.config.to_dict())
+        config.clip = clip.config.clip
+        return bundle.Model(config=config, vae=vae.vae, clip=clip.clip)
+
+    def _load_init(self) -> FlatParams:
+        """The UNet that training starts from; it must fit the config to the last shape."""
+        weights = bundle.load_weights(self.cfg.init_from, ("unet",))["unet"]
+        if not weights:
+            raise UserError(f"the model in {self.cfg.init_from} has no weights for 'unet'")
+        unet = bundle.load_network("unet", self.config, weights, self.cfg.init_from)
+        return split_params(unet)[1]
+
+    def _check_encoded(self, encoded: EncodedTable) -> None:
+        want = (self.config.latent_size, self.config.latent_size, 2 * self.config.latent_channels)
+        if encoded.moments.shape[3:] != want or encoded.embedding.shape[-1] != self.config.context_dim:
+            raise UserError(
+                f"the encoded data set {self.cfg.data_encoded} has latents {encoded.moments.shape[3:]} and "
+                f"embeddings of {encoded.embedding.shape[-1]}, but the model has {want} and "
+                f"{self.config.context_dim}: encode it again with this model"
+            )
+
+    def preview(self, params: FlatParams) -> np.ndarray:
+        """Rows of: prepared picture, 4 generated views at the true cameras, 4 true views."""
+        table, config = self.held_out, self.config
+        unet = merge_params(self.graphdef, params)
+        rows = []
+        for i in range(len(self.held_out_references)):
+            reference = on_white(self.held_out_references[i, 0].astype(np.float32) / 255)
+            views = slice(SET, 2 * SET) if table.images.shape[1] > SET else slice(0, SET)
+            camera = camera_condition(
+                table.elevation_deg[i, views], table.azimuth_deg[i, views] - table.azimuth_deg[i, 0],
+                config.camera_encoding,
+            )
+            latents = sampling.sample_latents(
+                unet, sampling.embed_pictures(self.frozen, reference[None]), camera,
+                self.frozen.alphas_cumprod, jax.random.key(i), config.guidance_scale, config.eta,
+                latent_shape=(config.latent_size, config.latent_size, config.latent_channels),
+                steps=25, parameterization=config.parameterization,
+            )
+            drawn = np.asarray(sampling.decode_views(self.frozen.vae, latents / config.scale_factor))[0]
+            truth = on_white(table.images[i, views].astype(np.float32) / 255)
+            rows.append([reference, *drawn, *truth])
+        return np.asarray(tile(rows), np.float32) / 255
+
+    def export(self, params: FlatParams, folder: Path) -> None:
+        frozen = {name: split_params(getattr(self.frozen, name))[1] for name in ("vae", "clip")}
+        bundle.save_bundle(folder, self.config, {"unet": params, **frozen})

@@ -1,0 +1,1 @@
+"""Models on disk: our own bundle, and the tiny pretrained one that ships with the package."""

@@ -1,0 +1,187 @@
+"""A model as a folder: `model.json` (what it is) and `model.safetensors` (its weights).
+
+A bundle holds any of the three networks; a complete one holds all. `model.json` carries everything
+a user would otherwise have to remember: resolution, camera encoding, parameterization, scale.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from iso3d_jax.diffusion.schedule import make_schedule
+from iso3d_jax.errors import UserError
+from iso3d_jax.files import atomic_path
+from iso3d_jax.models.clip import CLIPConfig, CLIPVisionTower
+from iso3d_jax.models.params import merge_params
+from iso3d_jax.models.unet import MultiViewUNet, UNetConfig
+from iso3d_jax.models.vae import AutoencoderKL, VAEConfig
+
+NETWORKS = {
+    "unet": (MultiViewUNet, UNetConfig),
+    "vae": (AutoencoderKL, VAEConfig),
+    "clip": (CLIPVisionTower, CLIPConfig),
+}
+TINY = Path(__file__).parent / "tiny"
+
+
+@dataclasses.dataclass
+class Model:
+    """The networks with what is needed to use them rightly.
+
+    `config` has name, resolution, latent_size, latent_channels, scale_factor, parameterization,
+    camera_encoding, context_dim, picture, and an entry with the constructor numbers of each
+    network. Networks that a bundle lacks are None.
+    """
+
+    config: ConfigDict
+    unet: MultiViewUNet | None = None
+    vae: AutoencoderKL | None = None
+    clip: CLIPVisionTower | None = None
+
+    @functools.cached_property
+    def alphas_cumprod(self) -> np.ndarray:
+        return make_schedule()
+
+
+def make_config(settings: ConfigDict) -> ConfigDict:
+    """A bundle's config from a training config's `model` section, derived sizes filled in."""
+    config = ConfigDict(settings.to_dict())
+    vae = config.vae
+    factor = 2 ** (len(vae.ch_mult) - 1) * vae.get("patch", 1)
+    config.latent_size = config.resolution // factor
+    config.latent_channels = vae.get("embed_dim", 4)
+    config.context_dim = config.unet.get("context_dim", 1024)
+    return config
+
+
+def network_config(name: str, config: ConfigDict):
+    """The dataclass of a network's numbers; UserError on an unknown key or no such section."""
+    if name not in config:
+        raise UserError(f"the model's config has no section '{name}'")
+    kind = NETWORKS[name][1]
+    values = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in config[name].items()}
+    known = {f.name for f in dataclasses.fields(kind)}
+    if unknown := sorted(set(values) - known):
+        raise UserError(f"the model's section '{name}' has unknown entries: {', '.join(unknown)}")
+    return kind(**values)
+
+
+def build_network(name: str, config: ConfigDict, seed: int = 0, dtype=jnp.float32) -> nnx.Module:
+    """A freshly initialised network of a bundle's config."""
+    return NETWORKS[name][0](network_config(name, config), rngs=nnx.Rngs(seed), dtype=dtype)
+
+
+def abstract_network(name: str, config: ConfigDict, dtype=jnp.float32):
+    """(graphdef, {path: ShapeDtypeStruct}) without allocating anything."""
+    module = nnx.eval_shape(lambda: build_network(name, config, dtype=dtype))
+    graphdef, state = nnx.split(module, nnx.Param)
+    shapes = {"/".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
+    return graphdef, shapes
+
+
+def save_bundle(path: str | Path, config: ConfigDict, weights: dict[str, dict], dtype=jnp.bfloat16) -> None:
+    """Writes a bundle, atomically.
+
+    Args:
+      path: folder.
+      config: the bundle's config (`make_config`).
+      weights: {"unet" | "vae" | "clip": flat params}.
+      dtype: what to store; None keeps each array's own.
+    """
+    from safetensors.flax import save_file
+
+    flat = {}
+    for name, params in weights.items():
+        for key, value in params.items():
+            flat[f"{name}/{key}"] = jnp.asarray(value, dtype or value.dtype)
+    with atomic_path(Path(path) / "model.safetensors") as temporary:
+        save_file(flat, temporary)
+    with atomic_path(Path(path) / "model.json") as temporary:
+        temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+
+
+def find_bundle(path: str | Path | None) -> Path:
+    """The folder that holds model.json: the given one, its `model/`, or the shipped one (None)."""
+    if path is None:
+        path = TINY
+    path = Path(path)
+    for folder in (path, path / "model"):
+        if (folder / "model.json").exists():
+            return folder
+    if not path.exists():
+        raise UserError(f"model folder not found: {path}")
+    raise UserError(f"{path} holds no model: it has no model.json (a training folder gets one when it saves)")
+
+
+def load_config(path: str | Path | None) -> ConfigDict:
+    """A bundle's model.json."""
+    file = find_bundle(path) / "model.json"
+    try:
+        return ConfigDict(json.loads(file.read_text()))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is damaged: {error}") from None
+
+
+def load_weights(path: str | Path | None, names: tuple[str, ...]) -> dict[str, dict]:
+    """Weights of the named networks, as stored: {name: flat params}."""
+    from safetensors import SafetensorError, safe_open
+
+    file = find_bundle(path) / "model.safetensors"
+    weights: dict[str, dict] = {name: {} for name in names}
+    try:
+        with safe_open(file, framework="flax") as tensors:
+            for key in tensors.keys():
+                name, _, rest = key.partition("/")
+                if name in weights:
+                    weights[name][rest] = tensors.get_tensor(key)
+    except (SafetensorError, FileNotFoundError) as error:
+        raise UserError(f"the model's weights cannot be read from {file}: {error}") from None
+    return weights
+
+
+def load_network(name: str, config: ConfigDict, params: dict, where: str, dtype=jnp.float32) -> nnx.Module:
+    """A network with given weights; UserError where they do not fit the config."""
+    graphdef, shapes = abstract_network(name, config, dtype)
+    missing, extra = sorted(set(shapes) - set(params)), sorted(set(params) - set(shapes))
+    if missing or extra:
+        parts = [f"{len(keys)} {word} (such as {keys[0]})" for keys, word in
+                 ((missing, "missing"), (extra, "unknown")) if keys]
+        raise UserError(f"the weights of '{name}' in {where} do not fit its config: {', '.join(parts)}")
+    for key, shape in shapes.items():
+        if params[key].shape != shape.shape:
+            raise UserError(f"weight {name}/{key} in {where} has shape {params[key].shape}, "
+                            f"but the config asks for {shape.shape}")
+    return merge_params(graphdef, {k: jnp.asarray(params[k], jnp.float32) for k in shapes})
+
+
+def load_model(path: str | Path | None = None, dtype=jnp.float32,
+               networks: tuple[str, ...] = ("unet", "vae", "clip")) -> Model:
+    """Loads a model folder, or a training run's; None is the tiny model of the package.
+
+    Args:
+      path: folder with model.json, or a workdir whose `model/` has one.
+      dtype: compute type of the networks; weights are float32 in memory.
+      networks: which to load; each must be in the bundle.
+
+    Raises:
+      UserError: no such model, damaged or unfitting files, a network that it lacks.
+    """
+    folder = find_bundle(path)
+    config = load_config(folder)
+    weights = load_weights(folder, networks)
+    loaded = {}
+    for name in networks:
+        if not weights[name]:
+            raise UserError(f"the model in {folder} has no weights for '{name}'")
+        loaded[name] = load_network(name, config, weights[name], str(folder), dtype)
+    return Model(config=config, **loaded)
+
+
