@@ -63,10 +63,16 @@ def get_config() -> ConfigDict:
 def load_config(spec: str) -> ConfigDict:
     """Loads 'file.py' or 'file.py:preset' and returns what its `get_config` returns.
 
+    A relative path that is not in the working folder is looked for beside the package, where
+    `configs/` is in a checkout.
+
     Raises:
       UserError: the file is missing, is not a config file, or does not know the preset.
     """
     path, colon, preset = spec.partition(":")
+    beside_package = Path(__file__).resolve().parents[1] / path
+    if not os.path.isfile(path) and beside_package.is_file():
+        path = str(beside_package)
     if not os.path.isfile(path):
         raise UserError(f"config file not found: {path}{_nearby_config(path)}")
     module_spec = importlib.util.spec_from_file_location(
@@ -74,6 +80,9 @@ def load_config(spec: str) -> ConfigDict:
     )
     if module_spec is None or module_spec.loader is None:
         raise UserError(f"{path} is not a config file: its name must end in .py")
+    above = str(Path(path).resolve().parents[1])
+    if above not in sys.path:
+        sys.path.append(above)  # so that configs can share code: `from configs import common`
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
