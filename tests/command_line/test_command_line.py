@@ -220,7 +220,8 @@ def test_configs_are_found_from_any_folder(run_python):
     """`configs/` is beside the package; a command may be started elsewhere."""
     program = (
         "import os, sys; from iso3d_jax import command_line;"
-        "root = os.getcwd(); os.chdir('/'); sys.path[:] = [p for p in sys.path if p not in ('', root)];"
+        "root = os.getcwd(); os.chdir('/');"
+        "sys.path[:] = [p for p in sys.path if p not in ('', root)];"
         "print(command_line.load_config('configs/stage1.py:tiny').model.name)"
     )
     assert output(run_python("-c", program)) == "tiny"
