@@ -1,0 +1,1 @@
+"""Pictures, meshes and multi-view data sets: reading, rendering, batches."""

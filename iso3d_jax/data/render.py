@@ -1,0 +1,244 @@
+"""Makes a multi-view data set from meshes.
+
+    python -m iso3d_jax.data.render --assets /usr/share/sweethome3d/furniture --out DIR
+
+Each object is drawn from `--sets` sets of four orthogonal cameras. A set has one elevation in
+[0, 30] degrees, one field of view in [15, 60] degrees and one distance s / tan(fov / 2) with s in
+[1, 1.15]; its azimuths are a random base + 0, 90, 180, 270 degrees. Objects sit in the unit
+sphere, Z-up, with their front at azimuth 0.
+
+An object's cameras depend on --seed and its name alone, so neither the order nor --workers changes
+the result, and a second run goes on where the first one stopped. `DIR/multiview` is the data set
+for `iso3d_jax.data.multiview.open_dataset(DIR, split)`, `DIR/objects/NAME.npz` are the renders one
+by one, `DIR/icons/NAME.png` the catalogue's own pictures, `DIR/CREDITS.md` says who made what under
+which licence, and `DIR/skipped.txt` what was left out and why.
+"""
+
+import concurrent.futures
+import contextlib
+import difflib
+import hashlib
+import json
+import multiprocessing
+import os
+import pathlib
+import time
+
+import numpy as np
+from absl import flags
+
+from iso3d_jax import command_line
+from iso3d_jax.data import furniture, meshes, multiview, rasteriser
+from iso3d_jax.errors import UserError
+from iso3d_jax.files import atomic_path, make_folder
+from iso3d_jax.geometry import cameras
+
+VIEWS_PER_SET = 4
+FOV_RANGE = (15.0, 60.0)
+ELEVATION_RANGE = (0.0, 30.0)
+DISTANCE_SCALE_RANGE = (1.0, 1.15)
+
+
+def draw_cameras(name: str, seed: int, sets: int) -> dict[str, np.ndarray]:
+    """The cameras of an object: a pure function of its name and the seed.
+
+    Returns:
+      azimuth_deg, elevation_deg, fov_deg, distance float32 [4 * sets], set_index int32 [4 * sets],
+      c2w float32 [4 * sets, 4, 4].
+    """
+    digest = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+    rng = np.random.default_rng([seed, digest])
+    columns = []
+    for _ in range(sets):
+        base = rng.uniform(0, 360)
+        elevation, fov = rng.uniform(*ELEVATION_RANGE), rng.uniform(*FOV_RANGE)
+        distance = rng.uniform(*DISTANCE_SCALE_RANGE) / np.tan(np.radians(fov) / 2)
+        for k in range(VIEWS_PER_SET):
+            columns.append(((base + 90 * k) % 360, elevation, fov, distance))
+    azimuth, elevation, fov, distance = np.array(columns, np.float32).T
+    return {
+        "azimuth_deg": azimuth,
+        "elevation_deg": elevation,
+        "fov_deg": fov,
+        "distance": distance,
+        "set_index": np.repeat(np.arange(sets, dtype=np.int32), VIEWS_PER_SET),
+        "c2w": np.asarray(cameras.camera_to_world(elevation, azimuth, distance), np.float32),
+    }
+
+
+def render_object(
+    asset: furniture.Asset, machine: rasteriser.Rasteriser, seed: int, sets: int
+) -> dict[str, np.ndarray]:
+    """One record of the data set: cameras, `images` uint8 [4 * sets, res, res, 4] and the names.
+
+    Raises:
+      meshes.BadMesh: the object cannot be read, is flat, thin or cannot be seen.
+    """
+    parts = furniture.load_asset(asset)
+    refusal = furniture.shape_refusal(parts)
+    if refusal:
+        raise meshes.BadMesh(refusal)
+    record = draw_cameras(asset.name, seed, sets)
+    machine.load(parts)
+    record["images"] = np.stack(
+        [machine.draw(c, f) for c, f in zip(record["c2w"], record["fov_deg"], strict=True)]
+    )
+    covered = (record["images"][..., 3] > 0).mean((1, 2))
+    if covered.min() < 0.005:
+        raise meshes.BadMesh(f"hardly visible: {100 * covered.min():.2f}% of a view is covered")
+    about = {
+        "name": asset.name,
+        "title": asset.title,
+        "category": asset.category,
+        "creator": asset.creator,
+        "license": asset.license,
+        "source": asset.source,
+        "split": furniture.split_of(asset.name),
+    }
+    return record | {key: np.array(value) for key, value in about.items()}
+
+
+_ASSETS = flags.DEFINE_list(
+    "assets", None, "folders of meshes, mesh files or .sh3f catalogues, with commas", required=True
+)
+_OUT = flags.DEFINE_string("out", None, "folder of the data set", required=True)
+_RESOLUTION = flags.DEFINE_integer("resolution", 64, "side of a picture in pixels", 8, 2048)
+_SETS = flags.DEFINE_integer("sets", 6, "sets of four orthogonal views an object", 1, 1000)
+_SEED = flags.DEFINE_integer("seed", 0, "seed of the cameras", 0)
+_WORKERS = flags.DEFINE_integer("workers", 0, "processes; 0 is one a core", 0)
+_ONLY = flags.DEFINE_list("only", None, "names of the objects to render, with commas; default all")
+
+_machine: rasteriser.Rasteriser | None = None
+
+
+def _start_worker(resolution: int):
+    global _machine
+    os.environ["LP_NUM_THREADS"] = "1"  # the processes share the cores already
+    _machine = rasteriser.Rasteriser(resolution)
+
+
+def _work(asset: furniture.Asset, out: pathlib.Path, seed: int, sets: int) -> str | None:
+    """Renders one object to its file; returns why it was skipped, or None."""
+    try:
+        record = render_object(asset, _machine, seed, sets)
+    except meshes.BadMesh as e:
+        return str(e)
+    icon = furniture.icon_bytes(asset)
+    if icon:
+        with atomic_path(out / "icons" / f"{asset.name}.png") as path:
+            path.write_bytes(icon)
+    with atomic_path(out / "objects" / f"{asset.name}.npz") as path:
+        np.savez_compressed(path, **record)
+    return None
+
+
+def _check_settings(out: pathlib.Path, settings: dict):
+    """A folder holds one data set: refuses to mix resolutions, sets or seeds."""
+    path = out / "settings.json"
+    if path.exists():
+        there = json.loads(path.read_text())
+        for key, value in settings.items():
+            if there.get(key) != value:
+                raise UserError(
+                    f"{out} was rendered with --{key} {there.get(key)}, not {value}; give the "
+                    "same settings to go on with it, or another --out"
+                )
+    else:
+        with atomic_path(path) as partial:
+            partial.write_text(json.dumps(settings, indent=1) + "\n")
+
+
+def render_all(
+    assets: list[furniture.Asset],
+    out: pathlib.Path,
+    resolution: int = 64,
+    sets: int = 6,
+    seed: int = 0,
+    workers: int = 1,
+) -> dict[str, str]:
+    """Renders what is not there yet. Returns {name: reason} of the objects left out.
+
+    Raises:
+      UserError: no EGL context, or `out` holds a data set made with other settings.
+    """
+    for folder in ("objects", "icons"):
+        make_folder(out / folder)
+    _check_settings(out, {"resolution": resolution, "sets": sets, "seed": seed})
+    skipped = {a.name: reason for a in assets if (reason := furniture.unwanted(a))}
+    todo = [a for a in assets if a.name not in skipped]
+    todo = [a for a in todo if not (out / "objects" / f"{a.name}.npz").exists()]
+    start, done = time.time(), 0
+    print(f"{len(assets)} objects, {len(todo)} to render, {len(skipped)} left out", flush=True)
+    if todo:
+        rasteriser.Rasteriser(resolution).close()  # fail here, in one sentence, not in a worker
+        workers = max(1, min(workers, len(todo)))
+        with concurrent.futures.ProcessPoolExecutor(
+            workers, multiprocessing.get_context("spawn"), _start_worker, (resolution,)
+        ) as pool:
+            futures = {pool.submit(_work, a, out, seed, sets): a for a in todo}
+            for future in concurrent.futures.as_completed(futures):
+                reason = future.result()
+                done += 1
+                if reason:
+                    skipped[futures[future].name] = reason
+                if done % 20 == 0 or done == len(todo):
+                    spent = time.time() - start
+                    eta = spent / done * (len(todo) - done)
+                    print(f"{done}/{len(todo)}  {spent:.0f} s spent  ETA {eta:.0f} s", flush=True)
+    lines = [f"{name}\t{skipped[name]}\n" for name in sorted(skipped)]
+    with atomic_path(out / "skipped.txt") as path:
+        path.write_text("".join(lines))
+    return skipped
+
+
+def write_credits(out: pathlib.Path):
+    """Lists every object of `out` with its maker and licence in CREDITS.md."""
+    lines = [
+        "# Credits\n\nThe pictures here are renders of these objects.\n\n",
+        "| object | title | creator | licence | source |\n| --- | --- | --- | --- | --- |\n",
+    ]
+    for file in sorted((out / "objects").glob("*.npz")):
+        with np.load(file) as record:
+            keys = ("name", "title", "creator", "license", "source")
+            cells = [str(record[key]).replace("|", "/") for key in keys]
+        lines.append("| " + " | ".join(cells) + " |\n")
+    with atomic_path(out / "CREDITS.md") as path:
+        path.write_text("".join(lines), encoding="utf-8")
+
+
+def choose(assets: list[furniture.Asset], names: list[str] | None) -> list[furniture.Asset]:
+    """The assets of these names; all if None.
+
+    Raises:
+      UserError: a name that is not there.
+    """
+    if names is None:
+        return assets
+    by_name = {a.name: a for a in assets}
+    for name in names:
+        if name not in by_name:
+            near = difflib.get_close_matches(name, by_name, 1)
+            hint = f"; the nearest is {near[0]}" if near else ""
+            raise UserError(f"--only {name}: no object of that name in --assets{hint}")
+    return [by_name[name] for name in names]
+
+
+def main(argv):
+    del argv
+    start = time.time()
+    out = pathlib.Path(_OUT.value)
+    assets = choose(furniture.find_assets(_ASSETS.value), _ONLY.value)
+    workers = _WORKERS.value or os.cpu_count() or 1
+    skipped = render_all(assets, out, _RESOLUTION.value, _SETS.value, _SEED.value, workers)
+    folder = multiview.prepare(out, out)
+    write_credits(out)
+    counts = {}
+    for split in ("train", "validation", "test"):
+        with contextlib.suppress(UserError):
+            counts[split] = len(multiview.open_dataset(out, split))
+    print(f"{', '.join(f'{s} {n}' for s, n in counts.items())} objects in {folder}")
+    print(f"left out {len(skipped)}, see {out / 'skipped.txt'}; {time.time() - start:.0f} s in all")
+
+
+if __name__ == "__main__":
+    command_line.run(main)
