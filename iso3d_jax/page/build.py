@@ -38,7 +38,9 @@ class Page:
       picture: the picture as it was given, RGBA uint8 [H, W, 4].
       views: the generated views, float [H, W, 3] in [0, 1] or uint8.
       view_labels: a caption for each view.
+      views_text: how they were made.
       turntable: an MP4.
+      turntable_text: what it shows.
       mesh: a GLB.
       front_deg: where the mesh's front is, degrees counter-clockwise from glTF's +Z; the viewer
         starts there.
@@ -52,7 +54,9 @@ class Page:
     picture: np.ndarray | None = None
     views: Sequence[np.ndarray] = ()
     view_labels: Sequence[str] = ()
+    views_text: str = "Drawn by the multi-view diffusion model from the picture's embedding alone."
     turntable: Path | None = None
+    turntable_text: str = "The radiance field that score distillation made, rendered all round."
     mesh: Path | None = None
     front_deg: float = 0.0
     figures: Sequence[tuple[str, str]] = ()
@@ -74,7 +78,7 @@ def write_page(page: Page, path: str | os.PathLike) -> Path:
         "num_views_a_row": str(min(max(len(page.views), 1), 4)),
         "footer": html.escape(page.footer),
         "scripts": scripts,
-        "body": "\n".join([_first(page), _pair(page), _figures(page)]),
+        "body": "\n".join([_first(page), _rest(page)]),
     }
     for name, value in blocks.items():
         text = text.replace("{{" + name + "}}", value)
@@ -105,64 +109,63 @@ def _first(page: Page) -> str:
         cards.append(
             _card(
                 "2. Views",
-                "Drawn by the multi-view diffusion model from the picture's embedding alone.",
+                page.views_text,
                 f'<div class="grid views">{"".join(figures)}</div>',
             )
         )
     return f'<section class="grid first">{"".join(cards)}</section>' if cards else ""
 
 
-def _pair(page: Page) -> str:
-    """The turntable and the mesh."""
-    cards = []
-    if page.turntable is not None:
-        video = (
-            f'<video src="{_file_uri(page.turntable)}" autoplay loop muted playsinline controls '
-            'aria-label="Turntable of the object"></video>'
-        )
-        cards.append(
-            _card(
-                "3. Turntable",
-                "The radiance field that score distillation made, rendered all round.",
-                f'<div class="stage square">{video}</div>',
-            )
-        )
-    if page.mesh is not None:
-        uri, name = _file_uri(page.mesh), html.escape(page.mesh.name)
-        size = page.mesh.stat().st_size / 1e6
-        viewer = (
-            f'<model-viewer id="mesh" alt="The mesh" src="{uri}" camera-controls '
-            f'camera-orbit="{page.front_deg + 35:g}deg 72deg auto" interaction-prompt="none" '
-            'touch-action="pan-y" shadow-intensity="0.5" shadow-softness="1" exposure="1" '
-            'tone-mapping="neutral"><div slot="progress-bar"></div></model-viewer>'
-        )
-        link = f'<a href="{uri}" download="{name}">{name}</a> ({size:.1f} MB)'
-        cards.append(
-            _card(
-                "4. Mesh",
-                "Drag to turn it, scroll to come closer, right-drag to move it.",
-                f'<div class="stage square">{viewer}</div><p class="what">As a file: {link}</p>',
-            )
-        )
-    return f'<section class="grid pair">{"".join(cards)}</section>' if cards else ""
+def _rest(page: Page) -> str:
+    """Turntable, figures and notes in one column, the mesh in the other."""
+    columns = [_turntable(page) + _figures(page) + _notes(page), _mesh(page)]
+    columns = [f'<div class="column">{cards}</div>' for cards in columns if cards]
+    return f'<section class="grid pair">{"".join(columns)}</section>' if columns else ""
+
+
+def _turntable(page: Page) -> str:
+    if page.turntable is None:
+        return ""
+    video = (
+        f'<video src="{_file_uri(page.turntable)}" autoplay loop muted playsinline '
+        'onclick="this.paused ? this.play() : this.pause()" '
+        'aria-label="Turntable of the object"></video>'
+    )
+    return _card("3. Turntable", page.turntable_text, f'<div class="stage">{video}</div>')
+
+
+def _mesh(page: Page) -> str:
+    if page.mesh is None:
+        return ""
+    uri, name = _file_uri(page.mesh), html.escape(page.mesh.name)
+    size = page.mesh.stat().st_size / 1e6
+    viewer = (
+        f'<model-viewer id="mesh" alt="The mesh" src="{uri}" camera-controls '
+        f'camera-orbit="{page.front_deg + 35:g}deg 72deg auto" interaction-prompt="none" '
+        'touch-action="pan-y" shadow-intensity="0.5" shadow-softness="1" exposure="1" '
+        'tone-mapping="neutral"><div slot="progress-bar"></div></model-viewer>'
+    )
+    link = f'<a href="{uri}" download="{name}">{name}</a> ({size:.1f} MB)'
+    return _card(
+        "4. Mesh",
+        "Drag to turn it, scroll to come closer, right-drag to move it.",
+        f'<div class="stage square">{viewer}</div><p class="what">As a file: {link}</p>',
+    )
 
 
 def _figures(page: Page) -> str:
-    """The table and the notes."""
-    cards = []
-    if page.figures:
-        rows = "".join(
-            f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
-            for name, value in page.figures
-        )
-        cards.append(f'<div class="card"><h2>Figures</h2><table>{rows}</table></div>')
-    if page.notes:
-        paragraphs = "".join(f"<p>{html.escape(note)}</p>" for note in page.notes)
-        cards.append(
-            f'<div class="card notes"><h2>What you see</h2>'
-            f'<div style="margin-top:10px">{paragraphs}</div></div>'
-        )
-    return f'<section class="grid pair">{"".join(cards)}</section>' if cards else ""
+    rows = "".join(
+        f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
+        for name, value in page.figures
+    )
+    return f'<div class="card"><h2>Figures</h2><table>{rows}</table></div>' if rows else ""
+
+
+def _notes(page: Page) -> str:
+    paragraphs = "".join(f"<p>{html.escape(note)}</p>" for note in page.notes)
+    return (
+        f'<div class="card notes"><h2>What to expect</h2>{paragraphs}</div>' if paragraphs else ""
+    )
 
 
 def _card(heading: str, what: str, content: str) -> str:
