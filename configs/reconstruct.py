@@ -1,0 +1,93 @@
+"""One picture to a 3D object by score distillation.
+
+    python -m iso3d_jax.reconstruct --image X.png --model DIR --out DIR \\
+        --config configs/reconstruct.py:tiny
+
+Presets:
+  isotropic3d  the released recipe's numbers (configs/isotropic3d-shading.yaml): 10,000 iterations,
+               64x64 then 256x256 renders, guidance 10. For the full-size model on an accelerator.
+  fast         the same with 2,500 iterations, for the full-size model.
+  tiny         for the 64x64 model that ships with the package: about four minutes on two cores.
+
+Options: `:tiny,steps=200` runs fewer (or more) iterations and scales every schedule with them.
+"""
+
+from ml_collections import ConfigDict
+
+from iso3d_jax import config_presets
+
+PRESETS = {"isotropic3d": 10_000, "fast": 2_500, "tiny": 500}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    preset, options = config_presets.parse(arg, tuple(PRESETS), steps=0)
+    steps = options.steps or PRESETS[preset]
+
+    def at(iteration):  # an iteration of the released 10,000, scaled
+        return round(iteration * steps / 10_000)
+
+    c = ConfigDict()
+    c.preset = preset
+    c.seed = 22
+    c.mode = "sds"  # or "views": fit the sampled views, a draft
+    c.init = "none"  # "views": start from such a draft, at this share of the schedules:
+    c.init_skip = 0.5
+    c.steps = steps
+    c.views = 4  # orthogonal views the denoiser sees together
+    # (until iteration, render resolution, groups of views an iteration)
+    c.phases = ((at(5000), 64, 2), (steps, 256, 1))
+    c.save_every = 500
+    c.preview_every = 250
+    c.steps_per_call = 50  # iterations a dispatch
+
+    c.field = ConfigDict(
+        dict(levels=16, features=2, log2_table_size=19, base_resolution=16,
+             growth=1.447269237440378, hidden=64, radius=1.0, blob_scale=10.0, blob_std=0.5)
+    )  # fmt: skip
+    # samples are averages a ray: see iso3d_jax/nerf/render.py
+    c.render = ConfigDict(
+        dict(step_size=2 * 1.732 / 512, bound="box", candidates=64.0, samples=16.0, normals=16.0,
+             alpha_threshold=0.01, early_stop=1e-4, chunk=1 << 18)
+    )  # fmt: skip
+    c.occupancy = ConfigDict(
+        dict(resolution=32, every=16, decay=0.95, threshold=0.01, warmup=at(256))
+    )
+    c.camera = ConfigDict(
+        dict(fov_deg=(15.0, 60.0), elevation_deg=(0.0, 30.0), distance=(0.8, 1.0))
+    )  # distance in units of 1 / tan(fov / 2)
+    c.guidance = ConfigDict(
+        dict(loss="x0", scale=10.0, rescale=0.5,
+             low=(0, 0.98, 0.02, at(8000)), high=(0, 0.98, 0.50, at(8000)))
+    )  # fmt: skip
+    # weights: a number, or (first iteration, first value, last value, last iteration)
+    c.loss = ConfigDict(
+        dict(guidance=1.0, orientation=(0, 10.0, 1000.0, at(5000)), sparsity=0.0, opaque=0.0)
+    )
+    c.shading = ConfigDict(dict(start_step=at(5000), probability=0.75))  # probability 0: never
+    c.optimiser = ConfigDict(
+        dict(encoding=0.01, networks=0.001, b1=0.9, b2=0.99, eps=1e-15, weight_decay=0.01,
+             final=1.0)  # learning rates end at this share of their value
+    )  # fmt: skip
+    c.memory = "normal"  # "low": the autoencoder sees one view at a time and is computed twice
+    # a draft from sampled views: how they are drawn and fitted
+    c.draft = ConfigDict(
+        dict(steps=1000, rays=8192, fov_deg=40.0, distance=1.075, elevation_deg=15.0,
+             mask=0.5, opaque=0.01, sparsity=0.0, orientation=0.1)
+    )  # fmt: skip
+    c.video = ConfigDict(dict(frames=120, resolution=256, seconds=4.0))
+    c.mesh = ConfigDict(dict(resolution=256, faces=60_000, texture=1024))
+
+    if preset == "tiny":
+        c.phases = ((steps, 32, 1),)
+        c.save_every, c.preview_every, c.steps_per_call = 100, 50, 10
+        c.field.update(levels=8, log2_table_size=14, base_resolution=8, growth=1.4, hidden=32)
+        c.render.update(step_size=2 / 64, bound="sphere", candidates=12.0, samples=6.0, normals=1.5,
+                        alpha_threshold=1e-3, chunk=0)  # fmt: skip
+        c.occupancy.update(every=8, threshold=1e-3, warmup=steps)
+        c.camera.update(fov_deg=(20.0, 50.0), distance=(1.0, 1.15))
+        c.guidance.update(scale=5.0)
+        c.shading.probability = 0.0
+        c.draft.update(steps=300, rays=3072)
+        c.video.update(frames=48, resolution=128, seconds=4.0)
+        c.mesh.update(resolution=112, faces=20_000, texture=512)
+    return c

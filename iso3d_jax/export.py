@@ -1,0 +1,65 @@
+"""Writes the mesh of a reconstruction again: as another format, finer, or at another threshold.
+
+    python -m iso3d_jax.export --run runs/chair --format obj
+
+glb: one file with the texture, Y up, metres. obj: with .mtl and .png beside it, Y up. ply: vertex
+colours, Z up.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from iso3d_jax import command_line
+from iso3d_jax.errors import UserError
+
+_RUN = flags.DEFINE_string("run", None, "folder that reconstruct wrote", required=True)
+_FORMAT = flags.DEFINE_enum("format", "glb", ["glb", "obj", "ply"], "kind of file")
+_OUT = flags.DEFINE_string("out", None, "file to write; mesh.FORMAT in the run's folder by default")
+_THRESHOLD = flags.DEFINE_string("threshold", "auto", "density on the surface, or auto")
+_RESOLUTION = flags.DEFINE_integer(
+    "resolution", None, "marching cubes along the longest side; the run's own by default",
+    lower_bound=16, upper_bound=1024,
+)  # fmt: skip
+_FACES = flags.DEFINE_integer(
+    "faces", None, "at most this many triangles; the run's own by default", lower_bound=100
+)
+_TEXTURE = flags.DEFINE_integer(
+    "texture", None, "side of the texture, pixels; the run's own by default",
+    lower_bound=64, upper_bound=8192,
+)  # fmt: skip
+
+
+def main(argv):
+    """Reads the run and writes the mesh."""
+    del argv
+    try:
+        threshold = None if _THRESHOLD.value == "auto" else float(_THRESHOLD.value)
+    except ValueError:
+        raise UserError(f"--threshold is auto or a number, not {_THRESHOLD.value!r}") from None
+    if threshold is not None and not 0 < threshold < float("inf"):
+        raise UserError(f"--threshold is above zero, not {threshold:g}")
+    run = Path(_RUN.value)
+    out = Path(_OUT.value) if _OUT.value else run / f"mesh.{_FORMAT.value}"
+    if out.suffix.lower() != f".{_FORMAT.value}":
+        raise UserError(f"--out {out} does not end in .{_FORMAT.value}, the --format")
+
+    from ml_collections import ConfigDict
+
+    from iso3d_jax.reconstruction import state, surface
+
+    cfg = ConfigDict(state.load_about(run)["config"])
+    if _FACES.value or _RESOLUTION.value:
+        cfg.mesh.faces = _FACES.value or 20 * _RESOLUTION.value**2
+    if _TEXTURE.value:
+        cfg.mesh.texture = _TEXTURE.value
+    facts = surface.write_mesh(out, state.load(run, cfg), cfg, threshold, _RESOLUTION.value)
+    overlap = f", silhouettes agree to {facts['silhouette_iou']:.3f}" if threshold is None else ""
+    print(
+        f"wrote {', '.join(str(out.parent / name) for name in facts['files'])}: {facts['faces']} "
+        f"faces, {facts['bytes'] / 1e6:.1f} MB, density threshold {facts['threshold']:.3g}{overlap}"
+    )
+
+
+if __name__ == "__main__":
+    command_line.run(main)

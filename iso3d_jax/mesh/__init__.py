@@ -1,0 +1,1 @@
+"""From a density to a file that Blender opens: isosurface, texture, mesh files. Host side."""

@@ -1,0 +1,103 @@
+"""Writes textured meshes as GLB, OBJ and PLY.
+
+The scene is Z up and the picture shows it from +x. glTF is Y up and a model's front faces +Z: the
+axes are renamed (x, y, z) -> (y, z, x), a rotation. OBJ gets the same axes, which Blender's and
+most other importers expect (Y up, -Z forward is their word for the camera's side); PLY has no
+convention and stays Z up.
+
+Colours are sRGB pixels throughout: glTF's baseColorTexture, OBJ's map_Kd and PLY's vertex colours
+are all sRGB by definition or custom, so nothing is converted. (glTF's vertex colours would be
+linear: they are not used.)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import trimesh
+from PIL import Image
+
+from iso3d_jax.errors import UserError
+from iso3d_jax.files import atomic_path, make_folder
+from iso3d_jax.mesh.texture import TexturedMesh
+
+FORMATS = ("glb", "obj", "ply")
+
+
+def to_y_up(vectors: np.ndarray) -> np.ndarray:
+    """Scene axes to glTF's: front +x to +Z, up +z to +Y, left +y to +X."""
+    return np.ascontiguousarray(vectors[..., [1, 2, 0]])
+
+
+def _material(mesh: TexturedMesh) -> trimesh.visual.material.PBRMaterial:
+    return trimesh.visual.material.PBRMaterial(
+        name="surface",
+        baseColorTexture=Image.fromarray(mesh.texture),
+        baseColorFactor=[255, 255, 255, 255],
+        metallicFactor=0.0,
+        roughnessFactor=0.9,
+    )
+
+
+def write(path: str | Path, mesh: TexturedMesh) -> list[Path]:
+    """Writes a mesh in the format of the path's suffix.
+
+    Returns:
+      The files written: one, or for OBJ also the .mtl and the .png beside it.
+
+    Raises:
+      UserError: another suffix than .glb, .obj or .ply.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower().lstrip(".")
+    if suffix not in FORMATS:
+        raise UserError(f"a mesh file ends in .glb, .obj or .ply, not in {path.name!r}")
+    make_folder(path.parent)
+    if suffix == "glb":
+        return [_write_glb(path, mesh)]
+    return _write_obj(path, mesh) if suffix == "obj" else [_write_ply(path, mesh)]
+
+
+def _write_glb(path: Path, mesh: TexturedMesh) -> Path:
+    visual = trimesh.visual.TextureVisuals(uv=mesh.uv, material=_material(mesh))
+    model = trimesh.Trimesh(
+        to_y_up(mesh.vertices), mesh.faces, vertex_normals=to_y_up(mesh.normals), visual=visual,
+        process=False,
+    )  # fmt: skip
+    scene = trimesh.Scene()
+    scene.add_geometry(model, node_name="object", geom_name="object")
+    data = trimesh.exchange.gltf.export_glb(scene, include_normals=True)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+    return path
+
+
+def _write_obj(path: Path, mesh: TexturedMesh) -> list[Path]:
+    vertices, normals = to_y_up(mesh.vertices), to_y_up(mesh.normals)
+    lines = [f"mtllib {path.stem}.mtl", "usemtl surface"]
+    lines += [f"v {x:.6f} {y:.6f} {z:.6f}" for x, y, z in vertices]
+    lines += [f"vt {u:.6f} {v:.6f}" for u, v in mesh.uv]
+    lines += [f"vn {x:.4f} {y:.4f} {z:.4f}" for x, y, z in normals]
+    lines += ["f " + " ".join(f"{k}/{k}/{k}" for k in face) for face in mesh.faces + 1]
+    image, material = path.with_suffix(".png"), path.with_suffix(".mtl")
+    with atomic_path(image) as temporary:
+        Image.fromarray(mesh.texture).save(temporary)
+    with atomic_path(material) as temporary:
+        temporary.write_text(
+            f"newmtl surface\nKa 1 1 1\nKd 1 1 1\nKs 0 0 0\nillum 1\nmap_Kd {image.name}\n"
+        )
+    with atomic_path(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n")
+    return [path, material, image]
+
+
+def _write_ply(path: Path, mesh: TexturedMesh) -> Path:
+    alpha = np.full((len(mesh.colours), 1), 255, np.uint8)
+    model = trimesh.Trimesh(
+        mesh.vertices, mesh.faces, vertex_normals=mesh.normals,
+        vertex_colors=np.concatenate([mesh.colours, alpha], 1), process=False,
+    )  # fmt: skip
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(trimesh.exchange.ply.export_ply(model, vertex_normal=True))
+    return path

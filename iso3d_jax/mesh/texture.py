@@ -1,0 +1,118 @@
+"""Unwraps a mesh with xatlas and bakes a colour field into its texture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import trimesh
+from jaxtyping import Float, Int, UInt8
+from scipy import ndimage
+
+
+class TexturedMesh(NamedTuple):
+    """A mesh with a texture, in scene coordinates (Z up).
+
+    Attributes:
+      vertices, normals: [V, 3]; vertices are repeated where the unwrapping cuts.
+      uv: [V, 2] in [0, 1], v upwards (OBJ's convention; glTF's is downwards).
+      faces: [F, 3].
+      texture: sRGB pixels, row 0 at the top (v = 1).
+      colours: [V, 3] sRGB, for formats without a texture.
+    """
+
+    vertices: Float[np.ndarray, "V 3"]
+    normals: Float[np.ndarray, "V 3"]
+    uv: Float[np.ndarray, "V 2"]
+    faces: Int[np.ndarray, "F 3"]
+    texture: UInt8[np.ndarray, "S S 3"]
+    colours: UInt8[np.ndarray, "V 3"]
+
+
+def bake(
+    mesh: trimesh.Trimesh, colour: Callable[[np.ndarray], np.ndarray], size: int
+) -> TexturedMesh:
+    """Unwraps and bakes.
+
+    Args:
+      mesh: in scene coordinates.
+      colour: maps points [N, 3] to sRGB values in [0, 1], [N, 3].
+      size: side of the texture in pixels.
+    """
+    import xatlas
+
+    atlas = xatlas.Atlas()
+    atlas.add_mesh(
+        np.ascontiguousarray(mesh.vertices, np.float32),
+        np.ascontiguousarray(mesh.faces, np.uint32),
+        np.ascontiguousarray(mesh.vertex_normals, np.float32),
+    )
+    chart, pack = xatlas.ChartOptions(), xatlas.PackOptions()
+    chart.max_iterations = 1
+    pack.resolution, pack.padding, pack.bilinear = size, 2, True
+    atlas.generate(chart, pack)
+    original, faces, uv = atlas[0]
+    vertices = np.asarray(mesh.vertices, np.float32)[original]
+    normals = np.asarray(mesh.vertex_normals, np.float32)[original]
+    faces = faces.astype(np.int64)
+    positions, covered = rasterise(uv * size, vertices, faces, size)
+    texture = np.zeros((size, size, 3), np.float32)
+    texture[covered] = colour(positions[covered])
+    if covered.any():  # the space between charts takes the nearest colour, for filtering
+        nearest = ndimage.distance_transform_edt(
+            ~covered, return_distances=False, return_indices=True
+        )
+        texture = texture[tuple(nearest)]
+    pixels = np.round(np.clip(texture, 0, 1) * 255).astype(np.uint8)[::-1]  # row 0 is v = 1
+    colours = np.round(np.clip(colour(vertices), 0, 1) * 255).astype(np.uint8)
+    return TexturedMesh(vertices, normals, uv.astype(np.float32), faces, pixels, colours)
+
+
+def rasterise(
+    uv: Float[np.ndarray, "V 2"],
+    values: Float[np.ndarray, "V D"],
+    faces: Int[np.ndarray, "F 3"],
+    size: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Interpolates vertex values over triangles in a square of pixels.
+
+    Triangles are taken in groups of equal bounding boxes, all pixels of a group at once.
+
+    Args:
+      uv: in pixels; pixel (row, column) has its centre at v = row + 0.5, u = column + 0.5.
+
+    Returns:
+      Values [size, size, D] and which pixels are covered [size, size].
+    """
+    out = np.zeros((size, size, values.shape[1]), np.float32)
+    covered = np.zeros((size, size), bool)
+    corners = uv[faces].astype(np.float64)  # [F, 3, 2]
+    first = np.clip(np.floor(corners.min(1) - 0.5).astype(int), 0, size - 1)
+    last = np.clip(np.ceil(corners.max(1) - 0.5).astype(int), 0, size - 1)
+    extent = last - first + 1
+    groups = 2 ** np.ceil(np.log2(extent.max(1))).astype(int)
+    a, b, c = corners[:, 0], corners[:, 1], corners[:, 2]
+    twice_area = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (
+        c[:, 0] - a[:, 0]
+    )
+    for side in np.unique(groups):
+        members = np.flatnonzero((groups == side) & (np.abs(twice_area) > 1e-12))
+        for part in np.array_split(members, max(1, len(members) * side * side // 2_000_000)):
+            offset = np.stack(np.meshgrid(np.arange(side), np.arange(side)), -1).reshape(-1, 2)
+            pixel = first[part][:, None] + offset  # [F, side^2, (u, v)]
+            point = pixel + 0.5
+            weights = []
+            for one, two in ((b, c), (c, a), (a, b)):
+                e = two[part] - one[part]
+                d = point - one[part][:, None]
+                cross = e[:, None, 0] * d[..., 1] - e[:, None, 1] * d[..., 0]
+                weights.append(cross / twice_area[part][:, None])
+            weights = np.stack(weights, -1)  # [F, side^2, 3]
+            inside = (weights.min(-1) > -1e-6) & (pixel < size).all(-1)
+            face, where = np.nonzero(inside)
+            at = pixel[face, where]
+            value = np.einsum("nk,nkd->nd", weights[face, where], values[faces[part[face]]])
+            out[at[:, 1], at[:, 0]] = value
+            covered[at[:, 1], at[:, 0]] = True
+    return out, covered

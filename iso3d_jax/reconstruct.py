@@ -1,0 +1,93 @@
+"""Makes a 3D object from one picture: views, a turntable and a textured mesh.
+
+    python -m iso3d_jax.reconstruct --image chair.png --out runs/chair
+
+First the model draws four views (views.png), so that you see early what it makes of the picture.
+Then score distillation optimises a radiance field, and its surface is written as mesh.glb.
+Ctrl-C saves; the same command goes on. `--mode views` is a draft in about a minute instead: it
+fits the drawn views and nothing else. Without --model the small model that ships with the package
+is used; without --config the preset that suits the model.
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from iso3d_jax import command_line
+
+_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "reconstruct.py"
+
+_IMAGE = flags.DEFINE_string("image", None, "the picture", required=True)
+_MODEL = flags.DEFINE_string(
+    "model", None, "folder of a model or of a training run; the shipped small model if left out"
+)
+_OUT = flags.DEFINE_string("out", None, "folder for the results", required=True)
+_MODE = flags.DEFINE_enum(
+    "mode", None, ["sds", "views"], "sds: score distillation; views: a draft from the drawn views"
+)
+_INIT = flags.DEFINE_string(
+    "init", None, "what sds starts from: none, views (a draft first), or the folder of a run"
+)
+
+
+def default_config(argv: list[str]) -> str:
+    """The preset for the model on the command line: tiny for small ones, else the released one."""
+    folder = Path(__file__).parent / "weights" / "tiny"
+    for index, arg in enumerate(argv):
+        name, equals, value = arg.lstrip("-").partition("=")
+        if arg.startswith("-") and name == "model":
+            folder = Path(value if equals else (argv[index + 1 : index + 2] or [""])[0])
+    for file in (folder / "model.json", folder / "model" / "model.json"):
+        try:
+            resolution = json.loads(file.read_text()).get("resolution", 64)
+        except (OSError, ValueError, AttributeError):
+            continue
+        return f"{_CONFIG}:{'tiny' if resolution <= 64 else 'isotropic3d'}"
+    return f"{_CONFIG}:tiny"
+
+
+def model_id(path: str | None) -> str:
+    """Which weights a model folder holds: a digest of its numbers and its weights' ends."""
+    from iso3d_jax.weights.bundle import find_bundle
+
+    folder = find_bundle(path)
+    digest = hashlib.sha256((folder / "model.json").read_bytes())
+    with open(folder / "model.safetensors", "rb") as file:
+        digest.update(file.read(1 << 20))
+        size = file.seek(0, 2)
+        file.seek(max(0, size - (1 << 20)))
+        digest.update(file.read() + str(size).encode())
+    return digest.hexdigest()[:16]
+
+
+def main(argv):
+    """Reads the picture and the model and runs the reconstruction."""
+    del argv
+    cfg = command_line.get_config()
+    from iso3d_jax.data.pictures import load_picture
+
+    picture = load_picture(_IMAGE.value)
+
+    from iso3d_jax.errors import UserError
+    from iso3d_jax.reconstruction import loop, run, settings, state
+    from iso3d_jax.weights.bundle import load_model
+
+    if _MODE.value:
+        cfg.mode = _MODE.value
+    settings.check(cfg)
+    init = _INIT.value if _INIT.value is not None else cfg.init
+    if init not in ("none", "views") and not state.exists(init):
+        raise UserError(f"--init is none, views or the folder of a run; {init} holds no run")
+    model = load_model(_MODEL.value)
+    try:
+        run.reconstruct(model, picture, _OUT.value, cfg, model_id=model_id(_MODEL.value), init=init)
+    except loop.Interrupted as stop:
+        sys.exit(128 + stop.signum)
+
+
+if __name__ == "__main__":
+    command_line.define_config_flag(default_config(sys.argv))
+    command_line.run(main)

@@ -1,0 +1,75 @@
+"""The cameras of one iteration (threestudio/data/random_multiview.py:50-90, reference 4.9)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from iso3d_jax.geometry import cameras
+
+
+class Views(NamedTuple):
+    """Cameras of G groups of V views; degrees, and distance in scene units."""
+
+    elevation_deg: Float[Array, "G V"]
+    azimuth_deg: Float[Array, "G V"]
+    fov_deg: Float[Array, "G V"]
+    distance: Float[Array, "G V"]
+
+    def rays(self, resolution: int) -> tuple[Array, Array, Array]:
+        """rays_o and rays_d, [G*V*H*W, 3], and camera positions [G*V, 3]."""
+        c2w = cameras.camera_to_world(self.elevation_deg, self.azimuth_deg, self.distance)
+        rays_o, rays_d = cameras.get_rays(c2w, self.fov_deg, resolution, resolution)
+        return rays_o.reshape(-1, 3), rays_d.reshape(-1, 3), c2w[..., :3, 3].reshape(-1, 3)
+
+
+def draw(
+    key: jax.Array,
+    groups: int,
+    views: int,
+    *,
+    fov_deg: tuple[float, float],
+    elevation_deg: tuple[float, float],
+    distance: tuple[float, float],
+) -> Views:
+    """Draws groups of orthogonal views.
+
+    Elevation is uniform in degrees or uniform over the sphere's height, half of the time each;
+    view k of a group has its azimuth in [360 k / views, 360 (k + 1) / views).
+
+    Args:
+      fov_deg, elevation_deg: ranges in degrees.
+      distance: range in units of 1 / tan(fov / 2), so that the object fills the picture alike.
+    """
+    k_kind, k_elevation, k_azimuth, k_fov, k_distance = jax.random.split(key, 5)
+    low, high = elevation_deg
+    share = jax.random.uniform(k_elevation, (groups, 1))
+    by_angle = low + (high - low) * share
+    first, last = (low + 90.0) / 180.0, (high + 90.0) / 180.0
+    by_height = jnp.rad2deg(jnp.arcsin(2.0 * (first + (last - first) * share) - 1.0))
+    elevation = jnp.where(jax.random.bernoulli(k_kind), by_angle, by_height)
+    start = jax.random.uniform(k_azimuth, (groups,)) * (360.0 / views)
+    fov = jax.random.uniform(k_fov, (groups, 1), minval=fov_deg[0], maxval=fov_deg[1])
+    scale = jax.random.uniform(k_distance, (groups, 1), minval=distance[0], maxval=distance[1])
+    shape = (groups, views)
+    return Views(
+        jnp.broadcast_to(elevation, shape),
+        cameras.orthogonal_azimuths(start, views),
+        jnp.broadcast_to(fov, shape),
+        jnp.broadcast_to(scale / jnp.tan(jnp.deg2rad(fov) / 2), shape),
+    )
+
+
+def ring(views: int, elevation_deg: float, fov_deg: float, scale: float, start: float = 0) -> Views:
+    """One group evenly round the object; `scale` is the distance in units of 1 / tan(fov / 2)."""
+    shape = (1, views)
+    distance = scale / jnp.tan(jnp.deg2rad(jnp.float32(fov_deg)) / 2)
+    return Views(
+        jnp.full(shape, elevation_deg, jnp.float32),
+        cameras.orthogonal_azimuths(jnp.float32(start), views)[None],
+        jnp.full(shape, fov_deg, jnp.float32),
+        jnp.broadcast_to(distance, shape),
+    )

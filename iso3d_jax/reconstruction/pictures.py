@@ -1,0 +1,137 @@
+"""Pictures of a scene: previews, turntables, and the sampled views that a draft is fitted to."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from ml_collections import ConfigDict
+
+from iso3d_jax.files import atomic_path
+from iso3d_jax.nerf import occupancy, render
+from iso3d_jax.nerf.field import FieldSpec
+from iso3d_jax.nerf.render import RenderSpec
+from iso3d_jax.reconstruction import cameras, settings
+from iso3d_jax.reconstruction.cameras import Views
+from iso3d_jax.reconstruction.state import State
+from iso3d_jax.reconstruction.step import Pictures
+
+SHOW = dict(elevation_deg=15.0, fov_deg=40.0, scale=1.1)
+
+
+@functools.partial(jax.jit, static_argnames=("resolution", "threshold", "spec", "field_spec"))
+def _render_views(params, occs, views, *, resolution, threshold, spec, field_spec):
+    """rgb, opacity, depth and world normals of V views, [V, H, W, ...]."""
+    rays_o, rays_d, _ = views.rays(resolution)
+    occupied = occupancy.occupied(occs, threshold)
+    image, samples, weights = render.render(
+        None, params, rays_o, rays_d, occupied, spec, field_spec
+    )
+    normal = render.render_normals(params, rays_o, rays_d, samples, weights, field_spec, spec.chunk)
+    shape = (-1, resolution, resolution)
+    return (
+        image.rgb.reshape(*shape, 3), image.opacity.reshape(shape), image.depth.reshape(shape),
+        normal.reshape(*shape, 3),
+    )  # fmt: skip
+
+
+def render_views(
+    state: State, views: Views, resolution: int, cfg: ConfigDict
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Renders one group of views for looking at, four at a time.
+
+    Returns:
+      rgb [V, H, W, 3] on white, opacity [V, H, W], depth [V, H, W], normals [V, H, W, 3] in world
+      coordinates, weighted by opacity.
+    """
+    spec: RenderSpec = settings.render_spec(cfg)
+    field_spec: FieldSpec = settings.field_spec(cfg)
+    count = views.azimuth_deg.shape[1]
+    parts = []
+    for first in range(0, count, 4):
+        index = jnp.minimum(jnp.arange(first, first + 4), count - 1)
+        four = Views(*(x[:, index] for x in views))
+        parts.append(
+            jax.device_get(
+                _render_views(
+                    state.params,
+                    state.occs,
+                    four,
+                    resolution=resolution,
+                    threshold=cfg.occupancy.threshold,
+                    spec=spec,
+                    field_spec=field_spec,
+                )  # fmt: skip
+            )
+        )
+    rgb, opacity, depth, normal = (np.concatenate([p[i] for p in parts])[:count] for i in range(4))
+    return rgb, opacity, depth, normal
+
+
+def strip(state: State, cfg: ConfigDict, resolution: int, views: int = 4) -> np.ndarray:
+    """Colour above normals, `views` wide, uint8; the first column is the picture's side."""
+    rgb, opacity, _, normal = render_views(state, cameras.ring(views, **SHOW), resolution, cfg)
+    shaded = normal_colours(normal, opacity)
+    return _uint8(np.concatenate([np.concatenate(list(rgb), 1), np.concatenate(list(shaded), 1)]))
+
+
+def normal_colours(normal: np.ndarray, opacity: np.ndarray) -> np.ndarray:
+    """Normals as colours, (n + 1) / 2, on white."""
+    return normal * 0.5 + 0.5 * opacity[..., None] + (1.0 - opacity[..., None])
+
+
+def _uint8(image: np.ndarray) -> np.ndarray:
+    return np.round(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+def turntable(path: Path, state: State, cfg: ConfigDict) -> np.ndarray:
+    """Writes an MP4 of the object turning: colour, normals and opacity side by side.
+
+    Returns:
+      The colour frames, uint8 [F, H, W, 3].
+    """
+    import imageio.v2 as imageio
+
+    video = cfg.video
+    views = cameras.ring(video.frames, **SHOW)
+    rgb, opacity, _, normal = render_views(state, views, video.resolution, cfg)
+    grey = np.repeat(1.0 - opacity[..., None], 3, -1)
+    frames = _uint8(np.concatenate([rgb, normal_colours(normal, opacity), grey], 2))
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # ffmpeg is started at once
+        rate = max(1, round(video.frames / video.seconds))
+        with imageio.get_writer(
+            temporary, fps=rate, codec="libx264", quality=8, macro_block_size=2,
+            pixelformat="yuv420p", ffmpeg_log_level="error",
+        ) as writer:  # fmt: skip
+            for frame in frames:
+                writer.append_data(frame)
+    return _uint8(rgb)
+
+
+def white_mask(images: Float[Array, "V H W 3"], low=0.02, high=0.12) -> Float[np.ndarray, "V H W"]:
+    """Soft masks of objects on white: how far the darkest channel is from white."""
+    distance = 1.0 - np.min(np.asarray(images), -1)
+    return np.clip((distance - low) / (high - low), 0.0, 1.0).astype(np.float32)
+
+
+def from_views(
+    images: Float[np.ndarray, "V H W 3"], views: Views, mask: np.ndarray | None = None
+) -> Pictures:
+    """The pixels of given pictures as rays with colours and masks.
+
+    Args:
+      images: in [0, 1], on white; one a view of `views`.
+      mask: opacities [V, H, W], or None to take what is not white.
+    """
+    rays_o, rays_d, _ = views.rays(images.shape[1])
+    mask = white_mask(images) if mask is None else mask
+    return Pictures(
+        rays_o, rays_d, jnp.asarray(images, jnp.float32).reshape(-1, 3),
+        jnp.asarray(mask, jnp.float32).reshape(-1),
+    )  # fmt: skip

@@ -1,0 +1,258 @@
+"""A whole reconstruction: views first, then the scene, then the files that people open.
+
+What lies in the run's folder afterwards:
+
+    input.png        the picture                  views.png, views.npz   the sampled views
+    previews/*.png   the scene while it grows     state.npz              to go on, to export again
+    turntable.mp4    colour, normals, opacity     mesh.glb               the textured mesh
+    report.json      seed, versions, times, losses
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import platform
+import time
+from importlib import metadata
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from iso3d_jax import sampling
+from iso3d_jax.data import grids
+from iso3d_jax.errors import UserError
+from iso3d_jax.files import atomic_path, make_folder
+from iso3d_jax.progress import duration
+from iso3d_jax.reconstruction import cameras, loop, pictures, settings, state, surface
+from iso3d_jax.reconstruction.state import State
+from iso3d_jax.reconstruction.step import Pictures, Prior, PriorSpec
+
+PACKAGES = ("iso3d_jax", "jax", "jaxlib", "flax", "optax", "numpy", "trimesh", "xatlas")
+
+
+@dataclasses.dataclass
+class Reconstruction:
+    """What `reconstruct` returns: the folder, the views [V, H, W, 3], the scene, the report."""
+
+    folder: Path
+    views: np.ndarray
+    state: State
+    config: ConfigDict
+    report: dict
+
+
+def prior_of(model, picture: np.ndarray) -> tuple[Prior, PriorSpec]:
+    """A model and a picture as the guidance wants them.
+
+    Raises:
+      UserError: the model's networks do not fit each other.
+    """
+    c = model.config
+    image = jax.ShapeDtypeStruct((1, c.resolution, c.resolution, 3), jnp.float32)
+    latent = jax.eval_shape(lambda vae, x: vae.encode(x)[0], model.vae, image).shape[1:]
+    wanted = (c.latent_size, c.latent_size, c.latent_channels)
+    if latent != wanted:
+        raise UserError(
+            f"the model does not fit together: its autoencoder turns {c.resolution}x{c.resolution} "
+            f"pixels into latents of {latent}, its config says {wanted}"
+        )
+    context = sampling.embed_pictures(model, sampling.prepare_all(model, [picture]))
+    spec = PriorSpec(c.resolution, float(c.scale_factor), c.parameterization, c.camera_encoding)
+    return Prior(model.unet, model.vae, context, jnp.asarray(model.alphas_cumprod)), spec
+
+
+def draft_config(cfg: ConfigDict, resolution: int) -> ConfigDict:
+    """The config of the draft that belongs to a reconstruction's config."""
+    draft = ConfigDict(cfg.to_dict())
+    draft.mode = "views"
+    draft.steps = cfg.draft.steps
+    draft.phases = ((cfg.draft.steps, resolution, 1),)
+    draft.occupancy.warmup = cfg.draft.steps
+    return draft
+
+
+def draft_source(views: np.ndarray, cfg: ConfigDict) -> Pictures:
+    """The sampled views as rays; their cameras are what the sampling assumed."""
+    d = cfg.draft
+    ring = cameras.ring(len(views), d.elevation_deg, d.fov_deg, d.distance)
+    return pictures.from_views(views, ring)
+
+
+def reconstruct(
+    model, picture: np.ndarray, out: str | Path, cfg: ConfigDict, *, model_id: str = "", init=None
+) -> Reconstruction:
+    """Makes a 3D object from one picture, or goes on where the same call was stopped.
+
+    Args:
+      model: from `load_model`.
+      picture: RGBA uint8 [H, W, 4].
+      out: the run's folder.
+      cfg: from configs/reconstruct.py.
+      model_id: says which weights these are; a folder of another model is refused.
+      init: 'none', 'views' (a draft from the sampled views), or the folder of another run;
+        the config's choice if None.
+
+    Raises:
+      UserError: a folder of another run, an empty surface, a loss that is not finite.
+      loop.Interrupted: stopped; the state is saved.
+    """
+    settings.check(cfg)
+    out = make_folder(out)
+    init = cfg.init if init is None else init
+    clock = {"start": time.monotonic()}
+    seconds: dict[str, float] = {}
+
+    def lap(name: str) -> None:
+        now = time.monotonic()
+        seconds[name] = round(now - clock["start"], 2)
+        clock["start"] = now
+
+    prior, spec = prior_of(model, picture)
+    about = {
+        "picture": hashlib.sha256(picture.tobytes() + str(picture.shape).encode()).hexdigest(),
+        "model": model_id or str(model.config.name),
+        "config": cfg.to_dict(),
+        "init": str(init),
+    }
+    resumed = _check_same_run(out, about, cfg)
+    views = _sample_views(model, picture, out, cfg)
+    lap("views")
+    if not resumed:
+        print(f"views: {out / 'views.png'} (drawn before the 3D starts: does this look right?)")
+
+    main = draft_config(cfg, spec.resolution) if cfg.mode == "views" else cfg
+    fit = draft_source(views, cfg)
+    phase_seconds = {}
+    if resumed:
+        current = state.load(out, main)
+        about = state.load_about(out)
+        print(f"going on at iteration {int(current.step)} of {main.steps}")
+    elif cfg.mode == "sds" and init == "views":
+        current, phase_seconds = _draft(fit, cfg, spec, out, about)
+        current = _begin_from(current, cfg)
+    elif cfg.mode == "sds" and init != "none":
+        theirs = ConfigDict(state.load_about(init)["config"])
+        if theirs.field != cfg.field:
+            raise UserError(f"--init {init}: that scene has another size, see config.field")
+        theirs.mode = "sds"
+        current = _begin_from(state.load(init, theirs), cfg)
+    else:
+        current = state.start(main)
+    lap("draft")
+
+    previews = make_folder(out / "previews")
+
+    def preview(current: State, step: int) -> None:
+        image = pictures.strip(current, cfg, min(2 * spec.resolution, cfg.video.resolution))
+        with atomic_path(previews / f"{step:05d}.png") as temporary:
+            Image.fromarray(image).save(temporary)
+
+    source = prior if cfg.mode == "sds" else fit
+    label = "score distillation" if cfg.mode == "sds" else "draft from views"
+    current, history, times = loop.optimise(
+        current, source, main, spec, out, about, label=label, preview=preview
+    )
+    lap("optimisation")
+    phase_seconds |= {k: round(v, 2) for k, v in times.items()}
+    frames = pictures.turntable(out / "turntable.mp4", current, cfg)
+    lap("turntable")
+    facts = surface.write_mesh(out / "mesh.glb", current, cfg)
+    lap("mesh")
+    report = _report(about, history, seconds, phase_seconds, facts, cfg)
+    with atomic_path(out / "report.json") as temporary:
+        temporary.write_text(json.dumps(report, indent=1) + "\n")
+    total = duration(sum(seconds.values()))
+    print(
+        f"wrote {out}/mesh.glb ({facts['faces']} faces, density threshold "
+        f"{facts['threshold']:.3g}), turntable.mp4 ({len(frames)} frames), report.json in {total}"
+    )
+    return Reconstruction(out, views, current, cfg, report)
+
+
+def _check_same_run(out: Path, about: dict, cfg: ConfigDict) -> bool:
+    """Whether the folder holds this very run; refuses it if it holds another one."""
+    if not state.exists(out):
+        return False
+    there = state.load_about(out)
+    for key, name in (("picture", "picture"), ("model", "model"), ("init", "--init")):
+        if there[key] != about[key]:
+            raise UserError(f"{out} holds a run with another {name}: give another --out")
+    ours = json.loads(json.dumps(settings.comparable(cfg)))
+    theirs = json.loads(json.dumps(settings.comparable(ConfigDict(there["config"]))))
+    if ours != theirs:
+        keys = [k for k in sorted(set(ours) | set(theirs)) if ours.get(k) != theirs.get(k)]
+        raise UserError(
+            f"{out} holds a run with another config ({', '.join('config.' + k for k in keys)} "
+            "differ): give another --out"
+        )
+    return True
+
+
+def _sample_views(model, picture: np.ndarray, out: Path, cfg: ConfigDict) -> np.ndarray:
+    """Draws the views, or reads them where this run drew them before; writes input and views."""
+    file = out / "views.npz"
+    if state.exists(out) and file.is_file():
+        return np.load(file)["views"]
+    with atomic_path(out / "input.png") as temporary:
+        Image.fromarray(picture).save(temporary)
+    (views,) = sampling.sample_views(
+        model, [picture], num_views=cfg.views, elevation_deg=cfg.draft.elevation_deg, seed=cfg.seed
+    )
+    with atomic_path(file) as temporary:
+        np.savez(temporary, views=views)
+    prepared = sampling.prepare_all(model, [picture])[0]
+    with atomic_path(out / "views.png") as temporary:
+        grids.tile([[prepared, *views]], max(256, model.config.resolution)).save(temporary)
+    return views
+
+
+def _draft(fit: Pictures, cfg: ConfigDict, spec: PriorSpec, out: Path, about: dict):
+    """Fits the sampled views in the folder's `draft/`; a stopped draft goes on too."""
+    folder = make_folder(out / "draft")
+    draft = draft_config(cfg, spec.resolution)
+    about = {**about, "config": draft.to_dict()}
+    if state.exists(folder) and state.load_about(folder)["picture"] == about["picture"]:
+        current = state.load(folder, draft)
+    else:
+        current = state.start(draft)
+    current, _, times = loop.optimise(
+        current, fit, draft, spec, folder, about, label="draft from views"
+    )
+    return current, {f"draft_{k}": round(v, 2) for k, v in times.items()}
+
+
+def _begin_from(draft: State, cfg: ConfigDict) -> State:
+    """A fresh optimiser on a draft's scene, past the part of the schedules that it stands for."""
+    begin = state.start(cfg, draft.params)
+    return begin._replace(step=jnp.int32(round(cfg.init_skip * cfg.steps)), occs=draft.occs)
+
+
+def _report(about, history, seconds, phase_seconds, facts, cfg) -> dict:
+    device = jax.devices()[0]
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "mode": cfg.mode,
+        "init": about["init"],
+        "seed": cfg.seed,
+        "iterations": cfg.steps,
+        "picture_sha256": about["picture"],
+        "model": about["model"],
+        "seconds": seconds | {"of_optimisation": phase_seconds},
+        "mesh": facts,
+        "losses": {name: values[-1] for name, values in history.items() if values},
+        "history": history,
+        "versions": {"python": platform.python_version(), **versions},
+        "device": f"{device.platform} {device.device_kind}",
+        "config": about["config"],
+    }

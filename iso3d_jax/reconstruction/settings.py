@@ -1,0 +1,56 @@
+"""From a reconstruction config to the specifications that the compiled programs are made for."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from iso3d_jax.errors import UserError
+from iso3d_jax.nerf.field import FieldSpec
+from iso3d_jax.nerf.hash_grid import HashGridSpec
+from iso3d_jax.nerf.render import RenderSpec
+
+MODES = ("sds", "views")
+# what may differ between a run and its continuation
+FREE_KEYS = ("save_every", "preview_every", "steps_per_call", "memory", "video", "mesh")
+
+
+def field_spec(cfg: ConfigDict) -> FieldSpec:
+    """The scene's parameters, from `cfg.field`."""
+    f = cfg.field
+    grid = HashGridSpec(f.levels, f.features, f.log2_table_size, f.base_resolution, f.growth)
+    return FieldSpec(grid, f.hidden, f.radius, f.blob_scale, f.blob_std)
+
+
+def render_spec(cfg: ConfigDict) -> RenderSpec:
+    """How rays are sampled, from `cfg.render`."""
+    return RenderSpec(**cfg.render.to_dict())
+
+
+def freeze(cfg: ConfigDict) -> FrozenConfigDict:
+    """The config as a static argument of compiled programs; lists become tuples."""
+    return FrozenConfigDict(cfg)
+
+
+def check(cfg: ConfigDict) -> None:
+    """Refuses settings that make no sense, in one sentence."""
+    if cfg.mode not in MODES:
+        raise UserError(f"config.mode is 'sds' or 'views', not '{cfg.mode}'")
+    if cfg.guidance.loss not in ("x0", "sds"):
+        raise UserError(f"config.guidance.loss is 'x0' or 'sds', not '{cfg.guidance.loss}'")
+    if cfg.memory not in ("normal", "low"):
+        raise UserError(f"config.memory is 'normal' or 'low', not '{cfg.memory}'")
+    if cfg.render.bound not in ("box", "sphere"):
+        raise UserError(f"config.render.bound is 'box' or 'sphere', not '{cfg.render.bound}'")
+    if cfg.steps < 1 or cfg.steps_per_call < 1:
+        raise UserError("config.steps and config.steps_per_call are at least 1")
+    if cfg.phases[-1][0] < cfg.steps:
+        raise UserError(
+            f"config.phases end at iteration {cfg.phases[-1][0]} but config.steps is {cfg.steps}: "
+            "choose the number of iterations with the preset, as in configs/reconstruct.py:tiny,"
+            f"steps={cfg.steps}"
+        )
+
+
+def comparable(cfg: ConfigDict) -> dict:
+    """The part of a config that a continued run must share."""
+    return {key: value for key, value in cfg.to_dict().items() if key not in FREE_KEYS}

@@ -1,0 +1,110 @@
+"""What changes while a scene is optimised, its optimiser, and its file."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from iso3d_jax.errors import UserError
+from iso3d_jax.files import atomic_path
+from iso3d_jax.guidance.annealing import ramp
+from iso3d_jax.nerf import field, occupancy
+from iso3d_jax.reconstruction.settings import field_spec
+
+FILE = "state.npz"
+
+
+class State(NamedTuple):
+    """step: iterations done; params: the field's; opt_state: optax's; occs: occupancy grid."""
+
+    step: jax.Array
+    params: dict
+    opt_state: Any
+    occs: jax.Array
+
+
+def optimiser(cfg: ConfigDict) -> optax.GradientTransformation:
+    """AdamW with a learning rate for the hash grid and one for the networks (reference 4.13)."""
+    o = cfg.optimiser
+
+    def group(rate):
+        def schedule(count):
+            return rate * ramp((cfg.steps // 2, 1.0, o.final, cfg.steps), count)
+
+        rate_ = rate if o.final == 1.0 else schedule
+        return optax.adamw(rate_, b1=o.b1, b2=o.b2, eps=o.eps, weight_decay=o.weight_decay)
+
+    labels = {"encoding": "encoding", "density": "networks", "colour": "networks"}
+    return optax.multi_transform(
+        {"encoding": group(o.encoding), "networks": group(o.networks)}, lambda params: labels
+    )
+
+
+def start(cfg: ConfigDict, params: dict | None = None) -> State:
+    """A new state, from given field parameters or from the blob."""
+    key = jax.random.key(cfg.seed)
+    params = field.init(key, field_spec(cfg)) if params is None else params
+    params = jax.tree.map(lambda x: jnp.array(x, copy=True), params)
+    occs = occupancy.init(cfg.occupancy.resolution)
+    return State(jnp.int32(0), params, optimiser(cfg).init(params), occs)
+
+
+def _named(state: State) -> dict[str, Any]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+def save(folder: str | Path, state: State, about: dict) -> Path:
+    """Writes the state and `about` (plain JSON values) as one file, atomically."""
+    path = Path(folder) / FILE
+    with atomic_path(path) as temporary:
+        np.savez(temporary, about=json.dumps(about), **_named(jax.device_get(state)))
+    return path
+
+
+def exists(folder: str | Path) -> bool:
+    """Whether the folder holds a reconstruction."""
+    return (Path(folder) / FILE).is_file()
+
+
+def _open(folder: str | Path):
+    path = Path(folder) / FILE
+    if not path.is_file():
+        raise UserError(
+            f"{folder} holds no reconstruction: it has no {FILE} (give --run the folder that "
+            "reconstruct wrote with --out)"
+        )
+    try:
+        return np.load(path)
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError):
+        raise UserError(f"{path} is damaged; delete it to start again") from None
+
+
+def load_about(folder: str | Path) -> dict:
+    """What `save` was told about the run."""
+    with _open(folder) as data:
+        return json.loads(str(data["about"]))
+
+
+def load(folder: str | Path, cfg: ConfigDict) -> State:
+    """The state of a run with this config.
+
+    Raises:
+      UserError: no state, a damaged one, or one of other shapes.
+    """
+    template = jax.eval_shape(lambda: start(cfg))
+    with _open(folder) as data:
+        values = []
+        for name, leaf in _named(template).items():
+            if name not in data or data[name].shape != leaf.shape:
+                raise UserError(f"the reconstruction in {folder} does not fit the config ({name})")
+            values.append(jnp.asarray(data[name], leaf.dtype))
+    return jax.tree.unflatten(jax.tree.structure(template), values)
