@@ -81,8 +81,11 @@ def test_atomic_path_writes_whole_files_or_none(tmp_path):
     target = tmp_path / "sub" / "x.txt"
     with atomic_path(target) as temporary:
         temporary.write_text("one")
+        temporary.chmod(0o600)
         assert not target.exists() and temporary.suffix == ".txt"
     assert target.read_text() == "one"
+    (tmp_path / "plain").touch()
+    assert target.stat().st_mode == (tmp_path / "plain").stat().st_mode
     with pytest.raises(RuntimeError), atomic_path(target) as temporary:
         temporary.write_text("two")
         raise RuntimeError

@@ -1,0 +1,81 @@
+"""The whole road in one go: a picture, views of it, a radiance field, a mesh, a page.
+
+    python -m iso3d_jax.demo --out out/demo
+    python -m iso3d_jax.demo --image chair.png --out out/chair
+
+Runs `python -m iso3d_jax.reconstruct` as one would by hand and then writes `index.html`, one file
+that shows picture, views, turntable and an orbitable mesh, offline. Without --image it takes a
+picture that ships with the package, and without --model the small model that does. Starts afresh
+every time: an earlier result in --out is replaced.
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from iso3d_jax import command_line
+from iso3d_jax.errors import UserError
+
+EXAMPLES = Path(__file__).parent / "data" / "examples"
+EXAMPLE = EXAMPLES / "trash_can.png"
+RESULTS = (
+    "input.png", "views.png", "views.npz", "state.npz", "turntable.mp4", "mesh.glb", "report.json",
+    "index.html", "previews", "draft",
+)  # fmt: skip
+
+_IMAGE = flags.DEFINE_string(
+    "image", str(EXAMPLE), "a picture of one object; the default ships with the package"
+)
+_MODEL = flags.DEFINE_string("model", None, "folder of a model; the shipped small one if left out")
+_OUT = flags.DEFINE_string("out", "out/demo", "folder for the results")
+_CONFIG = flags.DEFINE_string(
+    "reconstruction", None, "the --config of iso3d_jax.reconstruct; the model's own if left out"
+)
+
+
+def main(argv):
+    """Checks the picture and the model, reconstructs, writes the page."""
+    del argv
+    from iso3d_jax.data.pictures import load_picture
+    from iso3d_jax.files import make_folder
+    from iso3d_jax.page.of_run import write_run_page
+    from iso3d_jax.weights.bundle import load_config
+
+    image = Path(_IMAGE.value)
+    load_picture(image)
+    model = load_config(_MODEL.value)
+    if _CONFIG.value:
+        command_line.load_config(_CONFIG.value)
+    out = make_folder(_OUT.value)
+    clear(out)
+    arguments = [f"--image={image}", f"--out={out}"]
+    arguments += [f"--model={_MODEL.value}"] if _MODEL.value else []
+    arguments += [f"--config={_CONFIG.value}"] if _CONFIG.value else []
+    print(f"$ python -m iso3d_jax.reconstruct {' '.join(arguments)}", flush=True)
+    status = subprocess.run([sys.executable, "-m", "iso3d_jax.reconstruct", *arguments]).returncode
+    if status:
+        sys.exit(status)
+    page = write_run_page(
+        out, picture_name=image.name, model_name=model.name, resolution=model.resolution
+    )
+    print(f"\nThe page with everything on it:\n{page}")
+
+
+def clear(out: Path) -> None:
+    """Removes an earlier result; refuses a folder that holds other things."""
+    others = sorted({path.name for path in out.iterdir()} - set(RESULTS))
+    if others and not (out / "report.json").exists() and not (out / "state.npz").exists():
+        raise UserError(f"{out} holds other files ({others[0]}, ...): give another --out")
+    for name in RESULTS:
+        path = out / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    command_line.run(main)
