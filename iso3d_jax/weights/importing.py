@@ -1,0 +1,195 @@
+"""From other programs' weights to a model folder of ours, streamed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from iso3d_jax.errors import UserError
+from iso3d_jax.files import atomic_path, make_folder
+from iso3d_jax.geometry.cameras import ENCODINGS
+from iso3d_jax.weights import bundle
+from iso3d_jax.weights.conversion import DTYPES, Part, find_parts
+from iso3d_jax.weights.safetensors_file import write_safetensors
+from iso3d_jax.weights.sources import Source, open_sources
+
+# What a model of each layout must know beside its weights (reference 4.3 to 4.6). A 2-D base has
+# no cameras yet; what it is trained on here has true angles.
+RELEASED = dict(
+    resolution=256, scale_factor=0.18215, parameterization="eps", camera_encoding="mvdream",
+    picture="launch", guidance_scale=10.0, eta=1.0,
+)  # fmt: skip
+BY_LAYOUT = {
+    "isotropic3d": dict(RELEASED, camera_encoding="isotropic3d"),
+    "mvdream": dict(RELEASED, eta=0.0),
+}
+SETTINGS = ("name", *RELEASED)
+SCHEDULER = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+PREDICTIONS = {"epsilon": "eps", "v_prediction": "v"}
+
+
+def import_weights(
+    places: Sequence[str],
+    out: str | Path,
+    arch: Mapping | None = None,
+    dtype: str = "float32",
+    progress: Callable[[int, int, str], None] | None = None,
+) -> ConfigDict:
+    """Converts one or several sources into one model folder.
+
+    Args:
+      places: paths or hub ids; together they hold each network once at most.
+      out: folder for model.json and model.safetensors.
+      arch: what shapes do not tell: {"unet": {...}, "vae": {...}, "clip": {...}} and any of
+        `SETTINGS` at the top.
+      dtype: 'float32' or 'bfloat16', as stored; the camera's MLP is always float32.
+      progress: called with (bytes done, bytes in all, weight) before each weight.
+
+    Returns:
+      The model's config.
+
+    Raises:
+      UserError: sources that cannot be read, recognised or matched.
+    """
+    arch = _check_arch(arch or {})
+    make_folder(out)
+    parts: dict[str, Part] = {}
+    settings: dict = dict(RELEASED)
+    for place in places:
+        for source in open_sources(place):
+            own, known = _beside(source)
+            layout, found = find_parts(source.tensors, _merge(known, arch), source.path.name)
+            settings |= BY_LAYOUT.get(layout, {}) | own
+            for part in found:
+                if part.network in parts:
+                    raise UserError(f"{place} has a second {part.network}: give one of each")
+                parts[part.network] = part
+    config = _config(parts, settings, arch, Path(places[0]).stem or "model")
+    entries = [e for name in sorted(parts) for e in parts[name].entries(DTYPES[dtype])]
+    total = sum(math.prod(shape) * kind.itemsize for _, shape, kind, _ in entries)
+    done = 0
+
+    def reported(entry):
+        key, shape, kind, read = entry
+
+        def read_and_report():
+            nonlocal done
+            if progress:
+                progress(done, total, key)
+            done += math.prod(shape) * kind.itemsize
+            return read()
+
+        return key, shape, kind, read_and_report
+
+    write_safetensors(Path(out) / "model.safetensors", map(reported, entries))
+    with atomic_path(Path(out) / "model.json") as temporary:
+        temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    if progress:
+        progress(total, total, "")
+    return config
+
+
+def _check_arch(arch: Mapping) -> Mapping:
+    if unknown := sorted(set(arch) - set(SETTINGS) - set(bundle.NETWORKS)):
+        known = ", ".join([*bundle.NETWORKS, *SETTINGS])
+        raise UserError(f"--arch has unknown entries: {', '.join(unknown)} (known: {known})")
+    if any(not isinstance(arch.get(name, {}), Mapping) for name in bundle.NETWORKS):
+        raise UserError("--arch: unet, vae and clip are objects of numbers")
+    if arch.get("camera_encoding", "mvdream") not in ENCODINGS[:2]:
+        raise UserError(f"--arch: camera_encoding is one of {', '.join(ENCODINGS[:2])}")
+    return arch
+
+
+def _merge(known: Mapping, arch: Mapping) -> dict:
+    """The user's word over the source's own files."""
+    return {n: dict(known.get(n, {})) | dict(arch.get(n, {})) for n in bundle.NETWORKS}
+
+
+def _beside(source: Source) -> tuple[dict, dict]:
+    """(settings, numbers by network) that the JSON files beside the weights tell."""
+    config, settings, known = source.config, {}, {}
+    kind = config.get("_class_name") or " ".join(config.get("architectures") or [])
+    if kind == "UNet2DConditionModel":
+        known["unet"] = {"num_groups": config.get("norm_num_groups", 32)}
+        if head := _head_width(config, source.path):
+            known["unet"]["num_head_channels"] = head
+        if isinstance(config.get("sample_size"), int):
+            settings["resolution"] = 8 * config["sample_size"]
+        settings["parameterization"] = _parameterization(source)
+    elif kind == "AutoencoderKL":
+        known["vae"] = {"num_groups": config.get("norm_num_groups", 32)}
+        settings["scale_factor"] = config.get("scaling_factor", RELEASED["scale_factor"])
+        if config.get("shift_factor"):
+            raise UserError(f"{source.path}: an autoencoder with a shift_factor is not known here")
+    elif "CLIP" in kind:
+        vision = config.get("vision_config") or config
+        if vision.get("hidden_act", "gelu") != "gelu":
+            raise UserError(
+                f"{source.path}: its activation is {vision['hidden_act']}, and only exact gelu "
+                "(OpenCLIP's ViT-H) is known here"
+            )
+        if heads := vision.get("num_attention_heads"):
+            known["clip"] = {"heads": heads}
+    return settings, known
+
+
+def _parameterization(source: Source) -> str:
+    """From diffusers' scheduler, whose betas must be Stable Diffusion's."""
+    scheduler = source.scheduler
+    for key, value in SCHEDULER.items():
+        if scheduler.get(key, value) != value:
+            raise UserError(f"{source.path}: its scheduler has {key} {scheduler[key]}, not {value}")
+    kind = scheduler.get("prediction_type", "epsilon")
+    if kind not in PREDICTIONS:
+        raise UserError(f"{source.path}: its scheduler predicts '{kind}', not noise or v")
+    return PREDICTIONS[kind]
+
+
+def _head_width(config: Mapping, path: Path) -> int | None:
+    """diffusers' `attention_head_dim` is the number of heads, one or one a level."""
+    heads = config.get("num_attention_heads") or config.get("attention_head_dim")
+    channels = config.get("block_out_channels")
+    if not heads or not channels:
+        return None
+    heads = heads if isinstance(heads, list) else [heads] * len(channels)
+    types = config.get("down_block_types") or ["CrossAttn"] * len(channels)
+    widths = {c // h for c, h, t in zip(channels, heads, types, strict=True) if "CrossAttn" in t}
+    if len(widths) > 1:
+        raise UserError(
+            f"{path}: its attention heads have several widths ({sorted(widths)}), as in Stable "
+            "Diffusion 1; Stable Diffusion 2's have one"
+        )
+    return widths.pop() if widths else None
+
+
+def _config(parts: Mapping[str, Part], settings: Mapping, arch: Mapping, name: str) -> ConfigDict:
+    """model.json's content; sections for the networks that are there."""
+    values = {"name": name} | dict(settings) | {k: arch[k] for k in SETTINGS if k in arch}
+    sections = {n: dataclasses.asdict(part.config) for n, part in parts.items()}
+    if "vae" in sections:
+        factor = 2 ** (len(sections["vae"]["ch_mult"]) - 1) * sections["vae"]["patch"]
+        latent = arch.get("unet", {}).get("image_size")
+        if latent and "resolution" not in arch:
+            values["resolution"] = latent * factor
+        values |= dict(
+            latent_size=values["resolution"] // factor,
+            latent_channels=sections["vae"]["embed_dim"],
+        )
+    if "unet" in sections:
+        values["context_dim"] = sections["unet"]["context_dim"]
+        if "vae" in sections and sections["unet"]["in_channels"] != values["latent_channels"]:
+            raise UserError(
+                f"the UNet takes {sections['unet']['in_channels']} channels, but the autoencoder's "
+                f"latents have {values['latent_channels']}"
+            )
+        if "clip" in sections and sections["clip"]["output_dim"] != values["context_dim"]:
+            raise UserError(
+                f"the UNet takes embeddings of {values['context_dim']}, but the vision tower's "
+                f"have {sections['clip']['output_dim']}"
+            )
+    return ConfigDict(values | sections)
