@@ -19,7 +19,7 @@ LAYERS = [
     {"weights", "mesh"},
     {"guidance", "data", "mesh", "page"},
     {"sampling"},
-    {"training", "reconstruction"},
+    {"training", "reconstruction", "evaluation"},
     {"command_line"},
     {"train", "sample", "reconstruct", "export", "convert", "evaluate"},
     {"demo"},
