@@ -20,6 +20,7 @@ from PIL import Image
 # turn (front at azimuth -90) followed by a quarter turn about z.
 WORLD_FROM_Y_UP = np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 SMOOTH_ANGLE_COSINE = 0.64  # normals are averaged over faces that meet at less than 50 degrees
+LARGEST_FAN = 2000  # a vertex of more faces keeps their own normals
 LARGEST_TEXTURE = 512
 
 
@@ -106,29 +107,34 @@ def load_texture(data: bytes) -> UInt8[np.ndarray, "h w 4"]:
 
 
 def shading_normals(
-    positions: Float[np.ndarray, "T 3 3"], vertex: np.ndarray, num_vertices: int
+    positions: Float[np.ndarray, "T 3 3"],
 ) -> Float[np.ndarray, "T 3 3"]:
-    """Corner normals: the area-weighted mean of the faces round a vertex where the surface is
-    smooth there (within 50 degrees of the mean), the face's own normal at creases.
+    """Corner normals: the area-weighted mean over the faces at the same point that meet this face
+    at less than 50 degrees, so that curved surfaces are smooth and creases are sharp.
 
     Args:
-      positions: corners of the triangles.
-      vertex: [T, 3] the index of each corner's vertex.
-      num_vertices: how many vertices there are.
+      positions: corners of the triangles; corners at the same coordinates count as one vertex.
     """
     cross = np.cross(positions[:, 1] - positions[:, 0], positions[:, 2] - positions[:, 0])
     face = cross / np.maximum(np.linalg.norm(cross, axis=-1, keepdims=True), 1e-20)
-    total = np.stack(
-        [
-            np.bincount(vertex.ravel(), np.repeat(cross[:, k], 3), minlength=num_vertices)
-            for k in range(3)
-        ],
-        axis=-1,
-    )
-    total /= np.maximum(np.linalg.norm(total, axis=-1, keepdims=True), 1e-20)
-    mean = total[vertex]  # [T, 3, 3]
-    smooth = np.einsum("tck,tk->tc", mean, face) > SMOOTH_ANGLE_COSINE
-    return np.where(smooth[..., None], mean, face[:, None, :])
+    _, vertex = np.unique(positions.reshape(-1, 3), axis=0, return_inverse=True)
+    order = np.argsort(vertex.ravel(), kind="stable")  # corners, those of a vertex together
+    degrees = np.bincount(vertex.ravel())
+    starts = np.cumsum(degrees) - degrees
+    out = np.repeat(face, 3, axis=0)  # [3T, 3]
+    for degree in np.unique(degrees):
+        if degree < 2 or degree > LARGEST_FAN:
+            continue
+        fans = starts[degrees == degree]
+        for first in range(0, len(fans), max(1, 4_000_000 // degree**2)):
+            chunk = fans[first : first + max(1, 4_000_000 // degree**2)]
+            corners = order[chunk[:, None] + np.arange(degree)]  # [G, degree]
+            f = face[corners // 3]
+            near = np.einsum("gik,gjk->gij", f, f) > SMOOTH_ANGLE_COSINE
+            out[corners] = np.einsum("gij,gjk->gik", near.astype(float), cross[corners // 3])
+    length = np.linalg.norm(out, axis=-1, keepdims=True)
+    out = np.where(length > 1e-20, out / np.maximum(length, 1e-20), np.repeat(face, 3, axis=0))
+    return out.reshape(-1, 3, 3)
 
 
 def read_obj(data: bytes, read_file: Callable[[str], bytes]) -> list[Part]:
@@ -165,7 +171,7 @@ def read_obj(data: bytes, read_file: Callable[[str], bytes]) -> list[Part]:
         if index[..., 0].max() >= len(v) or index[..., 0].min() < 0:
             raise BadMesh("a face names a vertex that is not there")
         xyz = v[index[..., 0]]
-        n = shading_normals(xyz, index[..., 0], len(v))
+        n = shading_normals(xyz)
         given = (index[..., 2] >= 0) & (index[..., 2] < len(vn))
         file_n = vn[np.where(given, index[..., 2], 0)]
         length = np.linalg.norm(file_n, axis=-1, keepdims=True)
@@ -250,7 +256,7 @@ def read_with_trimesh(path: pathlib.Path) -> list[Part]:
 
 def _part_from_trimesh(mesh) -> Part:
     xyz = np.asarray(mesh.vertices, np.float64)[mesh.faces]
-    n = shading_normals(xyz, np.asarray(mesh.faces), len(mesh.vertices))
+    n = shading_normals(xyz)
     uv = np.zeros((*xyz.shape[:2], 2))
     colour, opacity, texture = (0.8, 0.8, 0.8), 1.0, None
     visual = mesh.visual

@@ -31,7 +31,6 @@ from iso3d_jax import command_line
 from iso3d_jax.data import furniture, meshes, multiview, rasteriser
 from iso3d_jax.errors import UserError
 from iso3d_jax.files import atomic_path, make_folder
-from iso3d_jax.geometry import cameras
 
 VIEWS_PER_SET = 4
 FOV_RANGE = (15.0, 60.0)
@@ -46,6 +45,8 @@ def draw_cameras(name: str, seed: int, sets: int) -> dict[str, np.ndarray]:
       azimuth_deg, elevation_deg, fov_deg, distance float32 [4 * sets], set_index int32 [4 * sets],
       c2w float32 [4 * sets, 4, 4].
     """
+    from iso3d_jax.geometry import cameras  # imports JAX, which wrong flags need not wait for
+
     digest = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
     rng = np.random.default_rng([seed, digest])
     columns = []
@@ -132,6 +133,15 @@ def _work(asset: furniture.Asset, out: pathlib.Path, seed: int, sets: int) -> st
     return None
 
 
+def _pool(workers: int, resolution: int) -> concurrent.futures.Executor:
+    """Processes that each hold a renderer; one worker is a thread, which starts at once."""
+    if workers <= 1:
+        return concurrent.futures.ThreadPoolExecutor(1, "render", _start_worker, (resolution,))
+    return concurrent.futures.ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), _start_worker, (resolution,)
+    )
+
+
 def _check_settings(out: pathlib.Path, settings: dict):
     """A folder holds one data set: refuses to mix resolutions, sets or seeds."""
     path = out / "settings.json"
@@ -171,10 +181,7 @@ def render_all(
     print(f"{len(assets)} objects, {len(todo)} to render, {len(skipped)} left out", flush=True)
     if todo:
         rasteriser.Rasteriser(resolution).close()  # fail here, in one sentence, not in a worker
-        workers = max(1, min(workers, len(todo)))
-        with concurrent.futures.ProcessPoolExecutor(
-            workers, multiprocessing.get_context("spawn"), _start_worker, (resolution,)
-        ) as pool:
+        with _pool(min(workers, len(todo)), resolution) as pool:
             futures = {pool.submit(_work, a, out, seed, sets): a for a in todo}
             for future in concurrent.futures.as_completed(futures):
                 reason = future.result()

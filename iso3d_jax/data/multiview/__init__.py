@@ -2,7 +2,7 @@
 
     from iso3d_jax.data.multiview import open_dataset
     data = open_dataset("samples", "train")
-    len(data), data[0]["images"].shape        # 20, (24, 64, 64, 4)
+    len(data), data[0]["images"].shape        # 18, (24, 64, 64, 4)
 
 Reading goes through tensorflow-datasets' `as_data_source` on ArrayRecord files and preparing
 through its builder; neither needs TensorFlow.
@@ -10,6 +10,8 @@ through its builder; neither needs TensorFlow.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import pathlib
 import shutil
@@ -19,7 +21,6 @@ from typing import Any
 import numpy as np
 
 from iso3d_jax.errors import UserError
-from iso3d_jax.geometry import cameras
 
 SAMPLES = pathlib.Path(__file__).parent.parent / "samples"
 BUILDER_NAME = "multiview"
@@ -49,6 +50,7 @@ class MultiViewDataset(Sequence):
 
     def __getitem__(self, index: int) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         from iso3d_jax.data.multiview.multiview_dataset_builder import decode_strip
+        from iso3d_jax.geometry import cameras
 
         if not -len(self) <= index < len(self):
             raise IndexError(f"object {index} of a split of {len(self)}")
@@ -144,6 +146,8 @@ def prepare(
     Raises:
       UserError: nothing was rendered.
     """
+    import tensorflow_datasets as tfds
+
     from iso3d_jax.data.multiview.multiview_dataset_builder import Builder
 
     rendered, out = pathlib.Path(rendered), pathlib.Path(out)
@@ -157,7 +161,9 @@ def prepare(
         data_dir=str(partial),
         file_format="array_record",
     )
-    builder.download_and_prepare()
+    tfds.disable_progress_bar()
+    with contextlib.redirect_stdout(io.StringIO()):  # it says it downloads; nothing is
+        builder.download_and_prepare()
     final = out / BUILDER_NAME
     shutil.rmtree(final, ignore_errors=True)
     os.replace(partial / BUILDER_NAME, final)

@@ -22,7 +22,7 @@ def encode_strip(images: UInt8[np.ndarray, "N H W 4"]) -> bytes:
     """Views side by side as one lossless PNG."""
     strip = np.ascontiguousarray(np.concatenate(list(images), axis=1))
     buffer = io.BytesIO()
-    Image.fromarray(strip).save(buffer, "PNG", optimize=True)
+    Image.fromarray(strip).save(buffer, "PNG")
     return buffer.getvalue()
 
 

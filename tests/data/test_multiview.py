@@ -1,0 +1,163 @@
+"""The shipped samples, opening and making data sets, and batches."""
+
+import json
+
+import numpy as np
+import pytest
+
+from iso3d_jax.data import multiview
+from iso3d_jax.data.furniture import split_of
+from iso3d_jax.data.loader import MultiViewBatches, mirrored_azimuth, white_background
+from iso3d_jax.data.multiview import open_dataset, prepare
+from iso3d_jax.data.pictures import prepare_picture
+from iso3d_jax.data.render import draw_cameras
+from iso3d_jax.data.table import MultiViewTable
+from iso3d_jax.errors import UserError
+
+SPLITS = {"train": 18, "validation": 2, "test": 4}
+
+
+@pytest.fixture(scope="module")
+def table():
+    return MultiViewTable.load("samples", "train")
+
+
+def write_rendered(folder, names, resolution=8, sets=2):
+    """A folder as `data.render` leaves it, with random pictures."""
+    (folder / "objects").mkdir(parents=True)
+    (folder / "settings.json").write_text(
+        json.dumps({"resolution": resolution, "sets": sets, "seed": 0})
+    )
+    rng = np.random.default_rng(0)
+    images = {}
+    for name in names:
+        images[name] = rng.integers(0, 256, (4 * sets, resolution, resolution, 4), np.uint8)
+        about = dict(name=name, title="Café", category="c", creator="d", license="e", source="f")
+        np.savez(
+            folder / "objects" / f"{name}.npz",
+            images=images[name],
+            split=split_of(name),
+            **draw_cameras(name, 0, sets),
+            **about,
+        )
+    return images
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_samples_obey_what_the_readme_says(split):
+    data = open_dataset(None, split)
+    assert len(data) == SPLITS[split] and data.resolution == 64
+    for record in data:
+        assert split_of(record["name"]) == record["split"] == split
+        assert record["license"] == "CC0-1.0" and record["creator"]
+        images = record["images"]
+        assert images.shape == (24, 64, 64, 4) and images.dtype == np.uint8
+        assert ((images[..., 3] > 0).mean((1, 2)) > 0.005).all()
+        cameras = draw_cameras(record["name"], 0, 6)
+        for key, value in cameras.items():
+            np.testing.assert_allclose(record[key], value, atol=1e-5)
+        azimuth = record["azimuth_deg"].reshape(6, 4)
+        steps = (azimuth - azimuth[:, :1]) % 360
+        np.testing.assert_allclose(steps, [[0, 90, 180, 270]] * 6, atol=1e-3)
+
+
+def test_samples_have_credits():
+    credits = (multiview.SAMPLES / "CREDITS.md").read_text()
+    for split in SPLITS:
+        for record in open_dataset("samples", split):
+            line = next(row for row in credits.splitlines() if record["name"] in row)
+            assert record["creator"] in line and record["license"] in line
+
+
+def test_round_trip_keeps_every_pixel(tmp_path):
+    images = write_rendered(tmp_path, ["object1", "object2", "object4", "object10"])
+    prepare(tmp_path, tmp_path)
+    found = {}
+    for record in open_dataset(tmp_path, "all"):
+        found[record["name"]] = record["images"]
+        assert record["title"] == "Café"
+        assert record["set_index"].tolist() == [0] * 4 + [1] * 4
+    assert found.keys() == images.keys()
+    for name, expected in images.items():
+        np.testing.assert_array_equal(found[name], expected)
+    with pytest.raises(IndexError):
+        open_dataset(tmp_path, "test")[1]
+
+
+def test_part_of_a_folder_and_its_empty_splits(tmp_path):
+    write_rendered(tmp_path / "r", ["object1", "object2"])
+    prepare(tmp_path / "r", tmp_path / "d", names=["object2"])
+    assert [r["name"] for r in open_dataset(tmp_path / "d", "train")] == ["object2"]
+    with pytest.raises(UserError, match=r"test split .* is empty \(it has train 1\)"):
+        open_dataset(tmp_path / "d", "test")
+    with pytest.raises(UserError, match="unknown split 'tset'"):
+        open_dataset(tmp_path / "d", "tset")
+
+
+def test_not_a_data_set(tmp_path):
+    with pytest.raises(UserError, match="there is no data set at"):
+        open_dataset(tmp_path / "nowhere", "train")
+    with pytest.raises(UserError, match="is not a multi-view data set"):
+        open_dataset(tmp_path, "train")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="is a file"):
+        open_dataset(tmp_path / "file", "train")
+    (tmp_path / "half" / "objects").mkdir(parents=True)
+    with pytest.raises(UserError, match="not finished"):
+        open_dataset(tmp_path / "half", "train")
+    (tmp_path / "dataset_info.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        open_dataset(tmp_path, "train")
+
+
+def test_reading_and_preparing_need_no_tensorflow(tmp_path, run_python):
+    write_rendered(tmp_path, ["object1"])
+    code = (
+        "import sys\n"
+        "from iso3d_jax.data.multiview import open_dataset, prepare\n"
+        f"prepare({str(tmp_path)!r}, {str(tmp_path)!r})\n"
+        f"print(len(open_dataset({str(tmp_path)!r}, 'train')), len(open_dataset(None, 'test')))\n"
+        "print('tensorflow' in sys.modules)"
+    )
+    process = run_python("-c", code)
+    assert process.stdout.split() == ["1", "4", "False"], process.stderr
+
+
+def test_batches_depend_on_seed_and_step_alone(table):
+    first, second = (MultiViewBatches(table, 3, seed=5).batch(17) for _ in range(2))
+    for key, value in first.items():
+        np.testing.assert_array_equal(value, second[key])
+    other = MultiViewBatches(table, 3, seed=6).batch(17)
+    assert not np.array_equal(first["views"], other["views"])
+    third = next(iter(MultiViewBatches(table, 3, seed=5)))
+    np.testing.assert_array_equal(
+        third["views"], MultiViewBatches(table, 3, seed=5).batch(0)["views"]
+    )
+
+
+def test_batch_is_what_the_table_holds(table):
+    batch = MultiViewBatches(table, 8, seed=1, mirror_share=0.5, front_share=1.0).batch(3)
+    assert batch["views"].shape == (8, 4, 64, 64, 3) and batch["views"].dtype == np.float32
+    assert 0 < batch["mirrored"].sum() < 8
+    steps = (batch["azimuth_deg"] - batch["azimuth_deg"][:, :1]) % 360
+    for b in range(8):
+        turn = [0, 270, 180, 90] if batch["mirrored"][b] else [0, 90, 180, 270]
+        np.testing.assert_allclose(steps[b], turn, atol=1e-3)
+        o, r = batch["object"][b], batch["reference_view"][b]
+        azimuth = table.azimuth_deg[o, r]
+        assert min(azimuth, 360 - azimuth) <= 90
+        sign = -1 if batch["mirrored"][b] else 1
+        first = (azimuth + sign * batch["azimuth_deg"][b, 0]) % 360
+        gap = np.abs((table.azimuth_deg[o] - first + 180) % 360 - 180)
+        view = int(gap.argmin())
+        assert gap[view] < 1e-3 and view % 4 == 0 and r // 4 != view // 4
+        flip = np.s_[:, ::-1] if batch["mirrored"][b] else np.s_[:]
+        expected = white_background(table.images[o, view][flip])
+        np.testing.assert_array_equal(batch["views"][b, 0], expected)
+        np.testing.assert_array_equal(
+            batch["reference"][b], prepare_picture(table.images[o, r][flip], 64)
+        )
+
+
+def test_mirrored_azimuths():
+    np.testing.assert_allclose(mirrored_azimuth([0, 90, 350]), [0, 270, 10])

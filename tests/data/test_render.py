@@ -1,0 +1,188 @@
+"""The renderer against projections and colours worked out here, and the render command."""
+
+import json
+
+import numpy as np
+import pytest
+from furniture_files import AZIMUTH, COLOURS, cube_mtl, cube_obj, write_catalogue, write_folder
+
+from iso3d_jax.data import furniture, meshes, render
+from iso3d_jax.data.multiview import open_dataset, prepare
+from iso3d_jax.data.rasteriser import Rasteriser, shrink
+from iso3d_jax.errors import UserError
+from iso3d_jax.geometry import cameras
+
+RESOLUTION = 32
+
+
+@pytest.fixture(scope="module")
+def machine():
+    try:
+        rasteriser = Rasteriser(RESOLUTION)
+    except UserError as e:
+        pytest.skip(f"rendering tests need moderngl and EGL: {e}")
+    with rasteriser:
+        yield rasteriser
+
+
+def cube_parts(opacity=1.0, x=1.0, y=1.0, z=1.0):
+    obj = cube_obj(x, y, z).encode()
+    return meshes.to_world(meshes.read_obj(obj, lambda name: cube_mtl(opacity).encode()))
+
+
+def look(machine, elevation, azimuth, fov=30.0, scale=1.1):
+    distance = scale / np.tan(np.radians(fov) / 2)
+    c2w = np.asarray(cameras.camera_to_world(elevation, azimuth, distance))
+    return machine.draw(c2w, fov), c2w
+
+
+@pytest.mark.parametrize("side", AZIMUTH)
+def test_each_side_is_seen_from_its_azimuth_in_its_colour(machine, side):
+    machine.load(cube_parts())
+    image, _ = look(machine, 0.0, AZIMUTH[side])
+    middle = image[RESOLUTION // 2, RESOLUTION // 2]
+    # Head-on the light is 0.96 and Kd is sRGB: no gamma in between.
+    np.testing.assert_allclose(middle[:3] / 255, 0.96 * np.array(COLOURS[side]), atol=0.01)
+    assert middle[3] == 255
+    assert image[0, 0].tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("elevation", "azimuth", "fov"), [(0, 0, 30), (25, 130, 15), (30, 290, 60)]
+)
+def test_silhouette_is_where_the_rays_hit_the_box(machine, elevation, azimuth, fov):
+    half = np.array([3.0, 1.0, 2.0]) / np.sqrt(14)  # the world's x is the file's z
+    machine.load(cube_parts(x=1.0, y=2.0, z=3.0))
+    image, c2w = look(machine, elevation, azimuth, fov)
+    origins, directions = (
+        np.asarray(a) for a in cameras.get_rays(c2w, fov, RESOLUTION, RESOLUTION)
+    )
+    t = (np.stack([-half, half])[:, None, None] - origins) / directions
+    hit = t.min(0).max(-1) < t.max(0).min(-1)
+    inside = image[..., 3] > 127
+    # Only pixels that the outline crosses may differ.
+    crossed = (image[..., 3] > 0) & (image[..., 3] < 255)
+    assert 0.05 < hit.mean() < 0.7
+    assert not ((hit != inside) & ~crossed).any()
+    assert ((hit != inside) & crossed).sum() <= 0.3 * crossed.sum()
+
+
+def test_rotating_the_camera_and_the_object_together_changes_nothing(machine):
+    machine.load(cube_parts(y=0.5))
+    first, _ = look(machine, 20.0, 15.0)
+    turn = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]])  # 90 degrees about z
+    turned = [
+        meshes.dataclasses.replace(p, positions=p.positions @ turn.T, normals=p.normals @ turn.T)
+        for p in cube_parts(y=0.5)
+    ]
+    machine.load(turned)
+    second, _ = look(machine, 20.0, 105.0)
+    assert np.abs(first.astype(int) - second).max() <= 12
+    assert np.abs(first.astype(int) - second).mean() < 0.2
+
+
+def test_edges_keep_the_objects_colour():
+    side = np.zeros((8, 8, 4), np.float32)
+    side[:, :3] = [0.2, 0.4, 0.6, 1.0]  # three of four columns of a pixel are covered
+    out = shrink(side, 4)
+    np.testing.assert_array_equal(out[:, 0], [[51, 102, 153, 191]] * 2)
+    np.testing.assert_array_equal(out[:, 1], 0)
+
+
+def test_a_see_through_material_is_partly_transparent(machine):
+    machine.load(cube_parts(opacity=0.5))
+    image, _ = look(machine, 0.0, 0.0)
+    # Two walls of half opacity: 1 - 0.5^2, and no depth between them.
+    assert abs(int(image[RESOLUTION // 2, RESOLUTION // 2, 3]) - 191) <= 2
+
+
+def test_texture_replaces_the_materials_colour_with_row_0_at_the_top(machine):
+    parts = cube_parts()
+    texture = np.zeros((2, 2, 4), np.uint8)
+    texture[0], texture[1] = [255, 0, 0, 255], [0, 0, 255, 255]
+    for part in parts:
+        part.texture = texture
+        part.uv = np.stack([part.positions[..., 1], (part.positions[..., 2] > 0) * 1.0], -1)
+        part.colour = (0.1, 0.1, 0.1)
+    machine.load(parts)
+    image, _ = look(machine, 0.0, 0.0)
+    top, bottom = image[9, RESOLUTION // 2], image[RESOLUTION - 10, RESOLUTION // 2]
+    assert top[0] > 150 > 90 > top[2] and bottom[2] > 150 > 90 > bottom[0]
+
+
+def test_cameras_obey_their_ranges_and_depend_on_seed_and_name_alone():
+    views = render.draw_cameras("chair", 0, 6)
+    azimuth = views["azimuth_deg"].reshape(6, 4)
+    np.testing.assert_allclose((azimuth - azimuth[:, :1]) % 360, [[0, 90, 180, 270]] * 6, atol=1e-3)
+    for key in ("elevation_deg", "fov_deg", "distance"):
+        assert (np.ptp(views[key].reshape(6, 4), axis=1) == 0).all()
+    scale = views["distance"] * np.tan(np.radians(views["fov_deg"]) / 2)
+    assert scale.min() >= 0.9999 and scale.max() <= 1.1501
+    assert views["elevation_deg"].min() >= 0 and views["elevation_deg"].max() <= 30
+    assert views["fov_deg"].min() >= 15 and views["fov_deg"].max() <= 60
+    again = render.draw_cameras("chair", 0, 6)
+    np.testing.assert_array_equal(views["c2w"], again["c2w"])
+    assert (render.draw_cameras("chair2", 0, 6)["fov_deg"] != views["fov_deg"]).all()
+    assert (render.draw_cameras("chair", 1, 6)["fov_deg"] != views["fov_deg"]).all()
+
+
+def test_render_command_makes_a_data_set_and_goes_on(machine, tmp_path, run_python):
+    names = ["object1", "object4", "object10", "object11"]
+    assets = write_folder(tmp_path / "meshes", names)
+    (assets / "broken.obj").write_text("v 0 0 0\n")
+    (assets / "rug.obj").write_text(cube_obj(y=0.01))
+    out = tmp_path / "out"
+    command = ["-m", "iso3d_jax.data.render", "--assets", assets, "--out", out, "--sets", 2,
+               "--resolution", 16, "--workers", 1]  # fmt: skip
+    first = run_python(*command)
+    assert first.returncode == 0, first.stderr
+    assert "train 1, validation 1, test 2 objects" in first.stdout
+    skipped = (out / "skipped.txt").read_text()
+    assert "broken\tthe OBJ file has no triangles" in skipped and "rug\tflat" in skipped
+    assert "object10" in (out / "CREDITS.md").read_text()
+
+    data = open_dataset(out, "test")
+    records = {r["name"]: r for r in data}
+    assert sorted(records) == ["object10", "object11"] and data.resolution == 16
+    # An object does not depend on what was rendered before it, nor on the process.
+    (asset,) = [a for a in furniture.find_assets([str(assets)]) if a.name == "object10"]
+    with Rasteriser(16) as small:
+        alone = render.render_object(asset, small, 0, 2)
+    np.testing.assert_array_equal(alone["images"], records["object10"]["images"])
+    np.testing.assert_allclose(alone["c2w"], records["object10"]["c2w"], atol=1e-6)
+
+    with pytest.raises(UserError, match="was rendered with --seed 0, not 5"):
+        render.render_all([], out, 16, 2, seed=5)
+    settings = json.loads((out / "settings.json").read_text())
+    assert settings == {"resolution": 16, "sets": 2, "seed": 0}
+
+
+def test_second_run_renders_only_what_is_missing(machine, tmp_path, capsys):
+    catalogue = write_catalogue(
+        tmp_path / "c.sh3f", [{"stem": "object4"}, {"stem": "rug", "size": (1, 0.01, 1)}]
+    )
+    assets = furniture.find_assets([str(catalogue)])
+    done = tmp_path / "out" / "objects" / "c-object4.npz"
+    done.parent.mkdir(parents=True)
+    done.write_bytes(b"there already")
+    skipped = render.render_all(assets[:1], tmp_path / "out", 16, 1)
+    assert skipped == {} and done.read_bytes() == b"there already"
+    assert "1 objects, 0 to render" in capsys.readouterr().out
+
+
+def test_nothing_rendered_is_refused(tmp_path):
+    (tmp_path / "objects").mkdir()
+    with pytest.raises(UserError, match="could be rendered"):
+        prepare(tmp_path, tmp_path)
+
+
+def test_only_names_the_nearest_object():
+    assets = [furniture.Asset("chair", "", "", "", "", "", None)]
+    with pytest.raises(UserError, match="nearest is chair"):
+        render.choose(assets, ["chiar"])
+    assert render.choose(assets, ["chair"]) == assets
+
+
+def test_missing_assets_in_one_sentence(refused):
+    message = refused("-m", "iso3d_jax.data.render", "--assets", "nowhere", "--out", "x")
+    assert "nowhere" in message and "sweethome3d-furniture" in message
