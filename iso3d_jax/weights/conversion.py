@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +48,7 @@ class Part:
                 f"{self.network}/{path}",
                 self.shapes[path],
                 kind,
-                lambda: np.ascontiguousarray(self.read(path)).astype(kind, copy=False),
+                lambda: np.asarray(self.read(path), order="C").astype(kind, copy=False),
             )
 
         return [entry(path) for path in sorted(self.shapes)]
@@ -200,9 +201,15 @@ def _clip(tensors, table, arch, leftovers, what) -> Part:
     return _match("clip", config, table, tensors, leftovers, {}, what)
 
 
-def _match(network, config, table, tensors, leftovers, made, what) -> Part:
+@functools.cache
+def shapes_of(network: str, config) -> dict[str, tuple[int, ...]]:
+    """Shapes of a network's weights by path; `config` is its dataclass."""
     section = ConfigDict({network: dataclasses.asdict(config)})
-    shapes = {k: v.shape for k, v in bundle.abstract_network(network, section)[1].items()}
+    return {k: v.shape for k, v in bundle.abstract_network(network, section)[1].items()}
+
+
+def _match(network, config, table, tensors, leftovers, made, what) -> Part:
+    shapes = shapes_of(network, config)
     wanted = {path: shape for path, shape in shapes.items() if path not in made}
     sizes = {key: tensor.shape for key, tensor in tensors.items()}
     names = {"unet": "the UNet", "vae": "the autoencoder", "clip": "the vision tower"}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -15,7 +14,7 @@ from iso3d_jax.files import atomic_path, make_folder
 from iso3d_jax.geometry.cameras import ENCODINGS
 from iso3d_jax.weights import bundle
 from iso3d_jax.weights.conversion import DTYPES, Part, find_parts
-from iso3d_jax.weights.safetensors_file import write_safetensors
+from iso3d_jax.weights.safetensors_file import Report, reporting, write_safetensors
 from iso3d_jax.weights.sources import Source, open_sources
 
 # What a model of each layout must know beside its weights (reference 4.3 to 4.6). A 2-D base has
@@ -38,7 +37,7 @@ def import_weights(
     out: str | Path,
     arch: Mapping | None = None,
     dtype: str = "float32",
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Report | None = None,
 ) -> ConfigDict:
     """Converts one or several sources into one model folder.
 
@@ -48,7 +47,7 @@ def import_weights(
       arch: what shapes do not tell: {"unet": {...}, "vae": {...}, "clip": {...}} and any of
         `SETTINGS` at the top.
       dtype: 'float32' or 'bfloat16', as stored; the camera's MLP is always float32.
-      progress: called with (bytes done, bytes in all, weight) before each weight.
+      progress: called with (bytes done, bytes in all, key) before each weight.
 
     Returns:
       The model's config.
@@ -71,26 +70,9 @@ def import_weights(
                 parts[part.network] = part
     config = _config(parts, settings, arch, Path(places[0]).stem or "model")
     entries = [e for name in sorted(parts) for e in parts[name].entries(DTYPES[dtype])]
-    total = sum(math.prod(shape) * kind.itemsize for _, shape, kind, _ in entries)
-    done = 0
-
-    def reported(entry):
-        key, shape, kind, read = entry
-
-        def read_and_report():
-            nonlocal done
-            if progress:
-                progress(done, total, key)
-            done += math.prod(shape) * kind.itemsize
-            return read()
-
-        return key, shape, kind, read_and_report
-
-    write_safetensors(Path(out) / "model.safetensors", map(reported, entries))
+    write_safetensors(Path(out) / "model.safetensors", reporting(entries, progress))
     with atomic_path(Path(out) / "model.json") as temporary:
         temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-    if progress:
-        progress(total, total, "")
     return config
 
 
@@ -119,7 +101,7 @@ def _beside(source: Source) -> tuple[dict, dict]:
         if head := _head_width(config, source.path):
             known["unet"]["num_head_channels"] = head
         if isinstance(config.get("sample_size"), int):
-            settings["resolution"] = 8 * config["sample_size"]
+            settings["latent_size"] = config["sample_size"]
         settings["parameterization"] = _parameterization(source)
     elif kind == "AutoencoderKL":
         known["vae"] = {"num_groups": config.get("norm_num_groups", 32)}
@@ -173,7 +155,7 @@ def _config(parts: Mapping[str, Part], settings: Mapping, arch: Mapping, name: s
     sections = {n: dataclasses.asdict(part.config) for n, part in parts.items()}
     if "vae" in sections:
         factor = 2 ** (len(sections["vae"]["ch_mult"]) - 1) * sections["vae"]["patch"]
-        latent = arch.get("unet", {}).get("image_size")
+        latent = arch.get("unet", {}).get("image_size", settings.get("latent_size"))
         if latent and "resolution" not in arch:
             values["resolution"] = latent * factor
         values |= dict(

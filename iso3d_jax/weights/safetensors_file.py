@@ -36,6 +36,9 @@ DTYPES = {
 # (key, shape, dtype, read): what a writer needs; `read()` gives the array when its turn comes.
 Entry = tuple[str, tuple[int, ...], np.dtype, Callable[[], np.ndarray]]
 
+# Called with (bytes done, bytes in all, key) before each tensor, and once at the end.
+Report = Callable[[int, int, str], None]
+
 
 def open_safetensors(path: Path) -> dict[str, LazyTensor]:
     """The tensors of one safetensors file, checked against its size."""
@@ -82,7 +85,32 @@ def write_safetensors(path: str | Path, entries: Iterable[Entry], metadata: dict
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for key, shape, dtype, read in entries:
-            array = np.ascontiguousarray(read())
+            array = np.asarray(read(), order="C")
             if array.dtype != dtype or array.shape != tuple(shape):
                 raise ValueError(f"{key}: {array.shape} {array.dtype} is not {shape} {dtype}")
             file.write(array.reshape(-1).view(np.uint8).data)
+
+
+def reporting(entries: Iterable[Entry], report: Report | None) -> Iterable[Entry]:
+    """The same entries, which report when their turn comes."""
+    entries = list(entries)
+    if report is None:
+        return entries
+    sizes = [math.prod(shape) * dtype.itemsize for _, shape, dtype, _ in entries]
+    total, done = sum(sizes), 0
+
+    def told(entry, size):
+        key, shape, dtype, read = entry
+
+        def read_and_tell():
+            nonlocal done
+            report(done, total, key)
+            done += size
+            array = read()
+            if done == total:
+                report(total, total, "")
+            return array
+
+        return key, shape, dtype, read_and_tell
+
+    return [told(entry, size) for entry, size in zip(entries, sizes, strict=True)]

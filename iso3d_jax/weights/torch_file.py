@@ -187,7 +187,7 @@ def write_torch(path: str | Path, entries: Iterable[Entry]) -> None:
         with _entry(archive, "archive/byteorder") as file:
             file.write(b"little")
         for number, (key, shape, dtype, read) in enumerate(entries):
-            array = np.ascontiguousarray(read())
+            array = np.asarray(read(), order="C")
             if array.dtype != dtype or array.shape != tuple(shape):
                 raise ValueError(f"{key}: {array.shape} {array.dtype} is not {shape} {dtype}")
             with _entry(archive, f"archive/data/{number}") as file:

@@ -120,3 +120,65 @@ _OLD = re.compile(r"(attentions\.0\.)(query|key|value|proj_attn)\.")
 def modern_name(key: str) -> str:
     """A key of an old autoencoder file as today's."""
     return _OLD.sub(lambda m: f"{m[1]}{_OLD_NAMES[m[2]]}.", key)
+
+
+def unet_settings(config: UNetConfig, latent_size: int) -> dict:
+    """`unet/config.json` of a UNet."""
+    widths = [config.model_channels * mult for mult in config.channel_mult]
+    cross = [2**level in config.attention_resolutions for level in range(len(widths))]
+    return {
+        "_class_name": "UNet2DConditionModel",
+        "act_fn": "silu",
+        # diffusers' name for the number of heads
+        "attention_head_dim": [width // config.num_head_channels for width in widths],
+        "block_out_channels": widths,
+        "center_input_sample": False,
+        "cross_attention_dim": config.context_dim,
+        "down_block_types": ["CrossAttnDownBlock2D" if c else "DownBlock2D" for c in cross],
+        "downsample_padding": 1,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "in_channels": config.in_channels,
+        "layers_per_block": config.num_res_blocks,
+        "mid_block_scale_factor": 1,
+        "norm_eps": 1e-05,
+        "norm_num_groups": config.num_groups,
+        "out_channels": config.out_channels,
+        "sample_size": latent_size,
+        "transformer_layers_per_block": config.transformer_depth,
+        "up_block_types": ["CrossAttnUpBlock2D" if c else "UpBlock2D" for c in reversed(cross)],
+        "use_linear_projection": True,
+    }
+
+
+def vae_settings(config: VAEConfig, scale_factor: float) -> dict:
+    """`vae/config.json` of an autoencoder."""
+    levels = len(config.ch_mult)
+    return {
+        "_class_name": "AutoencoderKL",
+        "act_fn": "silu",
+        "block_out_channels": [config.ch * mult for mult in config.ch_mult],
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "in_channels": config.in_channels,
+        "latent_channels": config.z_channels,
+        "layers_per_block": config.num_res_blocks,
+        "norm_num_groups": config.num_groups,
+        "out_channels": config.out_ch,
+        "scaling_factor": scale_factor,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+    }
+
+
+def scheduler_settings(parameterization: str) -> dict:
+    """`scheduler/scheduler_config.json`: DDIM as the released guidance sets it up."""
+    return {
+        "_class_name": "DDIMScheduler",
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "clip_sample": False,
+        "num_train_timesteps": 1000,
+        "prediction_type": "v_prediction" if parameterization == "v" else "epsilon",
+        "set_alpha_to_one": False,
+        "steps_offset": 1,
+    }

@@ -1,0 +1,173 @@
+"""From a model folder of ours to the authors' checkpoint or to diffusers' folders, streamed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from iso3d_jax.errors import UserError
+from iso3d_jax.files import atomic_path, make_folder
+from iso3d_jax.weights import bundle
+from iso3d_jax.weights.conversion import DTYPES, shapes_of
+from iso3d_jax.weights.layouts import clip, diffusers, ldm
+from iso3d_jax.weights.rules import Rule, find, to_theirs
+from iso3d_jax.weights.safetensors_file import Entry, Report, reporting, write_safetensors
+from iso3d_jax.weights.tensors import LazyTensor, open_tensors
+from iso3d_jax.weights.torch_file import write_torch
+
+
+def export_torch(
+    model: str | Path,
+    out: str | Path,
+    dtype: str = "float32",
+    leftovers: str | Path | None = None,
+    progress: Report | None = None,
+) -> list[str]:
+    """Writes the networks that a model folder holds in the authors' layout, with the schedule.
+
+    Args:
+      model: a model folder or a training run.
+      out: the .ckpt or .pt file.
+      dtype: of the weights.
+      leftovers: a checkpoint whose keys outside our networks (the text tower's embeddings, which
+        the authors' 2-D script insists on) are copied over.
+      progress: see `import_weights`.
+
+    Returns:
+      Notes on what the authors' code must be told.
+
+    Raises:
+      UserError: the authors' code has no such network.
+    """
+    if Path(out).suffix not in (".ckpt", ".pt", ".pth"):
+        raise UserError(f"--out must end in .ckpt or .pt for the torch layout, not {out}")
+    config, stored = _open_bundle(model)
+    entries: list[Entry] = []
+    for name, prefix in (
+        ("unet", ldm.UNET_PREFIX),
+        ("vae", ldm.VAE_PREFIX),
+        ("clip", ldm.CLIP_PREFIX),
+    ):
+        if name in stored:
+            numbers = bundle.network_config(name, config)
+            _check_fixed(name, numbers, "the authors' layout")
+            table = {"unet": ldm.unet, "vae": lambda _: ldm.VAE, "clip": lambda _: clip.OPEN_CLIP}
+            entries += _entries(table[name](numbers), stored[name], prefix, dtype)
+    for key, value in ldm.schedule_buffers().items():
+        entries.append((key, value.shape, value.dtype, lambda value=value: value))
+    if leftovers is not None:
+        written = {entry[0] for entry in entries}
+        for key, tensor in open_tensors(leftovers).items():
+            if key not in written:
+                entries.append((key, tensor.shape, tensor.dtype, tensor.read))
+    write_torch(out, reporting(entries, progress))
+    notes = []
+    if config.get("parameterization", "eps") != "eps":
+        notes.append("this model predicts v, and the authors' code reads its output as noise")
+    if config.get("camera_encoding") == "mvdream":
+        notes.append(
+            "its cameras have true angles: feed it MVDream's get_camera, not Isotropic3D's"
+        )
+    return notes
+
+
+def export_diffusers(
+    model: str | Path, out: str | Path, dtype: str = "float32", progress: Report | None = None
+) -> list[str]:
+    """Writes `unet/`, `vae/` and `scheduler/`: the UNet's 2-D part and the autoencoder.
+
+    Returns:
+      Notes on what was left out.
+    """
+    config, stored = _open_bundle(model)
+    if not stored.keys() & {"unet", "vae"}:
+        raise UserError(f"{model} has neither a UNet nor an autoencoder, so nothing to write")
+    jobs, notes = [], []
+    if "unet" in stored:
+        unet = bundle.network_config("unet", config)
+        if unet.adm_in_channels or unet.use_scale_shift_norm:
+            raise UserError(
+                "diffusers' UNet2DConditionModel has no counterpart of this UNet's "
+                "adm_in_channels or use_scale_shift_norm"
+            )
+        tensors = {k: v for k, v in stored["unet"].items() if not k.startswith("camera_embed/")}
+        if len(tensors) < len(stored["unet"]):
+            notes.append("the camera's MLP was left out: diffusers' UNet has no cameras")
+        entries = _entries(diffusers.unet(unet), tensors, "", dtype)
+        settings = diffusers.unet_settings(unet, config.get("latent_size", 32))
+        jobs.append(("unet", entries, settings))
+    if "vae" in stored:
+        vae = bundle.network_config("vae", config)
+        _check_fixed("vae", vae, "diffusers' AutoencoderKL", groups=vae.num_groups)
+        if vae.embed_dim != vae.z_channels:
+            raise UserError("diffusers' AutoencoderKL has no embed_dim other than z_channels")
+        entries = _entries(diffusers.vae(vae), stored["vae"], "", dtype)
+        settings = diffusers.vae_settings(vae, config.get("scale_factor", 0.18215))
+        jobs.append(("vae", entries, settings))
+    if "clip" in stored:
+        notes.append("the vision tower was left out")
+    for folder, entries, settings in jobs:
+        path = make_folder(Path(out) / folder) / "diffusion_pytorch_model.safetensors"
+        write_safetensors(path, reporting(entries, progress), {"format": "pt"})
+        _write_json(path.with_name("config.json"), settings)
+    scheduler = diffusers.scheduler_settings(config.get("parameterization", "eps"))
+    _write_json(make_folder(Path(out) / "scheduler") / "scheduler_config.json", scheduler)
+    return notes
+
+
+def _write_json(path: Path, content: Mapping) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _open_bundle(model: str | Path) -> tuple[ConfigDict, dict[str, dict[str, LazyTensor]]]:
+    """A folder's config and its weights by network, checked against the config."""
+    folder = bundle.find_bundle(model)
+    config = bundle.load_config(folder)
+    stored: dict[str, dict[str, LazyTensor]] = {}
+    for key, tensor in open_tensors(folder / "model.safetensors").items():
+        name, _, path = key.partition("/")
+        stored.setdefault(name, {})[path] = tensor
+    for name, tensors in stored.items():
+        if name not in bundle.NETWORKS:
+            raise UserError(f"{folder} has weights of an unknown network, '{name}'")
+        shapes = shapes_of(name, bundle.network_config(name, config))
+        if shapes != {path: tensor.shape for path, tensor in tensors.items()}:
+            raise UserError(f"the weights of '{name}' in {folder} do not fit its model.json")
+    return config, stored
+
+
+def _check_fixed(name: str, numbers, layout: str, groups: int = 32) -> None:
+    """Refuses what only our own small models have."""
+    if getattr(numbers, "patch", 1) != 1:
+        raise UserError(f"{layout} has no autoencoder with a patch of {numbers.patch}")
+    if getattr(numbers, "num_groups", 32) != groups:
+        raise UserError(
+            f"{layout} has 32 groups in every GroupNorm, and this {name} has {numbers.num_groups}"
+        )
+
+
+def _entries(
+    table: list[Rule] | tuple[Rule, ...], tensors: Mapping[str, LazyTensor], prefix: str, dtype: str
+) -> list[Entry]:
+    """What a writer needs of one network, under its keys in the other layout."""
+    kind, entries = DTYPES[dtype], []
+    for path, tensor in tensors.items():
+        match = find(table, path)
+        if match is None:
+            raise UserError(f"the layout has no place for the weight {path}")
+        blank = np.broadcast_to(np.int8(0), tensor.shape)
+        for number, (key, like) in enumerate(
+            zip(match.keys, to_theirs(blank, path, match), strict=True)
+        ):
+
+            def read(path=path, tensor=tensor, match=match, number=number):
+                array = to_theirs(tensor.read(), path, match)[number]
+                return np.asarray(array, order="C").astype(kind, copy=False)
+
+            entries.append((prefix + key, like.shape, kind, read))
+    return entries

@@ -1,0 +1,247 @@
+"""Weight files: read as their own libraries would, refused when damaged or unsafe."""
+
+import io
+import json
+import pickle
+import zipfile
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from iso3d_jax.errors import UserError
+from iso3d_jax.weights.safetensors_file import write_safetensors
+from iso3d_jax.weights.sources import choose, open_sources
+from iso3d_jax.weights.tensors import open_tensors
+from iso3d_jax.weights.torch_file import write_torch
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def arrays():
+    draw = np.random.default_rng(0)
+    return {
+        "a.weight": draw.standard_normal((3, 5)).astype(np.float32),
+        "b": draw.standard_normal((2, 3, 7)).astype(ml_dtypes.bfloat16),
+        "c": draw.standard_normal(11).astype(np.float16),
+        "scalar": np.array(2.5, np.float32),
+        "empty": np.zeros((0, 4), np.float32),
+        "steps": np.array([1, 2**40], np.int64),
+    }
+
+
+def entries(values):
+    return [(key, v.shape, v.dtype, lambda v=v: v) for key, v in values.items()]
+
+
+def check(tensors, expected):
+    assert list(tensors) == list(expected)
+    for key, value in expected.items():
+        got = tensors[key].read()
+        assert got.dtype == value.dtype and got.shape == value.shape, key
+        np.testing.assert_array_equal(got, value)
+
+
+def test_golden_checkpoint_has_every_key_and_shape():
+    layout = dict(json.loads((GOLDEN / "state_dict_layout.json").read_text()))
+    tensors = open_tensors(GOLDEN / "isotropic3d_tiny_fp16.ckpt")
+    assert {key: list(tensor.shape) for key, tensor in tensors.items()} == layout
+
+
+def test_torch_round_trip(tmp_path):
+    write_torch(tmp_path / "x.ckpt", entries(arrays()))
+    check(open_tensors(tmp_path / "x.ckpt"), arrays())
+    with zipfile.ZipFile(tmp_path / "x.ckpt") as archive:
+        assert archive.testzip() is None
+        for info in archive.infolist():
+            offset = info.header_offset + 30 + len(info.filename)
+            extra = (tmp_path / "x.ckpt").read_bytes()[info.header_offset + 28 :][:2]
+            assert (offset + int.from_bytes(extra, "little")) % 64 == 0
+
+
+def test_safetensors_round_trip_and_both_ways_with_the_package(tmp_path):
+    plain = {k: v for k, v in arrays().items() if v.dtype != ml_dtypes.bfloat16}
+    write_safetensors(tmp_path / "ours.safetensors", entries(arrays()), {"format": "pt"})
+    check(open_tensors(tmp_path / "ours.safetensors"), arrays())
+    theirs = safetensors.numpy.load_file(tmp_path / "ours.safetensors")
+    assert all(np.array_equal(theirs[key], value) for key, value in plain.items())
+    safetensors.numpy.save_file(plain, tmp_path / "theirs.safetensors")
+    tensors = open_tensors(tmp_path / "theirs.safetensors")
+    check({key: tensors[key] for key in plain}, plain)
+
+
+def write_zip(path, pickled, storages=(), **options):
+    with zipfile.ZipFile(path, "w", **options) as archive:
+        archive.writestr("x/data.pkl", pickled)
+        for name, raw in storages:
+            archive.writestr(f"x/data/{name}", raw)
+    return path
+
+
+def tensor_pickle(size, stride, offset=0, count=12, wrapper=None):
+    """The pickle of {'w': tensor}, of a storage '0' of `count` floats."""
+
+    def name(text):
+        return b"X" + len(text).to_bytes(4, "little") + text.encode()
+
+    def ints(values):
+        return b"(" + b"".join(b"J" + v.to_bytes(4, "little", signed=True) for v in values) + b"t"
+
+    number = b"J" + count.to_bytes(4, "little")
+    storage = b"(" + name("storage") + b"ctorch\nFloatStorage\n" + name("0") + name("cpu") + number
+    tensor = (
+        b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"tQ"
+        + b"J" + offset.to_bytes(4, "little", signed=True) + ints(size) + ints(stride)
+        + b"\x89}tR"
+    )  # fmt: skip
+    content = b"}" + name("w") + tensor + b"s"
+    if wrapper:
+        content = b"}" + name("global_step") + b"K\x07s" + name(wrapper) + content + b"s"
+    return b"\x80\x02" + content + b"."
+
+
+def test_strided_views_and_wrappers(tmp_path):
+    values = np.arange(12, dtype=np.float32)
+    storage = [("0", values.tobytes())]
+    path = write_zip(
+        tmp_path / "t.pt", tensor_pickle((3, 2), (1, 4), 2, wrapper="state_dict"), storage
+    )
+    tensors = open_tensors(path)
+    assert list(tensors) == ["w"]
+    np.testing.assert_array_equal(
+        tensors["w"].read(), values[2:].reshape(-1)[[0, 4, 1, 5, 2, 6]].reshape(3, 2)
+    )
+
+
+@pytest.mark.parametrize(
+    "size, stride, offset",
+    [
+        ((13,), (1,), 0),
+        ((3, 4), (4, 1), 1),
+        ((2,), (1 << 30,), 0),
+        ((2,), (-1,), 3),
+        ((1,), (1,), -1),
+    ],
+)
+def test_tensors_outside_their_storage_are_refused(tmp_path, size, stride, offset):
+    path = write_zip(tmp_path / "t.pt", tensor_pickle(size, stride, offset), [("0", bytes(48))])
+    with pytest.raises(UserError, match="is damaged"):
+        open_tensors(path)
+
+
+def test_short_missing_and_compressed_storages_are_refused(tmp_path):
+    pickled = tensor_pickle((12,), (1,))
+    for name, storages, options in (
+        ("short", [("0", bytes(40))], {}),
+        ("missing", [], {}),
+        ("compressed", [("0", bytes(48))], {"compression": zipfile.ZIP_DEFLATED}),
+    ):
+        with pytest.raises(UserError, match="is damaged"):
+            open_tensors(write_zip(tmp_path / f"{name}.pt", pickled, storages, **options))
+
+
+class RunsCode:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return exec, (f"open({str(self.marker)!r}, 'w').close()",)
+
+
+def test_a_pickle_that_runs_code_is_refused_in_one_sentence(tmp_path, refused):
+    marker = tmp_path / "it_ran"
+    pickled = pickle.dumps({"state_dict": RunsCode(marker)}, protocol=2)
+    path = write_zip(tmp_path / "evil.ckpt", pickled)
+    message = refused("-m", "iso3d_jax.convert", "--from", path, "--out", tmp_path / "out")
+    assert "is refused" in message and "exec" in message and "\n" not in message
+    assert not marker.exists() and not (tmp_path / "out" / "model.safetensors").exists()
+    pickle.loads(pickled)  # the file was a real threat
+    assert marker.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["os system", "builtins eval", "torch load", "numpy.core.multiarray _reconstruct",
+             "functools partial", "collections namedtuple", "torch._utils _rebuild_xla_tensor"]
+)  # fmt: skip
+def test_only_what_weights_need_can_be_named(tmp_path, name):
+    module, attribute = name.split()
+    pickled = f"\x80\x02c{module}\n{attribute}\n.".encode("latin-1")
+    with pytest.raises(UserError, match="is refused"):
+        open_tensors(write_zip(tmp_path / "t.pt", pickled))
+
+
+def test_a_pickle_cannot_point_a_tensor_elsewhere(tmp_path):
+    # BUILD would set a LazyTensor's attributes, its file among them.
+    pickled = tensor_pickle((12,), (1,))[:-2] + b"}X\x04\x00\x00\x00pathK\x01sbs."
+    with pytest.raises(UserError, match="is damaged"):
+        open_tensors(write_zip(tmp_path / "t.pt", pickled, [("0", bytes(48))]))
+
+
+def test_damaged_files_are_refused(tmp_path):
+    good = io.BytesIO()
+    with zipfile.ZipFile(good, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    truncated = (GOLDEN / "isotropic3d_tiny_fp16.ckpt").read_bytes()[:100_000]
+    header = json.dumps({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
+    length = len(header).to_bytes(8, "little")
+    for name, raw, words in (
+        ("text.ckpt", b"not weights", "not a checkpoint"),
+        ("cut.ckpt", truncated, "cut short"),
+        ("other.pt", good.getvalue(), "not one that torch.save wrote"),
+        ("legacy.pt", pickle.dumps({"w": 1}, protocol=2), "not a checkpoint"),
+        ("short.safetensors", length + header + bytes(12), "does not lie inside"),
+        ("wild.safetensors", b"\xff" * 16, "header"),
+        ("empty.safetensors", b"", "header"),
+        ("list.safetensors", (2).to_bytes(8, "little") + b"[]", "safetensors"),
+    ):
+        (tmp_path / name).write_bytes(raw)
+        with pytest.raises(UserError, match=words):
+            open_tensors(tmp_path / name)
+
+
+def test_shards(tmp_path):
+    values = arrays()
+    names = {key: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, key in enumerate(values)}
+    for shard in set(names.values()):
+        write_safetensors(
+            tmp_path / shard, entries({k: v for k, v in values.items() if names[k] == shard})
+        )
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": names}))
+    check(open_tensors(index), values)
+    (source,) = open_sources(str(tmp_path))
+    check(source.tensors, values)
+    index.write_text(json.dumps({"weight_map": names | {"more": names["c"]}}))
+    with pytest.raises(UserError, match="promises 'more'"):
+        open_tensors(index)
+    index.write_text(json.dumps({"weight_map": {"a": "../x.safetensors"}}))
+    with pytest.raises(UserError, match="outside the folder"):
+        open_tensors(index)
+
+
+def test_the_right_file_of_a_folder_is_chosen():
+    assert choose(["diffusion_pytorch_model.bin", "diffusion_pytorch_model.safetensors",
+                   "diffusion_pytorch_model.fp16.safetensors", "config.json"], "x") == (
+        "diffusion_pytorch_model.safetensors"
+    )  # fmt: skip
+    assert choose(["model.fp16.safetensors"], "x") == "model.fp16.safetensors"
+    assert choose(["open_clip_model.safetensors", "model.safetensors"], "x") == "model.safetensors"
+    with pytest.raises(UserError, match="several weights, name one: a.ckpt, b.ckpt"):
+        choose(["a.ckpt", "b.ckpt"], "x")
+    with pytest.raises(UserError, match="holds no weights"):
+        choose(["readme.md"], "x")
+
+
+def test_a_hub_id_without_a_connection_fails_in_one_sentence(tmp_path, monkeypatch):
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    for place in ("nobody/nothing-here", "nobody/nothing-here/model.ckpt"):
+        with pytest.raises(UserError, match="the hub gave no such repository") as error:
+            open_sources(place)
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="not found"):
+        open_sources("missing.ckpt")
