@@ -1,0 +1,44 @@
+"""`python -m iso3d_jax.demo` as `make demo` runs it, then `iso3d_jax.export` on its result."""
+
+import pytest
+import trimesh
+
+DEMO = ("-m", "iso3d_jax.demo")
+
+
+@pytest.mark.slow
+def test_demo_then_export(run_python, refused, model_folder, tmp_path):
+    """Four iterations with a random model: every file is there, and none of it means anything."""
+    out = tmp_path / "demo"
+    process = run_python(
+        *DEMO, "--model", model_folder, "--out", out,
+        "--reconstruction", "configs/reconstruct.py:tiny,steps=4",
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.strip().splitlines()[-1] == str(out / "index.html")
+    for name in ("input.png", "views.png", "turntable.mp4", "mesh.glb", "report.json"):
+        assert (out / name).stat().st_size > 0, name
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert "trash_can.png" in page and "<model-viewer " in page and "data:video/mp4" in page
+
+    for suffix in ("obj", "ply"):
+        export = run_python("-m", "iso3d_jax.export", "--run", out, "--format", suffix)
+        assert export.returncode == 0, export.stderr
+        assert len(trimesh.load_mesh(out / f"mesh.{suffix}").faces) > 100
+    refused("-m", "iso3d_jax.export", "--run", tmp_path / "none", "--format", "obj")
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--image=none.png"], "picture not found"),
+        (["--model={tmp}/none"], "model folder not found"),
+        (["--reconstruction=configs/reconstruct.py:tny"], "did you mean 'tiny'"),
+        (["--out={tmp}"], "holds other files"),
+    ],
+)
+def test_mistakes_are_found_before_anything_runs(refused, model_folder, tmp_path, arguments, words):
+    (tmp_path / "mine.txt").touch()
+    arguments = [argument.format(tmp=tmp_path) for argument in arguments]
+    defaults = ["--model", model_folder, "--out", tmp_path / "new"]
+    assert words in refused(*DEMO, *defaults, *arguments)
