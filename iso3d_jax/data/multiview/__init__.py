@@ -125,7 +125,7 @@ def open_dataset(path: str | os.PathLike | None, split: str) -> MultiViewDataset
             f"the {split} split of {folder} is empty (it has {counts}); render more objects, or "
             "choose another split"
         )
-    source = builder.as_data_source(split=split)
+    source = builder.as_data_source(split=split)  # pyright: ignore[reportCallIssue]
     resolution = (builder.info.metadata or {}).get("resolution")
     return MultiViewDataset(source, split, str(path or "samples"), resolution)
 
