@@ -14,10 +14,11 @@ def get_config(arg=None):
     cfg = common.training()
     cfg.task = "autoencoder"
     cfg.model = common.tiny_model()
-    cfg.steps = 3000
-    cfg.batch_size = 32
-    cfg.learning_rate = 1e-3
+    cfg.steps = 2150
+    cfg.batch_size = 16
+    cfg.learning_rate = 2e-3
     cfg.final_learning_rate = 5e-5
+    cfg.ema_decay = 0.98
     cfg.colour_strength = 1.0
     cfg.kl_weight = 1e-3
     return cfg

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 # YIQ axes: rotating the I-Q plane turns the hue and leaves greys and lightness as they are.
-_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]], np.float32)
-_FROM_YIQ = np.linalg.inv(_TO_YIQ).astype(np.float32)
+TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]], np.float32)
+_FROM_YIQ = np.linalg.inv(TO_YIQ).astype(np.float32)
 
 
 def change_colours(key: jax.Array, rgb: Float[Array, "N ... 3"], strength: float = 1.0):
@@ -31,11 +31,11 @@ def change_colours(key: jax.Array, rgb: Float[Array, "N ... 3"], strength: float
 
     whole_circle = jax.random.bernoulli(keys[0], 0.5, (n,))
     hue = jnp.where(whole_circle, uniform(1, -jnp.pi, jnp.pi), uniform(1, -0.2, 0.2)) * strength
-    saturation = jnp.exp(strength * uniform(2, -0.6, 0.7))
+    saturation = jnp.exp(strength * uniform(2, -0.5, 1.0))
     gain = jnp.exp(strength * uniform(3, -0.4, 0.35))
     gamma = jnp.exp(strength * uniform(4, -0.3, 0.3))
-    tinted = jax.random.bernoulli(keys[5], 0.35 * strength, (n, 1))
-    tint = jnp.where(tinted, uniform(6, 0.25, 1.0, (3,)), 1.0)
+    tinted = jax.random.bernoulli(keys[5], 0.5 * strength, (n, 1))
+    tint = jnp.where(tinted, uniform(6, 0.15, 1.0, (3,)), 1.0)
 
     cos, sin, zero, one = jnp.cos(hue), jnp.sin(hue), jnp.zeros_like(hue), jnp.ones_like(hue)
     turn = jnp.stack([
@@ -43,7 +43,7 @@ def change_colours(key: jax.Array, rgb: Float[Array, "N ... 3"], strength: float
         jnp.stack([zero, cos * saturation, -sin * saturation], -1),
         jnp.stack([zero, sin * saturation, cos * saturation], -1),
     ], -2)  # [N, 3, 3]
-    matrix = (_FROM_YIQ @ turn @ _TO_YIQ) * (tint * gain[:, None])[..., None]
+    matrix = (_FROM_YIQ @ turn @ TO_YIQ) * (tint * gain[:, None])[..., None]
     flat = rgb.reshape(n, -1, 3)
     flat = jnp.clip(jnp.einsum("npc,ndc->npd", flat, matrix), 1e-4, 1.0)
     return (flat ** gamma[:, None, None]).reshape(rgb.shape)

@@ -1,6 +1,6 @@
 """Encodes a data set once with the frozen autoencoder and image tower.
 
-    python -m iso3d_jax.data.encode --data DIR --split train --model DIR --out DIR --variants 4
+    python -m iso3d_jax.data.encode --data DIR --split train --vae DIR --clip DIR --out DIR --variants 4
 
 The denoiser is then trained on latents and embeddings alone. Each variant is the whole set with
 its own colour changes (variant 0 has none), once as it is and once mirrored.
@@ -51,7 +51,7 @@ class EncodedTable:
         folder = Path(folder)
         if not (folder / "encoded.json").exists():
             raise UserError(f"no encoded data set in {folder}: make one with "
-                            "python -m iso3d_jax.data.encode --data DIR --model DIR --out " + str(folder))
+                            "python -m iso3d_jax.data.encode --data DIR --out " + str(folder))
         return cls(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS})
 
 
@@ -108,17 +108,19 @@ if __name__ == "__main__":
 
     _DATA = flags.DEFINE_string("data", "samples", "rendered data set; 'samples' is the shipped one")
     _SPLIT = flags.DEFINE_string("split", "train", "train, validation or test")
-    _MODEL = flags.DEFINE_string("model", None, "model folder with vae and clip; the shipped one if left out")
+    _VAE = flags.DEFINE_string("vae", None, "model folder with the autoencoder; the shipped one if left out")
+    _CLIP = flags.DEFINE_string("clip", None, "model folder with the image tower; the shipped one if left out")
     _OUT = flags.DEFINE_string("out", None, "folder to write", required=True)
     _VARIANTS = flags.DEFINE_integer("variants", 4, "colour variants", lower_bound=1)
 
     def main(_argv):
         from iso3d_jax.weights.bundle import load_model
 
-        model = load_model(_MODEL.value, networks=("vae", "clip"))
+        vae = load_model(_VAE.value, networks=("vae",))
+        clip = load_model(_CLIP.value, networks=("clip",))
         table = MultiViewTable.load(_DATA.value, _SPLIT.value)
-        encoded = encode_table(table, model.vae, model.clip, variants=_VARIANTS.value,
-                               picture=model.config.picture)
+        encoded = encode_table(table, vae.vae, clip.clip, variants=_VARIANTS.value,
+                               picture=clip.config.picture)
         encoded.save(_OUT.value)
         print(f"{_OUT.value}: {encoded.moments.nbytes / 1e6:.0f} MB of latents, {len(table)} objects")
 

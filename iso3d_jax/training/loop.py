@@ -100,7 +100,8 @@ def fit(task: Task, cfg: ConfigDict, workdir: str | Path) -> TrainState:
                     since, seen, waited = time.monotonic(), step, 0.0
                 state, metrics = compiled[name](state, batch)
                 done = step + 1
-                last = done == cfg.steps or stop.received is not None
+                stopping = stop.received is not None  # read once: what follows must agree on it
+                last = done == cfg.steps or stopping
                 if done % cfg.log_every == 0 or last:
                     values = {k: float(v) for k, v in metrics.items()}
                     _refuse_nan(values, done, checkpoints)
@@ -115,7 +116,7 @@ def fit(task: Task, cfg: ConfigDict, workdir: str | Path) -> TrainState:
                 if done % cfg.sample_every == 0 or last:
                     _show(task, state, writer, checkpoints.workdir, done)
                     since, seen = time.monotonic(), done
-                if stop.received is not None:
+                if stopping:
                     break
     finally:
         checkpoints.close()

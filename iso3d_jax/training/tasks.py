@@ -100,6 +100,33 @@ class ImageTowerTask(_Task):
         bundle.save_bundle(folder, bundle.make_config(self.cfg.model), {"clip": tower}, dtype=jnp.float32)
 
 
+def _require_inputs(cfg: ConfigDict) -> None:
+    """One message with everything that a stage cannot start without.
+
+    The tiny model needs nothing but, in stage 2, stage 1's result: its data, autoencoder and image
+    tower ship with the package.
+    """
+    missing = []
+    tiny = cfg.model.name == "tiny"
+    if not cfg.init_from and (cfg.stage == 2 or not tiny):
+        missing.append(
+            "--config.init_from=DIR, the workdir of a finished stage 1" if cfg.stage == 2 else
+            "--config.init_from=DIR, a text-to-3D base such as MVDream's, made with "
+            "python -m iso3d_jax.convert --from sd-v2.1-base-4view.pt --out DIR"
+        )
+    if not tiny:
+        for name, what in (("vae", "the autoencoder"), ("clip", "the CLIP vision tower")):
+            if not cfg.init[name]:
+                missing.append(f"--config.init.{name}=DIR, {what}, made with python -m iso3d_jax.convert")
+        if not cfg.data:
+            missing.append("--config.data=DIR, a multi-view data set at the model's resolution, made with "
+                           "python -m iso3d_jax.data.render --assets MESHES --out DIR --resolution "
+                           f"{cfg.model.resolution}")
+    if missing:
+        raise UserError(f"stage {cfg.stage} of the {cfg.model.name} model cannot start; missing are: "
+                        + "; ".join(f"({i}) {m}" for i, m in enumerate(missing, 1)))
+
+
 class DenoiserTask(_Task):
     """Stage 1 or 2. The autoencoder and the image tower are frozen and come from model folders."""
 
@@ -108,6 +135,7 @@ class DenoiserTask(_Task):
     def __init__(self, cfg: ConfigDict):
         self.cfg = cfg
         self.label = f"stage {cfg.stage}"
+        _require_inputs(cfg)
         self.frozen = self._load_frozen()
         # What the frozen networks are, the checkpoint's own metadata says.
         with cfg.unlocked():
