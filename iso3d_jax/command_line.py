@@ -32,6 +32,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -269,7 +270,9 @@ def _one_line(error: Exception) -> str:
 
 
 def _quiet_logging() -> None:
-    """Keeps libraries' INFO lines off the terminal."""
+    """Keeps libraries' INFO lines, and warnings that do not concern the user, off the terminal."""
+    # ffmpeg is started by fork and exec at once, which is safe beside JAX's threads.
+    warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
 

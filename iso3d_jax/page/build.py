@@ -117,8 +117,8 @@ def _first(page: Page) -> str:
 
 
 def _rest(page: Page) -> str:
-    """Turntable, figures and notes in one column, the mesh in the other."""
-    columns = [_turntable(page) + _figures(page) + _notes(page), _mesh(page)]
+    """Turntable and figures in one column, mesh and notes in the other."""
+    columns = [_turntable(page) + _figures(page), _mesh(page) + _notes(page)]
     columns = [f'<div class="column">{cards}</div>' for cards in columns if cards]
     return f'<section class="grid pair">{"".join(columns)}</section>' if columns else ""
 
@@ -142,7 +142,7 @@ def _mesh(page: Page) -> str:
     viewer = (
         f'<model-viewer id="mesh" alt="The mesh" src="{uri}" camera-controls '
         f'camera-orbit="{page.front_deg + 35:g}deg 72deg auto" interaction-prompt="none" '
-        'touch-action="pan-y" shadow-intensity="0.5" shadow-softness="1" exposure="1" '
+        'touch-action="pan-y" shadow-intensity="0.5" shadow-softness="1" exposure="0.9" '
         'tone-mapping="neutral"><div slot="progress-bar"></div></model-viewer>'
     )
     link = f'<a href="{uri}" download="{name}">{name}</a> ({size:.1f} MB)'

@@ -81,7 +81,8 @@ def _figures(report: dict, model_name: str, resolution: int) -> list[tuple[str, 
     if "silhouette_iou" in mesh:
         rows.append(("Mesh and field: silhouettes’ overlap", f"{mesh['silhouette_iou']:.3f}"))
     rows.append(("Seed", str(report["seed"])))
-    rows.append(("Device", f"{report['device']}, {os.cpu_count()} cores"))
+    device = " ".join(dict.fromkeys(report["device"].split()))  # "cpu cpu" is "cpu"
+    rows.append(("Device", f"{device}, {os.cpu_count()} cores"))
     return rows
 
 
