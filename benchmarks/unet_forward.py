@@ -1,0 +1,158 @@
+"""One evaluation of the full-size UNet, against diffusers' in PyTorch, in one run.
+
+    python benchmarks/unet_forward.py --result benchmarks/results/unet_forward_cpu.json
+    python benchmarks/unet_forward.py --dtype bfloat16     # on a GPU
+
+Eight latents of 32 x 32: four views with guidance (B 2, V 4). diffusers' `UNet2DConditionModel`
+has the same channels and batch, but attends within each picture; "jax, 2-D" is ours with B 8, V 1,
+which computes the same as it. Weights are random. The rate of one large matrix product says what
+the device gives.
+"""
+
+import argparse
+import gc
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+from convert_full_size import processor  # noqa: E402
+from ml_collections import ConfigDict  # noqa: E402
+
+from iso3d_jax.models.params import merge_params  # noqa: E402
+from iso3d_jax.weights import bundle  # noqa: E402
+from iso3d_jax.weights.layouts.diffusers import unet_settings  # noqa: E402
+
+
+def seconds_of(run, repeats: int) -> float:
+    """Median time of a call, the first left out."""
+    run()
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - begin)
+    return float(np.median(times))
+
+
+def matmul_rate(dtype, size: int) -> float:
+    """FLOP/s of one product of two square matrices."""
+    a = jnp.ones((size, size), dtype)
+    product = jax.jit(lambda a, b: a @ b)
+    return 2 * size**3 / seconds_of(lambda: product(a, a).block_until_ready(), 5)
+
+
+def random_unet(dtype):
+    """The full-size UNet with random weights, made cheaply."""
+    graphdef, shapes = bundle.abstract_network("unet", ConfigDict({"unet": {}}), dtype)
+    pool = 0.02 * np.random.default_rng(0).standard_normal(1 << 22, dtype=np.float32)
+    params = {
+        path: jnp.asarray(np.resize(pool, leaf.shape), dtype if leaf.ndim > 1 else jnp.float32)
+        for path, leaf in shapes.items()
+    }
+    return merge_params(graphdef, params)
+
+
+def time_jax(dtype, repeats: int) -> dict:
+    unet = random_unet(dtype)
+    result = {}
+    for name, (batch, views) in {"jax, 4 views jointly": (2, 4), "jax, 2-D": (8, 1)}.items():
+        inputs = (
+            jnp.ones((batch, views, 32, 32, 4)),
+            jnp.full((batch, views), 500),
+            jnp.ones((batch, 1, 1024)),
+            jnp.ones((batch, views, 16)),
+        )
+        compiled = jax.jit(lambda unet, *args: unet(*args)).lower(unet, *inputs).compile()
+        memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+        seconds = seconds_of(lambda c=compiled, i=inputs: c(unet, *i).block_until_ready(), repeats)
+        result[name] = {
+            "seconds": round(seconds, 4),
+            "tflop": round(cost["flops"] / 1e12, 3),
+            "tflops_per_second": round(cost["flops"] / 1e12 / seconds, 3),
+            "weights_gb": round(memory.argument_size_in_bytes / 1e9, 2),
+            "temporary_gb": round(memory.temp_size_in_bytes / 1e9, 2),
+        }
+    return result
+
+
+def time_torch(dtype: str, repeats: int) -> dict:
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    from iso3d_jax.models.unet import UNetConfig
+
+    cuda = torch.cuda.is_available()
+    device, kind = ("cuda" if cuda else "cpu"), getattr(torch, dtype)
+    settings = unet_settings(UNetConfig(), 32)
+    settings = {key: value for key, value in settings.items() if not key.startswith("_")}
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**settings)
+    unet = unet.to(kind).to_empty(device=device).eval()
+    with torch.inference_mode():
+        for weight in unet.parameters():
+            weight.normal_(0, 0.02) if weight.ndim > 1 else weight.fill_(0.5)
+        if cuda:
+            unet = torch.compile(unet)
+        inputs = (
+            torch.ones(8, 4, 32, 32, dtype=kind, device=device),
+            torch.full((8,), 500, device=device),
+            torch.ones(8, 1, 1024, dtype=kind, device=device),
+        )
+
+        def run():
+            unet(*inputs)
+            if cuda:
+                torch.cuda.synchronize()
+
+        seconds = seconds_of(run, repeats)
+    return {"seconds": round(seconds, 4), "torch": torch.__version__, "device": device}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--result", type=Path)
+    args = parser.parse_args()
+    backend = jax.default_backend()
+    dtype = jnp.dtype(args.dtype)
+    result = {
+        "command": f"python benchmarks/unet_forward.py --dtype {args.dtype}",
+        "device": jax.devices()[0].device_kind,
+        "machine": {"cpus": os.cpu_count(), "processor": processor()},
+        "jax": jax.__version__,
+        "dtype": args.dtype,
+        "load_average_at_start": os.getloadavg()[0],
+    }  # fmt: skip
+    rate = matmul_rate(dtype, 4096 if backend == "cpu" else 8192)
+    result["matmul_tflops_per_second"] = round(rate / 1e12, 3)
+    result |= time_jax(dtype, args.repeats)
+    gc.collect()
+    for name in ("jax, 4 views jointly", "jax, 2-D"):
+        share = result[name]["tflops_per_second"] * 1e12 / rate
+        result[name]["share_of_matmul_rate"] = round(share, 3)
+    try:
+        result["diffusers in torch, 2-D"] = time_torch(args.dtype, args.repeats)
+    except ImportError:
+        print("torch is not installed: only ours was measured", file=sys.stderr)
+    else:
+        seconds = result["diffusers in torch, 2-D"]["seconds"]
+        for name in ("jax, 4 views jointly", "jax, 2-D"):
+            result[name]["time_over_torch"] = round(result[name]["seconds"] / seconds, 3)
+    print(json.dumps(result, indent=2))
+    if args.result:
+        args.result.parent.mkdir(parents=True, exist_ok=True)
+        args.result.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
