@@ -50,11 +50,14 @@ def main(argv):
 
     def report(done, total, key):
         nonlocal progress
-        if progress is None or progress.total != total >> 20:
-            progress = Progress(total >> 20, "converting", unit="MiB")
-        progress.update(done >> 20)
+        size = -(-total >> 20)  # MiB, rounded up
+        if progress is None or done == 0:
+            progress = Progress(size, "converting", unit="MiB")
         if done == total:
+            progress.update(size)
             progress.close()
+        elif done >> 20 < size:
+            progress.update(done >> 20)
 
     if _TO.value == "jax":
         from iso3d_jax.weights.importing import import_weights
