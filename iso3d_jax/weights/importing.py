@@ -16,6 +16,7 @@ from iso3d_jax.weights import bundle
 from iso3d_jax.weights.conversion import DTYPES, Part, find_parts
 from iso3d_jax.weights.safetensors_file import Report, reporting, write_safetensors
 from iso3d_jax.weights.sources import Source, open_sources
+from iso3d_jax.weights.tensors import SUFFIXES
 
 # What a model of each layout must know beside its weights (reference 4.3 to 4.6). A 2-D base has
 # no cameras yet; what it is trained on here has true angles.
@@ -68,12 +69,17 @@ def import_weights(
                 if part.network in parts:
                     raise UserError(f"{place} has a second {part.network}: give one of each")
                 parts[part.network] = part
-    config = _config(parts, settings, arch, Path(places[0]).stem or "model")
+    config = _config(parts, settings, arch, _name(places[0]))
     entries = [e for name in sorted(parts) for e in parts[name].entries(DTYPES[dtype])]
     write_safetensors(Path(out) / "model.safetensors", reporting(entries, progress))
     with atomic_path(Path(out) / "model.json") as temporary:
         temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
     return config
+
+
+def _name(place: str) -> str:
+    path = Path(place)
+    return (path.stem if path.suffix in SUFFIXES else path.name) or "model"
 
 
 def _check_arch(arch: Mapping) -> Mapping:

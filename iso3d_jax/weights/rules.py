@@ -28,12 +28,12 @@ class Rule(NamedTuple):
     theirs: their key, with \\1, \\2 ... from the expression and "*" for weight or bias. Several
       keys are one weight of ours cut along the outputs (q, k, v).
     form: how they store what is not told by our shape: 'linear' a 1x1 convolution of ours as a
-      matrix, 'pointwise' the reverse, 'transposed' a bare matrix the other way round.
+      matrix, 'transposed' a bare matrix the other way round.
     """
 
     ours: str
     theirs: str | tuple[str, ...]
-    form: Literal["", "linear", "pointwise", "transposed"] = ""
+    form: Literal["", "linear", "transposed"] = ""
 
 
 Table = Sequence[Rule]
@@ -99,8 +99,6 @@ def to_theirs(array: np.ndarray, path: str, match: Match) -> list[np.ndarray]:
         array = array.T if array.ndim == 2 else array.transpose(3, 2, 0, 1)
         if match.form == "linear":
             array = array[:, :, 0, 0]
-        elif match.form == "pointwise":
-            array = array[:, :, None, None]
     return np.split(array, len(match.keys))
 
 

@@ -104,8 +104,12 @@ def _download(place: str) -> Path:
 
         if inside:
             return Path(hub.hf_hub_download(repo, inside[0]))
-        files = hub.HfApi().list_repo_files(repo)
-        wanted = _wanted(files, repo)
+        try:
+            wanted = wanted_files(hub.HfApi().list_repo_files(repo), repo)
+        except UserError:
+            raise
+        except Exception:  # no connection: what an earlier call brought
+            return Path(hub.snapshot_download(repo, local_files_only=True))
         return Path(hub.snapshot_download(repo, allow_patterns=wanted))
     except UserError:
         raise
@@ -117,7 +121,7 @@ def _download(place: str) -> Path:
         ) from None
 
 
-def _wanted(files: list[str], repo: str) -> list[str]:
+def wanted_files(files: list[str], repo: str) -> list[str]:
     """The files of a repository that a conversion reads."""
     folders = [f for f in SUBFOLDERS if any(name.startswith(f + "/") for name in files)] or ["."]
     wanted = [f for f in files if f.endswith("config.json")]

@@ -13,7 +13,7 @@ import safetensors.numpy
 
 from iso3d_jax.errors import UserError
 from iso3d_jax.weights.safetensors_file import write_safetensors
-from iso3d_jax.weights.sources import choose, open_sources
+from iso3d_jax.weights.sources import choose, open_sources, wanted_files
 from iso3d_jax.weights.tensors import open_tensors
 from iso3d_jax.weights.torch_file import write_torch
 
@@ -232,6 +232,24 @@ def test_the_right_file_of_a_folder_is_chosen():
         choose(["a.ckpt", "b.ckpt"], "x")
     with pytest.raises(UserError, match="holds no weights"):
         choose(["readme.md"], "x")
+
+
+def test_what_is_fetched_of_a_hub_repository():
+    pipeline = ["README.md", "v2-1.ckpt", "unet/config.json", "vae/config.json",
+                "unet/diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.safetensors",
+                "unet/diffusion_pytorch_model.fp16.safetensors", "text_encoder/model.safetensors",
+                "vae/diffusion_pytorch_model.bin", "scheduler/scheduler_config.json"]  # fmt: skip
+    wanted = wanted_files(pipeline, "x/y")
+    assert {name for name in wanted if not name.endswith(".json")} == {
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.bin",
+    }
+    assert "scheduler/scheduler_config.json" in wanted
+    shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    wanted = wanted_files(["model.safetensors.index.json", "config.json", *shards], "x/y")
+    assert set(shards) < set(wanted) and "config.json" in wanted
+    with pytest.raises(UserError, match="the repository x/y has several weights"):
+        wanted_files(["a.ckpt", "b.ckpt"], "x/y")
 
 
 def test_a_hub_id_without_a_connection_fails_in_one_sentence(tmp_path, monkeypatch):
