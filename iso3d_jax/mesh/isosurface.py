@@ -80,12 +80,20 @@ def extract(
 
 
 def _march(values: np.ndarray, origin: np.ndarray, spacing: float, threshold: float):
-    """Marching cubes (Lewiner) with a border of emptiness, so that the surface is closed."""
+    """Marching cubes (Lewiner) with a border of emptiness, so that the surface is closed.
+
+    Vertices that come very near to a grid point move onto it: the slivers there, which cannot be
+    unwrapped, collapse to nothing.
+    """
     padded = np.pad(values, 1, constant_values=min(0.0, float(values.min())))
     vertices, faces, _, _ = measure.marching_cubes(padded, threshold)
+    corner = np.round(vertices)
+    near = np.abs(vertices - corner).max(-1, keepdims=True) < 0.08
+    vertices = np.where(near, corner, vertices)
     mesh = trimesh.Trimesh(origin + (vertices - 1.0) * spacing, faces, process=False)
     mesh.merge_vertices()
-    mesh.update_faces(mesh.nondegenerate_faces())
+    a, b, c = mesh.faces.T
+    mesh.update_faces((a != b) & (b != c) & (c != a))
     if mesh.volume < 0:
         mesh.invert()
     return mesh

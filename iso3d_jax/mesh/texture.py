@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import trimesh
 from jaxtyping import Float, Int, UInt8
-from scipy import ndimage
+from scipy import ndimage, spatial
 
 
 class TexturedMesh(NamedTuple):
@@ -50,12 +50,15 @@ def bake(
     )
     chart, pack = xatlas.ChartOptions(), xatlas.PackOptions()
     chart.max_iterations = 1
-    pack.resolution, pack.padding, pack.bilinear = size, 2, True
+    pack.resolution, pack.padding, pack.bilinear = int(0.85 * size), 3, True
     atlas.generate(chart, pack)
     original, faces, uv = atlas[0]
     vertices = np.asarray(mesh.vertices, np.float32)[original]
     normals = np.asarray(mesh.vertex_normals, np.float32)[original]
     faces = faces.astype(np.int64)
+    lost = (uv == 0).all(-1)  # vertices of slivers that were not unwrapped: the nearest one's place
+    nearest = spatial.cKDTree(vertices[~lost]).query(vertices)[1]
+    uv = np.where(lost[:, None], uv[~lost][nearest], uv)
     positions, covered = rasterise(uv * size, vertices, faces, size)
     texture = np.zeros((size, size, 3), np.float32)
     texture[covered] = colour(positions[covered])

@@ -1,0 +1,148 @@
+"""The optimisation loop: resuming, stopping, refusing."""
+
+import os
+import signal
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from iso3d_jax import command_line
+from iso3d_jax.errors import UserError
+from iso3d_jax.reconstruction import cameras, loop, pictures, run, settings, state
+from iso3d_jax.reconstruction.step import PriorSpec, loss_weights, phase_of
+
+CONFIG = Path(__file__).parents[2] / "configs" / "reconstruct.py"
+SPEC = PriorSpec(16, 1.0, "v", "mvdream")
+
+
+def same(a, b):
+    return all(
+        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+def test_twenty_iterations_equal_ten_saved_and_ten_resumed(prior, small_config, tmp_path):
+    cfg = small_config
+    whole, history, _ = loop.optimise(
+        state.start(cfg), prior, cfg, SPEC, tmp_path, {}, label="whole"
+    )
+    assert int(whole.step) == 20 and not same(whole.params, state.start(cfg).params)
+    assert np.isfinite(history["guidance"]).all()
+
+    def stop_once(current, step):
+        if step == 10:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    folder = tmp_path / "stopped"
+    cfg.preview_every = 10
+    with pytest.raises(loop.Interrupted) as stopped:
+        loop.optimise(
+            state.start(cfg), prior, cfg, SPEC, folder, {}, label="first", preview=stop_once
+        )
+    assert stopped.value.signum == signal.SIGTERM
+    half = state.load(folder, cfg)
+    assert int(half.step) == 10
+    rest, _, _ = loop.optimise(half, prior, cfg, SPEC, folder, {}, label="rest")
+    assert same(whole, rest)
+    assert same(whole, state.load(folder, cfg))
+
+
+def test_a_loss_that_is_not_finite_stops_at_the_last_good_state(prior, small_config, tmp_path):
+    bad = prior._replace(context=jnp.full((1, 1, 4), jnp.nan))
+    before = jax.device_get(state.start(small_config))
+    with pytest.raises(UserError, match="guidance.* not a finite number at iteration 0"):
+        loop.optimise(state.start(small_config), bad, small_config, SPEC, tmp_path, {}, label="x")
+    after = state.load(tmp_path, small_config)
+    assert int(after.step) == 0 and same(before.params, after.params)
+
+
+def check_red_square(scene, cfg):
+    """The scene looks red in the middle of all views and is empty at their borders."""
+    views = cameras.ring(4, 15.0, 40.0, 1.1, start=20.0)
+    rgb, opacity, depth, normal = pictures.render_views(scene, views, 16, cfg)
+    assert rgb.shape == (4, 16, 16, 3) and depth.shape == (4, 16, 16) == normal.shape[:3]
+    middle = rgb[:, 6:10, 6:10].mean((0, 1, 2))
+    assert middle[0] > middle[1] + 0.3 and middle[0] > middle[2] + 0.3, middle
+    assert opacity[:, 6:10, 6:10].min() > 0.5 > opacity[:, 0].max()
+
+
+def test_distillation_reaches_what_the_prior_is_sure_of(prior, small_config, tmp_path):
+    cfg = small_config
+    cfg.steps = 150
+    cfg.phases = ((150, 16, 1),)
+    cfg.guidance.update(low=(0, 0.02, 0.02, 1), high=(0, 0.5, 0.5, 1))
+    scene, history, _ = loop.optimise(state.start(cfg), prior, cfg, SPEC, tmp_path, {}, label="sds")
+    assert history["guidance"][-1] < 0.3 * history["guidance"][0]
+    check_red_square(scene, cfg)
+
+
+def test_draft_reaches_its_views(red_square, small_config, tmp_path):
+    cfg = run.draft_config(small_config, 16)
+    cfg.steps = cfg.draft.steps = 120
+    cfg.phases = ((120, 16, 1),)
+    images = np.broadcast_to(red_square, (4, 16, 16, 3))
+    source = pictures.from_views(images, cameras.ring(4, 15.0, 40.0, 1.1))
+    assert float(source.mask.mean()) == pytest.approx(0.25)
+    scene, _, _ = loop.optimise(state.start(cfg), source, cfg, SPEC, tmp_path, {}, label="draft")
+    check_red_square(scene, cfg)
+
+
+def test_state_file_is_refused_where_it_does_not_fit(small_config, tmp_path):
+    with pytest.raises(UserError, match="holds no reconstruction"):
+        state.load_about(tmp_path)
+    state.save(tmp_path, state.start(small_config), {"note": 1})
+    assert state.load_about(tmp_path) == {"note": 1}
+    other = ConfigDict(small_config.to_dict())
+    other.field.levels = 4
+    with pytest.raises(UserError, match="does not fit the config"):
+        state.load(tmp_path, other)
+    (tmp_path / state.FILE).write_bytes(b"PK broken")
+    with pytest.raises(UserError, match="damaged"):
+        state.load(tmp_path, small_config)
+
+
+def test_cameras_of_an_iteration():
+    keys = jax.random.split(jax.random.key(0), 200)
+
+    def one(key):
+        return cameras.draw(
+            key, 2, 4, fov_deg=(15.0, 60.0), elevation_deg=(0.0, 30.0), distance=(0.8, 1.0)
+        )
+
+    views = jax.vmap(one)(keys)
+    azimuth = np.asarray(views.azimuth_deg)
+    for k in range(4):
+        assert azimuth[..., k].min() >= 90 * k and azimuth[..., k].max() < 90 * (k + 1)
+    np.testing.assert_allclose(np.diff(azimuth, axis=-1), 90, atol=1e-3)
+    elevation = np.asarray(views.elevation_deg)
+    assert elevation.min() >= 0 and 28 < elevation.max() <= 30
+    assert (elevation[..., :1] == elevation).all()
+    scale = np.asarray(views.distance * np.tan(np.deg2rad(views.fov_deg) / 2))
+    assert scale.min() >= 0.799 and scale.max() <= 1.001
+
+
+def test_settings_are_checked_and_phases_found(small_config):
+    cfg = small_config
+    settings.check(cfg)
+    for key, value in (("mode", "magic"), ("memory", "huge"), ("steps", 30)):
+        wrong = ConfigDict(cfg.to_dict())
+        wrong[key] = value
+        with pytest.raises(UserError):
+            settings.check(wrong)
+    assert phase_of(ConfigDict(dict(phases=((5, 64, 2), (9, 256, 1)))), 5) == 1
+    weights = loss_weights(cfg, jnp.int32(0))
+    assert float(weights["guidance"]) == 1.0 and "orientation" in weights
+
+
+def test_released_recipe_scales_with_its_number_of_iterations():
+    released = command_line.load_config(f"{CONFIG}:isotropic3d")
+    assert released.phases == ((5000, 64, 2), (10000, 256, 1))
+    assert released.guidance.low == (0, 0.98, 0.02, 8000)
+    assert released.loss.orientation == (0, 10.0, 1000.0, 5000)
+    fast = command_line.load_config(f"{CONFIG}:isotropic3d,steps=1000")
+    assert fast.phases == ((500, 64, 2), (1000, 256, 1))
+    assert fast.guidance.high == (0, 0.98, 0.50, 800)
