@@ -1,6 +1,6 @@
 """Trains the tiny model's autoencoder.
 
-    python -m iso3d_jax.train --config configs/autoencoder.py --workdir runs/autoencoder
+python -m iso3d_jax.train --config configs/autoencoder.py --workdir runs/autoencoder
 """
 
 from configs import common

@@ -14,15 +14,34 @@ def full_model() -> ConfigDict:
     model.picture = "launch"
     model.guidance_scale = 10.0
     model.eta = 1.0
-    model.unet = ConfigDict(dict(
-        in_channels=4, out_channels=4, model_channels=320, attention_resolutions=(4, 2, 1),
-        num_res_blocks=2, channel_mult=(1, 2, 4, 4), num_head_channels=64, transformer_depth=1,
-        context_dim=1024, camera_dim=16,
-    ))
-    model.vae = ConfigDict(dict(ch=128, ch_mult=(1, 2, 4, 4), num_res_blocks=2, z_channels=4, embed_dim=4))
-    model.clip = ConfigDict(dict(
-        image_size=224, patch_size=14, width=1280, layers=32, heads=16, mlp_ratio=4.0, output_dim=1024
-    ))
+    model.unet = ConfigDict(
+        dict(
+            in_channels=4,
+            out_channels=4,
+            model_channels=320,
+            attention_resolutions=(4, 2, 1),
+            num_res_blocks=2,
+            channel_mult=(1, 2, 4, 4),
+            num_head_channels=64,
+            transformer_depth=1,
+            context_dim=1024,
+            camera_dim=16,
+        )
+    )
+    model.vae = ConfigDict(
+        dict(ch=128, ch_mult=(1, 2, 4, 4), num_res_blocks=2, z_channels=4, embed_dim=4)
+    )
+    model.clip = ConfigDict(
+        dict(
+            image_size=224,
+            patch_size=14,
+            width=1280,
+            layers=32,
+            heads=16,
+            mlp_ratio=4.0,
+            output_dim=1024,
+        )
+    )
     return model
 
 
@@ -42,17 +61,38 @@ def tiny_model() -> ConfigDict:
     model.picture = "centred"
     model.guidance_scale = 2.0
     model.eta = 1.0
-    model.unet = ConfigDict(dict(
-        in_channels=8, out_channels=8, model_channels=64, attention_resolutions=(2, 4),
-        num_res_blocks=1, channel_mult=(1, 2, 2), num_head_channels=32, transformer_depth=1,
-        context_dim=128, camera_dim=16, adm_in_channels=128, use_scale_shift_norm=True,
-    ))
-    model.vae = ConfigDict(dict(
-        ch=32, ch_mult=(1, 2, 3), num_res_blocks=1, z_channels=8, embed_dim=8, num_groups=16, patch=2
-    ))
-    model.clip = ConfigDict(dict(
-        image_size=64, patch_size=8, width=128, layers=4, heads=4, mlp_ratio=4.0, output_dim=128
-    ))
+    model.unet = ConfigDict(
+        dict(
+            in_channels=8,
+            out_channels=8,
+            model_channels=64,
+            attention_resolutions=(2, 4),
+            num_res_blocks=1,
+            channel_mult=(1, 2, 2),
+            num_head_channels=32,
+            transformer_depth=1,
+            context_dim=128,
+            camera_dim=16,
+            adm_in_channels=128,
+            use_scale_shift_norm=True,
+        )
+    )
+    model.vae = ConfigDict(
+        dict(
+            ch=32,
+            ch_mult=(1, 2, 3),
+            num_res_blocks=1,
+            z_channels=8,
+            embed_dim=8,
+            num_groups=16,
+            patch=2,
+        )
+    )
+    model.clip = ConfigDict(
+        dict(
+            image_size=64, patch_size=8, width=128, layers=4, heads=4, mlp_ratio=4.0, output_dim=128
+        )
+    )
     return model
 
 

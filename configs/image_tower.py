@@ -1,6 +1,6 @@
 """Trains the tiny model's image tower.
 
-    python -m iso3d_jax.train --config configs/image_tower.py --workdir runs/image_tower
+python -m iso3d_jax.train --config configs/image_tower.py --workdir runs/image_tower
 """
 
 from configs import common

@@ -46,13 +46,14 @@ def main(_argv):
     }
     swaps = views.swap_table(model, task)
     table_text = markdown(rows, swaps)
+    decibels = views.psnr(generated, task.truth).mean(1)
     report = {
         "model": _MODEL.value or "shipped", "data": _DATA.value, "split": _SPLIT.value,
         "objects": len(task.names), "steps": _STEPS.value, "seed": _SEED.value,
         "scores": rows, "one_step_x0_db": swaps,
         "per_object": [
             {"name": n, "psnr": float(p), "nearest": m}
-            for n, p, m in zip(task.names, views.psnr(generated, task.truth).mean(1), nearest, strict=True)
+            for n, p, m in zip(task.names, decibels, nearest, strict=True)
         ],
     }  # fmt: skip
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")

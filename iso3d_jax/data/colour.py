@@ -8,7 +8,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 # YIQ axes: rotating the I-Q plane turns the hue and leaves greys and lightness as they are.
-TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]], np.float32)
+TO_YIQ = np.array(
+    [[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]], np.float32
+)
 _FROM_YIQ = np.linalg.inv(TO_YIQ).astype(np.float32)
 
 
@@ -38,11 +40,14 @@ def change_colours(key: jax.Array, rgb: Float[Array, "N ... 3"], strength: float
     tint = jnp.where(tinted, uniform(6, 0.15, 1.0, (3,)), 1.0)
 
     cos, sin, zero, one = jnp.cos(hue), jnp.sin(hue), jnp.zeros_like(hue), jnp.ones_like(hue)
-    turn = jnp.stack([
-        jnp.stack([one, zero, zero], -1),
-        jnp.stack([zero, cos * saturation, -sin * saturation], -1),
-        jnp.stack([zero, sin * saturation, cos * saturation], -1),
-    ], -2)  # [N, 3, 3]
+    turn = jnp.stack(
+        [
+            jnp.stack([one, zero, zero], -1),
+            jnp.stack([zero, cos * saturation, -sin * saturation], -1),
+            jnp.stack([zero, sin * saturation, cos * saturation], -1),
+        ],
+        -2,
+    )  # [N, 3, 3]
     matrix = (_FROM_YIQ @ turn @ TO_YIQ) * (tint * gain[:, None])[..., None]
     flat = rgb.reshape(n, -1, 3)
     flat = jnp.clip(jnp.einsum("npc,ndc->npd", flat, matrix), 1e-4, 1.0)

@@ -1,6 +1,6 @@
 """Encodes a data set once with the frozen autoencoder and image tower.
 
-    python -m iso3d_jax.data.encode --data DIR --split train --vae DIR --clip DIR --out DIR --variants 4
+    python -m iso3d_jax.data.encode --data DIR --vae DIR --clip DIR --out DIR --variants 4
 
 The denoiser is then trained on latents and embeddings alone. Each variant is the whole set with
 its own colour changes (variant 0 has none), once as it is and once mirrored.
@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
+from iso3d_jax.data.colour import change_colours, on_white
 from iso3d_jax.data.table import MultiViewTable, prepare_references
 from iso3d_jax.errors import UserError
 from iso3d_jax.files import atomic_path, make_folder
 from iso3d_jax.progress import Progress
-from iso3d_jax.data.colour import change_colours, on_white
 
 _ARRAYS = ("moments", "embedding", "mirrored", "azimuth_deg", "elevation_deg")
 
@@ -50,8 +50,10 @@ class EncodedTable:
         """Reads an encoded set, memory-mapped."""
         folder = Path(folder)
         if not (folder / "encoded.json").exists():
-            raise UserError(f"no encoded data set in {folder}: make one with "
-                            "python -m iso3d_jax.data.encode --data DIR --out " + str(folder))
+            raise UserError(
+                f"no encoded data set in {folder}: make one with "
+                "python -m iso3d_jax.data.encode --data DIR --out " + str(folder)
+            )
         return cls(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS})
 
 
@@ -66,8 +68,16 @@ def _encode_object(vae, clip, key, images, references, strength):
     return jnp.concatenate([mean, logvar], -1), clip.embed(references)
 
 
-def encode_table(table: MultiViewTable, vae, clip, *, variants: int, picture: str, seed: int = 0,
-                 label: str = "encoding") -> EncodedTable:
+def encode_table(
+    table: MultiViewTable,
+    vae,
+    clip,
+    *,
+    variants: int,
+    picture: str,
+    seed: int = 0,
+    label: str = "encoding",
+) -> EncodedTable:
     """Encodes every view of `variants` colour variants, as they are and mirrored.
 
     Args:
@@ -106,10 +116,16 @@ if __name__ == "__main__":
 
     from iso3d_jax import command_line
 
-    _DATA = flags.DEFINE_string("data", "samples", "rendered data set; 'samples' is the shipped one")
+    _DATA = flags.DEFINE_string(
+        "data", "samples", "rendered data set; 'samples' is the shipped one"
+    )
     _SPLIT = flags.DEFINE_string("split", "train", "train, validation or test")
-    _VAE = flags.DEFINE_string("vae", None, "model folder with the autoencoder; the shipped one if left out")
-    _CLIP = flags.DEFINE_string("clip", None, "model folder with the image tower; the shipped one if left out")
+    _VAE = flags.DEFINE_string(
+        "vae", None, "model folder with the autoencoder; the shipped one if left out"
+    )
+    _CLIP = flags.DEFINE_string(
+        "clip", None, "model folder with the image tower; the shipped one if left out"
+    )
     _OUT = flags.DEFINE_string("out", None, "folder to write", required=True)
     _VARIANTS = flags.DEFINE_integer("variants", 4, "colour variants", lower_bound=1)
 
@@ -119,9 +135,12 @@ if __name__ == "__main__":
         vae = load_model(_VAE.value, networks=("vae",))
         clip = load_model(_CLIP.value, networks=("clip",))
         table = MultiViewTable.load(_DATA.value, _SPLIT.value)
-        encoded = encode_table(table, vae.vae, clip.clip, variants=_VARIANTS.value,
-                               picture=clip.config.picture)
+        encoded = encode_table(
+            table, vae.vae, clip.clip, variants=_VARIANTS.value, picture=clip.config.picture
+        )
         encoded.save(_OUT.value)
-        print(f"{_OUT.value}: {encoded.moments.nbytes / 1e6:.0f} MB of latents, {len(table)} objects")
+        print(
+            f"{_OUT.value}: {encoded.moments.nbytes / 1e6:.0f} MB of latents, {len(table)} objects"
+        )
 
     command_line.run(main)

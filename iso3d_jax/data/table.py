@@ -63,7 +63,11 @@ def prepare_references(images: UInt8[np.ndarray, "N M H W 4"], mode: str = "cent
 
 
 def draw_views(
-    rng: np.random.Generator, num_objects: int, num_sets: int, azimuth_deg, batch: int,
+    rng: np.random.Generator,
+    num_objects: int,
+    num_sets: int,
+    azimuth_deg,
+    batch: int,
     front_share: float,
 ) -> tuple[Int[np.ndarray, " B"], Int[np.ndarray, " B"], Int[np.ndarray, " B"]]:
     """Draws objects, a target set of each and a reference view outside that set.

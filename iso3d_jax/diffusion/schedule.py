@@ -35,7 +35,7 @@ def add_noise(x0: Array, noise: Array, alpha_bar: Array) -> Array:
 
 
 def training_target(x0: Array, noise: Array, alpha_bar: Array, parameterization: str) -> Array:
-    """What the network is asked for: the noise, or v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x0."""
+    """The network's target: eps, or v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x0."""
     if parameterization == "eps":
         return noise
     alpha_bar = _like(alpha_bar, x0)

@@ -87,7 +87,9 @@ def embed_all(model: Model, pictures: np.ndarray, batch: int = 256) -> np.ndarra
     parts = []
     for start in range(0, len(pictures), batch):
         chunk = pictures[start : start + batch]
-        padded = np.concatenate([chunk, np.ones((batch - len(chunk), *chunk.shape[1:]), np.float32)])
+        padded = np.concatenate(
+            [chunk, np.ones((batch - len(chunk), *chunk.shape[1:]), np.float32)]
+        )
         parts.append(np.asarray(sampling.embed_pictures(model, padded))[: len(chunk), 0])
     embedding = np.concatenate(parts)
     return embedding / np.linalg.norm(embedding, axis=-1, keepdims=True)
@@ -99,7 +101,9 @@ def retrieve(model: Model, task: ViewTask, train: MultiViewTable) -> tuple[np.nd
     objects, views = references.shape[:2]
     flat = references.reshape(-1, *references.shape[2:])
     pictures = np.asarray(on_white(flat.astype(np.float32) / 255))
-    similarity = embed_all(model, task.pictures) @ embed_all(model, pictures).T  # [N, objects*views]
+    similarity = (
+        embed_all(model, task.pictures) @ embed_all(model, pictures).T
+    )  # [N, objects*views]
     best = similarity.argmax(1)
     obj, ref = best // views, best % views
     azimuth = relative_azimuth(train.azimuth_deg[obj], train.azimuth_deg[obj, ref][:, None])

@@ -17,7 +17,7 @@ from iso3d_jax.models.layers import GroupNorm
 
 
 def attend(q: Float[Array, "N L H D"], k: Float[Array, "N M H D"], v: Float[Array, "N M H D"]):
-    """softmax(q k^T / sqrt(D)) v: cuDNN's fused kernel for half precision on GPUs, XLA elsewhere."""
+    """softmax(q k^T / sqrt(D)) v: cuDNN's kernel for half precision on GPUs, XLA elsewhere."""
     fused = jax.default_backend() == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16)
     return jax.nn.dot_product_attention(q, k, v, implementation="cudnn" if fused else "xla")
 
@@ -25,8 +25,17 @@ def attend(q: Float[Array, "N L H D"], k: Float[Array, "N M H D"], v: Float[Arra
 class Attention(nnx.Module):
     """Multi-head attention with bias-free projections and a biased output (CrossAttention)."""
 
-    def __init__(self, dim: int, context_dim: int, num_heads: int, head_dim: int, *, rngs: nnx.Rngs,
-                 dtype=jnp.float32, param_dtype=jnp.float32):
+    def __init__(
+        self,
+        dim: int,
+        context_dim: int,
+        num_heads: int,
+        head_dim: int,
+        *,
+        rngs: nnx.Rngs,
+        dtype=jnp.float32,
+        param_dtype=jnp.float32,
+    ):
         kwargs = dict(rngs=rngs, dtype=dtype, param_dtype=param_dtype)
         inner = num_heads * head_dim
         self.num_heads, self.head_dim = num_heads, head_dim
@@ -55,7 +64,9 @@ class Attention(nnx.Module):
 class GEGLUFeedForward(nnx.Module):
     """Linear to 2 x 4C, x * gelu(gate) with the exact erf gelu, linear back (attention.py:56)."""
 
-    def __init__(self, dim: int, mult: int = 4, *, rngs: nnx.Rngs, dtype=jnp.float32, param_dtype=jnp.float32):
+    def __init__(
+        self, dim: int, mult: int = 4, *, rngs: nnx.Rngs, dtype=jnp.float32, param_dtype=jnp.float32
+    ):
         kwargs = dict(rngs=rngs, dtype=dtype, param_dtype=param_dtype)
         self.proj_in = nnx.Linear(dim, 2 * mult * dim, **kwargs)
         self.proj_out = nnx.Linear(mult * dim, dim, **kwargs)
@@ -72,8 +83,17 @@ class JointAttentionBlock(nnx.Module):
     unfolded into one sequence, b (v l) c, around the self-attention alone.
     """
 
-    def __init__(self, dim: int, context_dim: int, num_heads: int, head_dim: int, *, rngs: nnx.Rngs,
-                 dtype=jnp.float32, param_dtype=jnp.float32):
+    def __init__(
+        self,
+        dim: int,
+        context_dim: int,
+        num_heads: int,
+        head_dim: int,
+        *,
+        rngs: nnx.Rngs,
+        dtype=jnp.float32,
+        param_dtype=jnp.float32,
+    ):
         kwargs = dict(rngs=rngs, dtype=dtype, param_dtype=param_dtype)
         norm = dict(epsilon=1e-5, **kwargs)
         self.attn1 = Attention(dim, dim, num_heads, head_dim, **kwargs)
@@ -96,19 +116,35 @@ class JointAttentionBlock(nnx.Module):
 class SpatialTransformer(nnx.Module):
     """GroupNorm, linear in, transformer blocks over the pixels, linear out, residual."""
 
-    def __init__(self, channels: int, context_dim: int, num_heads: int, head_dim: int, depth: int,
-                 *, num_groups: int = 32, rngs: nnx.Rngs, dtype=jnp.float32, param_dtype=jnp.float32):
+    def __init__(
+        self,
+        channels: int,
+        context_dim: int,
+        num_heads: int,
+        head_dim: int,
+        depth: int,
+        *,
+        num_groups: int = 32,
+        rngs: nnx.Rngs,
+        dtype=jnp.float32,
+        param_dtype=jnp.float32,
+    ):
         kwargs = dict(rngs=rngs, dtype=dtype, param_dtype=param_dtype)
         inner = num_heads * head_dim
         self.norm = GroupNorm(channels, num_groups, epsilon=1e-6, **kwargs)
         self.proj_in = nnx.Linear(channels, inner, **kwargs)
         self.blocks = nnx.List(
-            [JointAttentionBlock(inner, context_dim, num_heads, head_dim, **kwargs) for _ in range(depth)]
+            [
+                JointAttentionBlock(inner, context_dim, num_heads, head_dim, **kwargs)
+                for _ in range(depth)
+            ]
         )
         # Zero at birth, as in the released code: a fresh transformer is the identity.
         self.proj_out = nnx.Linear(inner, channels, kernel_init=nnx.initializers.zeros, **kwargs)
 
-    def __call__(self, x: Float[Array, "BV H W C"], context: Float[Array, "BV M E"], num_views: int):
+    def __call__(
+        self, x: Float[Array, "BV H W C"], context: Float[Array, "BV M E"], num_views: int
+    ):
         n, height, width, _ = x.shape
         h = self.proj_in(self.norm(x)).reshape(n, height * width, -1)  # [B*V, L, C]
         for block in self.blocks:

@@ -75,20 +75,30 @@ class Block(nnx.Module):
 class CLIPVisionTower(nnx.Module):
     """`__call__(pixels [N, S, S, 3]) -> embedding [N, output_dim]`, float32."""
 
-    def __init__(self, config: CLIPConfig, *, rngs: nnx.Rngs, dtype=jnp.float32, param_dtype=jnp.float32):
+    def __init__(
+        self, config: CLIPConfig, *, rngs: nnx.Rngs, dtype=jnp.float32, param_dtype=jnp.float32
+    ):
         kwargs = dict(rngs=rngs, dtype=dtype, param_dtype=param_dtype)
         width, patch = config.width, config.patch_size
         self.config, self.dtype = config, dtype
         scale = width**-0.5
         tokens = (config.image_size // patch) ** 2 + 1
         normal = jax.random.normal
-        self.conv1 = nnx.Conv(3, width, (patch, patch), strides=patch, padding="VALID", use_bias=False, **kwargs)
+        self.conv1 = nnx.Conv(
+            3, width, (patch, patch), strides=patch, padding="VALID", use_bias=False, **kwargs
+        )
         self.class_embedding = nnx.Param(scale * normal(rngs.params(), (width,), param_dtype))
-        self.positional_embedding = nnx.Param(scale * normal(rngs.params(), (tokens, width), param_dtype))
+        self.positional_embedding = nnx.Param(
+            scale * normal(rngs.params(), (tokens, width), param_dtype)
+        )
         self.ln_pre = nnx.LayerNorm(width, epsilon=1e-5, **kwargs)
-        self.blocks = nnx.List([Block(width, config.heads, config.mlp_ratio, **kwargs) for _ in range(config.layers)])
+        self.blocks = nnx.List(
+            [Block(width, config.heads, config.mlp_ratio, **kwargs) for _ in range(config.layers)]
+        )
         self.ln_post = nnx.LayerNorm(width, epsilon=1e-5, **kwargs)
-        self.proj = nnx.Param(scale * normal(rngs.params(), (width, config.output_dim), param_dtype))
+        self.proj = nnx.Param(
+            scale * normal(rngs.params(), (width, config.output_dim), param_dtype)
+        )
 
     def preprocess(self, images: Float[Array, "N H W 3"]) -> Float[Array, "N S S 3"]:
         """Pictures in [0, 1] on white to the tower's size and normalisation.
@@ -107,7 +117,9 @@ class CLIPVisionTower(nnx.Module):
     def __call__(self, pixels: Float[Array, "N S S 3"]) -> Float[Array, "N D"]:
         x = self.conv1(pixels.astype(self.dtype))
         x = x.reshape(x.shape[0], -1, x.shape[-1])  # [N, L, C]
-        cls = jnp.broadcast_to(self.class_embedding[...].astype(self.dtype), (x.shape[0], 1, x.shape[-1]))
+        cls = jnp.broadcast_to(
+            self.class_embedding[...].astype(self.dtype), (x.shape[0], 1, x.shape[-1])
+        )
         x = jnp.concatenate([cls, x], 1) + self.positional_embedding[...].astype(self.dtype)
         x = self.ln_pre(x)
         for block in self.blocks:

@@ -27,7 +27,9 @@ class EmbeddingMLP(nnx.Module):
     in bfloat16 the released camera vectors lose the azimuth).
     """
 
-    def __init__(self, in_dim: int, dim: int, *, rngs: nnx.Rngs, dtype=jnp.float32, param_dtype=jnp.float32):
+    def __init__(
+        self, in_dim: int, dim: int, *, rngs: nnx.Rngs, dtype=jnp.float32, param_dtype=jnp.float32
+    ):
         kwargs = dict(rngs=rngs, dtype=dtype, param_dtype=param_dtype)
         self.linear_in = nnx.Linear(in_dim, dim, **kwargs)
         self.linear_out = nnx.Linear(dim, dim, **kwargs)

@@ -28,7 +28,16 @@ class Conv(nnx.Conv):
         return out if self.bias is None else out + self.bias[...].astype(out.dtype)
 
 
-def conv(cin: int, cout: int, kernel: int = 3, *, stride: int = 1, padding=None, zero: bool = False, **kwargs):
+def conv(
+    cin: int,
+    cout: int,
+    kernel: int = 3,
+    *,
+    stride: int = 1,
+    padding=None,
+    zero: bool = False,
+    **kwargs,
+):
     """A square convolution with PyTorch's symmetric padding; `zero` starts it at zero output."""
     if zero:
         kwargs["kernel_init"] = nnx.initializers.zeros
@@ -43,8 +52,16 @@ class GroupNorm(nnx.Module):
     on a CPU that is several times as fast as reducing over [H, W, C / groups] at once.
     """
 
-    def __init__(self, channels: int, num_groups: int, *, epsilon: float, rngs: nnx.Rngs,
-                 dtype=jnp.float32, param_dtype=jnp.float32):
+    def __init__(
+        self,
+        channels: int,
+        num_groups: int,
+        *,
+        epsilon: float,
+        rngs: nnx.Rngs,
+        dtype=jnp.float32,
+        param_dtype=jnp.float32,
+    ):
         if channels % num_groups:
             raise ValueError(f"{channels} channels do not divide into {num_groups} groups")
         self.num_groups, self.epsilon, self.dtype = num_groups, epsilon, dtype
@@ -58,7 +75,9 @@ class GroupNorm(nnx.Module):
 
         def group_mean(sums):  # [N, C] -> [N, C], the mean of each channel's group
             total = sums.reshape(n, self.num_groups, -1).sum(-1, keepdims=True) / count
-            return jnp.broadcast_to(total, (n, self.num_groups, channels // self.num_groups)).reshape(n, channels)
+            return jnp.broadcast_to(
+                total, (n, self.num_groups, channels // self.num_groups)
+            ).reshape(n, channels)
 
         mean = group_mean(wide.sum((1, 2)))
         variance = jnp.maximum(group_mean((wide * wide).sum((1, 2))) - mean**2, 0.0)

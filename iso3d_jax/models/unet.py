@@ -80,7 +80,7 @@ class Upsample(nnx.Module):
 
 
 class Stage(nnx.Module):
-    """One entry of input_blocks or output_blocks: any of stem, ResBlock, transformer, resampling."""
+    """An entry of input_blocks or output_blocks: stem, ResBlock, transformer, resampling."""
 
     def __init__(self, *, stem=None, res=None, transformer=None, down=None, up=None):
         self.stem, self.res, self.transformer, self.down, self.up = stem, res, transformer, down, up
@@ -118,7 +118,9 @@ class MultiViewUNet(nnx.Module):
     an ordinary 2-D UNet.
     """
 
-    def __init__(self, config: UNetConfig, *, rngs: nnx.Rngs, dtype=jnp.float32, param_dtype=jnp.float32):
+    def __init__(
+        self, config: UNetConfig, *, rngs: nnx.Rngs, dtype=jnp.float32, param_dtype=jnp.float32
+    ):
         self.config, self.dtype = config, dtype
         kwargs = dict(rngs=rngs, dtype=dtype, param_dtype=param_dtype)
         base, emb_dim = config.model_channels, config.model_channels * 4
@@ -129,7 +131,9 @@ class MultiViewUNet(nnx.Module):
             else None
         )
         self.label_embed = (
-            EmbeddingMLP(config.adm_in_channels, emb_dim, **kwargs) if config.adm_in_channels else None
+            EmbeddingMLP(config.adm_in_channels, emb_dim, **kwargs)
+            if config.adm_in_channels
+            else None
         )
 
         def res(cin, cout):
@@ -137,8 +141,15 @@ class MultiViewUNet(nnx.Module):
 
         def transformer(channels):
             head = config.num_head_channels
-            return SpatialTransformer(channels, config.context_dim, channels // head, head,
-                                      config.transformer_depth, num_groups=config.num_groups, **kwargs)
+            return SpatialTransformer(
+                channels,
+                config.context_dim,
+                channels // head,
+                head,
+                config.transformer_depth,
+                num_groups=config.num_groups,
+                **kwargs,
+            )
 
         blocks = [Stage(stem=conv(config.in_channels, base, **kwargs))]
         skips, channels, ds = [base], base, 1
@@ -153,7 +164,9 @@ class MultiViewUNet(nnx.Module):
                 skips.append(channels)
                 ds *= 2
         self.input_blocks = nnx.List(blocks)
-        self.middle_block = MiddleBlock(res(channels, channels), transformer(channels), res(channels, channels))
+        self.middle_block = MiddleBlock(
+            res(channels, channels), transformer(channels), res(channels, channels)
+        )
 
         blocks = []
         for level, mult in reversed(list(enumerate(config.channel_mult))):
@@ -162,7 +175,13 @@ class MultiViewUNet(nnx.Module):
                 block = res(channels + skips.pop(), mult * base)
                 channels = mult * base
                 last = level > 0 and i == config.num_res_blocks
-                blocks.append(Stage(res=block, transformer=attn, up=Upsample(channels, **kwargs) if last else None))
+                blocks.append(
+                    Stage(
+                        res=block,
+                        transformer=attn,
+                        up=Upsample(channels, **kwargs) if last else None,
+                    )
+                )
                 ds = ds // 2 if last else ds
         self.output_blocks = nnx.List(blocks)
         self.norm_out = GroupNorm(base, config.num_groups, epsilon=1e-5, **kwargs)

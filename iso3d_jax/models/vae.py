@@ -171,7 +171,9 @@ class Decoder(nnx.Module):
 class AutoencoderKL(nnx.Module):
     """Pictures in [-1, 1] to latents and back; unscaled (multiply by `scale_factor` outside)."""
 
-    def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs, dtype=jnp.float32, param_dtype=jnp.float32):
+    def __init__(
+        self, config: VAEConfig, *, rngs: nnx.Rngs, dtype=jnp.float32, param_dtype=jnp.float32
+    ):
         kwargs = dict(rngs=rngs, dtype=dtype, param_dtype=param_dtype)
         self.config, self.dtype = config, dtype
         self.encoder = Encoder(config, **kwargs)
@@ -179,7 +181,9 @@ class AutoencoderKL(nnx.Module):
         self.quant_conv = conv(2 * config.z_channels, 2 * config.embed_dim, 1, **kwargs)
         self.post_quant_conv = conv(config.embed_dim, config.z_channels, 1, **kwargs)
 
-    def encode(self, x: Float[Array, "N H W 3"]) -> tuple[Float[Array, "N h w c"], Float[Array, "N h w c"]]:
+    def encode(
+        self, x: Float[Array, "N H W 3"]
+    ) -> tuple[Float[Array, "N h w c"], Float[Array, "N h w c"]]:
         """Posterior mean and log-variance (clamped to [-30, 20]), float32."""
         moments = self.quant_conv(self.encoder(x.astype(self.dtype))).astype(jnp.float32)
         mean, logvar = jnp.split(moments, 2, -1)

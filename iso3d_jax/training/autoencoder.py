@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from iso3d_jax.data.colour import TO_YIQ, change_colours, on_white
 from iso3d_jax.data.table import MultiViewTable
 from iso3d_jax.models.params import merge_params
 from iso3d_jax.models.vae import sample_posterior
-from iso3d_jax.data.colour import TO_YIQ, change_colours, on_white
 from iso3d_jax.training.state import TrainState, apply_gradients, step_key
 
 COLOUR_WEIGHT = 6.0

@@ -48,7 +48,9 @@ class Checkpoints:
         try:
             return self.manager.restore(step, args=ocp.args.StandardRestore(target))
         except (ValueError, KeyError, TypeError, OSError) as error:
-            reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else "unreadable"
+            reason = (
+                str(error).strip().splitlines()[0][:200] if str(error).strip() else "unreadable"
+            )
             raise UserError(
                 f"the checkpoint of step {step} in {self.workdir} does not fit this config "
                 f"({reason}); use another --workdir, or the config it was made with"
@@ -76,7 +78,9 @@ class Checkpoints:
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise UserError(f"{file} is damaged: {error}") from None
         differing = sorted(
-            key for key in old.keys() | new.keys() if key not in _FREE and old.get(key) != new.get(key)
+            key
+            for key in old.keys() | new.keys()
+            if key not in _FREE and old.get(key) != new.get(key)
         )
         if differing:
             key = _first_difference(differing[0], old.get(differing[0]), new.get(differing[0]))

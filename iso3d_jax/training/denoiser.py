@@ -77,7 +77,9 @@ def train_step(state: TrainState, batch: dict, *, graphdef, tx, cfg) -> tuple[Tr
     key = step_key(state)
 
     def loss_fn(params):
-        return denoising_loss(merge_params(graphdef, params), batch, key, cfg, cfg.model.scale_factor)
+        return denoising_loss(
+            merge_params(graphdef, params), batch, key, cfg, cfg.model.scale_factor
+        )
 
     (loss, extra), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     state, norms = apply_gradients(state, grads, tx, cfg.ema_decay)
@@ -111,7 +113,9 @@ class Batches:
         if views_kind == "a":
             views = views[:, :1]
         sign = np.where(table.mirrored[variant], -1.0, 1.0)[:, None]
-        azimuth = sign * (table.azimuth_deg[obj[:, None], views] - table.azimuth_deg[obj, ref][:, None])
+        azimuth = sign * (
+            table.azimuth_deg[obj[:, None], views] - table.azimuth_deg[obj, ref][:, None]
+        )
         elevation = table.elevation_deg[obj[:, None], views]
         encoding = cfg.model.camera_encoding
         batch = {

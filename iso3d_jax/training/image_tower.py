@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from iso3d_jax.data.colour import change_colours, on_white
 from iso3d_jax.data.table import SET, MultiViewTable, draw_views, prepare_references
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.models.clip import CLIPConfig, CLIPVisionTower
 from iso3d_jax.models.params import merge_params
-from iso3d_jax.data.colour import change_colours, on_white
 from iso3d_jax.training.state import TrainState, apply_gradients, step_key
 
 COARSE = 16  # side of the pictures that the decoder draws
@@ -53,7 +53,7 @@ def coarse_views(rgba):
 
 
 def disturb(key, images, strength: float):
-    """What a photo of the same object may differ by: light, contrast, blur, grain, a small shift."""
+    """What photos of one object may differ by: light, contrast, blur, grain, a small shift."""
     n = images.shape[0]
     keys = jax.random.split(key, 5)
     shape = (n, 1, 1, 1)
@@ -80,14 +80,15 @@ def train_step(state: TrainState, batch: dict, *, graphdef, tx, cfg) -> tuple[Tr
     rgb = change_colours(key_colour, pictures[..., :3], cfg.colour_strength)
     pictures = jnp.concatenate([rgb, pictures[..., 3:]], -1)
     references = on_white(pictures[:, :2])
-    references = disturb(key_photo, references.reshape(-1, *references.shape[2:]), cfg.photo_strength)
+    references = disturb(
+        key_photo, references.reshape(-1, *references.shape[2:]), cfg.photo_strength
+    )
     target = coarse_views(pictures[:, 2:])
 
     def loss_fn(params):
         model = merge_params(graphdef, params)
         embedding = model.tower.embed(references).reshape(-1, 2, cfg.model.clip.output_dim)
-        first, second = embedding[:, 0], embedding[:, 1]
-        drawing = ((model.draw(first, batch["camera"]) - target) ** 2).mean()
+        drawing = ((model.draw(embedding[:, 0], batch["camera"]) - target) ** 2).mean()
         unit = model.project(embedding)
         unit = unit / jnp.linalg.norm(unit, axis=-1, keepdims=True)
         logits = unit[:, 0] @ unit[:, 1].T * jnp.exp(jnp.minimum(model.temperature[...], 4.6))
@@ -118,7 +119,9 @@ class Batches:
         rng = np.random.default_rng([self.cfg.seed, step])
         table, batch = self.table, self.cfg.batch_size
         num_sets = table.images.shape[1] // SET
-        obj, target, ref = draw_views(rng, len(table), num_sets, table.azimuth_deg, batch, self.cfg.front_share)
+        obj, target, ref = draw_views(
+            rng, len(table), num_sets, table.azimuth_deg, batch, self.cfg.front_share
+        )
         other = rng.integers(table.images.shape[1], size=batch)
         views = target[:, None] * SET + np.arange(SET)
         images = table.images[obj[:, None], views]
@@ -127,7 +130,9 @@ class Batches:
         flip = rng.random(batch) < 0.5
         azimuth = np.where(flip[:, None], -azimuth, azimuth)
         wide = flip[:, None, None, None, None]
-        camera = camera_condition(table.elevation_deg[obj[:, None], views], azimuth, self.cfg.model.camera_encoding)
+        camera = camera_condition(
+            table.elevation_deg[obj[:, None], views], azimuth, self.cfg.model.camera_encoding
+        )
         return {
             "references": np.where(wide, references[..., ::-1, :], references),
             "views": np.where(wide, images[..., ::-1, :], images),

@@ -63,7 +63,9 @@ def fit(task: Task, cfg: ConfigDict, workdir: str | Path) -> TrainState:
     """
     mesh = sharding.make_mesh(cfg.mesh.to_dict())
     if cfg.batch_size % (mesh.shape["data"] * mesh.shape["fsdp"]):
-        raise UserError(f"batch_size {cfg.batch_size} does not divide over {mesh.devices.size} devices")
+        raise UserError(
+            f"batch_size {cfg.batch_size} does not divide over {mesh.devices.size} devices"
+        )
     checkpoints = Checkpoints(workdir, cfg)
     tx = make_optimizer(cfg)
     abstract = jax.eval_shape(lambda p: create_state(p, tx, cfg.seed), task.init_params)
@@ -80,9 +82,11 @@ def fit(task: Task, cfg: ConfigDict, workdir: str | Path) -> TrainState:
     compiled: dict[str, Callable] = {}
     writer = MetricsWriter(checkpoints.workdir, start)
     progress = Progress(cfg.steps, task.label, start=start, unit="step")
-    progress.note(f"{task.label}: {count_params(task.init_params) / 1e6:.2f} M weights, "
-                  f"batch {cfg.batch_size}, {mesh.devices.size} x {jax.default_backend()}, "
-                  + (f"resumed at step {start}" if start else "from the start"))
+    progress.note(
+        f"{task.label}: {count_params(task.init_params) / 1e6:.2f} M weights, "
+        f"batch {cfg.batch_size}, {mesh.devices.size} x {jax.default_backend()}, "
+        + (f"resumed at step {start}" if start else "from the start")
+    )
     stop = _StopSignals()
     waited, seen, since = 0.0, start, time.monotonic()
     try:
@@ -94,8 +98,12 @@ def fit(task: Task, cfg: ConfigDict, workdir: str | Path) -> TrainState:
                 name = task.branch(step)
                 if name not in compiled:
                     with progress.compiling(name):
-                        jitted = jax.jit(step_fn, donate_argnums=0, in_shardings=(shardings, batch_sharding),
-                                         out_shardings=(shardings, None))
+                        jitted = jax.jit(
+                            step_fn,
+                            donate_argnums=0,
+                            in_shardings=(shardings, batch_sharding),
+                            out_shardings=(shardings, None),
+                        )
                         compiled[name] = jitted.lower(state, batch).compile()
                     since, seen, waited = time.monotonic(), step, 0.0
                 state, metrics = compiled[name](state, batch)
@@ -108,7 +116,9 @@ def fit(task: Task, cfg: ConfigDict, workdir: str | Path) -> TrainState:
                     elapsed = max(time.monotonic() - since, 1e-9)
                     values["steps_per_second"] = (done - seen) / elapsed
                     values["data_wait_share"] = waited / elapsed
-                    writer.scalars(done, {f"{k}/{name}" if k == "loss" else k: v for k, v in values.items()})
+                    writer.scalars(
+                        done, {f"{k}/{name}" if k == "loss" else k: v for k, v in values.items()}
+                    )
                     progress.update(done, loss=values["loss"])
                     waited, seen, since = 0.0, done, time.monotonic()
                 if done % cfg.checkpoint_every == 0 or last:
@@ -123,15 +133,19 @@ def fit(task: Task, cfg: ConfigDict, workdir: str | Path) -> TrainState:
         writer.close()
     progress.close()
     if stop.received is not None:
-        progress.note(f"stopped by {stop.received.name}; saved at step {int(state.step)}, "
-                      "the same command goes on from there")
+        progress.note(
+            f"stopped by {stop.received.name}; saved at step {int(state.step)}, "
+            "the same command goes on from there"
+        )
         raise SystemExit(EXIT_PREEMPTED if stop.received == signal.SIGTERM else 130)
     if start >= cfg.steps:
         _show(task, state, None, checkpoints.workdir, start)
     return state
 
 
-def _show(task: Task, state: TrainState, writer: MetricsWriter | None, workdir: Path, step: int) -> None:
+def _show(
+    task: Task, state: TrainState, writer: MetricsWriter | None, workdir: Path, step: int
+) -> None:
     """Writes the averaged weights as a model folder, and a preview of them."""
     task.export(state.ema_params, workdir / "model")
     picture = task.preview(state.ema_params)
@@ -144,9 +158,11 @@ def _refuse_nan(values: dict[str, float], step: int, checkpoints: Checkpoints) -
     if bad:
         checkpoints.wait()
         good = checkpoints.latest_step()
-        raise UserError(f"{bad[0]} is not finite at step {step}; the last good checkpoint is of step "
-                        f"{good if good is not None else 0} in {checkpoints.workdir}; "
-                        "lower learning_rate, or look at the data")
+        raise UserError(
+            f"{bad[0]} is not finite at step {step}; the last good checkpoint is of step "
+            f"{good if good is not None else 0} in {checkpoints.workdir}; "
+            "lower learning_rate, or look at the data"
+        )
 
 
 class _StopSignals:

@@ -21,14 +21,18 @@ class MetricsWriter:
 
         self._file = workdir / "metrics.jsonl"
         if self._file.exists():
-            lines = [line for line in self._file.read_text().splitlines() if _step_of(line) <= start_step]
+            lines = [
+                line for line in self._file.read_text().splitlines() if _step_of(line) <= start_step
+            ]
             self._file.write_text("".join(line + "\n" for line in lines))
         self._samples = workdir / "samples"
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         with self._file.open("a") as file:
-            file.write(json.dumps({"step": step, **{k: float(v) for k, v in values.items()}}) + "\n")
+            file.write(
+                json.dumps({"step": step, **{k: float(v) for k, v in values.items()}}) + "\n"
+            )
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 

@@ -21,7 +21,10 @@ AXES = ("data", "fsdp", "tensor")
 RULES: tuple[tuple[str, P], ...] = (
     (r"(to_q|to_k|to_v|qkv|c_fc|ff/proj_in)/kernel$", P("fsdp", "tensor")),
     (r"(to_out|out_proj|c_proj|ff/proj_out)/kernel$", P("tensor", "fsdp")),
-    (r"(emb|linear_in|linear_out|transformer/proj_in|transformer/proj_out)/kernel$", P(None, "fsdp")),
+    (
+        r"(emb|linear_in|linear_out|transformer/proj_in|transformer/proj_out)/kernel$",
+        P(None, "fsdp"),
+    ),
     (r"kernel$", P(None, None, None, "fsdp")),
     (r"", P()),
 )
@@ -33,8 +36,10 @@ def make_mesh(shape: dict[str, int] | None = None, devices=None) -> Mesh:
     sizes = {axis: (shape or {}).get(axis, 1) for axis in AXES}
     named = sizes["fsdp"] * sizes["tensor"]
     if len(devices) % named:
-        raise UserError(f"mesh fsdp {sizes['fsdp']} x tensor {sizes['tensor']} does not divide "
-                        f"the {len(devices)} devices")
+        raise UserError(
+            f"mesh fsdp {sizes['fsdp']} x tensor {sizes['tensor']} does not divide "
+            f"the {len(devices)} devices"
+        )
     sizes["data"] = len(devices) // named
     grid = np.asarray(devices).reshape([sizes[axis] for axis in AXES])
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
@@ -44,16 +49,21 @@ def spec_for(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     """The rule's partition for one array; an axis that does not divide its dimension is dropped."""
     for pattern, spec in RULES:
         if re.search(pattern, path):
-            axes = [axis if axis and shape[i] % mesh.shape[axis] == 0 else None
-                    for i, axis in enumerate(spec[: len(shape)])]
+            axes = [
+                axis if axis and shape[i] % mesh.shape[axis] == 0 else None
+                for i, axis in enumerate(spec[: len(shape)])
+            ]
             return P(*axes)
     raise AssertionError(f"no sharding rule matches {path}")
 
 
 def state_shardings(state, mesh: Mesh):
     """A NamedSharding for every array of a train state (or any tree), by its path."""
+
     def one(path, leaf):
-        name = "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
+        name = "/".join(
+            str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path
+        )
         return NamedSharding(mesh, spec_for(name, np.shape(leaf), mesh))
 
     return jax.tree_util.tree_map_with_path(one, state)

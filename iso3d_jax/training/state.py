@@ -34,7 +34,8 @@ def make_schedule(cfg: ConfigDict) -> optax.Schedule:
         after = optax.constant_schedule(cfg.learning_rate)
     else:
         after = optax.cosine_decay_schedule(
-            cfg.learning_rate, max(cfg.steps - cfg.warmup_steps, 1),
+            cfg.learning_rate,
+            max(cfg.steps - cfg.warmup_steps, 1),
             alpha=cfg.final_learning_rate / cfg.learning_rate,
         )
     warmup = optax.linear_schedule(0.0, cfg.learning_rate, max(cfg.warmup_steps, 1))
@@ -45,8 +46,13 @@ def make_optimizer(cfg: ConfigDict) -> optax.GradientTransformation:
     """Clipping and AdamW; biases, norms and other vectors are not decayed."""
     return optax.chain(
         optax.clip_by_global_norm(cfg.grad_clip),
-        optax.adamw(make_schedule(cfg), b1=0.9, b2=cfg.adam_b2, weight_decay=cfg.weight_decay,
-                    mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params)),
+        optax.adamw(
+            make_schedule(cfg),
+            b1=0.9,
+            b2=cfg.adam_b2,
+            weight_decay=cfg.weight_decay,
+            mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+        ),
     )
 
 
@@ -84,4 +90,6 @@ def apply_gradients(
         "update_norm": optax.global_norm(updates),
         "param_norm": optax.global_norm(params),
     }
-    return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema_params=ema), norms
+    return state.replace(
+        step=state.step + 1, params=params, opt_state=opt_state, ema_params=ema
+    ), norms

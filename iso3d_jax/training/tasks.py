@@ -26,7 +26,11 @@ PREVIEW_OBJECTS = 8
 
 def make_task(cfg: ConfigDict):
     """The task that `cfg.task` names."""
-    kinds = {"autoencoder": AutoencoderTask, "image_tower": ImageTowerTask, "denoiser": DenoiserTask}
+    kinds = {
+        "autoencoder": AutoencoderTask,
+        "image_tower": ImageTowerTask,
+        "denoiser": DenoiserTask,
+    }
     return kinds[cfg.task](cfg)
 
 
@@ -53,11 +57,15 @@ class AutoencoderTask(_Task):
         self.table = MultiViewTable.load(cfg.data, "train")
         self.held_out = MultiViewTable.load(cfg.data, "validation").images[:PREVIEW_OBJECTS, :2]
         self.batches = autoencoder.Batches(cfg, self.table)
-        self.graphdef, self.init_params = split_params(bundle.build_network("vae", cfg.model, cfg.seed))
+        self.graphdef, self.init_params = split_params(
+            bundle.build_network("vae", cfg.model, cfg.seed)
+        )
 
     def preview(self, params: FlatParams) -> np.ndarray:
         vae = merge_params(self.graphdef, params)
-        images = on_white(self.held_out.reshape(-1, *self.held_out.shape[2:]).astype(np.float32) / 255)
+        images = on_white(
+            self.held_out.reshape(-1, *self.held_out.shape[2:]).astype(np.float32) / 255
+        )
         decoded = jax.jit(lambda v, x: v.decode(v.encode(x * 2 - 1)[0]) * 0.5 + 0.5)(vae, images)
         return np.asarray(tile([list(images), list(np.asarray(decoded))]), np.float32) / 255
 
@@ -82,7 +90,9 @@ class ImageTowerTask(_Task):
         held_out = MultiViewTable.load(cfg.data, "validation")
         self.held_out = image_tower.Batches(cfg.copy_and_resolve_references(), held_out)
         self.batches = image_tower.Batches(cfg, self.table)
-        module = image_tower.TowerWithHeads(bundle.network_config("clip", cfg.model), rngs=nnx.Rngs(cfg.seed))
+        module = image_tower.TowerWithHeads(
+            bundle.network_config("clip", cfg.model), rngs=nnx.Rngs(cfg.seed)
+        )
         self.graphdef, self.init_params = split_params(module)
 
     def preview(self, params: FlatParams) -> np.ndarray:
@@ -97,7 +107,9 @@ class ImageTowerTask(_Task):
 
     def export(self, params: FlatParams, folder: Path) -> None:
         tower = {k.removeprefix("tower/"): v for k, v in params.items() if k.startswith("tower/")}
-        bundle.save_bundle(folder, bundle.make_config(self.cfg.model), {"clip": tower}, dtype=jnp.float32)
+        bundle.save_bundle(
+            folder, bundle.make_config(self.cfg.model), {"clip": tower}, dtype=jnp.float32
+        )
 
 
 def _require_inputs(cfg: ConfigDict) -> None:
@@ -110,21 +122,31 @@ def _require_inputs(cfg: ConfigDict) -> None:
     tiny = cfg.model.name == "tiny"
     if not cfg.init_from and (cfg.stage == 2 or not tiny):
         missing.append(
-            "--config.init_from=DIR, the workdir of a finished stage 1" if cfg.stage == 2 else
-            "--config.init_from=DIR, a text-to-3D base such as MVDream's, made with "
+            "--config.init_from=DIR, the workdir of a finished stage 1"
+            if cfg.stage == 2
+            else "--config.init_from=DIR, a text-to-3D base such as MVDream's, made with "
             "python -m iso3d_jax.convert --from sd-v2.1-base-4view.pt --out DIR"
         )
     if not tiny:
         for name, what in (("vae", "the autoencoder"), ("clip", "the CLIP vision tower")):
             if not cfg.init[name]:
-                missing.append(f"--config.init.{name}=DIR, {what}, made with python -m iso3d_jax.convert")
+                missing.append(
+                    f"--config.init.{name}=DIR, {what}, made with python -m iso3d_jax.convert"
+                )
         if not cfg.data:
-            missing.append("--config.data=DIR, a multi-view data set at the model's resolution, made with "
-                           "python -m iso3d_jax.data.render --assets MESHES --out DIR --resolution "
-                           f"{cfg.model.resolution}")
+            missing.append(
+                "--config.data=DIR, a multi-view data set at the model's resolution, made with "
+                "python -m iso3d_jax.data.render --assets MESHES --out DIR --resolution "
+                f"{cfg.model.resolution}"
+            )
     if missing:
-        raise UserError(f"stage {cfg.stage} of the {cfg.model.name} model cannot start; missing are: "
-                        + "; ".join(f"({i}) {m}" for i, m in enumerate(missing, 1)))
+        raise UserError(
+            f"stage {cfg.stage} of the {cfg.model.name} model cannot start; missing are: "
+            + "; ".join(f"({i}) {m}" for i, m in enumerate(missing, 1))
+        )
+    for path in (cfg.init_from, cfg.init.vae, cfg.init.clip):
+        if path:
+            bundle.find_bundle(path)  # refuses a wrong path now, not after minutes of encoding
 
 
 class DenoiserTask(_Task):
@@ -147,8 +169,12 @@ class DenoiserTask(_Task):
             encoded = EncodedTable.load(cfg.data_encoded)
         else:
             encoded = encode_table(
-                MultiViewTable.load(cfg.data, "train"), self.frozen.vae, self.frozen.clip,
-                variants=cfg.data_variants, picture=self.config.picture, label=f"{self.label}: encoding",
+                MultiViewTable.load(cfg.data, "train"),
+                self.frozen.vae,
+                self.frozen.clip,
+                variants=cfg.data_variants,
+                picture=self.config.picture,
+                label=f"{self.label}: encoding",
             )
         self._check_encoded(encoded)
         self.held_out = MultiViewTable.load(cfg.data, "validation")
@@ -156,7 +182,9 @@ class DenoiserTask(_Task):
             self.held_out.images[:PREVIEW_OBJECTS, :SET], self.config.picture
         )
         self.batches = denoiser.Batches(cfg, encoded)
-        self.graphdef, self.init_params = split_params(bundle.build_network("unet", cfg.model, cfg.seed))
+        self.graphdef, self.init_params = split_params(
+            bundle.build_network("unet", cfg.model, cfg.seed)
+        )
         if cfg.init_from:
             self.init_params = self._load_init()
 
@@ -179,10 +207,14 @@ class DenoiserTask(_Task):
 
     def _check_encoded(self, encoded: EncodedTable) -> None:
         want = (self.config.latent_size, self.config.latent_size, 2 * self.config.latent_channels)
-        if encoded.moments.shape[3:] != want or encoded.embedding.shape[-1] != self.config.context_dim:
+        if (
+            encoded.moments.shape[3:] != want
+            or encoded.embedding.shape[-1] != self.config.context_dim
+        ):
             raise UserError(
-                f"the encoded data set {self.cfg.data_encoded} has latents {encoded.moments.shape[3:]} and "
-                f"embeddings of {encoded.embedding.shape[-1]}, but the model has {want} and "
+                f"the encoded data set {self.cfg.data_encoded} has latents "
+                f"{encoded.moments.shape[3:]} and embeddings of {encoded.embedding.shape[-1]}, "
+                f"but the model has {want} and "
                 f"{self.config.context_dim}: encode it again with this model"
             )
 
@@ -195,16 +227,25 @@ class DenoiserTask(_Task):
             reference = on_white(self.held_out_references[i, 0].astype(np.float32) / 255)
             views = slice(SET, 2 * SET) if table.images.shape[1] > SET else slice(0, SET)
             camera = camera_condition(
-                table.elevation_deg[i, views], table.azimuth_deg[i, views] - table.azimuth_deg[i, 0],
+                table.elevation_deg[i, views],
+                table.azimuth_deg[i, views] - table.azimuth_deg[i, 0],
                 config.camera_encoding,
             )
             latents = sampling.sample_latents(
-                unet, sampling.embed_pictures(self.frozen, reference[None]), camera,
-                self.frozen.alphas_cumprod, jax.random.key(i), config.guidance_scale, config.eta,
+                unet,
+                sampling.embed_pictures(self.frozen, reference[None]),
+                camera,
+                self.frozen.alphas_cumprod,
+                jax.random.key(i),
+                config.guidance_scale,
+                config.eta,
                 latent_shape=(config.latent_size, config.latent_size, config.latent_channels),
-                steps=25, parameterization=config.parameterization,
+                steps=25,
+                parameterization=config.parameterization,
             )
-            drawn = np.asarray(sampling.decode_views(self.frozen.vae, latents / config.scale_factor))[0]
+            drawn = np.asarray(
+                sampling.decode_views(self.frozen.vae, latents / config.scale_factor)
+            )[0]
             truth = on_white(table.images[i, views].astype(np.float32) / 255)
             rows.append([reference, *drawn, *truth])
         return np.asarray(tile(rows), np.float32) / 255

@@ -87,7 +87,9 @@ def abstract_network(name: str, config: ConfigDict, dtype=jnp.float32):
     return graphdef, shapes
 
 
-def save_bundle(path: str | Path, config: ConfigDict, weights: dict[str, dict], dtype=jnp.bfloat16) -> None:
+def save_bundle(
+    path: str | Path, config: ConfigDict, weights: dict[str, dict], dtype=jnp.bfloat16
+) -> None:
     """Writes a bundle, atomically.
 
     Args:
@@ -118,7 +120,9 @@ def find_bundle(path: str | Path | None) -> Path:
             return folder
     if not path.exists():
         raise UserError(f"model folder not found: {path}")
-    raise UserError(f"{path} holds no model: it has no model.json (a training folder gets one when it saves)")
+    raise UserError(
+        f"{path} holds no model: it has no model.json (a training folder gets one when it saves)"
+    )
 
 
 def load_config(path: str | Path | None) -> ConfigDict:
@@ -147,23 +151,35 @@ def load_weights(path: str | Path | None, names: tuple[str, ...]) -> dict[str, d
     return weights
 
 
-def load_network(name: str, config: ConfigDict, params: dict, where: str, dtype=jnp.float32) -> nnx.Module:
+def load_network(
+    name: str, config: ConfigDict, params: dict, where: str, dtype=jnp.float32
+) -> nnx.Module:
     """A network with given weights; UserError where they do not fit the config."""
     graphdef, shapes = abstract_network(name, config, dtype)
     missing, extra = sorted(set(shapes) - set(params)), sorted(set(params) - set(shapes))
     if missing or extra:
-        parts = [f"{len(keys)} {word} (such as {keys[0]})" for keys, word in
-                 ((missing, "missing"), (extra, "unknown")) if keys]
-        raise UserError(f"the weights of '{name}' in {where} do not fit its config: {', '.join(parts)}")
+        parts = [
+            f"{len(keys)} {word} (such as {keys[0]})"
+            for keys, word in ((missing, "missing"), (extra, "unknown"))
+            if keys
+        ]
+        raise UserError(
+            f"the weights of '{name}' in {where} do not fit its config: {', '.join(parts)}"
+        )
     for key, shape in shapes.items():
         if params[key].shape != shape.shape:
-            raise UserError(f"weight {name}/{key} in {where} has shape {params[key].shape}, "
-                            f"but the config asks for {shape.shape}")
+            raise UserError(
+                f"weight {name}/{key} in {where} has shape {params[key].shape}, "
+                f"but the config asks for {shape.shape}"
+            )
     return merge_params(graphdef, {k: jnp.asarray(params[k], jnp.float32) for k in shapes})
 
 
-def load_model(path: str | Path | None = None, dtype=jnp.float32,
-               networks: tuple[str, ...] = ("unet", "vae", "clip")) -> Model:
+def load_model(
+    path: str | Path | None = None,
+    dtype=jnp.float32,
+    networks: tuple[str, ...] = ("unet", "vae", "clip"),
+) -> Model:
     """Loads a model folder, or a training run's; None is the tiny model of the package.
 
     Args:
@@ -183,5 +199,3 @@ def load_model(path: str | Path | None = None, dtype=jnp.float32,
             raise UserError(f"the model in {folder} has no weights for '{name}'")
         loaded[name] = load_network(name, config, weights[name], str(folder), dtype)
     return Model(config=config, **loaded)
-
-

@@ -44,8 +44,18 @@ def test_a_perfect_predictor_samples_its_object(parameterization):
         eps = (z_t - jnp.sqrt(a) * X0) / jnp.sqrt(1 - a)
         return schedule.training_target(X0, eps, a, parameterization)
 
-    z0 = ddim.sample(denoise, EPS, jax.random.key(0), ALPHAS, steps=20, eta=0.0, parameterization=parameterization)
-    np.testing.assert_allclose(z0, X0, atol=0.12)  # alphas_cumprod[0] = 0.99915 leaves noise of 0.029
+    z0 = ddim.sample(
+        denoise,
+        EPS,
+        jax.random.key(0),
+        ALPHAS,
+        steps=20,
+        eta=0.0,
+        parameterization=parameterization,
+    )
+    np.testing.assert_allclose(
+        z0, X0, atol=0.12
+    )  # alphas_cumprod[0] = 0.99915 leaves noise of 0.029
 
 
 def test_guidance_of_one_is_the_condition():

@@ -12,7 +12,9 @@ def test_psnr_is_scikit_images():
     a, b = np.random.default_rng(0).random((2, 3, 2, 8, 8, 3))
     ours = views.psnr(a, b)
     for index in np.ndindex(3, 2):
-        assert ours[index] == pytest.approx(peak_signal_noise_ratio(a[index], b[index], data_range=1.0))
+        assert ours[index] == pytest.approx(
+            peak_signal_noise_ratio(a[index], b[index], data_range=1.0)
+        )
 
 
 def test_mask_iou_of_shifted_squares():
@@ -23,7 +25,9 @@ def test_mask_iou_of_shifted_squares():
 
 
 def test_angular_distance_goes_the_short_way():
-    np.testing.assert_allclose(views.angular_distance([350.0, 90.0, 180.0], [10.0, -90.0, 180.0]), [20, 180, 0])
+    np.testing.assert_allclose(
+        views.angular_distance([350.0, 90.0, 180.0], [10.0, -90.0, 180.0]), [20, 180, 0]
+    )
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,9 @@ def test_camera_stands_where_it_should_and_looks_at_the_origin():
 
 
 def test_rays_and_projection_undo_each_other():
-    c2w = cameras.camera_to_world(np.array([10.0, -5.0]), np.array([40.0, 200.0]), np.array([2.0, 3.0]))
+    c2w = cameras.camera_to_world(
+        np.array([10.0, -5.0]), np.array([40.0, 200.0]), np.array([2.0, 3.0])
+    )
     rays_o, rays_d = cameras.get_rays(c2w, np.array([35.0, 50.0]), 6, 8)
     points = np.asarray(rays_o + 1.7 * rays_d)
     for i, fov in enumerate((35.0, 50.0)):
@@ -24,7 +26,9 @@ def test_rays_and_projection_undo_each_other():
         column = local[..., 0] / -local[..., 2] * focal + 4.0
         row = 3.0 - local[..., 1] / -local[..., 2] * focal
         np.testing.assert_allclose(column, np.broadcast_to(np.arange(8) + 0.5, (6, 8)), atol=1e-4)
-        np.testing.assert_allclose(row, np.broadcast_to(np.arange(6)[:, None] + 0.5, (6, 8)), atol=1e-4)
+        np.testing.assert_allclose(
+            row, np.broadcast_to(np.arange(6)[:, None] + 0.5, (6, 8)), atol=1e-4
+        )
 
 
 def test_mvdream_matrix_is_the_documented_one():

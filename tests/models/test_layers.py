@@ -22,7 +22,9 @@ def test_small_map_convolution_is_flax_convolution(side):
 def test_group_norm_is_flax_group_norm():
     rng = np.random.default_rng(0)
     ours = layers.GroupNorm(12, 4, epsilon=1e-5, rngs=nnx.Rngs(0))
-    ours.scale, ours.bias = (nnx.Param(jnp.asarray(rng.normal(size=12), jnp.float32)) for _ in range(2))
+    ours.scale, ours.bias = (
+        nnx.Param(jnp.asarray(rng.normal(size=12), jnp.float32)) for _ in range(2)
+    )
     plain = nnx.GroupNorm(12, 4, epsilon=1e-5, rngs=nnx.Rngs(0))
     plain.scale, plain.bias = ours.scale, ours.bias
     x = jnp.asarray(rng.normal(size=(2, 5, 3, 12)) * 3 + 1, jnp.float32)

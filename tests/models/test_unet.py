@@ -20,7 +20,10 @@ def randomised(module, seed=0):
     graphdef, params = split_params(module)
     rng = np.random.default_rng(seed)
     params = {
-        k: v + jnp.asarray(rng.normal(size=v.shape) * (0.1 if v.ndim < 2 else 0.5 / v.shape[-2] ** 0.5), v.dtype)
+        k: v
+        + jnp.asarray(
+            rng.normal(size=v.shape) * (0.1 if v.ndim < 2 else 0.5 / v.shape[-2] ** 0.5), v.dtype
+        )
         for k, v in params.items()
     }
     return merge_params(graphdef, params)
@@ -61,7 +64,9 @@ def test_one_view_is_a_plain_2d_network(unet):
     """Three objects of one view are one object's three views with attention cut between them."""
     z, t, context, camera = inputs(1)
     out = run(unet, z, t, context, camera)
-    alone = jnp.concatenate([run(unet, *(a[i : i + 1] for a in (z, t, context, camera))) for i in range(2)])
+    alone = jnp.concatenate(
+        [run(unet, *(a[i : i + 1] for a in (z, t, context, camera))) for i in range(2)]
+    )
     np.testing.assert_allclose(out, alone, atol=2e-5)
 
 

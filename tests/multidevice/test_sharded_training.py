@@ -1,4 +1,4 @@
-"""Eight fake devices give the losses of one. The devices must exist before JAX starts: a process each."""
+"""Eight fake devices give the losses of one; each run is a process, for JAX to start with them."""
 
 import json
 

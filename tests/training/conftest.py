@@ -35,7 +35,9 @@ def encoded_table(objects=6, views=8) -> EncodedTable:
         moments=rng.normal(size=(2, objects, views, 4, 4, 8)).astype(np.float16),
         embedding=rng.normal(size=(2, objects, views, 16)).astype(np.float16),
         mirrored=np.array([False, True]),
-        azimuth_deg=(rng.uniform(0, 360, (objects, views // 4, 1)) + np.arange(4) * 90).reshape(objects, views),
+        azimuth_deg=(rng.uniform(0, 360, (objects, views // 4, 1)) + np.arange(4) * 90).reshape(
+            objects, views
+        ),
         elevation_deg=rng.uniform(0, 30, (objects, views)),
     )
 
@@ -49,7 +51,9 @@ class SmallTask:
     def __init__(self, cfg):
         self.batches = denoiser.Batches(cfg, encoded_table())
         self.branch, self.batch = self.batches.branch, self.batches
-        self.graphdef, self.init_params = split_params(bundle.build_network("unet", cfg.model, cfg.seed))
+        self.graphdef, self.init_params = split_params(
+            bundle.build_network("unet", cfg.model, cfg.seed)
+        )
 
     def preview(self, params):
         return None

@@ -11,7 +11,10 @@ from iso3d_jax.training.loop import EXIT_PREEMPTED, fit
 
 
 def params_of(state):
-    return {k: np.asarray(v) for k, v in (state.params | {f"ema/{k}": v for k, v in state.ema_params.items()}).items()}
+    return {
+        k: np.asarray(v)
+        for k, v in (state.params | {f"ema/{k}": v for k, v in state.ema_params.items()}).items()
+    }
 
 
 def test_resumed_run_is_bit_equal_to_an_unbroken_one(tmp_path, make_config, make_task):
@@ -35,8 +38,10 @@ def test_resumed_run_is_bit_equal_to_an_unbroken_one(tmp_path, make_config, make
         np.testing.assert_array_equal(value, resumed[key], err_msg=key)
     exported = np.load(tmp_path / "broken" / "model" / "params.npz")
     np.testing.assert_array_equal(exported["conv_out/kernel"], whole["ema/conv_out/kernel"])
-    steps = [line.split('"step": ')[1].split(",")[0] for line in
-             (tmp_path / "broken" / "metrics.jsonl").read_text().splitlines()]
+    steps = [
+        line.split('"step": ')[1].split(",")[0]
+        for line in (tmp_path / "broken" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert steps == [str(i) for i in range(1, 11)]
 
 
@@ -64,13 +69,17 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path, make_config, make_task)
     cfg = make_config(checkpoint_every=2)
     task = make_task(cfg)
     draw = task.batch
-    task.batch = lambda step: draw(step) | ({"embedding": draw(step)["embedding"] * np.nan} if step == 3 else {})
+    task.batch = lambda step: (
+        draw(step) | ({"embedding": draw(step)["embedding"] * np.nan} if step == 3 else {})
+    )
     with pytest.raises(UserError, match="not finite at step 4.*checkpoint is of step 2"):
         fit(task, cfg, tmp_path)
 
 
 def test_loss_falls(tmp_path, make_config, make_task):
-    cfg = make_config(steps=60, checkpoint_every=100, stage=1, embedding_dropout=0.0, learning_rate=3e-3)
+    cfg = make_config(
+        steps=60, checkpoint_every=100, stage=1, embedding_dropout=0.0, learning_rate=3e-3
+    )
     fit(make_task(cfg), cfg, tmp_path)
     import json
 

@@ -1,0 +1,67 @@
+"""`python -m iso3d_jax.train`, both stages on the shipped objects, then views from the result."""
+
+import json
+
+import pytest
+
+TRAIN = ("-m", "iso3d_jax.train")
+
+
+@pytest.fixture(scope="module")
+def small(model_folder):
+    """Overrides that make the tiny presets smaller: random frozen networks, a narrow UNet."""
+    return [
+        f"--config.init.vae={model_folder}", f"--config.init.clip={model_folder}",
+        "--config.model.unet.context_dim=24", "--config.model.unet.adm_in_channels=24",
+        "--config.model.unet.model_channels=32", "--config.model.unet.channel_mult=(1,2)",
+        "--config.model.unet.attention_resolutions=(2,)", "--config.data_variants=1",
+        "--config.batch_size=4", "--config.checkpoint_every=2",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_stages_then_views(run_python, refused, small, tmp_path):
+    stage1, stage2 = tmp_path / "stage1", tmp_path / "stage2"
+    first = [*TRAIN, "--config=configs/stage1.py:tiny", f"--workdir={stage1}", *small]
+    process = run_python(*first, "--config.steps=2")
+    assert process.returncode == 0, process.stderr
+    lines = (stage1 / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == 2
+
+    message = refused(*first, "--config.steps=4", "--config.model.unet.model_channels=64")
+    assert str(stage1) in message or "checkpoint" in message
+
+    process = run_python(
+        *TRAIN, "--config=configs/stage2.py:tiny", f"--workdir={stage2}", *small,
+        f"--config.init_from={stage1}", "--config.steps=2",
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    out = tmp_path / "views.png"
+    image = "iso3d_jax/data/examples/sofa.png"
+    process = run_python(
+        "-m", "iso3d_jax.sample", "--image", image, "--model", stage2, "--out", out, "--steps=2"
+    )
+    assert process.returncode == 0, process.stderr
+    assert out.is_file()
+
+
+def test_full_size_says_in_one_message_what_is_missing(refused, tmp_path):
+    message = refused(*TRAIN, "--config=configs/stage1.py", f"--workdir={tmp_path / 'run'}")
+    for words in ("init_from", "init.vae", "init.clip", "data", "iso3d_jax.convert", "data.render"):
+        assert words in message
+    message = refused(*TRAIN, "--config=configs/stage2.py", f"--workdir={tmp_path / 'run'}")
+    assert "stage 1" in message
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--config=configs/stage1.py:tyni"], "did you mean 'tiny'"),
+        (["--config=configs/stage1.py:tiny", "--config.learning_rat=1"], "'learning_rate'"),
+        (["--config=configs/stage3.py"], "config file not found"),
+        ([], "no config was given"),
+        (["--config=configs/stage2.py:tiny", "--config.init_from=none"], "none"),
+    ],
+)
+def test_mistakes_are_one_sentence(refused, tmp_path, arguments, words):
+    assert words in refused(*TRAIN, f"--workdir={tmp_path / 'run'}", *arguments)
