@@ -20,8 +20,8 @@ def small_config(**changes) -> ConfigDict:
         reference_dropout=0.25, front_share=0.5,
         model=dict(
             resolution=16, parameterization="v", camera_encoding="mvdream", scale_factor=0.7,
-            unet=dict(in_channels=4, out_channels=4, model_channels=16, attention_resolutions=[2],
-                      num_res_blocks=1, channel_mult=[1, 2], num_head_channels=8, context_dim=16,
+            unet=dict(in_channels=4, out_channels=4, model_channels=16, attention_resolutions=[1],
+                      num_res_blocks=1, channel_mult=[1], num_head_channels=8, context_dim=16,
                       num_groups=4),
         ),
     ))  # fmt: skip
