@@ -23,7 +23,7 @@ def run_python():
     Keywords are environment variables; None takes one away.
     """
 
-    def run(*args, timeout=600, **environment):
+    def run(*args, timeout=1800, **environment):
         environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
         return subprocess.run(
             [sys.executable, *map(str, args)],
