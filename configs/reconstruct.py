@@ -7,7 +7,7 @@ Presets:
   isotropic3d  the released recipe's numbers (configs/isotropic3d-shading.yaml): 10,000 iterations,
                64x64 then 256x256 renders, guidance 10. For the full-size model on an accelerator.
   fast         the same with 2,500 iterations, for the full-size model.
-  tiny         for the 64x64 model that ships with the package: about four minutes on two cores.
+  tiny         for the 64x64 model that ships with the package: about three minutes on two idle cores.
 
 Options: `:tiny,steps=200` runs fewer (or more) iterations and scales every schedule with them.
 """
@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from iso3d_jax import config_presets
 
-PRESETS = {"isotropic3d": 10_000, "fast": 2_500, "tiny": 500}
+PRESETS = {"isotropic3d": 10_000, "fast": 2_500, "tiny": 400}
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -61,7 +61,12 @@ def get_config(arg: str = "") -> ConfigDict:
     )  # fmt: skip
     # weights: a number, or (first iteration, first value, last value, last iteration)
     c.loss = ConfigDict(
-        dict(guidance=1.0, orientation=(0, 10.0, 1000.0, at(5000)), sparsity=0.0, opaque=0.0)
+        dict(
+            guidance=1.0,
+            orientation=(0, 10.0, 1000.0, at(5000)),
+            sparsity=0.0,
+            opaque=(0, 0.0, 0.0, at(10_000)),
+        )
     )
     c.shading = ConfigDict(dict(start_step=at(5000), probability=0.75))  # probability 0: never
     c.optimiser = ConfigDict(
@@ -79,15 +84,17 @@ def get_config(arg: str = "") -> ConfigDict:
 
     if preset == "tiny":
         c.phases = ((steps, 32, 1),)
-        c.save_every, c.preview_every, c.steps_per_call = 100, 50, 10
+        c.save_every, c.preview_every, c.steps_per_call = 100, 100, 10
         c.field.update(levels=8, log2_table_size=14, base_resolution=8, growth=1.4, hidden=32)
-        c.render.update(step_size=2 / 64, bound="sphere", candidates=12.0, samples=6.0, normals=1.5,
-                        alpha_threshold=1e-3, chunk=0)  # fmt: skip
+        c.render.update(step_size=2 / 64, bound="sphere", candidates=20.0, samples=8.0, normals=1.5,
+                        alpha_threshold=3e-3, chunk=0)  # fmt: skip
         c.occupancy.update(every=8, threshold=1e-3, warmup=steps)
         c.camera.update(fov_deg=(20.0, 50.0), distance=(1.0, 1.15))
         c.guidance.update(scale=5.0)
         c.shading.probability = 0.0
+        c.loss.opaque = (at(3000), 0.0, 100.0, at(8000))
+        c.optimiser.final = 0.1
         c.draft.update(steps=300, rays=3072)
-        c.video.update(frames=48, resolution=128, seconds=4.0)
+        c.video.update(frames=40, resolution=112, seconds=4.0)
         c.mesh.update(resolution=112, faces=20_000, texture=512)
     return c

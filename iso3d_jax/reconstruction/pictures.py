@@ -49,7 +49,7 @@ def render_views(
       rgb [V, H, W, 3] on white, opacity [V, H, W], depth [V, H, W], normals [V, H, W, 3] in world
       coordinates, weighted by opacity.
     """
-    spec: RenderSpec = settings.render_spec(cfg)
+    spec: RenderSpec = settings.generous(settings.render_spec(cfg))
     field_spec: FieldSpec = settings.field_spec(cfg)
     count = views.azimuth_deg.shape[1]
     parts = []

@@ -85,16 +85,21 @@ def _orientation(key, params, rays_o, rays_d, samples, weights, opacity, cfg):
     return regularisers.orientation_loss(weights[index] * stretch, normal, direction, hit)
 
 
+def active(weight) -> bool:
+    """Whether a loss's weight, a number or a ramp, is ever other than zero."""
+    return any(weight[1:3]) if isinstance(weight, tuple) else bool(weight)
+
+
 def _regularise(key, params, rays_o, rays_d, samples, weights, opacity, weight, cfg) -> dict:
     """The losses on the scene alone whose weight is not the constant zero."""
     losses = {}
-    if weight.orientation != 0:
+    if active(weight.orientation):
         losses["orientation"] = _orientation(
             key, params, rays_o, rays_d, samples, weights, opacity, cfg
         )
-    if weight.sparsity != 0:
+    if active(weight.sparsity):
         losses["sparsity"] = regularisers.sparsity_loss(opacity)
-    if weight.opaque != 0:
+    if active(weight.opaque):
         losses["opaque"] = regularisers.opaque_loss(opacity)
     return losses
 

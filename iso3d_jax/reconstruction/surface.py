@@ -75,7 +75,7 @@ def choose_threshold(state: State, cfg: ConfigDict, resolution: int = 48) -> tup
             views,
             resolution=resolution,
             threshold=cfg.occupancy.threshold,
-            spec=settings.render_spec(cfg),
+            spec=settings.generous(settings.render_spec(cfg)),
             field_spec=settings.field_spec(cfg),
         )  # fmt: skip
     )
