@@ -94,7 +94,7 @@ class Progress:
     def _line(self, step: int, metrics: dict[str, float]) -> str:
         (t0, s0), (t1, s1) = self._points[0], self._points[-1]
         text = f"{self.label}: {step}/{self.total}"
-        if s1 > s0 and t1 > t0:
+        if s1 > s0 and t1 - t0 > 0.05:  # else it was all in the compiling
             rate = (s1 - s0) / (t1 - t0)
             text += f"  {rate:.3g} {self.unit}/s  {duration((self.total - step) / rate)} left"
         return text + _metrics(metrics)
