@@ -2,9 +2,9 @@
 
 A command is a module with this shape:
 
-    from absl import flags
     from iso3d_jax import command_line
 
+    flags = command_line.flags_for(__name__)
     _WORKDIR = flags.DEFINE_string("workdir", None, "folder for checkpoints", required=True)
     command_line.define_config_flag("configs/stage1.py:tiny")
 
@@ -27,6 +27,7 @@ Exit status: 0 all went well, 2 a mistake in what was given, 130 interrupted wit
 """
 
 import errno
+import functools
 import importlib.util
 import os
 import re
@@ -45,6 +46,30 @@ from iso3d_jax.errors import UserError
 _CONFIG_FLAG = "config"
 _REQUIRED = "must have a value other than None"  # absl's words for a required flag
 _config_defaults: list[str | None] = []
+
+
+class _OwnFlags:
+    """absl's `flags`, with definitions that go into a FlagValues of their own."""
+
+    def __init__(self):
+        self.FLAGS = flags.FlagValues()
+
+    def __getattr__(self, name):
+        attribute = getattr(flags, name)
+        if name.startswith("DEFINE_"):
+            return functools.partial(attribute, flag_values=self.FLAGS)
+        return attribute
+
+
+def flags_for(module: str):
+    """absl's `flags` for the module that runs as the program; flags of its own for an imported one.
+
+    Many commands have an `--out`; absl would refuse the second one that is imported.
+
+    Args:
+      module: the command's `__name__`.
+    """
+    return flags if module == "__main__" else _OwnFlags()
 
 
 def define_config_flag(default: str | None = None) -> None:

@@ -14,10 +14,10 @@ is read off the weights; --arch gives what they cannot tell. docs/weights.md has
 import json
 from pathlib import Path
 
-from absl import flags
-
 from iso3d_jax import command_line
 from iso3d_jax.errors import UserError
+
+flags = command_line.flags_for(__name__)
 
 _FROM = flags.DEFINE_multi_string(
     "from", None, "weights file, folder or hub id; may be repeated", required=True

@@ -14,10 +14,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from absl import flags
-
 from iso3d_jax import command_line
 from iso3d_jax.errors import UserError
+
+flags = command_line.flags_for(__name__)
 
 EXAMPLES = Path(__file__).parent / "data" / "examples"
 EXAMPLE = EXAMPLES / "trash_can.png"

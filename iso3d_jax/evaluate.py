@@ -8,9 +8,9 @@ Writes report.json, table.md and contact.png (picture | generated views | true v
 import json
 from pathlib import Path
 
-from absl import flags
-
 from iso3d_jax import command_line
+
+flags = command_line.flags_for(__name__)
 
 _MODEL = flags.DEFINE_string("model", None, "model folder; the package's own if left out")
 _DATA = flags.DEFINE_string("data", "samples", "rendered data set; 'samples' is the shipped one")

@@ -8,10 +8,10 @@ colours, Z up.
 
 from pathlib import Path
 
-from absl import flags
-
 from iso3d_jax import command_line
 from iso3d_jax.errors import UserError
+
+flags = command_line.flags_for(__name__)
 
 _RUN = flags.DEFINE_string("run", None, "folder that reconstruct wrote", required=True)
 _FORMAT = flags.DEFINE_enum("format", "glb", ["glb", "obj", "ply"], "kind of file")

@@ -14,9 +14,9 @@ import json
 import sys
 from pathlib import Path
 
-from absl import flags
-
 from iso3d_jax import command_line
+
+flags = command_line.flags_for(__name__)
 
 _CONFIG = Path(__file__).resolve().parents[1] / "configs" / "reconstruct.py"
 

@@ -10,10 +10,10 @@ small model that ships with the package is used: 64x64 pixels, furniture, for tr
 import contextlib
 from pathlib import Path
 
-from absl import flags
-
 from iso3d_jax import command_line
 from iso3d_jax.errors import UserError
+
+flags = command_line.flags_for(__name__)
 
 _IMAGE = flags.DEFINE_multi_string(
     "image", None, "a picture, or a folder of pictures; may be repeated", required=True

@@ -8,9 +8,9 @@ The same command goes on where a stopped run was. A workdir holds checkpoints/, 
 as a model folder model/, samples/, metrics.jsonl and tensorboard/.
 """
 
-from absl import flags
-
 from iso3d_jax import command_line
+
+flags = command_line.flags_for(__name__)
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run", required=True)
 command_line.define_config_flag()

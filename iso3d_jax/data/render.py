@@ -25,12 +25,13 @@ import pathlib
 import time
 
 import numpy as np
-from absl import flags
 
 from iso3d_jax import command_line
 from iso3d_jax.data import furniture, meshes, multiview, rasteriser
 from iso3d_jax.errors import UserError
 from iso3d_jax.files import atomic_path, make_folder
+
+flags = command_line.flags_for(__name__)
 
 VIEWS_PER_SET = 4
 FOV_RANGE = (15.0, 60.0)
