@@ -31,13 +31,13 @@ class TexturedMesh(NamedTuple):
 
 
 def bake(
-    mesh: trimesh.Trimesh, colour: Callable[[np.ndarray], np.ndarray], size: int
+    mesh: trimesh.Trimesh, colour: Callable[[np.ndarray, np.ndarray], np.ndarray], size: int
 ) -> TexturedMesh:
     """Unwraps and bakes.
 
     Args:
       mesh: in scene coordinates.
-      colour: maps points [N, 3] to sRGB values in [0, 1], [N, 3].
+      colour: maps points [N, 3] and unit normals [N, 3] to sRGB values in [0, 1], [N, 3].
       size: side of the texture in pixels.
     """
     import xatlas
@@ -59,16 +59,18 @@ def bake(
     lost = (uv == 0).all(-1)  # vertices of slivers that were not unwrapped: the nearest one's place
     nearest = spatial.cKDTree(vertices[~lost]).query(vertices)[1]
     uv = np.where(lost[:, None], uv[~lost][nearest], uv)
-    positions, covered = rasterise(uv * size, vertices, faces, size)
+    values, covered = rasterise(uv * size, np.concatenate([vertices, normals], 1), faces, size)
+    inside = values[covered]
+    length = np.maximum(np.linalg.norm(inside[:, 3:], axis=-1, keepdims=True), 1e-6)
     texture = np.zeros((size, size, 3), np.float32)
-    texture[covered] = colour(positions[covered])
+    texture[covered] = colour(inside[:, :3], inside[:, 3:] / length)
     if covered.any():  # the space between charts takes the nearest colour, for filtering
         nearest = ndimage.distance_transform_edt(
             ~covered, return_distances=False, return_indices=True
         )
         texture = texture[tuple(nearest)]
     pixels = np.round(np.clip(texture, 0, 1) * 255).astype(np.uint8)[::-1]  # row 0 is v = 1
-    colours = np.round(np.clip(colour(vertices), 0, 1) * 255).astype(np.uint8)
+    colours = np.round(np.clip(colour(vertices, normals), 0, 1) * 255).astype(np.uint8)
     return TexturedMesh(vertices, normals, uv.astype(np.float32), faces, pixels, colours)
 
 

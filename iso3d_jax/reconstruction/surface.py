@@ -19,6 +19,7 @@ from iso3d_jax.reconstruction import cameras, settings
 from iso3d_jax.reconstruction.state import State
 
 CHUNK = 1 << 16
+DEPTH = 10
 
 
 @functools.partial(jax.jit, static_argnames="spec")
@@ -37,6 +38,29 @@ def evaluate(params: dict, x: np.ndarray, spec: FieldSpec) -> tuple[np.ndarray, 
         density[first : first + size] = np.asarray(values[0])[:size]
         colour[first : first + size] = np.asarray(values[1])[:size]
     return density, colour
+
+
+def surface_colour(
+    params: dict, x: np.ndarray, normal: np.ndarray, step_size: float, spec: FieldSpec
+) -> np.ndarray:
+    """What one sees who looks straight at the surface: the colours below it, composited.
+
+    Args:
+      x, normal: points of the surface and their outward normals, [N, 3].
+      step_size: between samples, from one step above the surface to `DEPTH` steps in all.
+
+    Returns:
+      sRGB values in [0, 1], [N, 3].
+    """
+    total = np.zeros((len(x), 3), np.float32)
+    weight, light = np.full((len(x), 1), 1e-6, np.float32), np.ones((len(x), 1), np.float32)
+    for k in range(-1, DEPTH - 1):
+        density, colour = evaluate(params, x - np.float32(k * step_size) * normal, spec)
+        passed = np.exp(-density * step_size)[:, None]
+        total += light * (1 - passed) * colour
+        weight += light * (1 - passed)
+        light *= passed
+    return total / weight
 
 
 @functools.partial(jax.jit, static_argnames=("resolution", "threshold", "spec", "field_spec"))
@@ -116,7 +140,11 @@ def make_mesh(
         resolution=resolution or cfg.mesh.resolution,
         max_faces=cfg.mesh.faces,
     )
-    mesh = texture.bake(surface, lambda x: evaluate(state.params, x, spec)[1], cfg.mesh.texture)
+    mesh = texture.bake(
+        surface,
+        lambda x, n: surface_colour(state.params, x, n, cfg.render.step_size, spec),
+        cfg.mesh.texture,
+    )
     facts |= {
         "threshold": float(threshold),
         "vertices": len(mesh.vertices),

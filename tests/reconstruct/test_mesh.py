@@ -30,7 +30,7 @@ def surface():
 
 @pytest.fixture(scope="module")
 def textured(surface):
-    return texture.bake(surface, colour, 256)
+    return texture.bake(surface, lambda x, normal: colour(x), 256)
 
 
 def test_surface_is_closed_outward_and_where_it_should_be(surface):
