@@ -7,7 +7,7 @@ Presets:
   isotropic3d  the released recipe's numbers (configs/isotropic3d-shading.yaml): 10,000 iterations,
                64x64 then 256x256 renders, guidance 10. For the full-size model on an accelerator.
   fast         the same with 2,500 iterations, for the full-size model.
-  tiny         for the 64x64 model that ships with the package: about three minutes on two idle cores.
+  tiny         for the 64x64 model that ships with the package: some three minutes on two cores.
 
 Options: `:tiny,steps=200` runs fewer (or more) iterations and scales every schedule with them.
 """
