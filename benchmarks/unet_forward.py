@@ -50,9 +50,9 @@ def matmul_rate(dtype, size: int) -> float:
     return 2 * size**3 / seconds_of(lambda: product(a, a).block_until_ready(), 5)
 
 
-def random_unet(dtype):
-    """The full-size UNet with random weights, made cheaply."""
-    graphdef, shapes = bundle.abstract_network("unet", ConfigDict({"unet": {}}), dtype)
+def random_network(name: str, config: ConfigDict, dtype):
+    """A network with random weights, made cheaply."""
+    graphdef, shapes = bundle.abstract_network(name, config, dtype)
     pool = 0.02 * np.random.default_rng(0).standard_normal(1 << 22, dtype=np.float32)
     params = {
         path: jnp.asarray(np.resize(pool, leaf.shape), dtype if leaf.ndim > 1 else jnp.float32)
@@ -62,7 +62,7 @@ def random_unet(dtype):
 
 
 def time_jax(dtype, repeats: int) -> dict:
-    unet = random_unet(dtype)
+    unet = random_network("unet", ConfigDict({"unet": {}}), dtype)
     result = {}
     for name, (batch, views) in {"jax, 4 views jointly": (2, 4), "jax, 2-D": (8, 1)}.items():
         inputs = (

@@ -10,6 +10,8 @@ small model that ships with the package is used: 64x64 pixels, furniture, for tr
 import contextlib
 from pathlib import Path
 
+import numpy as np
+
 from iso3d_jax import command_line
 from iso3d_jax.errors import UserError
 
@@ -37,7 +39,22 @@ _ETA = flags.DEFINE_float(
 _SEED = flags.DEFINE_integer("seed", 0, "of the noise: another seed, other views")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "pictures in one call of the network")
 _SEPARATE = flags.DEFINE_bool(
-    "separate", False, "also write each view to a file of its own, in a folder beside the PNG"
+    "separate",
+    False,
+    "also write each view to a PNG of its own, background transparent, in a folder beside --out",
+)
+_PREPARE = flags.DEFINE_enum(
+    "prepare",
+    None,
+    ["centred", "launch", "i2i"],
+    "how the picture is fitted to the frame: the object centred; as the released launch.py does "
+    "it; as the released scripts/i2i.py does it. The model's own if left out",
+)
+_DTYPE = flags.DEFINE_enum(
+    "dtype",
+    None,
+    ["float32", "bfloat16"],
+    "of weights and arithmetic; if left out bfloat16 on a GPU or TPU and float32 on a CPU",
 )
 _CELL = flags.DEFINE_integer(
     "cell", 0, "pixels a view in the PNG; by default the model's resolution, but at least 256"
@@ -62,15 +79,18 @@ def main(argv):
 
     from iso3d_jax import sampling
     from iso3d_jax.progress import Progress
-    from iso3d_jax.weights.bundle import load_model
+    from iso3d_jax.weights.bundle import default_dtype, load_model
 
     sampling.check_options(_NUM_VIEWS.value, _ELEVATION_DEG.value, _STEPS.value)
     make_folder(out.parent)
-    model = load_model(_MODEL.value)
+    dtype = _DTYPE.value or default_dtype()
+    model = load_model(_MODEL.value, dtype, param_dtype=dtype)
     rows = []
     progress = Progress(len(paths), "sampling", unit="pictures")
     for first in range(0, len(paths), _BATCH_SIZE.value):
-        batch = sampling.prepare_all(model, loaded[first : first + _BATCH_SIZE.value])
+        batch = sampling.prepare_all(
+            model, loaded[first : first + _BATCH_SIZE.value], _PREPARE.value
+        )
         with progress.compiling() if first == 0 else contextlib.nullcontext():
             views = sampling.sample_views(
                 model,
@@ -90,12 +110,55 @@ def main(argv):
         grids.tile(rows, _CELL.value or max(256, model.config.resolution)).save(temporary)
     if _SEPARATE.value:
         folder = make_folder(out.with_suffix(""))
-        for path, row in zip(paths, rows, strict=True):
-            for k, view in enumerate(row[1:]):
-                azimuth = round(_AZIMUTH_DEG.value + 360 * k / _NUM_VIEWS.value) % 360
-                grids.to_image(view).save(folder / f"{path.stem}_{k}_azimuth{azimuth:03d}.png")
+        azimuths = [
+            round(_AZIMUTH_DEG.value + 360 * k / _NUM_VIEWS.value) % 360
+            for k in range(_NUM_VIEWS.value)
+        ]
+        opaque = write_views(folder, names_of(paths), rows, azimuths)
         print(f"views: {folder}")
+        if opaque:
+            print(f"left opaque, for want of a plain background: {', '.join(opaque)}")
     print(f"wrote {out}")
+
+
+def names_of(paths: list[Path]) -> list[str]:
+    """Stems of the pictures' files, a number added where two are alike."""
+    stems = [path.stem for path in paths]
+    return [
+        stem if stems.count(stem) == 1 else f"{stem}_{stems[:i].count(stem) + 1}"
+        for i, stem in enumerate(stems)
+    ]
+
+
+def write_views(
+    folder: Path, names: list[str], rows: list[list[np.ndarray]], azimuths_deg: list[int]
+) -> list[str]:
+    """One PNG a view; returns the names of those whose background could not be made transparent.
+
+    Args:
+      folder: where to.
+      names: of the objects.
+      rows: for each object the picture and its views, [H, W, 3] in [0, 1] on white.
+      azimuths_deg: of the views.
+    """
+    from PIL import Image
+
+    from iso3d_jax.data import grids
+    from iso3d_jax.data.background import remove_plain_background
+    from iso3d_jax.files import atomic_path
+
+    opaque = []
+    for name, row in zip(names, rows, strict=True):
+        for k, (view, azimuth) in enumerate(zip(row[1:], azimuths_deg, strict=True)):
+            file = folder / f"{name}_{k}_azimuth{azimuth:03d}.png"
+            image = grids.to_image(view)
+            try:
+                image = Image.fromarray(remove_plain_background(np.asarray(image)))
+            except UserError:
+                opaque.append(file.name)
+            with atomic_path(file) as temporary:
+                image.save(temporary)
+    return opaque
 
 
 if __name__ == "__main__":

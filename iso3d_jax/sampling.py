@@ -40,6 +40,7 @@ def sample_views(
     guidance_scale: float | None = None,
     eta: float | None = None,
     seed: int = 0,
+    prepare: str | None = None,
 ) -> Float[np.ndarray, "B V H W 3"]:
     """Draws views evenly round the object for each picture.
 
@@ -55,6 +56,8 @@ def sample_views(
       guidance_scale: 1 follows the embedding alone, more exaggerates it; the model's own if None.
       eta: 0 is deterministic DDIM, 1 adds DDPM's noise; the model's own if None.
       seed: of the noise. The same seed and picture give the same views, alone or in a batch.
+      prepare: how pictures are fitted to the frame, a name of `data.pictures.MODES`; the model's
+        own if None.
 
     Returns:
       float32 in [0, 1], on white.
@@ -64,7 +67,7 @@ def sample_views(
         guidance_scale
     )  # fmt: skip
     eta = config.get("eta", ETA) if eta is None else eta
-    context = embed_pictures(model, prepare_all(model, pictures))  # [B, 1, D]
+    context = embed_pictures(model, prepare_all(model, pictures, prepare))  # [B, 1, D]
     latents = sample_latents(
         model.unet,
         context,
@@ -80,9 +83,11 @@ def sample_views(
     return np.asarray(decode_views(model.vae, latents / config.scale_factor))
 
 
-def prepare_all(model: Model, pictures: Sequence[np.ndarray]) -> Float[np.ndarray, "B H W 3"]:
-    """The pictures as the model's image encoder wants them."""
-    resolution, mode = model.config.resolution, model.config.picture
+def prepare_all(
+    model: Model, pictures: Sequence[np.ndarray], prepare: str | None = None
+) -> Float[np.ndarray, "B H W 3"]:
+    """The pictures as the model's image encoder wants them, or as `prepare` says."""
+    resolution, mode = model.config.resolution, prepare or model.config.picture
     return np.stack(
         [
             prepare_picture(picture, resolution, mode)
@@ -133,10 +138,11 @@ def sample_latents(
 
     def one_object(token):  # token [1, D]
         both_tokens = jnp.stack([jnp.zeros_like(token), token])  # [2, 1, D]
+        folded = unet.fold_context(both_tokens)  # once a picture, not once a step
 
         def denoise(z_t, t):
             both = jnp.broadcast_to(z_t, (2, *z_t.shape[1:]))
-            output = unet(both, jnp.full((2, num_views), t), both_tokens, both_cameras)
+            output = unet(both, jnp.full((2, num_views), t), folded, both_cameras)
             return ddim.guide(output[:1], output[1:], guidance_scale)
 
         return ddim.sample(

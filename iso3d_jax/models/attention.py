@@ -45,20 +45,21 @@ class Attention(nnx.Module):
         self.to_out = nnx.Linear(inner, dim, **kwargs)
 
     def __call__(self, x: Float[Array, "N L C"], context: Float[Array, "N M E"] | None = None):
-        """Self-attention without `context`, cross-attention with it.
-
-        One context token needs no softmax: over one key it is 1, so every query receives
-        W_o W_v c + b_o. `to_q` and `to_k` are then dead weights, kept for the layout's sake.
-        """
+        """Self-attention without `context`, cross-attention with it."""
         context = x if context is None else context
+        q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
         heads = (self.num_heads, self.head_dim)
-        v = self.to_v(context)
-        if context.shape[1] == 1 and context is not x:
-            return self.to_out(v)  # [N, 1, C], broadcast over the queries
-        q, k = self.to_q(x), self.to_k(context)
         q, k, v = (a.reshape(*a.shape[:2], *heads) for a in (q, k, v))
         out = attend(q, k, v)
         return self.to_out(out.reshape(*out.shape[:2], -1))
+
+    def of_one_token(self, token: Float[Array, "N 1 E"]) -> Float[Array, "N 1 C"]:
+        """What cross-attention to a single token gives every query: W_o W_v c + b_o.
+
+        The softmax over one key is 1, whatever the query. `to_q` and `to_k` are then dead weights,
+        kept for the layout's sake.
+        """
+        return self.to_out(self.to_v(token))
 
 
 class GEGLUFeedForward(nnx.Module):
@@ -103,13 +104,19 @@ class JointAttentionBlock(nnx.Module):
         self.norm2 = nnx.LayerNorm(dim, **norm)
         self.norm3 = nnx.LayerNorm(dim, **norm)
 
-    def __call__(self, x: Float[Array, "BV L C"], context: Float[Array, "BV M E"], num_views: int):
+    def __call__(
+        self,
+        x: Float[Array, "BV L C"],
+        context: Float[Array, "BV M E"] | None,
+        constant: Float[Array, "BV 1 C"] | None,
+        num_views: int,
+    ):
+        """One of `context` (tokens) and `constant` (the folded cross-attention) is given."""
         n, length, dim = x.shape
         joint = x.reshape(n // num_views, num_views * length, dim)  # [B, V*L, C]
         joint = joint + self.attn1(self.norm1(joint))
         x = joint.reshape(n, length, dim)  # [B*V, L, C]
-        single = context.shape[1] == 1
-        x = x + self.attn2(x if single else self.norm2(x), context)
+        x = x + (self.attn2(self.norm2(x), context) if constant is None else constant)
         return x + self.ff(self.norm3(x))
 
 
@@ -142,11 +149,22 @@ class SpatialTransformer(nnx.Module):
         # Zero at birth, as in the released code: a fresh transformer is the identity.
         self.proj_out = nnx.Linear(inner, channels, kernel_init=nnx.initializers.zeros, **kwargs)
 
+    def fold(self, token: Float[Array, "N 1 E"]) -> tuple[Float[Array, "N 1 C"], ...]:
+        """The cross-attention of each block, for a context of one token."""
+        return tuple(block.attn2.of_one_token(token) for block in self.blocks)
+
     def __call__(
-        self, x: Float[Array, "BV H W C"], context: Float[Array, "BV M E"], num_views: int
+        self,
+        x: Float[Array, "BV H W C"],
+        context: Float[Array, "BV M E"] | tuple[Float[Array, "BV 1 C"], ...],
+        num_views: int,
     ):
+        """`context` is tokens, or the folded cross-attention of each block."""
         n, height, width, _ = x.shape
         h = self.proj_in(self.norm(x)).reshape(n, height * width, -1)  # [B*V, L, C]
-        for block in self.blocks:
-            h = block(h, context, num_views)
+        for i, block in enumerate(self.blocks):
+            if isinstance(context, tuple):
+                h = block(h, None, context[i], num_views)
+            else:
+                h = block(h, context, None, num_views)
         return x + self.proj_out(h).reshape(x.shape)

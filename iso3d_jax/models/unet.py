@@ -8,6 +8,7 @@ the full size and the tiny one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +78,17 @@ class Upsample(nnx.Module):
 
     def __call__(self, x):
         return self.conv(jnp.repeat(jnp.repeat(x, 2, 1), 2, 2))
+
+
+class FoldedContext(NamedTuple):
+    """A context of one token as the network needs it; the same at every timestep.
+
+    `token` [B, E] enters the time embedding of networks that have `label_embed`; `attention` has
+    the cross-attention's output [B, 1, C] of every block, by transformer.
+    """
+
+    token: Array
+    attention: tuple[tuple[Array, ...], ...]
 
 
 class Stage(nnx.Module):
@@ -187,11 +199,18 @@ class MultiViewUNet(nnx.Module):
         self.norm_out = GroupNorm(base, config.num_groups, epsilon=1e-5, **kwargs)
         self.conv_out = conv(base, config.out_channels, zero=True, **kwargs)
 
+    def fold_context(self, context: Float[Array, "B 1 E"]) -> FoldedContext:
+        """Everything that depends on the context alone; for loops over timesteps."""
+        token = context.astype(self.dtype)
+        stages = (*self.input_blocks, self.middle_block, *self.output_blocks)
+        transformers = [s.transformer for s in stages if s.transformer is not None]
+        return FoldedContext(context[:, 0], tuple(t.fold(token) for t in transformers))
+
     def __call__(
         self,
         z_t: Float[Array, "B V H W C"],
         t: Float[Array, "B V"],
-        context: Float[Array, "B M E"],
+        context: Float[Array, "B M E"] | FoldedContext,
         camera: Float[Array, "B V 16"] | None,
     ) -> Float[Array, "B V H W C"]:
         """Runs the network; output in float32.
@@ -199,7 +218,8 @@ class MultiViewUNet(nnx.Module):
         Args:
           z_t: noisy latents (the reference view, if any, clean and at its own place).
           t: timesteps 0..999, one a view.
-          context: embedding tokens, one image embedding [B, 1, E] in this project.
+          context: embedding tokens, one image embedding [B, 1, E] in this project; or what
+            `fold_context` made of one token.
           camera: float32 vectors of `geometry.cameras.camera_condition`.
         """
         batch, num_views = z_t.shape[:2]
@@ -207,17 +227,35 @@ class MultiViewUNet(nnx.Module):
         emb = self.time_embed(timestep_embedding(t, self.config.model_channels).astype(self.dtype))
         if self.camera_embed is not None:
             emb = emb + self.camera_embed(camera.astype(jnp.float32)).astype(emb.dtype)
+        if not isinstance(context, FoldedContext) and context.shape[1] == 1:
+            context = self.fold_context(context)
         if self.label_embed is not None:
-            emb = emb + self.label_embed(context.mean(1).astype(self.dtype))[:, None, :]
+            token = context.token if isinstance(context, FoldedContext) else context.mean(1)
+            emb = emb + self.label_embed(token.astype(self.dtype))[:, None, :]
         emb = emb.reshape(batch * num_views, -1)  # [B*V, E]
-        context = jnp.repeat(context.astype(self.dtype), num_views, 0)  # [B*V, M, E]
+        of_transformers = _contexts(context, num_views, self.dtype)
+
+        def run(block, x):
+            own = next(of_transformers) if block.transformer is not None else None
+            return block(x, emb, own, num_views)
 
         skips = []
         for block in self.input_blocks:
-            x = block(x, emb, context, num_views)
+            x = run(block, x)
             skips.append(x)
-        x = self.middle_block(x, emb, context, num_views)
+        x = run(self.middle_block, x)
         for block in self.output_blocks:
-            x = block(jnp.concatenate([x, skips.pop()], -1), emb, context, num_views)
+            x = run(block, jnp.concatenate([x, skips.pop()], -1))
         x = self.conv_out(jax.nn.silu(self.norm_out(x)))
         return x.reshape(batch, num_views, *x.shape[1:]).astype(jnp.float32)
+
+
+def _contexts(context, num_views: int, dtype):
+    """What each transformer attends to, in order, with a row for every view."""
+    if isinstance(context, FoldedContext):
+        for blocks in context.attention:
+            yield tuple(jnp.repeat(constant, num_views, 0) for constant in blocks)
+    else:
+        tokens = jnp.repeat(context.astype(dtype), num_views, 0)  # [B*V, M, E]
+        while True:
+            yield tokens

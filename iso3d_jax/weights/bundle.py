@@ -11,6 +11,7 @@ import functools
 import json
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -152,9 +153,18 @@ def load_weights(path: str | Path | None, names: tuple[str, ...]) -> dict[str, d
 
 
 def load_network(
-    name: str, config: ConfigDict, params: dict, where: str, dtype=jnp.float32
+    name: str,
+    config: ConfigDict,
+    params: dict,
+    where: str,
+    dtype=jnp.float32,
+    param_dtype=jnp.float32,
 ) -> nnx.Module:
-    """A network with given weights; UserError where they do not fit the config."""
+    """A network with given weights; UserError where they do not fit the config.
+
+    The camera's MLP stays float32 whatever `param_dtype` is: in bfloat16 the released camera
+    vectors, which all lie within seven degrees, would run into each other.
+    """
     graphdef, shapes = abstract_network(name, config, dtype)
     missing, extra = sorted(set(shapes) - set(params)), sorted(set(params) - set(shapes))
     if missing or extra:
@@ -172,20 +182,35 @@ def load_network(
                 f"weight {name}/{key} in {where} has shape {params[key].shape}, "
                 f"but the config asks for {shape.shape}"
             )
-    return merge_params(graphdef, {k: jnp.asarray(params[k], jnp.float32) for k in shapes})
+    return merge_params(
+        graphdef,
+        {
+            key: jnp.asarray(
+                params[key], jnp.float32 if key.startswith("camera_embed/") else param_dtype
+            )
+            for key in shapes
+        },
+    )
+
+
+def default_dtype() -> str:
+    """What networks that only evaluate run in: bfloat16 where the device is fast at it."""
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
 def load_model(
     path: str | Path | None = None,
     dtype=jnp.float32,
     networks: tuple[str, ...] = ("unet", "vae", "clip"),
+    param_dtype=jnp.float32,
 ) -> Model:
     """Loads a model folder, or a training run's; None is the tiny model of the package.
 
     Args:
       path: folder with model.json, or a workdir whose `model/` has one.
-      dtype: compute type of the networks; weights are float32 in memory.
+      dtype: compute type of the networks.
       networks: which to load; each must be in the bundle.
+      param_dtype: type of the weights in memory; the camera's MLP is float32 in any case.
 
     Raises:
       UserError: no such model, damaged or unfitting files, a network that it lacks.
@@ -197,5 +222,7 @@ def load_model(
     for name in networks:
         if not weights[name]:
             raise UserError(f"the model in {folder} has no weights for '{name}'")
-        loaded[name] = load_network(name, config, weights[name], str(folder), dtype)
+        loaded[name] = load_network(
+            name, config, weights.pop(name), str(folder), dtype, param_dtype
+        )
     return Model(config=config, **loaded)

@@ -28,6 +28,10 @@ def test_grid_and_separate_views(run_python, model_folder, pictures, tmp_path):
     names = sorted(path.name for path in (tmp_path / "new" / "views").iterdir())
     assert names[:3] == [f"a_red_{k}_azimuth{120 * k:03d}.png" for k in range(3)]
     assert len(names) == 6
+    told = process.stdout.partition("left opaque")[2]
+    for name in names:
+        with Image.open(out.with_suffix("") / name) as view:
+            assert view.mode == ("RGB" if name in told else "RGBA")
 
     # One picture, the same seed: the same views as in the folder's batch.
     single = tmp_path / "single.png"
@@ -37,6 +41,32 @@ def test_grid_and_separate_views(run_python, model_folder, pictures, tmp_path):
     assert again.returncode == 0, again.stderr
     batch, alone = (np.asarray(Image.open(p)).astype(int) for p in (out, single))
     assert np.abs(batch[68:] - alone).max() <= 2
+
+
+def test_views_of_a_disc_become_transparent_files(tmp_path):
+    """A view on white gets a background of alpha 0; one that fills its frame stays, and is told."""
+    from iso3d_jax import sample
+
+    disc = np.ones((64, 64, 3), np.float32)
+    inside = np.hypot(*(np.mgrid[:64, :64] - 31.5)) < 20
+    disc[inside] = (0.8, 0.2, 0.1)
+    busy = np.random.default_rng(0).random((64, 64, 3)).astype(np.float32)
+    opaque = sample.write_views(tmp_path, ["disc"], [[disc, disc, busy]], [0, 180])
+    assert opaque == ["disc_1_azimuth180.png"]
+    with Image.open(tmp_path / "disc_0_azimuth000.png") as image:
+        alpha = np.asarray(image)[..., 3]
+    assert (alpha[inside] == 255).mean() > 0.9 and (alpha[~inside] == 0).mean() > 0.9
+    with Image.open(tmp_path / opaque[0]) as image:
+        assert image.mode == "RGB"
+
+
+def test_files_of_one_name_do_not_overwrite_each_other():
+    from pathlib import Path
+
+    from iso3d_jax import sample
+
+    paths = [Path("a/chair.png"), Path("b/chair.png"), Path("b/lamp.png")]
+    assert sample.names_of(paths) == ["chair_1", "chair_2", "lamp"]
 
 
 @pytest.mark.parametrize(

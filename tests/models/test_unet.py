@@ -107,3 +107,15 @@ def test_full_size_has_the_released_number_of_weights():
     shapes = nnx.eval_shape(lambda: MultiViewUNet(UNetConfig(), rngs=nnx.Rngs(0)))
     total = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(shapes, nnx.Param)))
     assert total == 867_572_164
+
+
+def test_a_folded_context_is_the_context(unet):
+    """Folded once outside, folded inside, and two equal tokens through the softmax: one result."""
+    z, t, context, camera = inputs(2)
+    out = run(unet, z, t, context, camera)
+    folded = nnx.jit(lambda unet, context: unet.fold_context(context))(unet, context)
+    np.testing.assert_allclose(run(unet, z, t, folded, camera), out, atol=1e-5)
+    twice = run(unet, z, t, jnp.concatenate([context, context], 1), camera)
+    np.testing.assert_allclose(twice, out, atol=1e-4)
+    other = run(unet, z, t, unet.fold_context(context + 1.0), camera)
+    assert np.abs(other - out).max() > 1e-3
