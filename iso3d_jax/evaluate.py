@@ -1,8 +1,13 @@
-"""Scores a model's views on a data set's test split, beside two baselines.
+"""Scores a model beside two baselines, with JSON, a Markdown table and a page of pictures.
 
-    python -m iso3d_jax.evaluate --data DIR --out out/evaluation
+    python -m iso3d_jax.evaluate --data DIR --out out/evaluation           a data set's test split
+    python -m iso3d_jax.evaluate --images DIR --out out/evaluation         pictures, no true views
+    python -m iso3d_jax.evaluate --gso DIR --out out/evaluation            Google Scanned Objects
+    python -m iso3d_jax.evaluate --data DIR --ablate --out out/ablation    what the model looks at
+    python -m iso3d_jax.evaluate --runs DIR --meshes DIR --out out/shapes  reconstructed meshes
 
-Writes report.json, table.md and contact.png (picture | generated views | true views).
+Writes report.json, table.md, index.html (open it in a browser) and contact.png. docs/evaluation.md
+says what each figure is, to the digit.
 """
 
 import json
@@ -13,69 +18,215 @@ from iso3d_jax import command_line
 flags = command_line.flags_for(__name__)
 
 _MODEL = flags.DEFINE_string("model", None, "model folder; the package's own if left out")
-_DATA = flags.DEFINE_string("data", "samples", "rendered data set; 'samples' is the shipped one")
+_DATA = flags.DEFINE_string(
+    "data", "samples", "rendered data set; 'samples' is the shipped one. Baselines are from its "
+    "training split, also with --images and --gso",
+)  # fmt: skip
 _SPLIT = flags.DEFINE_string("split", "test", "train, validation or test")
+_IMAGES = flags.DEFINE_string("images", None, "folder of pictures to score instead of a split")
+_GSO = flags.DEFINE_string("gso", None, "folder in the layout of SyncDreamer's evaluation")
+_RUNS = flags.DEFINE_string("runs", None, "folder of reconstructions, NAME/mesh.glb, to score")
+_MESHES = flags.DEFINE_string("meshes", None, "folder of the true meshes for --runs, NAME.ply")
 _OUT = flags.DEFINE_string("out", None, "folder for the report", required=True)
 _STEPS = flags.DEFINE_integer("steps", 50, "DDIM steps", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "of the noise")
+_COUNT = flags.DEFINE_integer("objects", 0, "so many objects, evenly spaced; 0: all", lower_bound=0)
+_ABLATE = flags.DEFINE_bool("ablate", False, "only the ablation of embedding and cameras")
+_CONSISTENCY = flags.DEFINE_integer(
+    "consistency_objects", 8, "objects whose cross-view consistency is measured; 0: none",
+    lower_bound=0,
+)  # fmt: skip
+_LPIPS = flags.DEFINE_list(
+    "lpips", None, "weights for LPIPS: torchvision's alexnet or vgg16 file and lpips' linear file"
+)
 _OBJECTS = flags.DEFINE_integer("sheet_objects", 8, "rows of the contact sheet", lower_bound=1)
+_PAGE = flags.DEFINE_integer(
+    "page_objects", 40, "objects on the page: half the best, half the worst", lower_bound=1
+)
 
 
 def main(_argv):
+    from iso3d_jax.errors import UserError
+    from iso3d_jax.files import make_folder
+
+    given = [n for n, v in (("images", _IMAGES), ("gso", _GSO), ("runs", _RUNS)) if v.value]
+    if len(given) > 1:
+        raise UserError(f"--{given[0]} and --{given[1]} exclude each other: evaluate them apart")
+    if bool(_RUNS.value) != bool(_MESHES.value):
+        raise UserError("--runs and --meshes belong together: results and the true meshes")
+    out = make_folder(_OUT.value)
+    if _RUNS.value:
+        report, pictures, answers = evaluate_shapes(), None, None
+    else:
+        report, pictures, answers = evaluate_views(out)
+    write(out, report, pictures, answers)
+
+
+def write(out: Path, report: dict, pictures, answers) -> None:
+    """report.json, table.md and index.html; prints the tables."""
+    from iso3d_jax.evaluation.page import write_page
+    from iso3d_jax.evaluation.report import code_facts, markdown
+    from iso3d_jax.files import atomic_path
+
+    report["code"] = code_facts()
+    text = markdown(report)
+    with atomic_path(out / "report.json") as temporary:
+        temporary.write_text(json.dumps(report, indent=2) + "\n")
+    with atomic_path(out / "table.md") as temporary:
+        temporary.write_text(text)
+    page = write_page(out / "index.html", report, pictures, answers, _PAGE.value)
+    print(text)
+    print(f"{page}, report.json, table.md")
+
+
+def load_task(model):
+    """The task that the flags name, and facts about its data."""
+    from iso3d_jax.data.table import MultiViewTable
+    from iso3d_jax.evaluation import folder, gso, report, views
+
+    config = model.config
+    if _IMAGES.value:
+        task = folder.make_task(_IMAGES.value, config.resolution, config.picture)
+        facts = {"images": _IMAGES.value}
+    elif _GSO.value:
+        task = gso.make_task(_GSO.value, config.resolution, config.picture)
+        facts = {"gso": _GSO.value}
+    else:
+        task = views.make_task(MultiViewTable.load(_DATA.value, _SPLIT.value), config.picture)
+        facts = {"data set": _DATA.value, "split": _SPLIT.value}
+    if _COUNT.value:
+        task = task.spaced(_COUNT.value)
+    facts |= {"objects": len(task), "views": task.azimuth_deg.shape[1]}
+    return task, facts | {"digest": report.task_digest(task)}
+
+
+def evaluate_views(out: Path):
+    """Scores a model's views; returns the report, the pictures and the rows of views."""
     import numpy as np
 
     from iso3d_jax.data.grids import tile
-    from iso3d_jax.data.table import MultiViewTable
-    from iso3d_jax.evaluation import views
-    from iso3d_jax.files import atomic_path, make_folder
+    from iso3d_jax.data.table import SET, MultiViewTable
+    from iso3d_jax.errors import UserError
+    from iso3d_jax.evaluation import ablation, lpips, scores, views
+    from iso3d_jax.evaluation.report import model_facts
+    from iso3d_jax.files import atomic_path
     from iso3d_jax.weights.bundle import load_model
 
     model = load_model(_MODEL.value)
-    table, train = (MultiViewTable.load(_DATA.value, s) for s in (_SPLIT.value, "train"))
-    out = make_folder(_OUT.value)
-    task = views.make_task(table, model.config.picture)
-    print(f"{len(task.names)} objects: drawing their views ...", flush=True)
+    perceptual = lpips.load(_LPIPS.value) if _LPIPS.value else None
+    task, facts = load_task(model)
+    if _ABLATE.value and task.truth is None:
+        raise UserError("--ablate needs true views: give --data or --gso, not --images")
+    report = {
+        "title": f"Evaluation of the {model.config.name} model",
+        "protocol": task.protocol,
+        "model": model_facts(_MODEL.value, model.config.name),
+        "data": facts,
+    }
+    if task.truth is not None:
+        print(f"{len(task)} objects: the one-step table ...", flush=True)
+        probe = ablation.Probe.make(
+            model, task.pictures, task.truth[:, :SET], task.azimuth_deg[:, :SET],
+            task.elevation_deg[:, :SET],
+        )  # fmt: skip
+        report["ablation"] = ablation.ablate(model.unet, probe, seed=_SEED.value)
+        if _ABLATE.value:
+            report["settings"] = {"seed": _SEED.value}
+            return report, None, None
+
+    train = MultiViewTable.load(_DATA.value, "train")
+    if train.images.shape[2] != model.config.resolution:
+        raise UserError(
+            f"the data set {_DATA.value} has pictures of {train.images.shape[2]} pixels and the "
+            f"model draws {model.config.resolution}: give a data set of its size with --data"
+        )
+    print(f"{len(task)} objects: drawing their views ...", flush=True)
     generated = views.generate(model, task, steps=_STEPS.value, seed=_SEED.value)
     print("looking for the nearest training objects ...", flush=True)
     retrieved, nearest = views.retrieve(model, task, train)
-    mean = np.broadcast_to(views.mean_picture(train), task.truth.shape)
-    rows = {
-        f"{model.config.name} model": views.scores(generated, task),
-        "nearest training object": views.scores(retrieved, task),
-        "mean training picture": views.scores(mean, task),
+    answers = {
+        f"{model.config.name} model": generated,
+        "nearest training object": retrieved,
+        "mean training picture": np.broadcast_to(views.mean_picture(train), generated.shape),
     }
-    swaps = views.swap_table(model, task)
-    table_text = markdown(rows, swaps)
-    decibels = views.psnr(generated, task.truth).mean(1)
-    report = {
-        "model": _MODEL.value or "shipped", "data": _DATA.value, "split": _SPLIT.value,
-        "objects": len(task.names), "steps": _STEPS.value, "seed": _SEED.value,
-        "scores": rows, "one_step_x0_db": swaps,
-        "per_object": [
-            {"name": n, "psnr": float(p), "nearest": m}
-            for n, p, m in zip(task.names, decibels, nearest, strict=True)
-        ],
+    print("scoring ...", flush=True)
+    each = {n: scores.score_views(v, task, model, perceptual) for n, v in answers.items()}
+    report["views"] = {n: scores.summary(s, task.azimuth_deg) for n, s in each.items()}
+    report["settings"] = {
+        "steps": _STEPS.value, "seed": _SEED.value, "guidance": model.config.guidance_scale,
+        "eta": model.config.eta,
     }  # fmt: skip
-    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    (out / "table.md").write_text(table_text)
-    count = min(_OBJECTS.value, len(task.names))
-    chosen = np.linspace(0, len(task.names) - 1, count).astype(int)
-    sheet = tile([[task.pictures[i], *generated[i], *task.truth[i]] for i in chosen], 96)
-    with atomic_path(Path(out) / "contact.png") as temporary:
-        sheet.save(temporary)
-    print(table_text)
-    print(f"{out}: report.json, table.md, contact.png")
+    if perceptual is not None:
+        report["settings"]["lpips"] = perceptual.name
+    consistency_of(report, task, answers)
+    report["rank_by"] = "psnr" if task.truth is not None else "embedding_to_picture"
+    report["objects"] = [
+        {
+            "name": name,
+            "nearest": nearest[i],
+            "scores": {k: float(v[i].mean()) for k, v in each[next(iter(each))].items()},
+            "views": {n: {k: v[i].tolist() for k, v in s.items()} for n, s in each.items()},
+            "azimuth_deg": task.azimuth_deg[i].tolist(),
+        }
+        for i, name in enumerate(task.names)
+    ]
+    shown = {n: v for n, v in answers.items() if not n.startswith("mean")}
+    if task.truth is not None:
+        shown["truth"] = task.truth
+    count = min(_OBJECTS.value, len(task))
+    chosen = np.linspace(0, len(task) - 1, count).astype(int)
+    rows = [
+        [task.pictures[i], *generated[i], *(() if task.truth is None else task.truth[i])]
+        for i in chosen
+    ]
+    with atomic_path(out / "contact.png") as temporary:
+        tile(rows, 96).save(temporary)
+    return report, task.pictures, shown
 
 
-def markdown(rows: dict, swaps: dict) -> str:
-    """Both tables as Markdown."""
-    keys = list(next(iter(rows.values())))
-    lines = ["| views of | " + " | ".join(keys) + " |", "| --- |" + " --- |" * len(keys)]
-    for name, row in rows.items():
-        lines.append(f"| {name} | " + " | ".join(f"{row[k]:.2f}" for k in keys) + " |")
-    lines += ["", "| one-step x0 at t = 0.98, latents | dB |", "| --- | --- |"]
-    lines += [f"| {name} | {value:.2f} |" for name, value in swaps.items()]
-    return "\n".join(lines) + "\n"
+def consistency_of(report: dict, task, answers: dict) -> None:
+    """Adds each answer's cross-view consistency, of evenly spaced objects and their first set."""
+    import numpy as np
+
+    from iso3d_jax.data.table import SET
+    from iso3d_jax.evaluation import consistency
+
+    count = min(_CONSISTENCY.value, len(task))
+    report["settings"]["consistency_objects"] = count
+    if not count:
+        return
+    chosen = np.linspace(0, len(task) - 1, count).astype(int)
+    cfg = consistency.fit_config(
+        command_line.load_config("configs/reconstruct.py:tiny"),
+        next(iter(answers.values())).shape[2],
+    )
+
+    def score(name, views):
+        print(f"consistency of {count} objects: {name} ...", flush=True)
+        angles = task.azimuth_deg[chosen, :SET], task.elevation_deg[chosen, :SET]
+        return float(consistency.consistency(views[chosen, :SET], *angles, cfg).mean())
+
+    for name, views in answers.items():
+        report["views"][name]["consistency"] = score(name, views)
+    if task.truth is not None:
+        report["consistency_of_truth"] = score("true views", task.truth)
+
+
+def evaluate_shapes() -> dict:
+    """Scores reconstructed meshes."""
+    from iso3d_jax.evaluation import reconstructions, shapes, visible
+
+    means, objects = reconstructions.score_runs(_RUNS.value, _MESHES.value)
+    return {
+        "title": "Evaluation of reconstructed meshes",
+        "protocol": "each mesh scaled to a bounding box whose longest side is 1 and centred; "
+        f"points seen from {visible.VIEWS} cameras at {visible.ELEVATION_DEG:g} degrees, thinned "
+        f"to {visible.VOXEL}; Chamfer distance (mean + mean) / 2, F-score at {shapes.F_DISTANCE}, "
+        f"volumes on {shapes.GRID}^3 cubes of [-1, 1]^3",
+        "data": {"runs": _RUNS.value, "meshes": _MESHES.value, "objects": len(objects)},
+        "shapes": means,
+        "objects": objects,
+    }
 
 
 if __name__ == "__main__":

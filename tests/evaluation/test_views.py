@@ -1,32 +1,16 @@
-"""Scores against independent implementations and closed forms."""
+"""The task, the baselines' answers, and the summary of scores."""
 
 import numpy as np
 import pytest
-from skimage.metrics import peak_signal_noise_ratio
 
 from iso3d_jax.data.table import MultiViewTable
-from iso3d_jax.evaluation import views
-
-
-def test_psnr_is_scikit_images():
-    a, b = np.random.default_rng(0).random((2, 3, 2, 8, 8, 3))
-    ours = views.psnr(a, b)
-    for index in np.ndindex(3, 2):
-        assert ours[index] == pytest.approx(
-            peak_signal_noise_ratio(a[index], b[index], data_range=1.0)
-        )
-
-
-def test_mask_iou_of_shifted_squares():
-    a, b = np.ones((2, 1, 8, 8, 3))
-    a[0, :4, :4], b[0, :4, 2:6] = 0.0, 0.5
-    assert views.mask_iou(a, b)[0] == pytest.approx(8 / 24)
-    assert views.mask_iou(a, a)[0] == 1.0
+from iso3d_jax.evaluation import scores, views
+from iso3d_jax.evaluation.isotropy import angular_distance
 
 
 def test_angular_distance_goes_the_short_way():
     np.testing.assert_allclose(
-        views.angular_distance([350.0, 90.0, 180.0], [10.0, -90.0, 180.0]), [20, 180, 0]
+        angular_distance([350.0, 90.0, 180.0], [10.0, -90.0, 180.0]), [20, 180, 0]
     )
 
 
@@ -41,10 +25,21 @@ def test_task_follows_the_protocol(test_split):
     for i in range(len(test_split)):
         order = np.sort(task.azimuth_deg[i])
         np.testing.assert_allclose(np.diff(order), 90.0, atol=1e-2)
-    perfect = views.scores(task.truth, task)
-    assert perfect["psnr"] >= 99 and perfect["mask_iou"] == 1.0
-    blank = views.scores(np.ones_like(task.truth), task)
-    assert blank["psnr"] < 25 and blank["mask_iou"] == 0.0
+    few = task.spaced(2)
+    assert few.names == [task.names[0], task.names[-1]] and len(few.truth) == 2
+
+
+def test_true_views_score_perfectly_and_blank_ones_do_not(test_split, random_model):
+    task = views.make_task(test_split, "centred").spaced(2)
+    perfect = scores.score_views(task.truth, task, random_model)
+    assert perfect["psnr"].min() >= 99
+    for name in ("ssim", "mask_iou", "embedding"):
+        np.testing.assert_allclose(perfect[name], 1.0, atol=1e-5)
+    blank = scores.score_views(np.ones_like(task.truth), task, random_model)
+    assert blank["psnr"].max() < 25 and blank["mask_iou"].max() == 0.0
+    assert blank["ssim"].max() < 0.99 and blank["embedding"].max() < 0.99999
+    means = scores.summary(perfect, task.azimuth_deg)["mean"]
+    assert set(means) == {"all", "front", "back"}
 
 
 def test_mean_picture_is_the_mean(test_split):

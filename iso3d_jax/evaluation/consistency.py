@@ -1,0 +1,111 @@
+"""Cross-view consistency: how well one object can explain all the views at once.
+
+A radiance field is fitted to the views as if they were photographs from their cameras, with the
+settings of a reconstruction's draft, and renders them again. The score is the PSNR of the views
+against those renderings. No truth is needed, and views that no object has score low whatever each
+of them looks like. Blank views are trivially consistent: read it beside the other scores.
+
+The cameras: the given azimuths and elevations, the field of view and distance that a draft
+assumes (`cfg.draft`), unless given.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from iso3d_jax.evaluation.pixels import psnr
+from iso3d_jax.reconstruction import pictures, run, settings, state
+from iso3d_jax.reconstruction.cameras import Views
+from iso3d_jax.reconstruction.step import PriorSpec, run_steps
+
+STEPS = 150
+# The fit's settings, part of the protocol: configs/reconstruct.py says what each is.
+FIT = dict(
+    field=dict(levels=6, features=2, log2_table_size=13, base_resolution=8, growth=1.4, hidden=16,
+               radius=1.0, blob_scale=10.0, blob_std=0.5),
+    render=dict(step_size=2 / 40, bound="sphere", candidates=16.0, samples=8.0, normals=1.0,
+                alpha_threshold=0.0, early_stop=1e-4, chunk=0),
+    occupancy=dict(resolution=16, every=16, decay=0.95, threshold=0.01),
+    draft=dict(rays=1024, mask=0.5, opaque=0.0, sparsity=0.0, orientation=0.0),
+    optimiser=dict(encoding=0.03, networks=0.01, b1=0.9, b2=0.99, eps=1e-15, weight_decay=0.0,
+                   final=0.1),
+)  # fmt: skip
+
+
+def fit_config(cfg: ConfigDict, resolution: int, steps: int = STEPS) -> ConfigDict:
+    """The fit's config: small, short and the same for every model, whatever its own settings are.
+
+    Args:
+      cfg: from configs/reconstruct.py, for what is not fixed here.
+      resolution: of the views, pixels.
+      steps: iterations.
+    """
+    cfg = ConfigDict(cfg.to_dict())
+    cfg.draft.steps = steps
+    cfg = run.draft_config(cfg, resolution)
+    cfg.steps_per_call = steps
+    cfg.seed = 0
+    for section, values in FIT.items():
+        cfg[section].update(values)
+    return cfg
+
+
+def cameras_of(
+    azimuth_deg: Float[np.ndarray, " V"],
+    elevation_deg: Float[np.ndarray, " V"],
+    cfg: ConfigDict,
+    fov_deg=None,
+    distance=None,
+) -> Views:
+    """Cameras of V views; field of view and distance are the draft's unless given."""
+    shape = (1, len(azimuth_deg))
+    fov = jnp.broadcast_to(
+        jnp.float32(cfg.draft.fov_deg if fov_deg is None else fov_deg), shape
+    )  # fmt: skip
+    if distance is None:
+        distance = cfg.draft.distance / jnp.tan(jnp.deg2rad(fov) / 2)
+    return Views(
+        jnp.asarray(elevation_deg, jnp.float32)[None],
+        jnp.asarray(azimuth_deg, jnp.float32)[None],
+        fov,
+        jnp.broadcast_to(jnp.asarray(distance, jnp.float32), shape),
+    )
+
+
+def explain(
+    views: Float[np.ndarray, "V H W 3"], cameras: Views, cfg: ConfigDict
+) -> tuple[float, Float[np.ndarray, "V H W 3"]]:
+    """Fits one radiance field to the views.
+
+    Args:
+      cfg: from `fit_config`. Objects of equal numbers of views share the compiled program.
+
+    Returns:
+      The PSNR in dB over all views, and the views as the field shows them.
+    """
+    spec = PriorSpec(views.shape[1], 1.0, "v", "mvdream")  # unused by fits of views
+    current, _ = run_steps(
+        state.start(cfg), pictures.from_views(views, cameras), jnp.int32(cfg.steps),
+        capacity=cfg.steps, cfg=settings.freeze(cfg), spec=spec, phase=0,
+    )  # fmt: skip
+    shown = pictures.render_views(current, cameras, views.shape[1], cfg)[0]
+    shown = np.clip(shown, 0.0, 1.0)
+    together = [x.reshape(1, -1, *x.shape[2:]) for x in (np.asarray(views), shown)]
+    return float(psnr(*together)[0]), shown
+
+
+def consistency(
+    views: Float[np.ndarray, "N V H W 3"],
+    azimuth_deg: Float[np.ndarray, "N V"],
+    elevation_deg: Float[np.ndarray, "N V"],
+    cfg: ConfigDict,
+) -> Float[np.ndarray, " N"]:
+    """The PSNR in dB with which one object explains each object's views."""
+    scores = []
+    for i in range(len(views)):
+        cameras = cameras_of(azimuth_deg[i], elevation_deg[i], cfg)
+        scores.append(explain(views[i], cameras, cfg)[0])
+    return np.array(scores)

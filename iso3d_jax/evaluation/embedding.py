@@ -1,0 +1,35 @@
+"""How alike pictures are to the model's own image tower: the cosine of their embeddings."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+from iso3d_jax import sampling
+from iso3d_jax.weights.bundle import Model
+
+
+def embed_all(
+    model: Model, pictures: Float[np.ndarray, "N H W 3"], batch: int = 256
+) -> Float[np.ndarray, "N D"]:
+    """Unit embeddings of prepared pictures, one compiled program for any number of them."""
+    parts = []
+    for start in range(0, len(pictures), batch):
+        chunk = pictures[start : start + batch]
+        padded = np.concatenate(
+            [chunk, np.ones((batch - len(chunk), *chunk.shape[1:]), np.float32)]
+        )
+        parts.append(np.asarray(sampling.embed_pictures(model, padded))[: len(chunk), 0])
+    embedding = np.concatenate(parts)
+    return embedding / np.linalg.norm(embedding, axis=-1, keepdims=True)
+
+
+def embed_views(model: Model, views: Float[np.ndarray, "N V H W 3"]) -> Float[np.ndarray, "N V D"]:
+    """Unit embeddings of objects' views."""
+    flat = embed_all(model, np.asarray(views, np.float32).reshape(-1, *views.shape[2:]))
+    return flat.reshape(*views.shape[:2], -1)
+
+
+def similarity(a: Float[np.ndarray, "*n D"], b: Float[np.ndarray, "*n D"]):
+    """Cosine of unit embeddings, in [-1, 1]."""
+    return (np.asarray(a) * b).sum(-1)

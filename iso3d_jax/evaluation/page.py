@@ -1,0 +1,163 @@
+"""The page of an evaluation: tables, isotropy as bars, and the pictures, best and worst first."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from iso3d_jax.data.grids import to_image
+from iso3d_jax.evaluation.isotropy import OCTANTS
+from iso3d_jax.evaluation.report import digits_of, number, tables_of
+from iso3d_jax.evaluation.scores import METRICS
+from iso3d_jax.files import atomic_path
+
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1180px; padding: 0 1rem;
+  color: #1d2126; background: #f5f6f8; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+table { border-collapse: collapse; background: #fff; margin: .4rem 0 1.4rem; }
+th, td { padding: .3rem .7rem; border: 1px solid #dde1e6; text-align: right; }
+th:first-child, td:first-child { text-align: left; }
+caption { text-align: left; padding: .3rem 0; color: #59636e; }
+.object { background: #fff; border: 1px solid #dde1e6; border-radius: 6px; margin: .7rem 0;
+  padding: .6rem .9rem; } .object h3 { font-size: 1rem; margin: 0 0 .4rem; font-weight: 600; }
+.object h3 span { color: #59636e; font-weight: 400; }
+.row { display: flex; align-items: center; gap: 4px; margin: 3px 0; flex-wrap: wrap; }
+.row b { width: 9.5rem; font-weight: 400; color: #59636e; flex: none; }
+img { width: 84px; height: 84px; border: 1px solid #eceef1; }
+.bars { display: flex; flex-wrap: wrap; gap: 1.5rem; } figure { margin: 0; }
+figcaption { color: #59636e; font-size: .9em; } p.facts { color: #59636e; overflow-wrap: anywhere; }
+"""
+
+
+def image_tag(picture: np.ndarray, alt: str) -> str:
+    """A picture [H, W, 3] in [0, 1] inside the page."""
+    buffer = io.BytesIO()
+    to_image(np.asarray(picture)).save(buffer, "PNG")
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt)}">'
+
+
+def bars(values: Sequence[float | None], title: str, digits: int) -> str:
+    """A bar for each octant of azimuth, as SVG; the picture's side is in the middle."""
+    order = [(k + OCTANTS // 2) % OCTANTS for k in range(OCTANTS)]
+    known = [v for v in values if v is not None]
+    low = min(0.0, *known) if known else 0.0
+    span = max([*known, 1e-9]) - low or 1.0
+    parts = []
+    for place, k in enumerate(order):
+        value, x = values[k], 8 + place * 44
+        degrees = (k * 360 // OCTANTS + 180) % 360 - 180
+        parts.append(f'<text x="{x + 18}" y="122" text-anchor="middle">{degrees}°</text>')
+        if value is None:
+            continue
+        height = 84 * (value - low) / span
+        parts.append(
+            f'<rect x="{x}" y="{104 - height:.1f}" width="36" height="{height:.1f}" '
+            'fill="#4d7fb8"/>'
+            f'<text x="{x + 18}" y="{100 - height:.1f}" text-anchor="middle">'
+            f"{number(value, digits)}</text>"
+        )
+    drawing = f'<svg width="368" height="128" font-size="10" role="img">{"".join(parts)}</svg>'
+    return f"<figure>{drawing}<figcaption>{html.escape(title)}</figcaption></figure>"
+
+
+def order_of(objects: Sequence[dict], metric: str, limit: int) -> tuple[list[int], list[int]]:
+    """The best objects, best first, and the worst of the rest, worst first."""
+    ranked = sorted(range(len(objects)), key=lambda i: objects[i]["scores"][metric], reverse=True)
+    limit = min(limit, len(ranked))
+    best = ranked[: (limit + 1) // 2]
+    return best, ranked[::-1][: limit - len(best)]
+
+
+def write_page(
+    path: str | Path,
+    report: dict,
+    pictures: np.ndarray | None = None,
+    answers: dict[str, np.ndarray] | None = None,
+    limit: int = 40,
+) -> Path:
+    """Writes the page, one file with everything in it.
+
+    Args:
+      report: with `title`, tables and, for views, `objects` and `rank_by`.
+      pictures: what the model was given, [N, H, W, 3].
+      answers: rows of views to show, name to [N, V, H, W, 3].
+      limit: objects shown, half of them the best, half the worst.
+
+    Returns:
+      The page's absolute path.
+    """
+    body = [f"<h1>{html.escape(report['title'])}</h1>"]
+    for caption, head, rows in tables_of(report):
+        cells = "".join(f"<th>{html.escape(c)}</th>" for c in head)
+        lines = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in rows
+        )
+        body.append(
+            f"<table><caption>{html.escape(caption)}</caption><tr>{cells}</tr>{lines}</table>"
+        )
+    if "views" in report:
+        body.append(_isotropy(report))
+        if pictures is not None and answers is not None:
+            body.append(_objects(report, pictures, answers, limit))
+    for heading in ("protocol", "model", "data", "settings", "code"):
+        if heading in report:
+            facts = report[heading]
+            text = (
+                facts if isinstance(facts, str) else "; ".join(f"{k} {v}" for k, v in facts.items())
+            )
+            body.append(f'<p class="facts"><b>{heading}</b>: {html.escape(text)}</p>')
+    page = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+        f'content="width=device-width"><title>{html.escape(report["title"])}</title>'
+        f"<style>{_STYLE}</style></head><body>{''.join(body)}</body></html>\n"
+    )
+    with atomic_path(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return Path(path).resolve()
+
+
+def _isotropy(report: dict) -> str:
+    metric = report["rank_by"]
+    figures = [
+        bars(row["isotropy"][metric]["octants"], name, digits_of(metric))
+        for name, row in report["views"].items()
+    ]
+    return (
+        f"<h2>{html.escape(METRICS[metric][0])} by azimuth from the picture’s side</h2>"
+        f'<div class="bars">{"".join(figures)}</div>'
+    )
+
+
+def _objects(report: dict, pictures, answers: dict, limit: int) -> str:
+    metric, objects = report["rank_by"], report["objects"]
+    best, worst = order_of(objects, metric, limit)
+    parts = []
+    for heading, chosen in (("The best", best), ("The worst", worst)):
+        if not chosen:
+            continue
+        parts.append(f"<h2>{heading}, by {html.escape(METRICS[metric][0])}</h2>")
+        for i in chosen:
+            entry = objects[i]
+            scores = ", ".join(
+                f"{METRICS[k][0]} {number(v, digits_of(k))}" for k, v in entry["scores"].items()
+            )
+            given = image_tag(pictures[i], f"the picture of {entry['name']}")
+            rows = [f'<div class="row"><b>picture</b>{given}</div>'] + [
+                f'<div class="row"><b>{html.escape(name)}</b>'
+                + "".join(image_tag(v, f"{name} of {entry['name']}") for v in views[i])
+                + "</div>"
+                for name, views in answers.items()
+            ]
+            parts.append(
+                f'<div class="object"><h3>{html.escape(entry["name"])} <span>{html.escape(scores)};'
+                f" nearest training object {html.escape(entry['nearest'])}</span></h3>"
+                f"{''.join(rows)}</div>"
+            )
+    return "".join(parts)

@@ -1,0 +1,117 @@
+"""Scores of a folder of meshes against the true ones (`shapes.py` has the protocol).
+
+Results: DIR/NAME/mesh.glb (what `reconstruct` writes), or DIR/NAME.glb, .obj or .ply.
+Truth: DIR/NAME.glb, .obj or .ply, or Google Scanned Objects' layout (`gso.py`).
+
+GLB and OBJ are Y up with the picture's side at +Z, PLY is Z up with the picture's side at +X, as
+this package writes them; Google's model.obj are Z up, and where a file `turns.json` in the folder
+of the truth has {"NAME": degrees}, that object is turned by so much, counter-clockwise seen from
+above, to bring the picture's side to +X.
+
+Baselines in the same table: a ball, and the true mesh of another object of the list.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import trimesh
+
+from iso3d_jax.errors import UserError
+from iso3d_jax.evaluation import gso, shapes
+
+SUFFIXES = (".glb", ".gltf", ".obj", ".ply")
+METRICS = ("chamfer", "f_score", "volume_iou", "normal_consistency")
+
+
+def load_mesh(path: Path, turn_deg: float = 0.0, z_up: bool | None = None) -> trimesh.Trimesh:
+    """A mesh file in the scene's axes: Z up, the picture's side at +X.
+
+    Args:
+      turn_deg: turned by so much about the vertical.
+      z_up: what the file is; None goes by its suffix.
+
+    Raises:
+      UserError: it cannot be read or has no triangles.
+    """
+    try:
+        mesh = trimesh.load_mesh(path, process=False)
+    except Exception as error:  # trimesh raises all sorts on bad files
+        raise UserError(f"the mesh {path} cannot be read: {error}") from None
+    if not isinstance(mesh, trimesh.Trimesh) or not len(mesh.faces):
+        raise UserError(f"the mesh {path} has no triangles")
+    vertices = np.asarray(mesh.vertices, np.float64)
+    if not (path.suffix.lower() == ".ply" if z_up is None else z_up):
+        vertices = vertices[:, [2, 0, 1]]  # glTF's (Z, X, Y)
+    c, s = np.cos(np.radians(turn_deg)), np.sin(np.radians(turn_deg))
+    vertices = vertices @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]).T
+    return trimesh.Trimesh(vertices, mesh.faces, process=False)
+
+
+def find_results(folder: str | Path) -> dict[str, Path]:
+    """Meshes by name.
+
+    Raises:
+      UserError: no such folder, or no mesh in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"--runs {folder}: there is no such folder")
+    found = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES}
+    found |= {p.parent.name: p for p in sorted(folder.glob("*/mesh.glb"))}
+    if not found:
+        raise UserError(f"--runs {folder} holds no meshes: each is NAME/mesh.glb or NAME.glb")
+    return found
+
+
+def load_truth(folder: str | Path, name: str) -> trimesh.Trimesh | None:
+    """The true mesh of an object, or None where there is none."""
+    folder = Path(folder)
+    turns = folder / "turns.json"
+    turn = json.loads(turns.read_text()).get(name, 0.0) if turns.is_file() else 0.0
+    for suffix in SUFFIXES:
+        if (folder / f"{name}{suffix}").is_file():
+            return load_mesh(folder / f"{name}{suffix}", turn)
+    scanned = gso.mesh_file(folder, name)
+    return load_mesh(scanned, turn, z_up=True) if scanned else None
+
+
+def score_runs(
+    runs: str | Path, meshes: str | Path, size: int = shapes.SIZE
+) -> tuple[dict[str, dict], list[dict]]:
+    """Mean scores of the results and of the baselines, and those of each object.
+
+    Raises:
+      UserError: a folder that is not there, or a result without truth.
+    """
+    results = find_results(runs)
+    truth = {}
+    for name in results:
+        mesh = load_truth(meshes, name)
+        if mesh is None:
+            raise UserError(f"--meshes {meshes} has no mesh of {name} ({', '.join(SUFFIXES)})")
+        truth[name] = mesh
+    names = list(results)
+    ball = trimesh.creation.icosphere(subdivisions=4, radius=0.5)
+    rows: dict[str, list[dict]] = {"reconstruction": [], "a ball": []}
+    if len(names) > 1:
+        rows["another object's true mesh"] = []
+    for i, name in enumerate(names):
+        answers = {
+            "reconstruction": load_mesh(results[name]),
+            "a ball": ball,
+            "another object's true mesh": truth[names[i - 1]],
+        }
+        for row in rows:
+            rows[row].append(shapes.compare(answers[row], truth[name], size))
+    means = {row: {k: _mean([s[k] for s in each]) for k in METRICS} for row, each in rows.items()}
+    objects = [{"name": n, "scores": s} for n, s in zip(names, rows["reconstruction"], strict=True)]
+    return means, objects
+
+
+def _mean(values: list[float]) -> float:
+    """The mean of the values that are known (a volume without insides is not)."""
+    known = [v for v in values if np.isfinite(v)]
+    return float(np.mean(known)) if known else float("nan")

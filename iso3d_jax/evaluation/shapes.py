@@ -1,0 +1,174 @@
+"""Scores of a mesh against the true one, after SyncDreamer's protocol (eval_mesh.py).
+
+Both meshes are scaled so that the longest side of their bounding box is 1, and centred; what is
+upright and which way is front they must agree on (SyncDreamer turns the truth by the picture's
+azimuth and scales the truth alone, as its results are already in that frame). Then
+
+* Chamfer distance: (mean distance from A's points to B's nearest + the same from B to A) / 2, not
+  squared, on points of the surface that is seen from 16 cameras (`visible.py`);
+* F-score: the harmonic mean of precision and recall, the shares of those points within a distance
+  of the other's, 0.02 unless told;
+* volume IoU: of the insides, at the centres of 64^3 cubes over [-1, 1]^3;
+* normal consistency (not SyncDreamer's): the mean over both directions of |n . n'| of a point and
+  the nearest point of the other surface. The sign is dropped: files of furniture wind their
+  triangles either way.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import trimesh
+from jaxtyping import Bool, Float, Int
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+
+from iso3d_jax.evaluation.visible import SIZE, visible_points
+
+GRID = 64  # cubes along an edge of [-1, 1]^3
+F_DISTANCE = 0.02
+
+
+def normalise(vertices: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
+    """Scaled to a bounding box whose longest side is 1, and centred.
+
+    Raises:
+      ValueError: no vertices, or all in one point.
+    """
+    vertices = np.asarray(vertices, np.float64)
+    if not len(vertices) or not np.ptp(vertices, 0).max() > 0:
+        raise ValueError("the mesh has no extent")
+    low, high = vertices.min(0), vertices.max(0)
+    return (vertices - (low + high) / 2) / (high - low).max()
+
+
+def chamfer(a: Float[np.ndarray, "N 3"], b: Float[np.ndarray, "M 3"]) -> float:
+    """Mean of the two mean distances to the nearest point of the other set."""
+    return float((cKDTree(b).query(a)[0].mean() + cKDTree(a).query(b)[0].mean()) / 2)
+
+
+def f_score(
+    result: Float[np.ndarray, "N 3"], truth: Float[np.ndarray, "M 3"], distance: float = F_DISTANCE
+) -> float:
+    """Harmonic mean of the shares of points that lie within `distance` of the other set."""
+    precision = (cKDTree(truth).query(result)[0] <= distance).mean()
+    recall = (cKDTree(result).query(truth)[0] <= distance).mean()
+    return float(2 * precision * recall / max(precision + recall, 1e-12))
+
+
+def normal_consistency(
+    a: Float[np.ndarray, "N 3"],
+    normals_a: Float[np.ndarray, "N 3"],
+    b: Float[np.ndarray, "M 3"],
+    normals_b: Float[np.ndarray, "M 3"],
+) -> float:
+    """Mean of |n . n'| over both directions; unit normals."""
+
+    def one_way(x, n, y, m):
+        nearest = cKDTree(y).query(x)[1]
+        return np.abs((n * m[nearest]).sum(-1)).mean()
+
+    return float((one_way(a, normals_a, b, normals_b) + one_way(b, normals_b, a, normals_a)) / 2)
+
+
+def parts_of(vertices: Float[np.ndarray, "N 3"], faces: Int[np.ndarray, "T 3"]):
+    """For each triangle the number of its connected part, and how many parts there are.
+
+    Vertices in the same place (to 1e-6) are one.
+    """
+    _, place = np.unique(np.round(vertices, 6), axis=0, return_inverse=True)
+    corners = place.reshape(-1)[faces]
+    size = int(corners.max()) + 1
+    rows = np.concatenate([corners[:, 0], corners[:, 1]])
+    columns = np.concatenate([corners[:, 1], corners[:, 2]])
+    graph = coo_matrix((np.ones(len(rows), bool), (rows, columns)), (size, size))
+    label = connected_components(graph, directed=False)[1][corners[:, 0]]
+    kinds, label = np.unique(label, return_inverse=True)
+    return label, len(kinds)
+
+
+def _crossings(triangles: Float[np.ndarray, "T 3 3"], axis: int, centres: np.ndarray):
+    """Where lines parallel to an axis, through a grid of centres, cross triangles.
+
+    Returns:
+      Triangle, column (u, v indices) and coordinate along the axis of each crossing.
+    """
+    u, v = (axis + 1) % 3, (axis + 2) % 3
+    step = centres[1] - centres[0]
+    low = np.ceil((triangles[..., [u, v]].min(1) - centres[0]) / step).astype(int).clip(0)
+    high = np.floor((triangles[..., [u, v]].max(1) - centres[0]) / step).astype(int)
+    high = high.clip(max=len(centres) - 1)
+    count = (high - low + 1).clip(0)  # [T, 2] columns within the triangle's box
+    pairs = count.prod(1)
+    triangle = np.repeat(np.arange(len(triangles)), pairs)
+    rank = np.arange(pairs.sum()) - np.repeat(np.cumsum(pairs) - pairs, pairs)
+    i = low[triangle, 0] + rank // count[triangle, 1].clip(1)
+    j = low[triangle, 1] + rank % count[triangle, 1].clip(1)
+    a, b, c = (triangles[triangle, k] for k in range(3))
+    p, q = centres[i], centres[j]
+
+    def side(s, e):  # twice the signed area of (s, e, line)
+        return (e[:, u] - s[:, u]) * (q - s[:, v]) - (e[:, v] - s[:, v]) * (p - s[:, u])
+
+    weights = np.stack([side(b, c), side(c, a), side(a, b)], -1)
+    area = weights.sum(-1)
+    inside = ((weights >= 0).all(-1) | (weights <= 0).all(-1)) & (np.abs(area) > 1e-14)
+    weights = weights[inside] / area[inside, None]
+    coordinate = (weights * triangles[triangle[inside], :, axis]).sum(-1)
+    return triangle[inside], i[inside], j[inside], coordinate
+
+
+def occupancy(
+    vertices: Float[np.ndarray, "N 3"], faces: Int[np.ndarray, "T 3"], grid: int = GRID
+) -> Bool[np.ndarray, "G G G"]:
+    """Which centres of the cubes of [-1, 1]^3 are inside.
+
+    Inside a connected part is what most of the three axes' lines enter an odd number of times
+    before; inside the mesh is what is inside any part, so that bodies may overlap. Parts that are
+    not closed count where two axes agree.
+    """
+    # A shift that no mesh's grid shares: lines then do not run along edges.
+    centres = (np.arange(grid) + 0.5) * 2 / grid - 1 + 3.7e-6
+    vertices = np.asarray(vertices, np.float64)
+    label, parts = parts_of(vertices, faces)
+    triangles = vertices[faces]
+    crossings = [_crossings(triangles, axis, centres) for axis in range(3)]
+    inside = np.zeros((grid,) * 3, bool)
+    for part in range(parts):
+        votes = np.zeros((grid,) * 3, np.int8)
+        for axis, (triangle, i, j, coordinate) in enumerate(crossings):
+            mine = label[triangle] == part
+            first = np.searchsorted(centres, coordinate[mine])  # the first centre beyond
+            flips = np.zeros((grid, grid, grid + 1), np.int32)  # [u, v, along]
+            np.add.at(flips, (i[mine], j[mine], first), 1)
+            odd = np.cumsum(flips[..., :grid], -1) % 2
+            votes += np.moveaxis(odd, (0, 1, 2), ((axis + 1) % 3, (axis + 2) % 3, axis)).astype(
+                np.int8
+            )
+        inside |= votes >= 2
+    return inside
+
+
+def volume_iou(a: Bool[np.ndarray, "G G G"], b: Bool[np.ndarray, "G G G"]) -> float:
+    """Intersection over union; NaN where neither has an inside."""
+    union = (a | b).sum()
+    return float((a & b).sum() / union) if union else float("nan")
+
+
+def compare(result: trimesh.Trimesh, truth: trimesh.Trimesh, size: int = SIZE) -> dict[str, float]:
+    """All scores of one mesh against the true one, both turned alike (Z up, front +x).
+
+    Args:
+      size: of the depth pictures that the points come from, pixels.
+
+    Raises:
+      ValueError: a mesh without extent, or with nothing to see.
+    """
+    meshes = [(normalise(m.vertices), np.asarray(m.faces)) for m in (result, truth)]
+    (points, normals), (true_points, true_normals) = (visible_points(*m, size=size) for m in meshes)
+    return {
+        "chamfer": chamfer(points, true_points),
+        "f_score": f_score(points, true_points),
+        "volume_iou": volume_iou(*(occupancy(*m) for m in meshes)),
+        "normal_consistency": normal_consistency(points, normals, true_points, true_normals),
+    }
