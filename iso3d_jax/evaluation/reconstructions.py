@@ -63,7 +63,7 @@ def find_results(folder: str | Path) -> dict[str, Path]:
     found |= {p.parent.name: p for p in sorted(folder.glob("*/mesh.glb"))}
     if not found:
         raise UserError(f"--runs {folder} holds no meshes: each is NAME/mesh.glb or NAME.glb")
-    return found
+    return dict(sorted(found.items()))
 
 
 def load_truth(folder: str | Path, name: str) -> trimesh.Trimesh | None:

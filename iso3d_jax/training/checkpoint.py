@@ -14,7 +14,10 @@ from iso3d_jax.errors import UserError
 from iso3d_jax.files import atomic_path, make_folder
 
 # What may differ between a checkpoint and the config that resumes it.
-_FREE = ("steps", "log_every", "checkpoint_every", "sample_every", "keep", "mesh", "profile")
+_FREE = (
+    "steps", "log_every", "checkpoint_every", "sample_every", "ablate_every", "keep", "mesh",
+    "profile",
+)  # fmt: skip
 
 
 class Checkpoints:

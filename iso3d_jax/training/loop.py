@@ -49,6 +49,10 @@ class Task(Protocol):
         """A picture [H, W, 3] of what the weights do, or None."""
         ...
 
+    def diagnose(self, params: FlatParams) -> dict[str, float]:
+        """Scalars that say what the weights attend to; asked for every `ablate_every` steps."""
+        ...
+
     def export(self, params: FlatParams, folder: Path) -> None:
         """Writes the model folder that the other commands load."""
         ...
@@ -123,6 +127,9 @@ def fit(task: Task, cfg: ConfigDict, workdir: str | Path) -> TrainState:
                     waited, seen, since = 0.0, done, time.monotonic()
                 if done % cfg.checkpoint_every == 0 or last:
                     checkpoints.save(done, state)
+                if cfg.get("ablate_every") and done % cfg.ablate_every == 0:
+                    writer.scalars(done, task.diagnose(state.ema_params))
+                    since, seen, waited = time.monotonic(), done, 0.0
                 if done % cfg.sample_every == 0 or last:
                     _show(task, state, writer, checkpoints.workdir, done)
                     since, seen = time.monotonic(), done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import jax
@@ -16,6 +17,7 @@ from iso3d_jax.data.encode import EncodedTable, encode_table
 from iso3d_jax.data.grids import tile
 from iso3d_jax.data.table import SET, MultiViewTable, prepare_references
 from iso3d_jax.errors import UserError
+from iso3d_jax.evaluation import ablation
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.models.params import FlatParams, merge_params, split_params
 from iso3d_jax.training import autoencoder, denoiser, image_tower
@@ -37,6 +39,7 @@ def make_task(cfg: ConfigDict):
 class _Task:
     """Batches and steps come from the subclass's module."""
 
+    label: str
     batches: autoencoder.Batches | image_tower.Batches | denoiser.Batches
 
     def branch(self, step: int) -> str:
@@ -44,6 +47,9 @@ class _Task:
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
         return self.batches(step)
+
+    def diagnose(self, params: FlatParams) -> dict[str, float]:
+        raise UserError(f"ablate_every is for stages 1 and 2, not for the {self.label}")
 
 
 class AutoencoderTask(_Task):
@@ -249,6 +255,27 @@ class DenoiserTask(_Task):
             truth = on_white(table.images[i, views].astype(np.float32) / 255)
             rows.append([reference, *drawn, *truth])
         return np.asarray(tile(rows), np.float32) / 255
+
+    @functools.cached_property
+    def _probe(self) -> ablation.Probe:
+        """The first validation objects: view 0 as the picture, another set as the target."""
+        table, views = self.held_out, slice(SET, 2 * SET)
+        if table.images.shape[1] <= SET:
+            views = slice(0, SET)
+        few = slice(len(self.held_out_references))
+        model = bundle.Model(config=self.config, vae=self.frozen.vae, clip=self.frozen.clip)
+        return ablation.Probe.make(
+            model,
+            on_white(self.held_out_references[:, 0].astype(np.float32) / 255),
+            on_white(table.images[few, views].astype(np.float32) / 255),
+            table.azimuth_deg[few, views] - table.azimuth_deg[few, :1],
+            table.elevation_deg[few, views],
+        )
+
+    def diagnose(self, params: FlatParams) -> dict[str, float]:
+        """The one-step x0 table with embedding and cameras taken away (`evaluation/ablation`)."""
+        unet = merge_params(self.graphdef, params)
+        return ablation.flatten(ablation.ablate(unet, self._probe))
 
     def export(self, params: FlatParams, folder: Path) -> None:
         frozen = {name: split_params(getattr(self.frozen, name))[1] for name in ("vae", "clip")}

@@ -23,10 +23,13 @@ def small(model_folder):
 def test_two_stages_then_views(run_python, refused, small, tmp_path):
     stage1, stage2 = tmp_path / "stage1", tmp_path / "stage2"
     first = [*TRAIN, "--config=configs/stage1.py:tiny", f"--workdir={stage1}", *small]
-    process = run_python(*first, "--config.steps=2")
+    process = run_python(*first, "--config.steps=2", "--config.ablate_every=2")
     assert process.returncode == 0, process.stderr
     lines = (stage1 / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(lines[-1])["step"] == 2
+    last = json.loads(lines[-1])
+    assert last["step"] == 2
+    for case in ("right", "another_embedding", "no_embedding", "cameras_turned_90"):
+        assert last[f"x0_db/t0980/{case}"] < 20
 
     message = refused(*first, "--config.steps=4", "--config.model.unet.model_channels=64")
     assert str(stage1) in message or "checkpoint" in message

@@ -79,6 +79,24 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path, make_config, make_task)
         fit(task, cfg, tmp_path)
 
 
+def test_what_the_weights_attend_to_is_logged_when_asked(tmp_path, make_config, make_task):
+    cfg = make_config(steps=4, checkpoint_every=100, **ONE_BRANCH)
+    cfg.ablate_every = 2
+    task = make_task(cfg)
+    seen = []
+
+    def diagnose(params):
+        seen.append(float(np.abs(params["conv_out/kernel"]).sum()))
+        return {"x0_db/t0980/right": seen[-1]}
+
+    task.diagnose = diagnose
+    fit(task, cfg, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    logged = [(e["step"], e["x0_db/t0980/right"]) for e in lines if "x0_db/t0980/right" in e]
+    assert [step for step, _ in logged] == [2, 4] and len(seen) == 2
+    assert logged[1][1] == pytest.approx(seen[1])
+
+
 def test_it_learns(tmp_path, make_config, make_task):
     """One and the same latent for all objects: soon the network knows it."""
     cfg = make_config(steps=60, checkpoint_every=100, learning_rate=5e-3, **ONE_BRANCH)
