@@ -36,6 +36,7 @@ setuptools.setup(
         "absl-py>=2.1",
         "diffusers>=0.36",
         "etils[epath]>=1.9",
+        "fast-simplification>=0.1.9",
         "flax>=0.12",
         "imageio>=2.34",
         "imageio-ffmpeg>=0.5",

@@ -23,7 +23,7 @@ EXAMPLES = Path(__file__).parent / "data" / "examples"
 EXAMPLE = EXAMPLES / "trash_can.png"
 RESULTS = (
     "input.png", "views.png", "views.npz", "state.npz", "turntable.mp4", "mesh.glb", "report.json",
-    "index.html", "previews", "draft",
+    "contact_sheet.png", "index.html", "previews", "draft",
 )  # fmt: skip
 
 _IMAGE = flags.DEFINE_string(

@@ -23,6 +23,7 @@ from iso3d_jax.files import atomic_path, make_folder
 from iso3d_jax.mesh.texture import TexturedMesh
 
 FORMATS = ("glb", "obj", "ply")
+ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963  # glTF 2.0, bufferView.target
 
 
 def to_y_up(vectors: np.ndarray) -> np.ndarray:
@@ -67,10 +68,22 @@ def _write_glb(path: Path, mesh: TexturedMesh) -> Path:
     )  # fmt: skip
     scene = trimesh.Scene()
     scene.add_geometry(model, node_name="object", geom_name="object")
-    data = trimesh.exchange.gltf.export_glb(scene, include_normals=True)
+    data = trimesh.exchange.gltf.export_glb(
+        scene, include_normals=True, tree_postprocessor=_say_what_buffers_are
+    )
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
     return path
+
+
+def _say_what_buffers_are(tree: dict) -> None:
+    """Marks buffer views as vertices or indices, which glTF recommends and trimesh leaves out."""
+    accessors, views = tree["accessors"], tree["bufferViews"]
+    for mesh in tree["meshes"]:
+        for primitive in mesh["primitives"]:
+            views[accessors[primitive["indices"]]["bufferView"]]["target"] = ELEMENT_ARRAY_BUFFER
+            for index in primitive["attributes"].values():
+                views[accessors[index]["bufferView"]]["target"] = ARRAY_BUFFER
 
 
 def _write_obj(path: Path, mesh: TexturedMesh) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -82,8 +82,6 @@ def rasterise(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Interpolates vertex values over triangles in a square of pixels.
 
-    Triangles are taken in groups of equal bounding boxes, all pixels of a group at once.
-
     Args:
       uv: in pixels; pixel (row, column) has its centre at v = row + 0.5, u = column + 0.5.
 
@@ -92,11 +90,30 @@ def rasterise(
     """
     out = np.zeros((size, size, values.shape[1]), np.float32)
     covered = np.zeros((size, size), bool)
-    corners = uv[faces].astype(np.float64)  # [F, 3, 2]
+    for face, at, weights in fragments(uv[faces], size):
+        out[at[:, 1], at[:, 0]] = np.einsum("nk,nkd->nd", weights, values[faces[face]])
+        covered[at[:, 1], at[:, 0]] = True
+    return out, covered
+
+
+def fragments(
+    corners: Float[np.ndarray, "F 3 2"], size: int
+) -> Iterator[tuple[Int[np.ndarray, " N"], Int[np.ndarray, "N 2"], Float[np.ndarray, "N 3"]]]:
+    """The pixels whose centres lie in triangles, of a square of size x size pixels.
+
+    Triangles are taken in groups of like bounding boxes, all pixels of a group at once; what lies
+    outside the square is left out.
+
+    Args:
+      corners: in pixels, (column, row); pixel centres are at halves.
+
+    Yields:
+      For the pixels of a group: their triangle, (column, row), and barycentric weights.
+    """
+    corners = corners.astype(np.float64)
     first = np.clip(np.floor(corners.min(1) - 0.5).astype(int), 0, size - 1)
     last = np.clip(np.ceil(corners.max(1) - 0.5).astype(int), 0, size - 1)
-    extent = last - first + 1
-    groups = 2 ** np.ceil(np.log2(extent.max(1))).astype(int)
+    groups = 2 ** np.ceil(np.log2((last - first + 1).max(1))).astype(int)
     a, b, c = corners[:, 0], corners[:, 1], corners[:, 2]
     twice_area = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (
         c[:, 0] - a[:, 0]
@@ -116,8 +133,4 @@ def rasterise(
             weights = np.stack(weights, -1)  # [F, side^2, 3]
             inside = (weights.min(-1) > -1e-6) & (pixel < size).all(-1)
             face, where = np.nonzero(inside)
-            at = pixel[face, where]
-            value = np.einsum("nk,nkd->nd", weights[face, where], values[faces[part[face]]])
-            out[at[:, 1], at[:, 0]] = value
-            covered[at[:, 1], at[:, 0]] = True
-    return out, covered
+            yield part[face], pixel[face, where], weights[face, where]

@@ -27,6 +27,7 @@ class FieldSpec:
       hidden: width of both networks' hidden layer.
       radius: the scene is the box [-radius, radius]^3.
       blob_scale, blob_std: the initial blob of density.
+      density_scale: multiplies the density; above 1 the scene is more solid.
     """
 
     grid: HashGridSpec = dataclasses.field(default_factory=HashGridSpec)
@@ -34,6 +35,7 @@ class FieldSpec:
     radius: float = 1.0
     blob_scale: float = 10.0
     blob_std: float = 0.5
+    density_scale: float = 1.0
 
 
 def init(key: jax.Array, spec: FieldSpec) -> dict:
@@ -77,7 +79,7 @@ def _density(params: dict, values: list, x: Array, spec: FieldSpec) -> tuple[Arr
     features = hash_grid.interpolate(values, _unit(x, spec), spec.grid)
     raw = _network(params["density"], features)[0]
     blob = spec.blob_scale * (1.0 - _norm(x) / spec.blob_std)
-    return jax.nn.softplus(raw + blob), features
+    return jax.nn.softplus(raw + blob) * spec.density_scale, features
 
 
 def density(params: dict, x: Float[Array, "N 3"], spec: FieldSpec) -> Float[Array, " N"]:

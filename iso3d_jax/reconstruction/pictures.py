@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
+from iso3d_jax.data import grids
 from iso3d_jax.files import atomic_path
 from iso3d_jax.nerf import occupancy, render
 from iso3d_jax.nerf.field import FieldSpec
@@ -50,7 +52,7 @@ def render_views(
       coordinates, weighted by opacity.
     """
     spec: RenderSpec = settings.generous(settings.render_spec(cfg))
-    field_spec: FieldSpec = settings.field_spec(cfg)
+    field_spec: FieldSpec = settings.shown_field_spec(cfg)
     count = views.azimuth_deg.shape[1]
     parts = []
     for first in range(0, count, 4):
@@ -89,19 +91,30 @@ def _uint8(image: np.ndarray) -> np.ndarray:
     return np.round(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
-def turntable(path: Path, state: State, cfg: ConfigDict) -> np.ndarray:
-    """Writes an MP4 of the object turning: colour, normals and opacity side by side.
+class Turntable(NamedTuple):
+    """Frames all round, uint8: colour and normals [F, H, W, 3], opacity [F, H, W]."""
 
-    Returns:
-      The colour frames, uint8 [F, H, W, 3].
-    """
+    rgb: np.ndarray
+    normal: np.ndarray
+    opacity: np.ndarray
+
+    def some(self, count: int) -> tuple[Turntable, np.ndarray]:
+        """`count` frames evenly spread, and their azimuths in degrees."""
+        frames = len(self.rgb)
+        index = np.round(np.arange(min(count, frames)) * frames / min(count, frames)).astype(int)
+        return Turntable(*(x[index] for x in self)), index * (360.0 / frames)
+
+
+def turntable(path: Path, state: State, cfg: ConfigDict) -> Turntable:
+    """Writes an MP4 of the object turning: colour, normals and opacity side by side."""
     import imageio.v2 as imageio
 
     video = cfg.video
     views = cameras.ring(video.frames, **SHOW)
     rgb, opacity, _, normal = render_views(state, views, video.resolution, cfg)
-    grey = np.repeat(1.0 - opacity[..., None], 3, -1)
-    frames = _uint8(np.concatenate([rgb, normal_colours(normal, opacity), grey], 2))
+    turn = Turntable(_uint8(rgb), _uint8(normal_colours(normal, opacity)), _uint8(opacity))
+    grey = np.repeat(255 - turn.opacity[..., None], 3, -1)
+    frames = np.concatenate([turn.rgb, turn.normal, grey], 2)
     with atomic_path(path) as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # ffmpeg is started at once
         rate = max(1, round(video.frames / video.seconds))
@@ -111,7 +124,22 @@ def turntable(path: Path, state: State, cfg: ConfigDict) -> np.ndarray:
         ) as writer:  # fmt: skip
             for frame in frames:
                 writer.append_data(frame)
-    return _uint8(rgb)
+    return turn
+
+
+def contact_sheet(
+    path: Path, picture: np.ndarray, views: np.ndarray, turn: Turntable, tile: int = 192
+) -> None:
+    """Writes one picture of a run: the input and the views, then colours and normals all round.
+
+    Args:
+      picture: the prepared input [H, W, 3] in [0, 1].
+      views: the sampled views [V, H, W, 3] in [0, 1].
+    """
+    eight, _ = turn.some(8)
+    rows = [[picture, *views], list(eight.rgb / 255.0), list(eight.normal / 255.0)]
+    with atomic_path(path) as temporary:
+        grids.tile(rows, tile).save(temporary)
 
 
 def white_mask(images: Float[Array, "V H W 3"], low=0.02, high=0.12) -> Float[np.ndarray, "V H W"]:

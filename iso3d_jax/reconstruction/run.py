@@ -5,7 +5,7 @@ What lies in the run's folder afterwards:
     input.png        the picture                  views.png, views.npz   the sampled views
     previews/*.png   the scene while it grows     state.npz              to go on, to export again
     turntable.mp4    colour, normals, opacity     mesh.glb               the textured mesh
-    report.json      seed, versions, times, losses
+    contact_sheet.png  all on one sheet           report.json  seed, versions, times, memory, losses
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import dataclasses
 import hashlib
 import json
 import platform
+import resource
+import sys
 import time
 from importlib import metadata
 from pathlib import Path
@@ -33,7 +35,8 @@ from iso3d_jax.reconstruction import cameras, loop, pictures, settings, state, s
 from iso3d_jax.reconstruction.state import State
 from iso3d_jax.reconstruction.step import Pictures, Prior, PriorSpec
 
-PACKAGES = ("iso3d_jax", "jax", "jaxlib", "flax", "optax", "numpy", "trimesh", "xatlas")
+PACKAGES = ("iso3d_jax", "jax", "jaxlib", "flax", "optax", "numpy", "trimesh", "xatlas",
+            "fast-simplification")  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -160,9 +163,11 @@ def reconstruct(
     )
     lap("optimisation")
     phase_seconds |= {k: round(v, 2) for k, v in times.items()}
-    frames = pictures.turntable(out / "turntable.mp4", current, cfg)
+    turn = pictures.turntable(out / "turntable.mp4", current, cfg)
+    prepared = sampling.prepare_all(model, [picture])[0]
+    pictures.contact_sheet(out / "contact_sheet.png", prepared, views, turn)
     lap("turntable")
-    facts = surface.write_mesh(out / "mesh.glb", current, cfg)
+    facts = surface.write_mesh(out / "mesh.glb", current, cfg, turn=turn)
     lap("mesh")
     report = _report(about, history, seconds, phase_seconds, facts, cfg)
     with atomic_path(out / "report.json") as temporary:
@@ -170,7 +175,8 @@ def reconstruct(
     total = duration(sum(seconds.values()))
     print(
         f"wrote {out}/mesh.glb ({facts['faces']} faces, density threshold "
-        f"{facts['threshold']:.3g}), turntable.mp4 ({len(frames)} frames), report.json in {total}"
+        f"{facts['threshold']:.3g}; beside the scene {facts['psnr_db']:.1f} dB, mask IoU "
+        f"{facts['mask_iou']:.3f}), turntable.mp4, contact_sheet.png, report.json in {total}"
     )
     return Reconstruction(out, views, current, cfg, report)
 
@@ -233,6 +239,16 @@ def _begin_from(draft: State, cfg: ConfigDict) -> State:
     return begin._replace(step=jnp.int32(round(cfg.init_skip * cfg.steps)), occs=draft.occs)
 
 
+def peak_memory_gb() -> dict[str, float]:
+    """The most memory in use so far: the process's, and the device's where it keeps count."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory = {"process": peak * (1 if sys.platform == "darwin" else 1024)}
+    device = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in device:
+        memory["device"] = device["peak_bytes_in_use"]
+    return {name: round(value / 1e9, 3) for name, value in memory.items()}
+
+
 def _report(about, history, seconds, phase_seconds, facts, cfg) -> dict:
     device = jax.devices()[0]
     versions = {}
@@ -249,6 +265,7 @@ def _report(about, history, seconds, phase_seconds, facts, cfg) -> dict:
         "picture_sha256": about["picture"],
         "model": about["model"],
         "seconds": seconds | {"of_optimisation": phase_seconds},
+        "peak_memory_gb": peak_memory_gb(),
         "mesh": facts,
         "losses": {name: values[-1] for name, values in history.items() if values},
         "history": history,

@@ -13,7 +13,7 @@ from iso3d_jax.nerf.render import RenderSpec
 
 MODES = ("sds", "views")
 # what may differ between a run and its continuation
-FREE_KEYS = ("save_every", "preview_every", "steps_per_call", "memory", "video", "mesh")
+FREE_KEYS = ("save_every", "preview_every", "steps_per_call", "memory", "show", "video", "mesh")
 
 
 def field_spec(cfg: ConfigDict) -> FieldSpec:
@@ -21,6 +21,12 @@ def field_spec(cfg: ConfigDict) -> FieldSpec:
     f = cfg.field
     grid = HashGridSpec(f.levels, f.features, f.log2_table_size, f.base_resolution, f.growth)
     return FieldSpec(grid, f.hidden, f.radius, f.blob_scale, f.blob_std)
+
+
+def shown_field_spec(cfg: ConfigDict) -> FieldSpec:
+    """The same as people see it, in pictures and as a mesh: `cfg.show.density_scale` more solid."""
+    scale = cfg.show.density_scale if "show" in cfg else 1.0
+    return dataclasses.replace(field_spec(cfg), density_scale=scale)
 
 
 def render_spec(cfg: ConfigDict) -> RenderSpec:

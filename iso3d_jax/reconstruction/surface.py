@@ -12,10 +12,12 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from iso3d_jax.errors import UserError
-from iso3d_jax.mesh import files, isosurface, texture
+from iso3d_jax.geometry.cameras import camera_to_world
+from iso3d_jax.mesh import drawing, files, isosurface, texture
 from iso3d_jax.nerf import field, occupancy, render, sampling
 from iso3d_jax.nerf.field import FieldSpec
 from iso3d_jax.reconstruction import cameras, settings
+from iso3d_jax.reconstruction.pictures import SHOW, Turntable
 from iso3d_jax.reconstruction.state import State
 
 CHUNK = 1 << 16
@@ -38,6 +40,15 @@ def evaluate(params: dict, x: np.ndarray, spec: FieldSpec) -> tuple[np.ndarray, 
         density[first : first + size] = np.asarray(values[0])[:size]
         colour[first : first + size] = np.asarray(values[1])[:size]
     return density, colour
+
+
+def visible_density(params: dict, x: np.ndarray, cfg: ConfigDict) -> np.ndarray:
+    """Density [N] of what rays can meet: nothing outside the sphere where rays are cut by it."""
+    spec = settings.shown_field_spec(cfg)
+    density = evaluate(params, x, spec)[0]
+    if cfg.render.bound == "sphere":
+        density[np.linalg.norm(x, axis=-1) > spec.radius] = 0.0
+    return density
 
 
 def surface_colour(
@@ -100,7 +111,7 @@ def choose_threshold(state: State, cfg: ConfigDict, resolution: int = 48) -> tup
             resolution=resolution,
             threshold=cfg.occupancy.threshold,
             spec=settings.generous(settings.render_spec(cfg)),
-            field_spec=settings.field_spec(cfg),
+            field_spec=settings.shown_field_spec(cfg),
         )  # fmt: skip
     )
     solid = opacity > 0.5
@@ -129,12 +140,12 @@ def make_mesh(
     Returns:
       The mesh, and facts for the report: threshold, overlap, vertices, faces, parts, watertight.
     """
-    spec = settings.field_spec(cfg)
+    spec = settings.shown_field_spec(cfg)
     facts: dict = {}
     if threshold is None:
         threshold, facts["silhouette_iou"] = choose_threshold(state, cfg)
     surface = isosurface.extract(
-        lambda x: evaluate(state.params, x, spec)[0],
+        lambda x: visible_density(state.params, x, cfg),
         threshold,
         radius=spec.radius,
         resolution=resolution or cfg.mesh.resolution,
@@ -150,18 +161,43 @@ def make_mesh(
         "vertices": len(mesh.vertices),
         "faces": len(mesh.faces),
         "parts": int(surface.body_count),
-        "watertight": bool(surface.is_watertight),
+        "watertight": isosurface.bad_edges(surface) == 0,
+        "edges_not_between_two_triangles": isosurface.bad_edges(surface),
         "texture": cfg.mesh.texture,
     }
     return mesh, facts
 
 
+def agreement(mesh: texture.TexturedMesh, turn: Turntable) -> dict[str, float]:
+    """How alike the mesh and the scene look from 8 sides, both without light, on white.
+
+    Returns:
+      psnr_db over whole pictures and the silhouettes' overlap mask_iou, means of the views.
+    """
+    frames, azimuths = turn.some(8)
+    distance = SHOW["scale"] / np.tan(np.deg2rad(SHOW["fov_deg"]) / 2)
+    psnr, overlap = [], []
+    for rgb, opacity, azimuth in zip(frames.rgb, frames.opacity, azimuths, strict=True):
+        c2w = np.asarray(camera_to_world(SHOW["elevation_deg"], azimuth, distance))
+        image, covered = drawing.draw(mesh, c2w, SHOW["fov_deg"], len(rgb))
+        error = np.mean(np.square(image - rgb / 255.0))
+        psnr.append(-10.0 * np.log10(max(error, 1e-10)))
+        ours, theirs = covered > 0.5, opacity > 127
+        overlap.append(np.sum(ours & theirs) / max(np.sum(ours | theirs), 1))
+    return {"psnr_db": float(np.mean(psnr)), "mask_iou": float(np.mean(overlap))}
+
+
 def write_mesh(
     path: Path, state: State, cfg: ConfigDict, threshold: float | None = None,
-    resolution: int | None = None,
+    resolution: int | None = None, turn: Turntable | None = None,
 ) -> dict:  # fmt: skip
-    """Writes the scene's mesh as .glb, .obj or .ply; returns the facts for the report."""
+    """Writes the scene's mesh as .glb, .obj or .ply; returns the facts for the report.
+
+    With the frames of a turntable the facts include `agreement`.
+    """
     mesh, facts = make_mesh(state, cfg, threshold, resolution)
+    if turn is not None:
+        facts |= agreement(mesh, turn)
     written = files.write(path, mesh)
     return facts | {
         "files": [p.name for p in written],

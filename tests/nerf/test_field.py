@@ -1,5 +1,7 @@
 """Density, its blob and the normals."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +26,15 @@ def test_blob_of_the_released_recipe():
     np.testing.assert_allclose(
         field.density(empty, x, SPEC), [10.0000454, 0.6931472, 4.5398e-5], rtol=1e-4
     )
+
+
+def test_density_scale_multiplies_the_density_alone():
+    x = jax.random.uniform(jax.random.key(6), (20, 3), minval=-0.6, maxval=0.6)
+    solid = dataclasses.replace(SPEC, density_scale=4.0)
+    density, colour = field.density_and_albedo(params(), x, SPEC)
+    denser, same = field.density_and_albedo(params(), x, solid)
+    np.testing.assert_allclose(denser, 4.0 * density, rtol=1e-6)
+    np.testing.assert_array_equal(colour, same)
 
 
 def test_normals_match_finite_differences():

@@ -5,7 +5,7 @@ import pytest
 import trimesh
 
 from iso3d_jax.errors import UserError
-from iso3d_jax.mesh import files, isosurface, texture
+from iso3d_jax.mesh import drawing, files, isosurface, texture
 
 CENTRE, HALF = np.array([0.1, -0.05, 0.0]), np.array([0.5, 0.3, 0.2])
 
@@ -42,10 +42,36 @@ def test_surface_is_closed_outward_and_where_it_should_be(surface):
 
 
 def test_number_of_faces_is_limited_and_emptiness_refused(surface):
-    fewer = isosurface.extract(density, 5.0, resolution=48, max_faces=2000)
-    assert len(fewer.faces) <= 2000 < len(surface.faces) and fewer.is_watertight
+    fewer = isosurface.extract(density, 5.0, resolution=48, max_faces=1000)
+    assert 900 <= len(fewer.faces) <= 1000 < len(surface.faces)
+    assert isosurface.bad_edges(fewer) == 0 and fewer.is_watertight
+    assert fewer.volume == pytest.approx(surface.volume, rel=0.01)
+    radius = np.linalg.norm((fewer.vertices - CENTRE) / HALF, axis=-1)
+    np.testing.assert_allclose(radius, 0.75, atol=0.02)
     with pytest.raises(UserError, match="surface is empty"):
         isosurface.extract(density, 1e4)
+
+
+def test_no_triangle_is_without_area_and_open_edges_are_counted(surface):
+    assert surface.area_faces.min() > 1e-9
+    opened = surface.copy()
+    opened.update_faces(np.arange(len(opened.faces)) != 7)
+    assert isosurface.bad_edges(surface) == 0 and isosurface.bad_edges(opened) == 3
+
+
+def test_drawing_shows_the_front_and_its_colours(textured):
+    """A camera on +x sees the red side, as large as the ellipsoid's outline, green above."""
+    c2w = np.array([[0.0, 0, 1, 5], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+    image, covered = drawing.draw(textured, c2w, 20.0, 64)
+    inside = covered > 0.99
+    np.testing.assert_allclose(image[covered == 0], 1.0)
+    expected = np.pi * np.prod(HALF[1:] * 0.75) / (2 * np.tan(np.deg2rad(10)) * 4.9) ** 2
+    assert covered.mean() == pytest.approx(expected, rel=0.03)
+    assert image[inside, 0].mean() > 0.95 and image[inside, 2].mean() < 0.05
+    rows = np.flatnonzero(inside.any(1))
+    green = [image[row, inside[row], 1].mean() for row in rows]
+    assert green[0] > 0.6 and green[-1] < 0.4
+    assert np.flatnonzero(inside.any(0)).mean() < 31.5  # its centre is at y < 0, on the left
 
 
 def test_texture_holds_the_field_at_every_face(textured):
