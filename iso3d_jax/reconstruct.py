@@ -6,7 +6,9 @@ First the model draws four views (views.png), so that you see early what it make
 Then score distillation optimises a radiance field, and its surface is written as mesh.glb.
 Ctrl-C saves; the same command goes on. `--mode views` is a draft in about a minute instead: it
 fits the drawn views and nothing else. Without --model the small model that ships with the package
-is used; without --config the preset that suits the model.
+is used; without --config the preset that suits the model. `--images FOLDER` instead of --image
+makes one object of every picture in it, each in its own folder below --out; a picture that fails
+does not stop the others.
 """
 
 import hashlib
@@ -20,7 +22,8 @@ flags = command_line.flags_for(__name__)
 
 _CONFIG = Path(__file__).resolve().parents[1] / "configs" / "reconstruct.py"
 
-_IMAGE = flags.DEFINE_string("image", None, "the picture", required=True)
+_IMAGE = flags.DEFINE_string("image", None, "the picture")
+_IMAGES = flags.DEFINE_string("images", None, "a folder of pictures, instead of --image")
 _MODEL = flags.DEFINE_string(
     "model", None, "folder of a model or of a training run; the shipped small model if left out"
 )
@@ -68,24 +71,39 @@ def main(argv):
     del argv
     cfg = command_line.get_config()
     from iso3d_jax.data.pictures import load_picture
-
-    picture = load_picture(_IMAGE.value)
-
     from iso3d_jax.errors import UserError
-    from iso3d_jax.reconstruction import loop, run, settings, state
+
+    if bool(_IMAGE.value) == bool(_IMAGES.value):
+        raise UserError("give --image PICTURE or --images FOLDER, one of the two")
+    picture = load_picture(_IMAGE.value) if _IMAGE.value else None
+
+    from iso3d_jax.reconstruction import batch, loop, run, settings, state
     from iso3d_jax.weights.bundle import load_model
 
     if _MODE.value:
         cfg.mode = _MODE.value
     settings.check(cfg)
+    several = batch.find_pictures(_IMAGES.value) if _IMAGES.value else {}
     init = _INIT.value if _INIT.value is not None else cfg.init
     if init not in ("none", "views") and not state.exists(init):
         raise UserError(f"--init is none, views or the folder of a run; {init} holds no run")
     model = load_model(_MODEL.value)
+    identity = model_id(_MODEL.value)
+    failed = {}
     try:
-        run.reconstruct(model, picture, _OUT.value, cfg, model_id=model_id(_MODEL.value), init=init)
+        if picture is not None:
+            run.reconstruct(model, picture, _OUT.value, cfg, model_id=identity, init=init)
+        else:
+            failed = batch.reconstruct_all(
+                model, several, _OUT.value, cfg, model_id=identity, init=init
+            )
     except loop.Interrupted as stop:
         sys.exit(128 + stop.signum)
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(several)} pictures failed ({', '.join(failed)}); the same "
+            "command tries them again and leaves the others as they are"
+        )
 
 
 if __name__ == "__main__":

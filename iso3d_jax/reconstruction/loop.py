@@ -121,6 +121,7 @@ def optimise(
     label: str,
     preview: Callable[[State, int], None] | None = None,
     progress: Progress | None = None,
+    programs: dict[str, Programs] | None = None,
 ) -> tuple[State, dict[str, list[float]], dict[str, float]]:
     """Runs the iterations that are left, `cfg.steps` in all.
 
@@ -129,7 +130,9 @@ def optimise(
       source: what to follow.
       folder: where the state is saved, every `cfg.save_every` iterations and when stopped.
       about: JSON values saved with the state.
+      label: says on the terminal what this is.
       preview: called with the state and the iteration every `cfg.preview_every` iterations.
+      programs: compiled programs by label; calls with the same `cfg`, `spec` and shapes share them.
 
     Returns:
       The last state, the losses (one number a dispatch, with `step`), seconds by phase.
@@ -143,19 +146,22 @@ def optimise(
     seconds = {"compile": 0.0, "iterations": 0.0, "previews": 0.0}
     if step >= cfg.steps:
         return current, history, seconds
-    programs = Programs(cfg, spec, current, source)
+    shared = {} if programs is None else programs
+    if label not in shared:
+        shared[label] = Programs(cfg, spec, current, source)
+    compiled = shared[label]
     progress = progress or Progress(cfg.steps, label, start=step)
     with _signals() as stopped:
         while step < cfg.steps:
             phase = phase_of(cfg, step)
-            if programs.ready(phase):
-                program = programs.get(phase)
+            if compiled.ready(phase):
+                program = compiled.get(phase)
             else:
                 begin = time.monotonic()
                 with progress.compiling(f"{cfg.phases[phase][1]}x{cfg.phases[phase][1]} renders"):
-                    program = programs.get(phase)
+                    program = compiled.get(phase)
                 seconds["compile"] += time.monotonic() - begin
-            programs.prepare(phase + 1)
+            compiled.prepare(phase + 1)
             begin = time.monotonic()
             until = min(phase_end(cfg, phase), step + cfg.steps_per_call)
             for every in (cfg.save_every, cfg.preview_every):

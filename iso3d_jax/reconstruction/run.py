@@ -15,6 +15,7 @@ import hashlib
 import json
 import platform
 import resource
+import shutil
 import sys
 import time
 from importlib import metadata
@@ -37,6 +38,8 @@ from iso3d_jax.reconstruction.step import Pictures, Prior, PriorSpec
 
 PACKAGES = ("iso3d_jax", "jax", "jaxlib", "flax", "optax", "numpy", "trimesh", "xatlas",
             "fast-simplification")  # fmt: skip
+
+OTHER_FILES = 50_000_000  # bytes: pictures, video, mesh and page, generously
 
 
 @dataclasses.dataclass
@@ -88,8 +91,9 @@ def draft_source(views: np.ndarray, cfg: ConfigDict) -> Pictures:
 
 
 def reconstruct(
-    model, picture: np.ndarray, out: str | Path, cfg: ConfigDict, *, model_id: str = "", init=None
-) -> Reconstruction:
+    model, picture: np.ndarray, out: str | Path, cfg: ConfigDict, *, model_id: str = "", init=None,
+    programs: dict[str, loop.Programs] | None = None,
+) -> Reconstruction:  # fmt: skip
     """Makes a 3D object from one picture, or goes on where the same call was stopped.
 
     Args:
@@ -100,9 +104,10 @@ def reconstruct(
       model_id: says which weights these are; a folder of another model is refused.
       init: 'none', 'views' (a draft from the sampled views), or the folder of another run;
         the config's choice if None.
+      programs: compiled programs that calls with the same model and config share; filled here.
 
     Raises:
-      UserError: a folder of another run, an empty surface, a loss that is not finite.
+      UserError: a folder of another run, an empty surface, a loss that is not finite, a full disk.
       loop.Interrupted: stopped; the state is saved.
     """
     settings.check(cfg)
@@ -117,12 +122,8 @@ def reconstruct(
         clock["start"] = now
 
     prior, spec = prior_of(model, picture)
-    about = {
-        "picture": hashlib.sha256(picture.tobytes() + str(picture.shape).encode()).hexdigest(),
-        "model": model_id or str(model.config.name),
-        "config": cfg.to_dict(),
-        "init": str(init),
-    }
+    about = about_run(model, picture, cfg, model_id, init)
+    _check_disk(out, cfg)
     resumed = _check_same_run(out, about, cfg)
     views = _sample_views(model, picture, out, cfg)
     lap("views")
@@ -137,7 +138,7 @@ def reconstruct(
         about = state.load_about(out)
         print(f"going on at iteration {int(current.step)} of {main.steps}")
     elif cfg.mode == "sds" and init == "views":
-        current, phase_seconds = _draft(fit, cfg, spec, out, about)
+        current, phase_seconds = _draft(fit, cfg, spec, out, about, programs)
         current = _begin_from(current, cfg)
     elif cfg.mode == "sds" and init != "none":
         theirs = ConfigDict(state.load_about(init)["config"])
@@ -159,7 +160,7 @@ def reconstruct(
     source = prior if cfg.mode == "sds" else fit
     label = "score distillation" if cfg.mode == "sds" else "draft from views"
     current, history, times = loop.optimise(
-        current, source, main, spec, out, about, label=label, preview=preview
+        current, source, main, spec, out, about, label=label, preview=preview, programs=programs
     )
     lap("optimisation")
     phase_seconds |= {k: round(v, 2) for k, v in times.items()}
@@ -181,6 +182,34 @@ def reconstruct(
     return Reconstruction(out, views, current, cfg, report)
 
 
+def about_run(model, picture: np.ndarray, cfg: ConfigDict, model_id: str, init) -> dict:
+    """What makes a run this one and no other: picture, model, config, where it starts."""
+    return {
+        "picture": hashlib.sha256(picture.tobytes() + str(picture.shape).encode()).hexdigest(),
+        "model": model_id or str(model.config.name),
+        "config": cfg.to_dict(),
+        "init": str(init),
+    }
+
+
+def comparable_config(config: dict) -> dict:
+    """The part of a config, as a dict, that a continued run must share; lists for tuples."""
+    return json.loads(json.dumps(settings.comparable(ConfigDict(config))))
+
+
+def _check_disk(out: Path, cfg: ConfigDict) -> None:
+    """Refuses to begin where the run's files have no room."""
+    shapes = jax.tree.leaves(jax.eval_shape(lambda: state.start(cfg)))
+    size = sum(x.size * x.dtype.itemsize for x in shapes)
+    needed = 3 * size + OTHER_FILES  # the state, the one being written, a draft's
+    free = shutil.disk_usage(out).free
+    if free < needed:
+        raise UserError(
+            f"no room for this run in {out}: it may need {needed / 1e6:.0f} MB and the disk has "
+            f"{free / 1e6:.0f} MB left; give another --out"
+        )
+
+
 def _check_same_run(out: Path, about: dict, cfg: ConfigDict) -> bool:
     """Whether the folder holds this very run; refuses it if it holds another one."""
     if not state.exists(out):
@@ -189,8 +218,7 @@ def _check_same_run(out: Path, about: dict, cfg: ConfigDict) -> bool:
     for key, name in (("picture", "picture"), ("model", "model"), ("init", "--init")):
         if there[key] != about[key]:
             raise UserError(f"{out} holds a run with another {name}: give another --out")
-    ours = json.loads(json.dumps(settings.comparable(cfg)))
-    theirs = json.loads(json.dumps(settings.comparable(ConfigDict(there["config"]))))
+    ours, theirs = comparable_config(cfg.to_dict()), comparable_config(there["config"])
     if ours != theirs:
         keys = [k for k in sorted(set(ours) | set(theirs)) if ours.get(k) != theirs.get(k)]
         raise UserError(
@@ -218,7 +246,7 @@ def _sample_views(model, picture: np.ndarray, out: Path, cfg: ConfigDict) -> np.
     return views
 
 
-def _draft(fit: Pictures, cfg: ConfigDict, spec: PriorSpec, out: Path, about: dict):
+def _draft(fit: Pictures, cfg: ConfigDict, spec: PriorSpec, out: Path, about: dict, programs):
     """Fits the sampled views in the folder's `draft/`; a stopped draft goes on too."""
     folder = make_folder(out / "draft")
     draft = draft_config(cfg, spec.resolution)
@@ -228,7 +256,7 @@ def _draft(fit: Pictures, cfg: ConfigDict, spec: PriorSpec, out: Path, about: di
     else:
         current = state.start(draft)
     current, _, times = loop.optimise(
-        current, fit, draft, spec, folder, about, label="draft from views"
+        current, fit, draft, spec, folder, about, label="draft from views", programs=programs
     )
     return current, {f"draft_{k}": round(v, 2) for k, v in times.items()}
 

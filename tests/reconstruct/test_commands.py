@@ -1,12 +1,17 @@
 """What the commands refuse, each in one sentence."""
 
+import dataclasses
 import json
+import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from iso3d_jax.errors import UserError
 from iso3d_jax.reconstruct import default_config
-from iso3d_jax.reconstruction import run, settings, state
+from iso3d_jax.reconstruction import batch, run, settings, state
+from iso3d_jax.weights.bundle import load_model
 
 
 def about(cfg, **changes):
@@ -39,7 +44,7 @@ def test_preset_follows_the_model(tmp_path):
     assert default_config(["x"]).endswith("reconstruct.py:tiny")
     for resolution, preset in ((64, "tiny"), (256, "isotropic3d")):
         folder = tmp_path / str(resolution) / "model"
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / "model.json").write_text(json.dumps({"resolution": resolution}))
         for given in ([f"--model={folder.parent}"], ["--model", str(folder)]):
             assert default_config(["x", *given]).endswith(f":{preset}")
@@ -69,3 +74,75 @@ def test_reconstruct_refuses_bad_pictures_and_runs(tmp_path, refused):
     assert "unknown preset" in refused(
         *command, "--image", "x.png", "--config", "configs/reconstruct.py:tinny"
     )
+
+
+def test_a_full_disk_is_refused_before_anything_runs(small_config, tmp_path, monkeypatch):
+    run._check_disk(tmp_path, small_config)
+    usage = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match=r"no room .* the disk has 1 MB left; give another --out"):
+        run._check_disk(tmp_path, small_config)
+
+
+def test_a_model_whose_latents_do_not_fit_its_config_is_refused(model_folder):
+    model = load_model(model_folder)
+    config = model.config.copy_and_resolve_references()
+    config.latent_size = 5
+    with pytest.raises(UserError, match=r"latents of \(8, 8, 8\), its config says \(5, 5, 8\)"):
+        run.prior_of(dataclasses.replace(model, config=config), np.zeros((8, 8, 4), np.uint8))
+
+
+@pytest.fixture
+def folder_of_pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name, grey in (("a.png", 10), ("c.png", 60), ("c.jpg", 90)):
+        image = Image.new("RGB", (40, 40), (255,) * 3)
+        image.paste((grey,) * 3, (10, 10, 30, 30))
+        image.save(folder / name)
+    (folder / "b.png").write_text("not a picture")
+    (folder / "notes.txt").touch()
+    return folder
+
+
+def test_one_bad_picture_does_not_lose_the_others(
+    small_config, folder_of_pictures, tmp_path, capsys
+):
+    pictures = batch.find_pictures(folder_of_pictures)
+    assert list(pictures) == ["a", "b", "c.jpg", "c.png"]
+    calls = []
+
+    def reconstruct(model, picture, folder, cfg, *, model_id, init, programs):
+        calls.append((folder.name, id(programs)))
+        if folder.name == "c.jpg" and len(calls) < 4:
+            raise UserError("the surface is empty")
+        about = run.about_run(model, picture, cfg, model_id, init)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "mesh.glb").touch()
+        report = {"picture_sha256": about["picture"], **about}
+        (folder / "report.json").write_text(json.dumps(report))
+
+    def again():
+        return batch.reconstruct_all(
+            None, pictures, tmp_path / "out", small_config, model_id="m", init="none",
+            reconstruct=reconstruct,
+        )  # fmt: skip
+
+    failed = again()
+    assert set(failed) == {"b", "c.jpg"} and failed["c.jpg"] == "the surface is empty"
+    assert [name for name, _ in calls] == ["a", "c.jpg", "c.png"]
+    assert len({shared for _, shared in calls}) == 1
+    assert "failed: b: " in capsys.readouterr().err
+    assert set(again()) == {"b"}  # what is finished is left alone, what failed is tried again
+    assert [name for name, _ in calls[3:]] == ["c.jpg"]
+    small_config.seed += 1  # another run: nothing counts as finished
+    again()
+    assert [name for name, _ in calls[4:]] == ["a", "c.jpg", "c.png"]
+
+
+def test_no_pictures_are_refused(tmp_path, refused):
+    with pytest.raises(UserError, match="holds no picture"):
+        batch.find_pictures(tmp_path)
+    with pytest.raises(UserError, match="not a folder"):
+        batch.find_pictures(tmp_path / "none")
+    assert "one of the two" in refused("-m", "iso3d_jax.reconstruct", "--out", tmp_path)
