@@ -39,14 +39,20 @@ def test_twenty_iterations_equal_ten_saved_and_ten_resumed(prior, small_config, 
 
     folder = tmp_path / "stopped"
     cfg.preview_every = 10
+    programs = {}
     with pytest.raises(loop.Interrupted) as stopped:
         loop.optimise(
-            state.start(cfg), prior, cfg, SPEC, folder, {}, label="first", preview=stop_once
-        )
+            state.start(cfg), prior, cfg, SPEC, folder, {}, label="half", preview=stop_once,
+            programs=programs,
+        )  # fmt: skip
     assert stopped.value.signum == signal.SIGTERM
     half = state.load(folder, cfg)
     assert int(half.step) == 10
-    rest, _, _ = loop.optimise(half, prior, cfg, SPEC, folder, {}, label="rest")
+    begin = programs["half"].seconds
+    rest, _, seconds = loop.optimise(
+        half, prior, cfg, SPEC, folder, {}, label="half", programs=programs
+    )
+    assert seconds["compile"] == 0 and programs["half"].seconds == begin > 0  # shared
     assert same(whole, rest)
     assert same(whole, state.load(folder, cfg))
 
