@@ -1,0 +1,80 @@
+"""The launchers: what they start again, what they pass on, and that shellcheck likes them."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LAUNCH = ROOT / "launch"
+SCRIPTS = sorted(LAUNCH.glob("*.sh"))
+
+
+def fake_trainer(tmp_path, statuses):
+    """A program in python's place that notes its arguments and ends with the next status."""
+    program = tmp_path / "python"
+    program.write_text(
+        "#!/usr/bin/env bash\n"
+        f'echo "$@" >> {tmp_path}/calls\n'
+        f"statuses=({' '.join(map(str, statuses))})\n"
+        f"exit ${{statuses[$(wc -l < {tmp_path}/calls) - 1]}}\n"
+    )
+    program.chmod(0o755)
+    return program
+
+
+@pytest.mark.parametrize(
+    "statuses, calls", [([143, 75, 0], 3), ([2], 1), ([143, 130], 2), ([1], 1), ([0], 1)]
+)
+def test_one_machine_starts_again_after_preemption_only(tmp_path, statuses, calls):
+    environment = {"PYTHON": str(fake_trainer(tmp_path, statuses)), "RETRY_SECONDS": "0"}
+    process = subprocess.run(
+        [LAUNCH / "one_machine.sh", "--config", "a file.py"],
+        env=os.environ | environment | {"WORKDIR": "runs/here"},
+        capture_output=True,
+    )
+    assert process.returncode == statuses[-1]
+    lines = (tmp_path / "calls").read_text().splitlines()
+    assert lines == ["-m iso3d_jax.train --workdir runs/here --config a file.py"] * calls
+
+
+def test_one_machine_hands_on_its_sigterm_and_ends(tmp_path):
+    program = tmp_path / "python"
+    program.write_text(
+        "#!/usr/bin/env bash\n"
+        f"trap 'sleep 0.3; echo saved > {tmp_path}/saved; exit 143' TERM\n"
+        f"echo > {tmp_path}/started\n"
+        "while true; do sleep 0.05; done\n"
+    )
+    program.chmod(0o755)
+    environment = os.environ | {"PYTHON": str(program), "RETRY_SECONDS": "0"}
+    process = subprocess.Popen([LAUNCH / "one_machine.sh"], env=environment)
+    while not (tmp_path / "started").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 143
+    assert (tmp_path / "saved").exists()
+
+
+def test_jobset_passes_flags_on_as_they_are():
+    yaml = pytest.importorskip("yaml")
+    flags = ["--config", "configs/stage2.py:full", "--config.data=/mnt/a b"]
+    text = subprocess.check_output(
+        [LAUNCH / "jobset.sh", *flags], env=os.environ | {"IMAGE": "registry/iso3d"}, text=True
+    )
+    job = yaml.safe_load(text)["spec"]["replicatedJobs"][0]["template"]["spec"]
+    container = job["template"]["spec"]["containers"][0]
+    assert container["args"] == ["--distributed", "--workdir", "/mnt/runs/train", *flags]
+    assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [2]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_clean(script):
+    subprocess.run(["bash", "-n", script], check=True)
+    assert os.access(script, os.X_OK)
+    if shutil.which("shellcheck"):
+        subprocess.run(["shellcheck", script], check=True)
