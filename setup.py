@@ -5,6 +5,9 @@ from pathlib import Path
 import setuptools
 
 TORCH = ["torch>=2.2"]
+TPU = ["jax[tpu]>=0.10"]  # libtpu; also compiles for TPUs on machines without one
+CUDA = ["jax[cuda13]>=0.10"]
+WANDB = ["wandb>=0.19"]
 RENDER = ["moderngl>=5.12"]
 TEST = ["pytest>=8"]
 DEV = ["ruff>=0.9", "pyright>=1.1.390", "pre-commit>=4"]
@@ -60,6 +63,9 @@ setuptools.setup(
     ],
     extras_require={
         "torch": TORCH,
+        "tpu": TPU,
+        "cuda": CUDA,
+        "wandb": WANDB,
         "render": RENDER,
         "test": TEST,
         "dev": TEST + RENDER + DEV,

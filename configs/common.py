@@ -108,6 +108,10 @@ def training() -> ConfigDict:
     cfg.weight_decay = 0.01
     cfg.adam_b2 = 0.99
     cfg.grad_clip = 1.0
+    cfg.optimizer = "adamw"  # or adamw_bf16, adafactor: less memory
+    cfg.on_bad_step = "stop"  # or skip: steps with NaN or a loss spike are left out
+    cfg.spike_factor = 0.0  # a loss above so many times its running mean is a spike; 0: none is
+    cfg.max_skips = 10  # so many in a row stop the run
     cfg.ema_decay = 0.999
     cfg.log_every = 10
     cfg.checkpoint_every = 500

@@ -27,8 +27,21 @@ def stage(cfg, preset, number):
     cfg.single_view_share = 0.3
     cfg.front_share = 0.6
     cfg.reference_dropout = 0.0
+    cfg.reference = "attention"  # or channels: the ablation CCR
+    cfg.ablation = ""
+    cfg.num_views = 4  # 6 and 8 need a data set with more views of each object
+    cfg.loss_weighting = "plain"  # or min_snr
+    cfg.min_snr_gamma = 5.0
+    cfg.noise_offset = 0.0
+    cfg.trainable = "all"  # or attention, or lora (on attention)
+    cfg.lora_rank = 16
+    cfg.lora_alpha = 16.0
+    cfg.accumulate = 1  # a batch in so many parts, one after the other
+    cfg.dtype = "float32"  # of the computation; weights and sums are float32
+    cfg.remat = "none"  # or dots, blocks: less memory, more computation
     if preset == "full":
         cfg.data = ""
+        cfg.dtype, cfg.remat = "bfloat16", "blocks"
         cfg.steps, cfg.batch_size = 50_000, 256
     elif preset == "tiny":
         cfg.steps, cfg.batch_size = 300, 16

@@ -6,22 +6,55 @@
 
 The same command goes on where a stopped run was. A workdir holds checkpoints/, the averaged weights
 as a model folder model/, samples/, metrics.jsonl and tensorboard/.
+
+On several machines every one runs this command with --distributed and the same --workdir on shared
+storage; launch/ has a script for each platform. SIGTERM saves and exits with status 143, and
+75 says that another process of the run is gone: start again on both.
 """
 
 from iso3d_jax import command_line
+from iso3d_jax.errors import UserError
 
 flags = command_line.flags_for(__name__)
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run", required=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run (needed to train)")
+_DISTRIBUTED = flags.DEFINE_boolean(
+    "distributed", None, "join the run's other processes (default: where the environment says so)"
+)
+_PROFILE = flags.DEFINE_integer("profile", 0, "trace so many steps to profile/", lower_bound=0)
+_WANDB = flags.DEFINE_string("wandb", None, "Weights & Biases project that gets the numbers too")
+_COMPILE_FOR = flags.DEFINE_string(
+    "compile_for",
+    None,
+    "do not train: compile for chips such as v5p:4x4x4 or h100:8, print memory, time and cost",
+)
+_PRICE = flags.DEFINE_float("price", None, "dollars a chip and hour, for --compile_for")
 command_line.define_config_flag()
 
 
 def main(_argv):
     cfg = command_line.get_config()
+    if _COMPILE_FOR.value:
+        from iso3d_jax.training import compile_for
+
+        compile_for.prepare_environment(_COMPILE_FOR.value)
+        print(compile_for.report(cfg, _COMPILE_FOR.value, _PRICE.value))
+        return
+    if not _WORKDIR.value:
+        raise UserError("--workdir is required")
+    from iso3d_jax.training import distributed
+
+    distributed.initialize(_DISTRIBUTED.value)
     from iso3d_jax.training.loop import fit
     from iso3d_jax.training.tasks import make_task
 
-    fit(make_task(cfg), cfg, _WORKDIR.value)
+    fit(
+        make_task(cfg),
+        cfg,
+        _WORKDIR.value,
+        profile_steps=_PROFILE.value,
+        wandb_project=_WANDB.value,
+    )
     print(f"{_WORKDIR.value}/model holds the trained weights")
 
 

@@ -29,13 +29,21 @@ _ARRAYS = ("moments", "embedding", "mirrored", "azimuth_deg", "elevation_deg")
 
 @dataclasses.dataclass
 class EncodedTable:
-    """Latent moments and embeddings of A variants of all M views of N objects."""
+    """Latent moments and embeddings of A variants of all M views of N objects.
+
+    `names` are the objects'; sets that were encoded before names were kept have none.
+    """
 
     moments: Float[np.ndarray, "A N M h w 2C"]
     embedding: Float[np.ndarray, "A N M D"]
     mirrored: Bool[np.ndarray, " A"]
     azimuth_deg: Float[np.ndarray, "N M"]
     elevation_deg: Float[np.ndarray, "N M"]
+    names: list[str] = dataclasses.field(default_factory=list)
+
+    def name(self, index: int) -> str:
+        """An object's name, or its number where the set has no names."""
+        return self.names[index] if self.names else f"object {index}"
 
     def save(self, folder: str | Path) -> None:
         folder = make_folder(folder)
@@ -43,7 +51,8 @@ class EncodedTable:
             with atomic_path(folder / f"{name}.npy") as temporary:
                 np.save(temporary, getattr(self, name))
         with atomic_path(folder / "encoded.json") as temporary:  # last: its presence says complete
-            temporary.write_text(json.dumps({"shape": list(self.moments.shape)}) + "\n")
+            about = {"shape": list(self.moments.shape), "names": self.names}
+            temporary.write_text(json.dumps(about) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> EncodedTable:
@@ -54,7 +63,9 @@ class EncodedTable:
                 f"no encoded data set in {folder}: make one with "
                 "python -m iso3d_jax.data.encode --data DIR --out " + str(folder)
             )
-        return cls(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS})
+        names = json.loads((folder / "encoded.json").read_text()).get("names", [])
+        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
+        return cls(names=names, **arrays)
 
 
 @jax.jit
@@ -108,6 +119,7 @@ def encode_table(
         mirrored=np.arange(2 * variants) % 2 == 1,
         azimuth_deg=table.azimuth_deg,
         elevation_deg=table.elevation_deg,
+        names=table.names,
     )
 
 

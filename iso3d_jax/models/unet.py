@@ -19,6 +19,14 @@ from iso3d_jax.models.attention import SpatialTransformer
 from iso3d_jax.models.embeddings import EmbeddingMLP, timestep_embedding
 from iso3d_jax.models.layers import GroupNorm, conv
 
+# What the backward pass finds ready and what it computes again: everything is kept; matrix products
+# without a batch axis are; only each block's input is.
+REMAT = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "blocks": jax.checkpoint_policies.nothing_saveable,
+}
+
 
 @dataclass(frozen=True)
 class UNetConfig:
@@ -27,7 +35,8 @@ class UNetConfig:
     `adm_in_channels` and `use_scale_shift_norm` exist in Stable Diffusion's UNet code and are off
     in the released model. With the first, the mean context token also enters through the time
     embedding; with the second, that embedding scales as well as shifts (FiLM). Small models need
-    both to make camera and embedding interact.
+    both to make camera and embedding interact. With `reference_channels`, a clean reference latent
+    of so many channels enters beside every noisy one (the project page's CCR, an ablation).
     """
 
     in_channels: int = 4
@@ -43,6 +52,7 @@ class UNetConfig:
     num_groups: int = 32
     adm_in_channels: int = 0
     use_scale_shift_norm: bool = False
+    reference_channels: int = 0
 
 
 class ResBlock(nnx.Module):
@@ -134,6 +144,7 @@ class MultiViewUNet(nnx.Module):
         self, config: UNetConfig, *, rngs: nnx.Rngs, dtype=jnp.float32, param_dtype=jnp.float32
     ):
         self.config, self.dtype = config, dtype
+        self.remat = "none"  # a key of REMAT
         kwargs = dict(rngs=rngs, dtype=dtype, param_dtype=param_dtype)
         base, emb_dim = config.model_channels, config.model_channels * 4
         self.time_embed = EmbeddingMLP(base, emb_dim, **kwargs)
@@ -163,7 +174,7 @@ class MultiViewUNet(nnx.Module):
                 **kwargs,
             )
 
-        blocks = [Stage(stem=conv(config.in_channels, base, **kwargs))]
+        blocks = [Stage(stem=conv(config.in_channels + config.reference_channels, base, **kwargs))]
         skips, channels, ds = [base], base, 1
         for level, mult in enumerate(config.channel_mult):
             for _ in range(config.num_res_blocks):
@@ -212,6 +223,7 @@ class MultiViewUNet(nnx.Module):
         t: Float[Array, "B V"],
         context: Float[Array, "B M E"] | FoldedContext,
         camera: Float[Array, "B V 16"] | None,
+        reference: Float[Array, "B 1 H W C"] | None = None,
     ) -> Float[Array, "B V H W C"]:
         """Runs the network; output in float32.
 
@@ -221,8 +233,14 @@ class MultiViewUNet(nnx.Module):
           context: embedding tokens, one image embedding [B, 1, E] in this project; or what
             `fold_context` made of one token.
           camera: float32 vectors of `geometry.cameras.camera_condition`.
+          reference: a clean latent, for networks with `reference_channels`; None is zeros, which
+            training shows such a network as "no reference".
         """
         batch, num_views = z_t.shape[:2]
+        if self.config.reference_channels:
+            shape = (*z_t.shape[:-1], self.config.reference_channels)
+            beside = jnp.zeros(shape) if reference is None else jnp.broadcast_to(reference, shape)
+            z_t = jnp.concatenate([z_t, beside.astype(z_t.dtype)], -1)
         x = z_t.reshape(batch * num_views, *z_t.shape[2:]).astype(self.dtype)  # [B*V, H, W, C]
         emb = self.time_embed(timestep_embedding(t, self.config.model_channels).astype(self.dtype))
         if self.camera_embed is not None:
@@ -237,7 +255,12 @@ class MultiViewUNet(nnx.Module):
 
         def run(block, x):
             own = next(of_transformers) if block.transformer is not None else None
-            return block(x, emb, own, num_views)
+            if self.remat == "none":
+                return block(x, emb, own, num_views)
+            again = jax.checkpoint(
+                lambda block, *inputs: block(*inputs, num_views), policy=REMAT[self.remat]
+            )
+            return again(block, x, emb, own)
 
         skips = []
         for block in self.input_blocks:

@@ -1,8 +1,18 @@
-"""Checkpoints of a training run by orbax: atomic, kept by policy, resumed by the same command."""
+"""Checkpoints of a training run by orbax: atomic, kept by policy, resumed by the same command.
+
+A checkpoint that is damaged on the disk (training/checksums.py) is moved to `damaged/` with a
+warning, and the one before it is used. A state may be restored onto another mesh or number of
+devices than it was saved from.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -12,11 +22,20 @@ from ml_collections import ConfigDict
 
 from iso3d_jax.errors import UserError
 from iso3d_jax.files import atomic_path, make_folder
+from iso3d_jax.training.checksums import Checksums, steps_in
 
 # What may differ between a checkpoint and the config that resumes it.
 _FREE = (
     "steps", "log_every", "checkpoint_every", "sample_every", "ablate_every", "keep", "mesh",
-    "profile",
+    "profile", "accumulate", "remat", "max_skips",
+)  # fmt: skip
+
+# Options that came later, and the values that mean what runs from before them did.
+_LATER = dict(
+    optimizer="adamw", on_bad_step="stop", spike_factor=0.0, max_skips=10, accumulate=1,
+    trainable="all", lora_rank=16, lora_alpha=16.0, loss_weighting="plain", min_snr_gamma=5.0,
+    noise_offset=0.0, num_views=4, reference="attention", ablation="", dtype="float32",
+    remat="none",
 )  # fmt: skip
 
 
@@ -26,46 +45,105 @@ class Checkpoints:
     def __init__(self, workdir: str | Path, config: ConfigDict):
         self.workdir = make_folder(workdir).absolute()
         self._check_config(config)
-        options = ocp.CheckpointManagerOptions(max_to_keep=config.keep, create=True)
-        self.manager = ocp.CheckpointManager(self.workdir / "checkpoints", options=options)
+        self._folder = make_folder(self.workdir / "checkpoints")
+        self._checksums = Checksums(self.workdir)
+        if jax.process_index() == 0:
+            for step in reversed(steps_in(self._folder)):
+                damage = self._checksums.damage(step)
+                if damage is None:
+                    break
+                self._put_aside(step, damage)
+        if jax.process_count() > 1:  # nobody may list the folder before it is clean
+            from jax.experimental import multihost_utils
+
+            multihost_utils.sync_global_devices("checkpoints verified")
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=config.keep, create=True, cleanup_tmp_directories=True
+        )
+        self.manager = ocp.CheckpointManager(self._folder, options=options)
 
     def latest_step(self) -> int | None:
         """The newest complete checkpoint's step, or None."""
         return self.manager.latest_step()
 
     def save(self, step: int, state) -> None:
-        """Starts writing the state in the background."""
-        if step not in self.manager.all_steps():
-            self.manager.save(step, args=ocp.args.StandardSave(state))
-
-    def restore(self, state, shardings):
-        """The newest checkpoint as arrays of `state`'s shapes, on `shardings`.
+        """Starts writing the state in the background.
 
         Raises:
-          UserError: the checkpoint's weights do not fit the config, or cannot be read.
+          UserError: the disk is full; earlier checkpoints are whole.
         """
-        step = self.latest_step()
+        if step not in self.manager.all_steps():
+            with self.full_disk():
+                self.manager.save(step, args=ocp.args.StandardSave(state))
+            if jax.process_index() == 0:
+                self._checksums.start(step)
+
+    def restore(self, state, shardings):
+        """The newest readable checkpoint as arrays of `state`'s shapes, on `shardings`.
+
+        Raises:
+          UserError: the checkpoints' weights do not fit the config, or cannot be read.
+        """
         target = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=s), state, shardings
         )
-        try:
-            return self.manager.restore(step, args=ocp.args.StandardRestore(target))
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            reason = (
-                str(error).strip().splitlines()[0][:200] if str(error).strip() else "unreadable"
-            )
-            raise UserError(
-                f"the checkpoint of step {step} in {self.workdir} does not fit this config "
-                f"({reason}); use another --workdir, or the config it was made with"
-            ) from error
+        failed: dict[int, str] = {}
+        for step in sorted(self.manager.all_steps(), reverse=True):
+            try:
+                restored = self.manager.restore(step, args=ocp.args.StandardRestore(target))
+            except (ValueError, KeyError, TypeError, OSError) as error:
+                lines = str(error).strip().splitlines()
+                failed[step] = lines[0][:200] if lines else "unreadable"
+                continue
+            if failed and jax.process_index() == 0:
+                for newer, reason in failed.items():
+                    self._put_aside(newer, reason)
+            if failed:
+                self.manager.reload()
+            return restored
+        step, reason = next(iter(failed.items()))
+        raise UserError(
+            f"the checkpoint of step {step} in {self.workdir} does not fit this config "
+            f"({reason}); use another --workdir, or the config it was made with"
+        )
 
     def wait(self) -> None:
         """Returns when everything is on disk."""
-        self.manager.wait_until_finished()
+        with self.full_disk():
+            self.manager.wait_until_finished()
 
     def close(self) -> None:
-        self.manager.wait_until_finished()
-        self.manager.close()
+        try:
+            self.wait()
+        finally:
+            self._checksums.finish()
+            self.manager.close()
+
+    def _put_aside(self, step: int, reason: str) -> None:
+        damaged = make_folder(self.workdir / "damaged")
+        target = damaged / str(step)
+        shutil.rmtree(target, ignore_errors=True)
+        (self._folder / str(step)).rename(target)
+        print(
+            f"warning: the checkpoint of step {step} is damaged ({reason}); it was moved to "
+            f"{target}, and the one before it is used",
+            file=sys.stderr,
+        )
+
+    @contextlib.contextmanager
+    def full_disk(self) -> Iterator[None]:
+        """A full disk as one sentence that says what is safe."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, UserError) or not is_full_disk(error):
+                raise
+            steps = steps_in(self._folder)
+            good = f"the last good checkpoint is of step {steps[-1]}" if steps else "none is saved"
+            raise UserError(
+                f"no space left on the disk of {self.workdir}; {good}; "
+                "make room and start the same command again"
+            ) from error
 
     def _check_config(self, config: ConfigDict) -> None:
         """Writes config.json in a new workdir; in an old one, refuses a config that differs."""
@@ -83,7 +161,7 @@ class Checkpoints:
         differing = sorted(
             key
             for key in old.keys() | new.keys()
-            if key not in _FREE and old.get(key) != new.get(key)
+            if key not in _FREE and old.get(key, _LATER.get(key)) != new.get(key, _LATER.get(key))
         )
         if differing:
             key = _first_difference(differing[0], old.get(differing[0]), new.get(differing[0]))
@@ -91,6 +169,17 @@ class Checkpoints:
                 f"{self.workdir} was started with another config ({key}); "
                 "use another --workdir, or the config it was started with"
             )
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, says that no space is left."""
+    seen = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _first_difference(name, old, new) -> str:

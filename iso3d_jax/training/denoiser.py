@@ -10,6 +10,9 @@ drawn in 30% of the steps, `2-b` (four and the reference) in 70%. No training co
 that the reference comes with its own true elevation, at azimuth 0 of the relative frame, and that
 a share of the steps goes without it (`reference_dropout`), so that inference without it stays in
 distribution, are choices of ours.
+
+Ablations (`cfg.reference`): "attention" is the method; "channels" hands the reference to every
+noisy view as further input channels instead (the project page's CCR).
 """
 
 from __future__ import annotations
@@ -20,11 +23,48 @@ import numpy as np
 
 from iso3d_jax.data.encode import EncodedTable
 from iso3d_jax.data.table import SET, draw_views
-from iso3d_jax.diffusion.schedule import add_noise, make_schedule, training_target
+from iso3d_jax.diffusion.schedule import (
+    PARAMETERIZATIONS,
+    add_noise,
+    make_schedule,
+    training_target,
+)
+from iso3d_jax.errors import UserError
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.models.params import merge_params
+from iso3d_jax.models.unet import REMAT
 from iso3d_jax.models.vae import sample_posterior
+from iso3d_jax.training import sharding, trainable
+from iso3d_jax.training.optimizer import choose
 from iso3d_jax.training.state import TrainState, apply_gradients, step_key
+
+WEIGHTINGS = ("plain", "min_snr")
+REFERENCES = ("attention", "channels")
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def build_unet(cfg):
+    """The UNet as a config trains it: its compute type and what it keeps for the backward pass."""
+    from iso3d_jax.weights import bundle
+
+    dtype = DTYPES[choose(cfg, "dtype", tuple(DTYPES))]
+    unet = bundle.build_network("unet", cfg.model, cfg.seed, dtype=dtype)
+    unet.remat = choose(cfg, "remat", REMAT)
+    return unet
+
+
+def sharding_rules(cfg) -> sharding.Rules:
+    """The UNet's path rules; low-rank weights have theirs."""
+    return sharding.UNET_RULES + (sharding.LORA_RULES if cfg.trainable == "lora" else ())
+
+
+def check_options(cfg) -> None:
+    """UserError on a config value that would be misunderstood later, or not at all."""
+    choose(cfg, "loss_weighting", WEIGHTINGS)
+    choose(cfg, "reference", REFERENCES)
+    choose(cfg.model, "parameterization", PARAMETERIZATIONS)
+    if cfg.num_views < 1:
+        raise UserError(f"num_views must be 1 or more, not {cfg.num_views}")
 
 
 def to_latents(key: jax.Array, moments, scale_factor: float):
@@ -33,57 +73,116 @@ def to_latents(key: jax.Array, moments, scale_factor: float):
     return sample_posterior(mean, logvar, jax.random.normal(key, mean.shape)) * scale_factor
 
 
-def denoising_loss(unet, batch: dict, key: jax.Array, cfg, scale_factor: float):
-    """The diffusion loss of one batch, and its parts by noise level.
+def make_inputs(batch: dict, key: jax.Array, cfg, scale_factor: float) -> dict:
+    """All that is random in a step: noise levels, noise, dropout.
 
     Args:
-      unet: `unet(z_t, t, context, camera)`.
       batch: `moments` [B, V, h, w, 2C], `camera` [B, V, 16], `embedding` [B, D]; in stage 2 also
         `reference_moments` [B, 1, h, w, 2C] and `reference_camera` [B, 1, 16].
       key: of this step.
+      cfg: the training config.
+      scale_factor: the autoencoder's.
 
     Returns:
-      The mean squared error over the noisy views, and a dict of metrics.
+      Arrays whose first axis is the batch: `z_t`, `target` [B, V, h, w, C], `t` [B], `context`
+      [B, 1, D], `camera`, and in stage 2 `reference` [B, 1, h, w, C] and `reference_camera`.
     """
     keys = jax.random.split(key, 5)
     z = to_latents(keys[0], batch["moments"], scale_factor)
-    size, num_views = z.shape[:2]
+    size, num_views, channels = *z.shape[:2], z.shape[-1]
     alphas_cumprod = jnp.asarray(make_schedule())
     t = jax.random.randint(keys[1], (size, 1), 0, alphas_cumprod.shape[0])
     alpha_bar = alphas_cumprod[t]  # [B, 1]: one t for all views of an object
     noise = jax.random.normal(keys[2], z.shape)
-    z_t = add_noise(z, noise, alpha_bar)
-    target = training_target(z, noise, alpha_bar, cfg.model.parameterization)
-
+    if cfg.noise_offset:  # so that a view's mean brightness is noised as much as its details
+        shape = (size, num_views, 1, 1, channels)
+        noise += cfg.noise_offset * jax.random.normal(jax.random.fold_in(key, 5), shape)
     kept = jax.random.bernoulli(keys[3], 1.0 - cfg.embedding_dropout, (size, 1))
-    context = (batch["embedding"].astype(jnp.float32) * kept)[:, None]  # [B, 1, D]
-    camera = batch["camera"]
-    t = jnp.broadcast_to(t, (size, num_views))
+    inputs = {
+        "z_t": add_noise(z, noise, alpha_bar),
+        "target": training_target(z, noise, alpha_bar, cfg.model.parameterization),
+        "t": t[:, 0],
+        "context": (batch["embedding"].astype(jnp.float32) * kept)[:, None],  # [B, 1, D]
+        "camera": batch["camera"],
+    }
     if "reference_moments" in batch:
-        reference = to_latents(keys[4], batch["reference_moments"], scale_factor)
-        z_t = jnp.concatenate([reference, z_t], 1)
+        inputs["reference"] = to_latents(keys[4], batch["reference_moments"], scale_factor)
+        inputs["reference_camera"] = batch["reference_camera"]
+    return inputs
+
+
+def loss_weight(t, cfg):
+    """Each noise level's weight: 1, or min-SNR's (Hang et al. 2023, section 3.4), [B]."""
+    if cfg.loss_weighting == "plain":
+        return jnp.ones(t.shape)
+    alpha_bar = jnp.asarray(make_schedule())[t]
+    snr = alpha_bar / (1.0 - alpha_bar)
+    clipped = jnp.minimum(snr, cfg.min_snr_gamma)
+    return clipped / (snr + 1.0 if cfg.model.parameterization == "v" else snr)
+
+
+def loss_of_inputs(unet, inputs: dict, cfg):
+    """The weighted squared error over the noisy views, and metrics; see `make_inputs`."""
+    z_t, context, camera = inputs["z_t"], inputs["context"], inputs["camera"]
+    t = jnp.broadcast_to(inputs["t"][:, None], z_t.shape[:2])
+    if cfg.reference == "channels":
+        reference = inputs.get("reference", jnp.zeros_like(z_t[:, :1]))
+        output = unet(z_t, t, context, camera, reference)
+    elif "reference" in inputs:
+        z_t = jnp.concatenate([inputs["reference"], z_t], 1)
         t = jnp.concatenate([jnp.zeros_like(t[:, :1]), t], 1)
-        camera = jnp.concatenate([batch["reference_camera"], camera], 1)
+        camera = jnp.concatenate([inputs["reference_camera"], camera], 1)
         output = unet(z_t, t, context, camera)[:, 1:]
     else:
         output = unet(z_t, t, context, camera)
-    error = ((output - target) ** 2).mean((1, 2, 3, 4))  # [B]
-    late = (t[:, -1] >= 800).astype(jnp.float32)
-    return error.mean(), {"loss_high_noise": (error * late).sum() / jnp.maximum(late.sum(), 1.0)}
+    error = ((output - inputs["target"]) ** 2).mean((1, 2, 3, 4))  # [B]
+    error *= loss_weight(inputs["t"], cfg)
+    late = (inputs["t"] >= 800).astype(jnp.float32)
+    return error.mean(), {"high_noise_sum": (error * late).sum(), "high_noise_count": late.sum()}
+
+
+def denoising_loss(unet, batch: dict, key: jax.Array, cfg, scale_factor: float):
+    """The diffusion loss of one batch, and its metrics; arguments as `make_inputs` has them."""
+    return loss_of_inputs(unet, make_inputs(batch, key, cfg, scale_factor), cfg)
+
+
+def _accumulated(gradients, params, inputs: dict, parts: int):
+    """Mean loss and gradients over `parts` shares of a batch, one after the other.
+
+    Share i has the rows i, i + parts, ...: each device goes through its own rows, none moves.
+    """
+    shares = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), inputs)
+
+    def add(total, share):
+        return jax.tree.map(jnp.add, total, gradients(params, share)), None
+
+    first = jax.tree.map(lambda x: x[0], shares)
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradients, params, first)
+    )
+    ((loss, extra), grads), _ = jax.lax.scan(add, zeros, shares)
+    return (loss / parts, extra), jax.tree.map(lambda g: g / parts, grads)
 
 
 def train_step(state: TrainState, batch: dict, *, graphdef, tx, cfg) -> tuple[TrainState, dict]:
     """One optimiser step of stage 1 or 2; which branch it is, the batch's entries say."""
-    key = step_key(state)
+    inputs = make_inputs(batch, step_key(state), cfg, cfg.model.scale_factor)
+    rules = sharding_rules(cfg)
 
-    def loss_fn(params):
-        return denoising_loss(
-            merge_params(graphdef, params), batch, key, cfg, cfg.model.scale_factor
-        )
+    def loss_fn(trained, inputs):
+        params = sharding.gathered({**state.params, **trained}, rules)
+        unet = merge_params(graphdef, trainable.merge_lora(params, cfg))
+        return loss_of_inputs(unet, inputs, cfg)
 
-    (loss, extra), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    state, norms = apply_gradients(state, grads, tx, cfg.ema_decay)
-    return state, {"loss": loss, **extra, **norms}
+    gradients = jax.value_and_grad(loss_fn, has_aux=True)
+    trained = {path: state.params[path] for path in state.ema_params}
+    if cfg.accumulate == 1:
+        (loss, extra), grads = gradients(trained, inputs)
+    else:
+        (loss, extra), grads = _accumulated(gradients, trained, inputs, cfg.accumulate)
+    late = extra["high_noise_sum"] / jnp.maximum(extra["high_noise_count"], 1.0)
+    state, norms = apply_gradients(state, grads, tx, cfg.ema_decay, loss)
+    return state, {"loss": loss, "loss_high_noise": late, **norms}
 
 
 class Batches:
@@ -91,6 +190,13 @@ class Batches:
 
     def __init__(self, cfg, table: EncodedTable):
         self.cfg, self.table = cfg, table
+        sets = table.embedding.shape[2] // SET
+        needed = -(-cfg.num_views // SET)
+        if sets < needed + (cfg.num_views > SET):
+            raise UserError(
+                f"num_views {cfg.num_views} needs {needed + 1} sets of {SET} views of each object "
+                f"(one for the reference), but the data set has {sets}: render it with more views"
+            )
 
     def branch(self, step: int) -> str:
         """'1-a', '1-b', '2-a' or '2-b'; in stage 2 a '1-' step is one without the reference."""
@@ -99,19 +205,37 @@ class Batches:
         stage = "2" if cfg.stage == 2 and with_reference >= cfg.reference_dropout else "1"
         return f"{stage}-{'a' if single < cfg.single_view_share else 'b'}"
 
-    def __call__(self, step: int) -> dict[str, np.ndarray]:
+    def names(self, step: int) -> list[str]:
+        """The objects of a step's batch."""
+        return [self.table.name(i) for i in self._draw(step)[0]]
+
+    def _draw(self, step: int):
+        """Object, reference view, colour variant [B] and views [B, V] of a step."""
         cfg, table = self.cfg, self.table
-        stage, views_kind = self.branch(step).split("-")
         rng = np.random.default_rng([cfg.seed, step])
         variants, objects, num_views = table.embedding.shape[:3]
+        sets = num_views // SET
         obj, target, ref = draw_views(
-            rng, objects, num_views // SET, table.azimuth_deg, cfg.batch_size, cfg.front_share
+            rng, objects, sets, table.azimuth_deg, cfg.batch_size, cfg.front_share
         )
         variant = rng.integers(variants, size=cfg.batch_size)
         order = rng.integers(SET, size=cfg.batch_size)[:, None] + np.arange(SET)
         views = target[:, None] * SET + order % SET  # which view of the set comes first varies
-        if views_kind == "a":
-            views = views[:, :1]
+        if cfg.num_views > SET:  # views of further sets, never the reference's
+            more = -(-cfg.num_views // SET) - 1
+            others = [
+                rng.permutation(np.setdiff1d(np.arange(sets), [t, r // SET]))[:more]
+                for t, r in zip(target, ref, strict=True)
+            ]
+            further = np.asarray(others)[..., None] * SET + np.arange(SET)
+            views = np.concatenate([views, further.reshape(cfg.batch_size, -1)], 1)
+        views = views[:, : 1 if self.branch(step).endswith("a") else cfg.num_views]
+        return obj, ref, variant, views
+
+    def __call__(self, step: int, rows=slice(None)) -> dict[str, np.ndarray]:
+        """The step's batch, or those of its rows that `rows` picks."""
+        cfg, table = self.cfg, self.table
+        obj, ref, variant, views = (drawn[rows] for drawn in self._draw(step))
         sign = np.where(table.mirrored[variant], -1.0, 1.0)[:, None]
         azimuth = sign * (
             table.azimuth_deg[obj[:, None], views] - table.azimuth_deg[obj, ref][:, None]
@@ -123,7 +247,7 @@ class Batches:
             "camera": np.asarray(camera_condition(elevation, azimuth, encoding)),
             "embedding": table.embedding[variant, obj, ref],
         }
-        if stage == "2":
+        if self.branch(step).startswith("2"):
             batch["reference_moments"] = table.moments[variant, obj, ref][:, None]
             elevation = table.elevation_deg[obj, ref][:, None]
             batch["reference_camera"] = np.asarray(

@@ -1,32 +1,38 @@
 """The loop every kind of training runs in: resume, step, log, sample, save.
 
 A task (see `Task`) says what is trained; the loop knows nothing of it. One compiled program a
-branch, state donated, checkpoints in the background, SIGTERM and Ctrl-C save before they end.
+branch, state donated, checkpoints in the background, SIGTERM and Ctrl-C save before they end. The
+same loop runs in one process and in each of many (training/distributed.py).
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import math
+import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from iso3d_jax.errors import UserError
 from iso3d_jax.models.params import FlatParams, count_params
 from iso3d_jax.progress import Progress
 from iso3d_jax.training import sharding
 from iso3d_jax.training.checkpoint import Checkpoints
 from iso3d_jax.training.metrics import MetricsWriter
-from iso3d_jax.training.state import TrainState, create_state, make_optimizer
+from iso3d_jax.training.optimizer import make_optimizer
+from iso3d_jax.training.state import TrainState, averaged_params, create_state
+from iso3d_jax.training.stopping import EXIT_PREEMPTED, StopSignals, leave_broken_run
+from iso3d_jax.training.watch import StepWatch
 
-EXIT_PREEMPTED = 143  # 128 + SIGTERM: launchers retry on it
+PROFILE_AFTER = 3  # steps before the trace, so that it shows none of the start
 
 
 class Task(Protocol):
@@ -34,15 +40,25 @@ class Task(Protocol):
 
     label: str
     graphdef: Any
-    init_params: FlatParams
+    abstract_params: dict[str, jax.ShapeDtypeStruct]
+    init_params: FlatParams | Callable[[], FlatParams]  # arrays, or what makes them on the host
+    sharding_rules: sharding.Rules
     train_step: Callable[..., tuple[TrainState, dict]]  # (state, batch, *, graphdef, tx, cfg)
+
+    def trained(self, params: FlatParams) -> list[str] | None:
+        """Paths of the weights that are trained; None means all."""
+        ...
 
     def branch(self, step: int) -> str:
         """Which program this step runs, a pure function of (seed, step)."""
         ...
 
-    def batch(self, step: int) -> dict[str, np.ndarray]:
-        """The step's batch, a pure function of (seed, step)."""
+    def batch(self, step: int, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """These rows of the step's batch, a pure function of (seed, step)."""
+        ...
+
+    def names(self, step: int) -> list[str]:
+        """Names of the batch's objects, for messages; empty where there are none."""
         ...
 
     def preview(self, params: FlatParams) -> np.ndarray | None:
@@ -58,77 +74,144 @@ class Task(Protocol):
         ...
 
 
-def fit(task: Task, cfg: ConfigDict, workdir: str | Path) -> TrainState:
+def abstract_state(task: Task, tx, cfg: ConfigDict):
+    """The train state's shapes."""
+    shapes = task.abstract_params
+    trained = task.trained(shapes)
+    return jax.eval_shape(lambda p: create_state(p, tx, cfg.seed, trained), shapes)
+
+
+def new_state(task: Task, tx, cfg: ConfigDict, abstract: TrainState, shardings) -> TrainState:
+    """A state at step 0; no device ever holds more than its share.
+
+    Weights come from the host's memory: one program that draws them all in place compiles for
+    longer than the host needs to draw them.
+    """
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        params = task.init_params() if callable(task.init_params) else task.init_params
+    params = sharding.put_params(params, shardings.params)
+    trained = list(abstract.ema_params)
+    make = jax.jit(
+        lambda p: create_state(p, tx, cfg.seed, trained),
+        in_shardings=(shardings.params,),
+        out_shardings=shardings,
+    )
+    return make(params)
+
+
+def compile_step(task: Task, tx, cfg: ConfigDict, shardings, mesh: Mesh, state, batch):
+    """The compiled step of one branch, from a state and a batch or their shapes."""
+    step = functools.partial(task.train_step, graphdef=task.graphdef, tx=tx, cfg=cfg)
+    jitted = jax.jit(
+        step,
+        donate_argnums=0,
+        in_shardings=(shardings, sharding.batch_sharding(mesh)),
+        out_shardings=(shardings, NamedSharding(mesh, P())),
+    )
+    with jax.set_mesh(mesh):
+        return jitted.lower(state, batch).compile()
+
+
+def fit(
+    task: Task,
+    cfg: ConfigDict,
+    workdir: str | Path,
+    *,
+    profile_steps: int = 0,
+    wandb_project: str | None = None,
+) -> TrainState:
     """Trains to `cfg.steps`, from the workdir's newest checkpoint if it has one.
 
+    Args:
+      task: what is trained.
+      cfg: the training config.
+      workdir: the run's folder, the same for all processes.
+      profile_steps: how many steps to trace into `workdir/profile`; 0 traces none.
+      wandb_project: where Weights & Biases gets the numbers too.
+
     Raises:
-      UserError: a workdir of another config, or a loss that is not finite.
-      SystemExit: status 143 after SIGTERM, with the state saved.
+      UserError: a workdir of another config, a loss that went bad, or a full disk.
+      SystemExit: status 143 after SIGTERM, with the state saved; see training/stopping.py.
     """
     mesh = sharding.make_mesh(cfg.mesh.to_dict())
-    if cfg.batch_size % (mesh.shape["data"] * mesh.shape["fsdp"]):
-        raise UserError(
-            f"batch_size {cfg.batch_size} does not divide over {mesh.devices.size} devices"
-        )
-    checkpoints = Checkpoints(workdir, cfg)
+    sharding.check_batch_size(cfg.batch_size, cfg.get("accumulate", 1), mesh)
+    rows = sharding.local_rows(cfg.batch_size, mesh)
     tx = make_optimizer(cfg)
-    abstract = jax.eval_shape(lambda p: create_state(p, tx, cfg.seed), task.init_params)
-    shardings = sharding.state_shardings(abstract, mesh)
+    abstract = abstract_state(task, tx, cfg)
+    shardings = sharding.state_shardings(abstract, mesh, task.sharding_rules)
+    checkpoints = Checkpoints(workdir, cfg)
     if checkpoints.latest_step() is None:
-        make_state = jax.jit(lambda p: create_state(p, tx, cfg.seed), out_shardings=shardings)
-        state = make_state(task.init_params)
+        state = new_state(task, tx, cfg, abstract, shardings)
     else:
         state = checkpoints.restore(abstract, shardings)
     start = int(state.step)
 
-    step_fn = functools.partial(task.train_step, graphdef=task.graphdef, tx=tx, cfg=cfg)
-    batch_sharding = sharding.batch_sharding(mesh)
+    first = jax.process_index() == 0  # the process that talks
     compiled: dict[str, Callable] = {}
-    writer = MetricsWriter(checkpoints.workdir, start)
-    progress = Progress(cfg.steps, task.label, start=start, unit="step")
+    writer = MetricsWriter(checkpoints.workdir, start, wandb_project) if first else None
+    progress = Progress(
+        cfg.steps,
+        task.label,
+        start=start,
+        unit="step",
+        stream=None if first else open(os.devnull, "w"),  # noqa: SIM115
+    )
+    frozen = count_params(abstract.params) - count_params(abstract.ema_params)
     progress.note(
-        f"{task.label}: {count_params(task.init_params) / 1e6:.2f} M weights, "
-        f"batch {cfg.batch_size}, {mesh.devices.size} x {jax.default_backend()}, "
+        f"{task.label}: {count_params(abstract.params) / 1e6:.2f} M weights, "
+        + (f"{frozen / 1e6:.2f} M of them frozen, " if frozen else "")
+        + f"batch {cfg.batch_size}, {mesh.devices.size} x {jax.default_backend()}, "
+        + (f"{jax.process_count()} processes, " if jax.process_count() > 1 else "")
         + (f"resumed at step {start}" if start else "from the start")
     )
-    stop = _StopSignals()
+
+    def last_checkpoint() -> str:
+        checkpoints.wait()
+        good = checkpoints.latest_step() or 0
+        return f"the last good checkpoint is of step {good} in {checkpoints.workdir}"
+
+    watch = StepWatch(cfg, task.names, progress.note, last_checkpoint)
+    profile = _Profile(checkpoints.workdir / "profile", start + PROFILE_AFTER, profile_steps)
     waited, seen, since = 0.0, start, time.monotonic()
     try:
-        with stop:
+        with checkpoints.full_disk(), _broken_runs(checkpoints), StopSignals() as stop, profile:
             for step in range(start, cfg.steps):
-                began = time.monotonic()
-                batch = sharding.put_batch(task.batch(step), mesh)
-                waited += time.monotonic() - began
                 name = task.branch(step)
+                began = time.monotonic()
+                batch = task.batch(step, rows)
+                batch = sharding.put_batch(batch, rows, cfg.batch_size, mesh)
+                waited += time.monotonic() - began
                 if name not in compiled:
                     with progress.compiling(name):
-                        jitted = jax.jit(
-                            step_fn,
-                            donate_argnums=0,
-                            in_shardings=(shardings, batch_sharding),
-                            out_shardings=(shardings, None),
-                        )
-                        compiled[name] = jitted.lower(state, batch).compile()
+                        compiled[name] = compile_step(task, tx, cfg, shardings, mesh, state, batch)
                     since, seen, waited = time.monotonic(), step, 0.0
+                profile.before(step)
                 state, metrics = compiled[name](state, batch)
+                profile.after(step, state)
                 done = step + 1
-                stopping = stop.received is not None  # read once: what follows must agree on it
+                stopping = stop.after(done)  # asked once: what follows must agree on it
                 last = done == cfg.steps or stopping
-                if done % cfg.log_every == 0 or last:
-                    values = {k: float(v) for k, v in metrics.items()}
-                    _refuse_nan(values, done, checkpoints)
+                watch.add(done, metrics)
+                logging = done % cfg.log_every == 0 or last
+                saving = done % cfg.checkpoint_every == 0 or last
+                values = watch.look() if logging or saving else {}  # nothing bad is ever saved
+                if logging and writer is not None:
                     elapsed = max(time.monotonic() - since, 1e-9)
                     values["steps_per_second"] = (done - seen) / elapsed
+                    values["objects_per_second"] = (done - seen) * cfg.batch_size / elapsed
                     values["data_wait_share"] = waited / elapsed
                     writer.scalars(
                         done, {f"{k}/{name}" if k == "loss" else k: v for k, v in values.items()}
                     )
-                    progress.update(done, loss=values["loss"])
+                    progress.update(done, loss=values.get("loss", float("nan")))
+                if logging:
                     waited, seen, since = 0.0, done, time.monotonic()
-                if done % cfg.checkpoint_every == 0 or last:
+                if saving:
                     checkpoints.save(done, state)
                 if cfg.get("ablate_every") and done % cfg.ablate_every == 0:
-                    writer.scalars(done, task.diagnose(state.ema_params))
+                    params = _whole_params(state)
+                    if writer is not None:
+                        writer.scalars(done, task.diagnose(params))
                     since, seen, waited = time.monotonic(), done, 0.0
                 if done % cfg.sample_every == 0 or last:
                     _show(task, state, writer, checkpoints.workdir, done)
@@ -136,8 +219,12 @@ def fit(task: Task, cfg: ConfigDict, workdir: str | Path) -> TrainState:
                 if stopping:
                     break
     finally:
-        checkpoints.close()
-        writer.close()
+        with checkpoints.full_disk():
+            try:
+                checkpoints.close()
+            finally:
+                if writer is not None:
+                    writer.close()
     progress.close()
     if stop.received is not None:
         progress.note(
@@ -150,43 +237,57 @@ def fit(task: Task, cfg: ConfigDict, workdir: str | Path) -> TrainState:
     return state
 
 
+@contextlib.contextmanager
+def _broken_runs(checkpoints: Checkpoints) -> Iterator[None]:
+    """Ends this process at once where a step failed because another process is gone."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
+            raise
+        leave_broken_run(error, checkpoints.latest_step(), checkpoints.workdir)
+
+
 def _show(
     task: Task, state: TrainState, writer: MetricsWriter | None, workdir: Path, step: int
 ) -> None:
     """Writes the averaged weights as a model folder, and a preview of them."""
-    task.export(state.ema_params, workdir / "model")
-    picture = task.preview(state.ema_params)
+    params = _whole_params(state)
+    if jax.process_index() > 0:
+        return
+    task.export(params, workdir / "model")
+    picture = task.preview(params)
     if picture is not None and writer is not None:
         writer.picture(step, "samples", picture)
 
 
-def _refuse_nan(values: dict[str, float], step: int, checkpoints: Checkpoints) -> None:
-    bad = [name for name, value in values.items() if not math.isfinite(value)]
-    if bad:
-        checkpoints.wait()
-        good = checkpoints.latest_step()
-        raise UserError(
-            f"{bad[0]} is not finite at step {step}; the last good checkpoint is of step "
-            f"{good if good is not None else 0} in {checkpoints.workdir}; "
-            "lower learning_rate, or look at the data"
-        )
+def _whole_params(state: TrainState) -> FlatParams:
+    """The averaged weights for one process to use alone; all must take part in the bringing."""
+    params = averaged_params(state)
+    return params if jax.process_count() == 1 else sharding.to_host(params)
 
 
-class _StopSignals:
-    """Notes SIGTERM and SIGINT so that the loop can save; a second SIGINT ends at once."""
+class _Profile:
+    """A trace of `count` steps from step `first` on, for TensorBoard's or Perfetto's viewer."""
 
-    def __init__(self):
-        self.received: signal.Signals | None = None
+    def __init__(self, folder: Path, first: int, count: int):
+        self._folder, self._first, self._end = folder, first, first + count
+        self._running = False
 
     def __enter__(self):
-        self._old = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, *_):
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running = False
 
-    def _note(self, number, _frame):
-        if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = signal.Signals(number)
+    def before(self, step: int) -> None:
+        if step == self._first < self._end:
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+
+    def after(self, step: int, state) -> None:
+        if self._running and step + 1 >= self._end:
+            jax.block_until_ready(state)
+            self.__exit__()

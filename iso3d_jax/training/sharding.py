@@ -1,12 +1,17 @@
 """Where each array lives: a mesh, and a short table of path rules. Modules know nothing of it.
 
-Axes: `data` splits the batch; `fsdp` splits the batch and, by the rules, the weights; `tensor`
-splits heads and hidden channels. Views stay together on one device.
+Axes: `data` splits the batch; `fsdp` splits the batch and, by the rules, the weights with their
+moments and averages; `tensor` splits attention's and the feed-forward's hidden channels. The views
+of an object stay together on one device, for joint attention reads them all.
+
+Replicated on purpose: biases and norms (vectors, under 0.1% of the weights), factored moments
+(vectors again), the step and the key.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -16,24 +21,40 @@ from jax.sharding import PartitionSpec as P
 from iso3d_jax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
+BATCH = P(("data", "fsdp"))
 
-# First match wins; the path is the weight's (or its optimiser state's, which ends in it).
-RULES: tuple[tuple[str, P], ...] = (
-    (r"(to_q|to_k|to_v|qkv|c_fc|ff/proj_in)/kernel$", P("fsdp", "tensor")),
-    (r"(to_out|out_proj|c_proj|ff/proj_out)/kernel$", P("tensor", "fsdp")),
+Rules = tuple[tuple[str, P], ...]
+
+# First match wins; the path is the weight's. There is no rule for "the rest": a new kind of layer
+# has to say where it lives.
+UNET_RULES: Rules = (
+    (r"(to_q|to_k|to_v|ff/proj_in)/kernel$", P("fsdp", "tensor")),
+    (r"(to_out|ff/proj_out)/kernel$", P("tensor", "fsdp")),
     (
         r"(emb|linear_in|linear_out|transformer/proj_in|transformer/proj_out)/kernel$",
         P(None, "fsdp"),
     ),
-    (r"kernel$", P(None, None, None, "fsdp")),
-    (r"", P()),
+    (
+        r"^conv_out/kernel$",
+        P(None, None, "fsdp", None),
+    ),  # its outputs are the latents' few channels
+    (r"(stem|conv_in|conv_out|conv|skip|down)/kernel$", P(None, None, None, "fsdp")),
+    (r"(bias|scale)$", P()),
 )
+LORA_RULES: Rules = (
+    (r"lora_a$", P("fsdp", None)),
+    (r"lora_b$", P()),
+)
+# Networks that are trained at small sizes only: every device has all of them.
+REPLICATED: Rules = ((r"", P()),)
 
 
-def make_mesh(shape: dict[str, int] | None = None, devices=None) -> Mesh:
-    """A mesh over all devices; `shape` such as {"data": 2, "fsdp": 4}, the rest goes to `data`."""
+def make_mesh(shape: Mapping[str, int] | None = None, devices=None) -> Mesh:
+    """A mesh over all devices; `shape` such as {"fsdp": 4}, and the rest goes to `data`."""
     devices = jax.devices() if devices is None else devices
     sizes = {axis: (shape or {}).get(axis, 1) for axis in AXES}
+    if min(sizes.values()) < 1:
+        raise UserError(f"mesh sizes must be 1 or more, not {dict(shape or {})}")
     named = sizes["fsdp"] * sizes["tensor"]
     if len(devices) % named:
         raise UserError(
@@ -41,40 +62,153 @@ def make_mesh(shape: dict[str, int] | None = None, devices=None) -> Mesh:
             f"the {len(devices)} devices"
         )
     sizes["data"] = len(devices) // named
-    grid = np.asarray(devices).reshape([sizes[axis] for axis in AXES])
+    grid = _arrange([sizes[axis] for axis in AXES], list(devices))
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def spec_for(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
-    """The rule's partition for one array; an axis that does not divide its dimension is dropped."""
-    for pattern, spec in RULES:
-        if re.search(pattern, path):
-            axes = [
-                axis if axis and shape[i] % mesh.shape[axis] == 0 else None
-                for i, axis in enumerate(spec[: len(shape)])
-            ]
-            return P(*axes)
-    raise AssertionError(f"no sharding rule matches {path}")
+def _arrange(sizes: list[int], devices: list) -> np.ndarray:
+    """The device grid; on TPUs laid out along the torus, so that an axis' neighbours are wired."""
+    if devices[0].platform != "tpu" or len(devices) == 1:
+        return np.asarray(devices).reshape(sizes)
+    from jax.experimental import mesh_utils
+
+    return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
 
 
-def state_shardings(state, mesh: Mesh):
-    """A NamedSharding for every array of a train state (or any tree), by its path."""
+def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh) -> None:
+    """UserError where a batch does not split evenly over devices and accumulation steps."""
+    ways = mesh.shape["data"] * mesh.shape["fsdp"] * accumulate
+    if accumulate < 1 or batch_size % ways:
+        raise UserError(
+            f"batch_size {batch_size} does not divide by {ways}: data {mesh.shape['data']} x fsdp "
+            f"{mesh.shape['fsdp']} x accumulate {accumulate}, on {mesh.devices.size} devices"
+        )
+
+
+def spec_for(path: str, shape: tuple[int, ...], sizes: Mapping[str, int], rules: Rules) -> P:
+    """The first matching rule's partition of one weight.
+
+    Args:
+      path: the weight's.
+      shape: the weight's.
+      sizes: the mesh's axis sizes.
+      rules: (regular expression, partition) pairs.
+
+    Raises:
+      UserError: no rule matches, the rule has more dimensions than the weight, or a dimension does
+        not divide by its axis.
+    """
+    for pattern, spec in rules:
+        if not re.search(pattern, path):
+            continue
+        if len(spec) > len(shape):
+            raise UserError(
+                f"sharding rule '{pattern}' names {len(spec)} dimensions, but {path} has "
+                f"{len(shape)}: {shape}"
+            )
+        for i, axis in enumerate(spec):
+            if axis is not None and shape[i] % sizes[axis]:
+                raise UserError(
+                    f"sharding rule '{pattern}' splits dimension {i} of {path}, which is "
+                    f"{shape[i]}, over axis {axis} of size {sizes[axis]}: it does not divide; "
+                    f"choose another mesh.{axis}"
+                )
+        return spec
+    raise UserError(f"no sharding rule matches {path} {shape}; add one for this kind of layer")
+
+
+def param_specs(shapes: Mapping[str, tuple[int, ...]], mesh: Mesh, rules: Rules) -> dict[str, P]:
+    """Every weight's partition; UserError too where a rule is never the first to match."""
+    unused = {pattern for pattern, _ in rules}
+    specs = {}
+    for path, shape in shapes.items():
+        specs[path] = spec_for(path, shape, mesh.shape, rules)
+        unused.discard(next(pattern for pattern, _ in rules if re.search(pattern, path)))
+    for pattern, spec in rules:
+        if pattern in unused:
+            raise UserError(f"sharding rule '{pattern}' -> {spec} matches no weight")
+    return specs
+
+
+def state_shardings(state, mesh: Mesh, rules: Rules):
+    """A NamedSharding for every array of a train state.
+
+    Averages and moments live where their weight does: flat dicts keep the weight's path as the key,
+    so the last key of a leaf's path says which weight it belongs to.
+    """
+    shapes = {path: np.shape(leaf) for path, leaf in state.params.items()}
+    specs = param_specs(shapes, mesh, rules)
 
     def one(path, leaf):
-        name = "/".join(
-            str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path
-        )
-        return NamedSharding(mesh, spec_for(name, np.shape(leaf), mesh))
+        keys = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
+        weight = keys[-1] if keys else None
+        same = weight in specs and np.shape(leaf) == shapes[weight]
+        return NamedSharding(mesh, specs[weight] if same else P())
 
     return jax.tree_util.tree_map_with_path(one, state)
 
 
+def gathered(params: dict, rules: Rules) -> dict:
+    """Asks for weights whole along `fsdp`: gathered before use, so that activations never are.
+
+    Without it the compiler may split a layer's channels instead of gathering its weight. Outside a
+    mesh (`jax.set_mesh`) nothing happens.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.shape.get("fsdp", 1) == 1:
+        return params
+
+    def whole(path, value):
+        spec = spec_for(path, value.shape, mesh.shape, rules)
+        kept = P(*(None if axis == "fsdp" else axis for axis in spec))
+        return jax.lax.with_sharding_constraint(value, kept)
+
+    return {path: whole(path, value) for path, value in params.items()}
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Batches are split over `data` and `fsdp` along their first axis."""
-    return NamedSharding(mesh, P(("data", "fsdp")))
+    return NamedSharding(mesh, BATCH)
 
 
-def put_batch(batch, mesh: Mesh):
-    """Host arrays to the devices; every process gives its own share of the global batch."""
+def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
+    """The rows of a global batch that this process's devices need, in order."""
+    shares = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[share] for share in shares]))
+
+
+def put_batch(batch: dict[str, np.ndarray], rows: np.ndarray, batch_size: int, mesh: Mesh):
+    """This process's rows to its devices, as one global batch of `batch_size` rows."""
     sharding = batch_sharding(mesh)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+    def put(value):
+        def share(index):
+            start, stop, _ = index[0].indices(batch_size)
+            first = int(np.searchsorted(rows, start))
+            return value[first : first + stop - start]
+
+        return jax.make_array_from_callback((batch_size, *value.shape[1:]), sharding, share)
+
+    return jax.tree.map(put, batch)
+
+
+def put_params(params: dict, shardings: dict) -> dict:
+    """Whole arrays on every host to sharded ones; no device ever holds more than its share."""
+
+    def put(value, sharding):
+        value = np.asarray(value)
+        return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+    return {path: put(value, shardings[path]) for path, value in params.items()}
+
+
+def to_host(params: dict) -> dict[str, np.ndarray]:
+    """Sharded arrays whole on every host, one at a time; all processes must call it together."""
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() == 1:
+        return {path: np.asarray(value) for path, value in params.items()}
+    return {
+        path: np.asarray(multihost_utils.process_allgather(value, tiled=True))
+        for path, value in params.items()
+    }

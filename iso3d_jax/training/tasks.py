@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -20,7 +21,7 @@ from iso3d_jax.errors import UserError
 from iso3d_jax.evaluation import ablation
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.models.params import FlatParams, merge_params, split_params
-from iso3d_jax.training import autoencoder, denoiser, image_tower
+from iso3d_jax.training import autoencoder, denoiser, image_tower, sharding, trainable
 from iso3d_jax.weights import bundle
 
 PREVIEW_OBJECTS = 8
@@ -41,12 +42,24 @@ class _Task:
 
     label: str
     batches: autoencoder.Batches | image_tower.Batches | denoiser.Batches
+    init_params: FlatParams | Callable[[], FlatParams]
+    sharding_rules = sharding.REPLICATED
+
+    @functools.cached_property
+    def abstract_params(self) -> dict[str, jax.ShapeDtypeStruct]:
+        return jax.eval_shape(lambda: self.init_params)
+
+    def trained(self, params: FlatParams) -> list[str] | None:
+        return None
 
     def branch(self, step: int) -> str:
         return self.batches.branch(step)
 
-    def batch(self, step: int) -> dict[str, np.ndarray]:
-        return self.batches(step)
+    def batch(self, step: int, rows: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: value[rows] for name, value in self.batches(step).items()}
+
+    def names(self, step: int) -> list[str]:
+        return []
 
     def diagnose(self, params: FlatParams) -> dict[str, float]:
         raise UserError(f"ablate_every is for stages 1 and 2, not for the {self.label}")
@@ -126,10 +139,11 @@ def _require_inputs(cfg: ConfigDict) -> None:
     """
     missing = []
     tiny = cfg.model.name == "tiny"
-    if not cfg.init_from and (cfg.stage == 2 or not tiny):
+    from_stage1 = cfg.stage == 2 and cfg.ablation != "no_stage1"
+    if not cfg.init_from and (from_stage1 or not tiny):
         missing.append(
             "--config.init_from=DIR, the workdir of a finished stage 1"
-            if cfg.stage == 2
+            if from_stage1
             else "--config.init_from=DIR, a text-to-3D base such as MVDream's, made with "
             "python -m iso3d_jax.convert --from sd-v2.1-base-4view.pt --out DIR"
         )
@@ -155,6 +169,24 @@ def _require_inputs(cfg: ConfigDict) -> None:
             bundle.find_bundle(path)  # refuses a wrong path now, not after minutes of encoding
 
 
+def network(cfg: ConfigDict, load: Callable[[], FlatParams] | None):
+    """The UNet's definition, its weights' shapes, and a function that makes the first weights.
+
+    Args:
+      cfg: the training config.
+      load: brings weights to start from; None means random ones.
+    """
+    graphdef = nnx.split(nnx.eval_shape(lambda: denoiser.build_unet(cfg)), nnx.Param)[0]
+
+    def fresh() -> FlatParams:
+        return trainable.add_lora(split_params(denoiser.build_unet(cfg))[1], cfg)
+
+    def init() -> FlatParams:
+        return trainable.add_lora(load(), cfg) if load else fresh()
+
+    return graphdef, jax.eval_shape(fresh), init
+
+
 class DenoiserTask(_Task):
     """Stage 1 or 2. The autoencoder and the image tower are frozen and come from model folders."""
 
@@ -163,6 +195,7 @@ class DenoiserTask(_Task):
     def __init__(self, cfg: ConfigDict):
         self.cfg = cfg
         self.label = f"stage {cfg.stage}"
+        denoiser.check_options(cfg)
         _require_inputs(cfg)
         self.frozen = self._load_frozen()
         # What the frozen networks are, the checkpoint's own metadata says.
@@ -188,11 +221,10 @@ class DenoiserTask(_Task):
             self.held_out.images[:PREVIEW_OBJECTS, :SET], self.config.picture
         )
         self.batches = denoiser.Batches(cfg, encoded)
-        self.graphdef, self.init_params = split_params(
-            bundle.build_network("unet", cfg.model, cfg.seed)
+        self.sharding_rules = denoiser.sharding_rules(cfg)
+        self.graphdef, self.abstract_params, self.init_params = network(
+            cfg, self._load_init if cfg.init_from else None
         )
-        if cfg.init_from:
-            self.init_params = self._load_init()
 
     def _load_frozen(self) -> bundle.Model:
         """vae and clip from `init.vae` and `init.clip` (empty: the package's own)."""
@@ -203,11 +235,26 @@ class DenoiserTask(_Task):
         config.clip = clip.config.clip
         return bundle.Model(config=config, vae=vae.vae, clip=clip.clip)
 
+    def trained(self, params: FlatParams) -> list[str] | None:
+        return trainable.trained_paths(params, self.cfg)
+
+    def batch(self, step: int, rows: np.ndarray) -> dict[str, np.ndarray]:
+        return self.batches(step, rows)  # reads these rows alone
+
+    def names(self, step: int) -> list[str]:
+        return self.batches.names(step)
+
     def _load_init(self) -> FlatParams:
         """The UNet that training starts from; it must fit the config to the last shape."""
         weights = bundle.load_weights(self.cfg.init_from, ("unet",))["unet"]
         if not weights:
             raise UserError(f"the model in {self.cfg.init_from} has no weights for 'unet'")
+        stem = "input_blocks/0/stem/kernel"
+        extra = self.cfg.model.unet.get("reference_channels", 0)
+        if extra and stem in weights and weights[stem].shape[2] == self.config.unet.in_channels:
+            # The new channels start without effect: the network is stage 1's at first.
+            pad = ((0, 0), (0, 0), (0, extra), (0, 0))
+            weights[stem] = jnp.pad(jnp.asarray(weights[stem], jnp.float32), pad)
         unet = bundle.load_network("unet", self.config, weights, self.cfg.init_from)
         return split_params(unet)[1]
 
@@ -227,7 +274,7 @@ class DenoiserTask(_Task):
     def preview(self, params: FlatParams) -> np.ndarray:
         """Rows of: prepared picture, 4 generated views at the true cameras, 4 true views."""
         table, config = self.held_out, self.config
-        unet = merge_params(self.graphdef, params)
+        unet = merge_params(self.graphdef, trainable.merge_lora(params, self.cfg))
         rows = []
         for i in range(len(self.held_out_references)):
             reference = on_white(self.held_out_references[i, 0].astype(np.float32) / 255)
@@ -274,9 +321,10 @@ class DenoiserTask(_Task):
 
     def diagnose(self, params: FlatParams) -> dict[str, float]:
         """The one-step x0 table with embedding and cameras taken away (`evaluation/ablation`)."""
-        unet = merge_params(self.graphdef, params)
+        unet = merge_params(self.graphdef, trainable.merge_lora(params, self.cfg))
         return ablation.flatten(ablation.ablate(unet, self._probe))
 
     def export(self, params: FlatParams, folder: Path) -> None:
         frozen = {name: split_params(getattr(self.frozen, name))[1] for name in ("vae", "clip")}
+        params = trainable.merge_lora(params, self.cfg)
         bundle.save_bundle(folder, self.config, {"unet": params, **frozen})

@@ -3,29 +3,53 @@
 import json
 
 import numpy as np
+import pytest
 
 SCRIPT = """
 import json, sys, tempfile
 sys.path.insert(0, "tests/training")
+import jax
 from conftest import SmallTask, small_config
 from iso3d_jax.training.loop import fit
-fsdp, tensor = map(int, sys.argv[1:3])
-cfg = small_config(steps=4, mesh=dict(fsdp=fsdp, tensor=tensor))
-with tempfile.TemporaryDirectory() as folder:
-    fit(SmallTask(cfg), cfg, folder)
-    lines = [json.loads(line) for line in open(folder + "/metrics.jsonl")]
-print(json.dumps([next(v for k, v in line.items() if k.startswith("loss/")) for line in lines]))
+curves = []
+for mix in sys.argv[1:]:
+    fsdp, tensor = map(int, mix.split(","))
+    one_program = dict(single_view_share=0.0, reference_dropout=0.0)
+    cfg = small_config(mesh=dict(fsdp=fsdp, tensor=tensor), **one_program)
+    with tempfile.TemporaryDirectory() as folder:
+        state = fit(SmallTask(cfg), cfg, folder)
+        lines = [json.loads(line) for line in open(folder + "/metrics.jsonl")]
+    curves.append([next(v for k, v in l.items() if k.startswith("loss/")) for l in lines])
+    # A device holds its share of weights, moments and averages, and no more.
+    path = "middle_block/transformer/blocks/0/ff/proj_in/kernel"
+    share = 1 / (fsdp * tensor)
+    moments = [m for k, m in jax.tree_util.tree_leaves_with_path(state.opt_state) if path in str(k)]
+    assert len(moments) == 2
+    for value in (state.params[path], state.ema_params[path], *moments):
+        assert value.addressable_shards[0].data.size == share * value.size, (mix, value.sharding)
+print(json.dumps(curves))
 """
 
 
-def losses(run_python, devices, fsdp, tensor):
+def curves(run_python, devices, *mixes):
+    """Ten float32 losses for each "fsdp,tensor" mix; what is left over goes to `data`."""
     flags = f"--xla_force_host_platform_device_count={devices}"
-    process = run_python("-c", SCRIPT, fsdp, tensor, XLA_FLAGS=flags)
+    process = run_python("-c", SCRIPT, *mixes, XLA_FLAGS=flags)
     assert process.returncode == 0, process.stderr
     assert f"{devices} x cpu" in process.stderr
     return json.loads(process.stdout.splitlines()[-1])
 
 
 def test_eight_devices_train_as_one(run_python):
-    one = losses(run_python, 1, 1, 1)
-    np.testing.assert_allclose(losses(run_python, 8, 2, 2), one, rtol=1e-5)
+    """4 x data and 2 x tensor; 2 x data, 2 x fsdp and 2 x tensor."""
+    (one,) = curves(run_python, 1, "1,1")
+    assert len(one) == 10
+    for eight in curves(run_python, 8, "1,2", "2,2"):
+        np.testing.assert_allclose(eight, one, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_every_mix_of_the_axes(run_python):
+    (one,) = curves(run_python, 1, "1,1")
+    for eight in curves(run_python, 8, "1,1", "2,1", "4,1", "8,1", "4,2", "2,4", "1,8"):
+        np.testing.assert_allclose(eight, one, rtol=1e-5)

@@ -5,9 +5,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from iso3d_jax.data.encode import EncodedTable
-from iso3d_jax.models.params import split_params
-from iso3d_jax.training import denoiser
-from iso3d_jax.weights import bundle
+from iso3d_jax.training import denoiser, tasks, trainable
 
 
 def small_config(**changes) -> ConfigDict:
@@ -17,7 +15,10 @@ def small_config(**changes) -> ConfigDict:
         lr_schedule="cosine", warmup_steps=2, weight_decay=0.01, adam_b2=0.99, grad_clip=1.0,
         ema_decay=0.9, log_every=1, checkpoint_every=4, sample_every=100, keep=3,
         mesh=dict(fsdp=1, tensor=1), embedding_dropout=0.2, single_view_share=0.3,
-        reference_dropout=0.25, front_share=0.5,
+        reference_dropout=0.25, front_share=0.5, reference="attention", ablation="", num_views=4,
+        loss_weighting="plain", min_snr_gamma=5.0, noise_offset=0.0, trainable="all", lora_rank=2,
+        lora_alpha=2.0, accumulate=1, dtype="float32", remat="none", optimizer="adamw",
+        on_bad_step="stop", spike_factor=0.0, max_skips=3,
         model=dict(
             resolution=16, parameterization="v", camera_encoding="mvdream", scale_factor=0.7,
             unet=dict(in_channels=4, out_channels=4, model_channels=16, attention_resolutions=[1],
@@ -39,6 +40,7 @@ def encoded_table(objects=6, views=8) -> EncodedTable:
             objects, views
         ),
         elevation_deg=rng.uniform(0, 30, (objects, views)),
+        names=[f"chair {i}" for i in range(objects)],
     )
 
 
@@ -49,25 +51,29 @@ class SmallTask:
     train_step = staticmethod(denoiser.train_step)
 
     def __init__(self, cfg):
-        self.batches = denoiser.Batches(cfg, encoded_table())
+        self.cfg = cfg
+        self.batches = denoiser.Batches(cfg, encoded_table(views=4 * (-(-cfg.num_views // 4) + 1)))
         self.branch, self.batch = self.batches.branch, self.batches
-        self.graphdef, self.init_params = split_params(
-            bundle.build_network("unet", cfg.model, cfg.seed)
-        )
+        self.names = self.batches.names
+        self.sharding_rules = denoiser.sharding_rules(cfg)
+        self.graphdef, self.abstract_params, self.init_params = tasks.network(cfg, None)
+
+    def trained(self, params):
+        return trainable.trained_paths(params, self.cfg)
 
     def preview(self, params):
         return None
 
     def export(self, params, folder):
         folder.mkdir(exist_ok=True)
-        np.savez(folder / "params.npz", **params)
+        np.savez(folder / "params.npz", **trainable.merge_lora(params, self.cfg))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_task():
     return SmallTask
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_config():
     return small_config

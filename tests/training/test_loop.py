@@ -21,16 +21,16 @@ def params_of(state):
 
 
 def test_resumed_run_is_bit_equal_to_an_unbroken_one(tmp_path, make_config, make_task):
-    cfg = make_config()
+    cfg = make_config(**ONE_BRANCH)
     whole = params_of(fit(make_task(cfg), cfg, tmp_path / "whole"))
 
     task = make_task(cfg)
     draw = task.batch
 
-    def interrupted(step):
+    def interrupted(step, rows):
         if step == 6:
             os.kill(os.getpid(), signal.SIGTERM)
-        return draw(step)
+        return draw(step, rows)
 
     task.batch = interrupted
     with pytest.raises(SystemExit) as stop:
@@ -72,10 +72,10 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path, make_config, make_task)
     cfg = make_config(checkpoint_every=2, **ONE_BRANCH)
     task = make_task(cfg)
     draw = task.batch
-    task.batch = lambda step: (
+    task.batch = lambda step, rows: (
         draw(step) | ({"embedding": draw(step)["embedding"] * np.nan} if step == 3 else {})
     )
-    with pytest.raises(UserError, match="not finite at step 4.*checkpoint is of step 2"):
+    with pytest.raises(UserError, match="not finite at step 4.*chair.*checkpoint is of step 2"):
         fit(task, cfg, tmp_path)
 
 
@@ -103,8 +103,8 @@ def test_it_learns(tmp_path, make_config, make_task):
     task = make_task(cfg)
     draw = task.batch
 
-    def same(step):
-        batch = draw(step)
+    def same(step, rows):
+        batch = draw(step, rows)
         for name in ("moments", "reference_moments"):
             mean, logvar = np.split(np.ones_like(batch[name]), 2, -1)
             batch[name] = np.concatenate([mean, -30 * logvar], -1)

@@ -1,0 +1,180 @@
+"""Kills, damaged checkpoints, a full disk: what was saved stays, and the end is the same."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from iso3d_jax.errors import UserError
+from iso3d_jax.training.checkpoint import Checkpoints
+from iso3d_jax.training.loop import fit
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN = [sys.executable, str(ROOT / "tests/training/small_run.py")]
+ONE_BRANCH = dict(single_view_share=0.0, reference_dropout=0.0)
+
+
+def start(workdir, *changes):
+    """The run as a process group of its own."""
+    return subprocess.Popen(
+        [*RUN, str(workdir), *changes],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def weights(workdir):
+    return dict(np.load(workdir / "model" / "params.npz"))
+
+
+def last_step(workdir):
+    """The newest step that a run has logged; 0 before the first."""
+    file = workdir / "metrics.jsonl"
+    lines = (
+        file.read_text().split("\n")[:-1] if file.exists() else []
+    )  # the last may be half a line
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+def check_kills(tmp_path, kills, steps, seed, *changes):
+    changes = (f"steps={steps}", "batch_size=2", *changes)
+    process = start(tmp_path / "whole", *changes)
+    _, said = process.communicate(timeout=900)
+    assert process.returncode == 0, said
+    whole = weights(tmp_path / "whole")
+
+    workdir, rng = tmp_path / "killed", np.random.default_rng(seed)
+    for target in sorted(rng.integers(steps // 4, steps, kills)):
+        process = start(workdir, *changes)
+        while process.poll() is None and last_step(workdir) < target:
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0.0, 0.1))  # while a step or a checkpoint is on its way
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    process = start(workdir, *changes)
+    _, said = process.communicate(timeout=900)
+    assert process.returncode == 0 and "resumed at step" in said, said
+    resumed = weights(workdir)
+    for name, value in whole.items():
+        np.testing.assert_array_equal(resumed[name], value, err_msg=name)
+    logged = [json.loads(line)["step"] for line in open(workdir / "metrics.jsonl")]
+    assert logged == list(range(1, steps + 1))
+
+
+def test_a_run_killed_twice_ends_with_the_same_bits(tmp_path):
+    check_kills(tmp_path, 2, 24, 0, "checkpoint_every=3")
+
+
+@pytest.mark.slow
+def test_a_run_killed_twenty_times_ends_with_the_same_bits(tmp_path):
+    check_kills(tmp_path, 20, 60, 1, "checkpoint_every=1")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, make_config, make_task):
+    """A workdir with checkpoints of steps 2 and 3."""
+    workdir = tmp_path_factory.mktemp("finished")
+    cfg = make_config(steps=3, checkpoint_every=2, **ONE_BRANCH)
+    fit(make_task(cfg), cfg, workdir)
+    return workdir
+
+
+@pytest.mark.parametrize("kind", ["bit", "truncated", "missing"])
+def test_damaged_checkpoint_is_put_aside(finished, tmp_path, make_config, capfd, kind):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    files = [path for path in (workdir / "checkpoints" / "3").rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    if kind == "bit":
+        data[len(data) // 2] ^= 16
+    elif kind == "truncated":
+        del data[-100:]
+    largest.write_bytes(data)
+    if kind == "missing":
+        largest.unlink()
+    checkpoints = Checkpoints(workdir, make_config(steps=3, checkpoint_every=2, **ONE_BRANCH))
+    assert checkpoints.latest_step() == 2
+    checkpoints.close()
+    said = capfd.readouterr().err
+    assert "checkpoint of step 3 is damaged" in said and largest.name in said
+    assert (workdir / "damaged" / "3").is_dir()
+
+
+def test_unreadable_checkpoint_without_checksums(finished, tmp_path, make_config, make_task, capfd):
+    """A run that was killed before the checksums were written; then the disk was damaged."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    shutil.rmtree(workdir / "checksums")
+    for path in (workdir / "checkpoints" / "3").rglob("*"):
+        if path.is_file() and path.parent.name == "d":
+            path.unlink()
+    cfg = make_config(steps=3, checkpoint_every=2, **ONE_BRANCH)
+    fit(make_task(cfg), cfg, workdir)
+    assert "checkpoint of step 3 is damaged" in capfd.readouterr().err
+    fresh, again = weights(finished), weights(workdir)
+    for name, value in fresh.items():
+        np.testing.assert_array_equal(again[name], value)
+
+
+def test_runs_from_before_an_option_go_on(finished, tmp_path, make_config):
+    """A config without the later options is the same run where they keep their meaning."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    file = workdir / "config.json"
+    config = json.loads(file.read_text())
+    for key in ("optimizer", "trainable", "noise_offset", "dtype", "reference"):
+        del config[key]
+    file.write_text(json.dumps(config))
+    same = dict(steps=3, checkpoint_every=2, **ONE_BRANCH)
+    Checkpoints(workdir, make_config(**same)).close()
+    with pytest.raises(UserError, match="noise_offset was None, is 0.1"):
+        Checkpoints(workdir, make_config(**same, noise_offset=0.1))
+
+
+def test_full_disk_is_one_sentence(finished, tmp_path, make_config, monkeypatch):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    checkpoints = Checkpoints(workdir, make_config(steps=3, checkpoint_every=2, **ONE_BRANCH))
+
+    def full(*_, **__):
+        raise ValueError("RESOURCE_EXHAUSTED: write failed [No space left on device]")
+
+    monkeypatch.setattr(checkpoints.manager, "save", full)
+    with pytest.raises(UserError, match="no space left.*last good checkpoint is of step 3"):
+        checkpoints.save(4, {})
+    checkpoints.close()
+
+
+@pytest.mark.slow
+def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
+    """On a real file system of 2 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root can mount a small file system")
+    try:
+        process = start(disk / "run", "steps=2000", "checkpoint_every=20", "keep=1000")
+        _, said = process.communicate(timeout=900)
+        assert process.returncode == 2 and "no space left" in said, said
+        good = max(int(p.name) for p in (disk / "run/checkpoints").iterdir() if p.name.isdigit())
+        assert f"last good checkpoint is of step {good}" in said
+        moved = tmp_path / "moved"
+        shutil.copytree(disk / "run", moved)
+        process = start(moved, f"steps={good + 1}", "checkpoint_every=20", "keep=1000")
+        _, said = process.communicate(timeout=900)
+        assert process.returncode == 0 and f"resumed at step {good}" in said, said
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
