@@ -1,0 +1,105 @@
+"""Compiling for machines that are not here: what is printed, counted and refused."""
+
+import re
+
+import numpy as np
+import pytest
+
+from iso3d_jax.errors import UserError
+from iso3d_jax.training import chips, compile_for
+
+SMALLER = [
+    "--config.model.unet.model_channels=32", "--config.model.unet.channel_mult=(1,2)",
+    "--config.model.unet.attention_resolutions=(2,)", "--config.batch_size=16",
+    "--config.single_view_share=0.25",
+]  # fmt: skip
+COMMAND = ("-m", "iso3d_jax.train", "--config=configs/stage2.py:tiny", *SMALLER)
+
+
+def test_gpus_by_fake_devices(run_python):
+    process = run_python(*COMMAND, "--compile_for=h100:4", "--config.mesh.fsdp=4", "--price=2.5")
+    assert process.returncode == 0, process.stderr
+    out = process.stdout
+    assert "16 on h100:4: 4 chips, fsdp 4" in out and "2-a (25% of steps)" in out
+    assert "$2.50 a chip and hour" in out
+    flops = [float(x) for x in re.findall(r"of 80\s+([\d.]+)\s", out)]
+    assert len(flops) == 2 and flops[1] > 2 * flops[0] >= 0  # five views against two
+    assert "all-gather" in out and "all-reduce" in out  # weights are split, gradients are summed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+def test_tpus_by_libtpu(run_python, topology):
+    pytest.importorskip("libtpu")
+    process = run_python(*COMMAND, f"--compile_for={topology}", "--config.mesh.fsdp=2")
+    assert process.returncode == 0, process.stderr
+    assert f"16 on {topology}: 4 chips" in process.stdout
+
+
+def test_what_does_not_fit_is_refused_with_the_largest_that_does(monkeypatch):
+    from iso3d_jax.command_line import load_config
+
+    cfg = load_config("configs/stage2.py:tiny")
+    cfg.batch_size = 64
+
+    def compile_branch(cfg, devices, branch):
+        size = 2**30 * cfg.batch_size
+        if cfg.batch_size > 40:
+            raise compile_for.DoesNotFit
+        return compile_for.Program(branch, 2**30, 4 * size, 1.0, 1.0, {})
+
+    monkeypatch.setattr(compile_for, "compile_branch", compile_branch)
+    monkeypatch.setattr(compile_for, "target_devices", lambda *_: [])
+    with pytest.raises(UserError, match="64 does not fit into the 80 GiB.*largest that fits is 16"):
+        compile_for.report(cfg, "h100:8")  # 1 + 4 x 16 GiB fit, 1 + 4 x 24 do not
+
+
+def test_bisection_finds_the_largest():
+    for largest in range(0, 12):
+        found = compile_for.largest_batch(lambda size, most=largest: size <= 4 * most, 4, 50)
+        assert found == 4 * largest
+
+
+PROGRAM = """
+%body (arg: f32[4]) -> f32[4] {
+  %g = f32[8,4]{1,0} all-gather(%x), replica_groups={{0,1},{2,3}}, dimensions={0}
+}
+ENTRY %main (x: f32[2]) -> f32[2] {
+  %w = f32[4] while(%t), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  %r = (f32[10], bf16[10]) all-reduce(%a, %b), replica_groups=[1,4]<=[4], to_apply=%add
+  %s = f32[3]{0} reduce-scatter(%a), replica_groups={{0,1,2,3}}, dimensions={0}
+  %p = (f32[6], f32[6], u32[], u32[]) collective-permute-start(%a), source_target_pairs={{0,1}}
+  %d = f32[6] collective-permute-done(%p)
+}
+"""
+
+
+def test_collective_bytes_are_counted_by_hand():
+    want = {
+        "all-gather": 5 * 8 * 4 * 4 / 2,
+        "all-reduce": 2 * 3 / 4 * 60,
+        "reduce-scatter": 3 / 4 * 48,
+        "collective-permute": 24.0,
+    }
+    found = compile_for.collective_bytes(PROGRAM)
+    assert found.keys() == want.keys()
+    np.testing.assert_allclose([found[k] for k in want], list(want.values()))
+
+
+@pytest.mark.parametrize(
+    "target, words",
+    [
+        ("v5q:4x4", "did you mean 'v5"),
+        ("v5p:4x4", "v5p:4x4x4"),
+        ("v5e:16", "v5e:4x4"),
+        ("h100:0", "h100:8"),
+    ],
+)
+def test_targets_that_are_none(target, words):
+    with pytest.raises(UserError, match=words):
+        chips.parse_target(target)
+
+
+def test_targets():
+    assert chips.parse_target("v5p:4x4x4")[1:] == ("4x4x4", 64)
+    assert chips.parse_target("h100:8")[2] == 8
