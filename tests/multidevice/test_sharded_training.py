@@ -33,7 +33,7 @@ print(json.dumps(curves))
 
 def curves(run_python, devices, *mixes):
     """Ten float32 losses for each "fsdp,tensor" mix; what is left over goes to `data`."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     process = run_python("-c", SCRIPT, *mixes, XLA_FLAGS=flags)
     assert process.returncode == 0, process.stderr
     assert f"{devices} x cpu" in process.stderr

@@ -26,7 +26,8 @@ def start(workdir, *changes):
     return subprocess.Popen(
         [*RUN, str(workdir), *changes],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ
+        | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_backend_optimization_level=0"},
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,

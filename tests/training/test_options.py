@@ -88,12 +88,14 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(make_config, make_ta
     np.testing.assert_allclose(state.params[key], plain[1].params[key], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_recomputed_blocks_give_the_same_gradients(make_config, make_task, plain):
     cfg = make_config(warmup_steps=0, remat="blocks")
     metrics = first_step(cfg, make_task(cfg))[2]
     np.testing.assert_allclose(metrics["grad_norm"], plain[2]["grad_norm"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_and_not_equal(make_config, make_task, plain):
     cfg = make_config(warmup_steps=0, dtype="bfloat16")
     _, state, metrics = first_step(cfg, make_task(cfg))
