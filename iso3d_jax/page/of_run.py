@@ -80,6 +80,9 @@ def _figures(report: dict, model_name: str, resolution: int) -> list[tuple[str, 
     rows.append(("Mesh", f"{mesh['faces']:,} triangles"))
     if "silhouette_iou" in mesh:
         rows.append(("Mesh and field: silhouettes’ overlap", f"{mesh['silhouette_iou']:.3f}"))
+    if "psnr_db" in mesh:
+        beside = f"{mesh['psnr_db']:.1f} dB, mask IoU {mesh['mask_iou']:.3f}"
+        rows.append(("Mesh beside the field, 8 views", beside))
     rows.append(("Seed", str(report["seed"])))
     device = " ".join(dict.fromkeys(report["device"].split()))  # "cpu cpu" is "cpu"
     rows.append(("Device", f"{device}, {os.cpu_count()} cores"))
