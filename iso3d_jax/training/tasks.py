@@ -139,6 +139,11 @@ def _require_inputs(cfg: ConfigDict) -> None:
     """
     missing = []
     tiny = cfg.model.name == "tiny"
+    if cfg.trainable != "all" and not cfg.init_from:
+        raise UserError(
+            f"trainable={cfg.trainable} changes weights that exist, and a new network's attention "
+            "has no gradient: add --config.init_from=DIR, or --config.trainable=all"
+        )
     from_stage1 = cfg.stage == 2 and cfg.ablation != "no_stage1"
     if not cfg.init_from and (from_stage1 or not tiny):
         missing.append(

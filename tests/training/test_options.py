@@ -10,7 +10,7 @@ import pytest
 from iso3d_jax import command_line
 from iso3d_jax.diffusion.schedule import make_schedule
 from iso3d_jax.errors import UserError
-from iso3d_jax.training import denoiser, trainable
+from iso3d_jax.training import denoiser, tasks, trainable
 from iso3d_jax.training.optimizer import GUARD_WARMUP, GuardState, guard, make_optimizer
 from iso3d_jax.training.state import create_state
 
@@ -127,6 +127,14 @@ def test_only_the_named_weights_are_trained(make_config, make_task, kind, words)
         want = opened[f"{layer}/kernel"] + cfg.lora_alpha / cfg.lora_rank * np.asarray(a) @ b
         np.testing.assert_allclose(merged[f"{layer}/kernel"], want, atol=1e-6)
         assert not np.array_equal(merged[f"{layer}/kernel"], opened[f"{layer}/kernel"])
+
+
+def test_lora_on_nothing_is_refused():
+    cfg = command_line.load_config("configs/stage1.py:tiny")
+    tasks._require_inputs(cfg)
+    cfg.trainable = "lora"
+    with pytest.raises(UserError, match="trainable=lora.*init_from"):
+        tasks._require_inputs(cfg)
 
 
 def moments_bytes(cfg, params):
