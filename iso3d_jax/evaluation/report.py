@@ -11,16 +11,17 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from iso3d_jax import __version__
 from iso3d_jax.evaluation.scores import METRICS
 from iso3d_jax.evaluation.views import ViewTask
 from iso3d_jax.weights.bundle import find_bundle
 
-PACKAGES = ("iso3d_jax", "jax", "jaxlib", "flax", "numpy", "scipy", "trimesh")
+PACKAGES = ("jax", "jaxlib", "flax", "numpy", "scipy", "trimesh")
 
 
 def code_facts() -> dict[str, str]:
     """Versions of the packages, and the commit where the code is a git checkout."""
-    facts = {"python": platform.python_version()}
+    facts = {"iso3d_jax": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:
             facts[name] = metadata.version(name)
