@@ -44,6 +44,17 @@ def test_a_split_a_folder_and_the_ablation(run_python, model_folder, tmp_path):
     assert set(alone["views"][rows[0]]["mean"]["all"]) == {"embedding_to_picture"}
     assert "ablation" not in alone and alone["objects"][0]["name"] == "disc"
 
+    (tmp_path / "gso" / "disc-gt").mkdir(parents=True)
+    for k in range(16):
+        image.save(tmp_path / "gso" / "disc-gt" / f"{k:03d}.png")
+    process = run_python(*common, "--gso", tmp_path / "gso", "--out", tmp_path / "scanned")
+    assert process.returncode == 0, process.stderr
+    scanned = json.loads((tmp_path / "scanned" / "report.json").read_text())
+    assert set(scanned["views"][rows[0]]["mean"]["all"]) == metrics
+    assert len(scanned["objects"][0]["azimuth_deg"]) == 16
+    assert all(count == 2 for count in scanned["views"][rows[0]]["isotropy"]["psnr"]["views"])
+    assert "another_embedding" not in scanned["ablation"]  # there is one object
+
 
 def test_flags_that_do_not_go_together_are_refused(refused, tmp_path):
     command = [*EVALUATE, "--out", tmp_path / "out"]
