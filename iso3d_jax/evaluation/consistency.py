@@ -30,6 +30,7 @@ FIT = dict(
                 alpha_threshold=0.0, early_stop=1e-4, chunk=0),
     occupancy=dict(resolution=16, every=16, decay=0.95, threshold=0.01),
     draft=dict(rays=1024, mask=0.5, opaque=0.0, sparsity=0.0, orientation=0.0),
+    show=dict(density_scale=1.0),
     optimiser=dict(encoding=0.03, networks=0.01, b1=0.9, b2=0.99, eps=1e-15, weight_decay=0.0,
                    final=0.1),
 )  # fmt: skip

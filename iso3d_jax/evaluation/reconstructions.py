@@ -92,23 +92,30 @@ def score_runs(
         mesh = load_truth(meshes, name)
         if mesh is None:
             raise UserError(f"--meshes {meshes} has no mesh of {name} ({', '.join(SUFFIXES)})")
-        truth[name] = mesh
+        truth[name] = _measure(mesh, name, size)
     names = list(results)
-    ball = trimesh.creation.icosphere(subdivisions=4, radius=0.5)
+    ball = shapes.measure(trimesh.creation.icosphere(subdivisions=4, radius=0.5), size)
     rows: dict[str, list[dict]] = {"reconstruction": [], "a ball": []}
     if len(names) > 1:
         rows["another object's true mesh"] = []
     for i, name in enumerate(names):
         answers = {
-            "reconstruction": load_mesh(results[name]),
+            "reconstruction": _measure(load_mesh(results[name]), name, size),
             "a ball": ball,
             "another object's true mesh": truth[names[i - 1]],
         }
         for row in rows:
-            rows[row].append(shapes.compare(answers[row], truth[name], size))
+            rows[row].append(shapes.compare(answers[row], truth[name]))
     means = {row: {k: _mean([s[k] for s in each]) for k in METRICS} for row, each in rows.items()}
     objects = [{"name": n, "scores": s} for n, s in zip(names, rows["reconstruction"], strict=True)]
     return means, objects
+
+
+def _measure(mesh: trimesh.Trimesh, name: str, size: int) -> shapes.Measured:
+    try:
+        return shapes.measure(mesh, size)
+    except ValueError as error:
+        raise UserError(f"a mesh of {name} cannot be scored: {error}") from None
 
 
 def _mean(values: list[float]) -> float:

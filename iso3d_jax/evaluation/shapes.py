@@ -16,6 +16,8 @@ azimuth and scales the truth alone, as its results are already in that frame). T
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import trimesh
 from jaxtyping import Bool, Float, Int
@@ -155,8 +157,17 @@ def volume_iou(a: Bool[np.ndarray, "G G G"], b: Bool[np.ndarray, "G G G"]) -> fl
     return float((a & b).sum() / union) if union else float("nan")
 
 
-def compare(result: trimesh.Trimesh, truth: trimesh.Trimesh, size: int = SIZE) -> dict[str, float]:
-    """All scores of one mesh against the true one, both turned alike (Z up, front +x).
+@dataclasses.dataclass
+class Measured:
+    """What the scores need of a mesh: the points that are seen, their normals, the inside."""
+
+    points: Float[np.ndarray, "P 3"]
+    normals: Float[np.ndarray, "P 3"]
+    inside: Bool[np.ndarray, "G G G"]
+
+
+def measure(mesh: trimesh.Trimesh, size: int = SIZE) -> Measured:
+    """Scales, centres and samples a mesh (Z up).
 
     Args:
       size: of the depth pictures that the points come from, pixels.
@@ -164,11 +175,17 @@ def compare(result: trimesh.Trimesh, truth: trimesh.Trimesh, size: int = SIZE) -
     Raises:
       ValueError: a mesh without extent, or with nothing to see.
     """
-    meshes = [(normalise(m.vertices), np.asarray(m.faces)) for m in (result, truth)]
-    (points, normals), (true_points, true_normals) = (visible_points(*m, size=size) for m in meshes)
+    vertices, faces = normalise(mesh.vertices), np.asarray(mesh.faces)
+    return Measured(*visible_points(vertices, faces, size=size), occupancy(vertices, faces))
+
+
+def compare(result: Measured, truth: Measured) -> dict[str, float]:
+    """All scores of one mesh against the true one, both turned alike (Z up, front +x)."""
     return {
-        "chamfer": chamfer(points, true_points),
-        "f_score": f_score(points, true_points),
-        "volume_iou": volume_iou(*(occupancy(*m) for m in meshes)),
-        "normal_consistency": normal_consistency(points, normals, true_points, true_normals),
+        "chamfer": chamfer(result.points, truth.points),
+        "f_score": f_score(result.points, truth.points),
+        "volume_iou": volume_iou(result.inside, truth.inside),
+        "normal_consistency": normal_consistency(
+            result.points, result.normals, truth.points, truth.normals
+        ),
     }

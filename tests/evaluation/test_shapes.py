@@ -94,10 +94,11 @@ def test_compare_is_perfect_for_the_same_mesh_whatever_its_size_and_place():
     moved = SPHERE.copy()
     moved.apply_transform(trimesh.transformations.scale_matrix(3.0))
     moved.apply_translation([1, 2, 3])
-    same = shapes.compare(moved, SPHERE, size=64)
+    sphere = shapes.measure(SPHERE, size=64)
+    same = shapes.compare(shapes.measure(moved, size=64), sphere)
     assert same["chamfer"] < 1e-6 and same["f_score"] == 1
     assert same["volume_iou"] == pytest.approx(1, abs=1e-3)
     assert same["normal_consistency"] == pytest.approx(1, abs=1e-3)
-    cube = shapes.compare(box([-1] * 3, [1] * 3), SPHERE, size=64)
+    cube = shapes.compare(shapes.measure(box([-1] * 3, [1] * 3), size=64), sphere)
     assert cube["volume_iou"] == pytest.approx(np.pi / 6, rel=0.02)  # a ball in its cube
     assert cube["chamfer"] > 0.05 and cube["f_score"] < 0.5
