@@ -298,7 +298,7 @@ def _text(cfg, target, chip: Chip, count: int, programs: list[Program], price: f
         lines.append(
             f"  {program.branch} ({share:.0%} of steps)  {program.arguments / 2**30:.2f} + "
             f"{program.temporaries / 2**30:.2f} of {chip.memory / 2**30:.0f}  "
-            f"{program.flops / 1e12:.3f}  {kinds or 'none'}  {slowest * 1e3:.2f} ("
+            f"{program.flops / 1e12:.4g}  {kinds or 'none'}  {slowest * 1e3:.2f} ("
             + ", ".join(f"{t * 1e3:.2f}" for t in times.values())
             + ")"
         )

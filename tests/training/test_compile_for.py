@@ -22,7 +22,7 @@ def test_gpus_by_fake_devices(run_python):
     out = process.stdout
     assert "16 on h100:4: 4 chips, fsdp 4" in out and "2-a (25% of steps)" in out
     assert "$2.50 a chip and hour" in out
-    flops = [float(x) for x in re.findall(r"of 80\s+([\d.]+)\s", out)]
+    flops = [float(x) for x in re.findall(r"of 80\s+([\d.e-]+)\s", out)]
     assert len(flops) == 2 and flops[1] > 2 * flops[0] >= 0  # five views against two
     assert "all-gather" in out and "all-reduce" in out  # weights are split, gradients are summed
 
