@@ -1,0 +1,150 @@
+"""Where the time of one iteration of score distillation goes.
+
+    python benchmarks/reconstruction_breakdown.py --config configs/reconstruct.py:tiny
+
+Each part is a program of its own, fed with what the iteration would feed it, on a scene after
+`--warmup` iterations (the blob alone has few occupied cells). A backward pass is the time of
+forward and backward less that of forward. The parts do not sum up to the whole iteration, in which
+XLA fuses across them; that is measured too.
+"""
+
+import argparse
+import functools
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+
+from iso3d_jax import command_line  # noqa: E402
+from iso3d_jax.data.pictures import load_picture  # noqa: E402
+from iso3d_jax.geometry.cameras import camera_condition  # noqa: E402
+from iso3d_jax.guidance import sds  # noqa: E402
+from iso3d_jax.nerf import field, occupancy, render  # noqa: E402
+from iso3d_jax.reconstruction import cameras, run, settings, state, step  # noqa: E402
+from iso3d_jax.weights.bundle import load_model  # noqa: E402
+
+EXAMPLE = ROOT / "iso3d_jax" / "data" / "examples" / "trash_can.png"
+
+
+def seconds_of(program, *args, repeats: int) -> float:
+    """Median time of a jitted call, compiled and called once before."""
+    compiled = jax.jit(program).lower(*args).compile()
+    jax.block_until_ready(compiled(*args))
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        jax.block_until_ready(compiled(*args))
+        times.append(time.perf_counter() - begin)
+    return float(np.median(times))
+
+
+def measure(cfg, prior, spec, scene, phase: int, repeats: int) -> dict[str, float]:
+    """Seconds of each part of one iteration of a phase."""
+    cfg = settings.freeze(cfg)
+    _, resolution, groups = cfg.phases[phase]
+    rendering, shape = settings.render_spec(cfg), settings.field_spec(cfg)
+    key = jax.random.key(0)
+    views = cameras.draw(key, groups, cfg.views, **cfg.camera.to_dict())
+    rays_o, rays_d, _ = views.rays(resolution)
+    occupied = occupancy.occupied(scene.occs, cfg.occupancy.threshold)
+    count = groups * cfg.views
+
+    def picture(params, rays_o, rays_d, occupied):
+        image, *_ = render.render(key, params, rays_o, rays_d, occupied, rendering, shape)
+        return image.rgb
+
+    def picture_and_back(params, *rays):
+        return jax.grad(lambda p: jnp.sum(jnp.square(picture(p, *rays))))(params)
+
+    def latents(images, vae):
+        return step.encode(vae, images, key, spec.scale_factor, cfg.memory)
+
+    def latents_and_back(images, vae):
+        return jax.grad(lambda x: jnp.sum(jnp.square(latents(x, vae))))(images)
+
+    def guide(z, unet, context, camera):
+        t, alpha_bar = jnp.int32(500), prior.alphas_cumprod[500]
+        return sds.score_distillation(
+            unet, z, z, t, alpha_bar, context, camera, parameterization=spec.parameterization,
+            scale=cfg.guidance.scale, rescale=cfg.guidance.rescale, kind=cfg.guidance.loss,
+        )  # fmt: skip
+
+    def normals_and_back(params, x):
+        return jax.grad(lambda p: jnp.sum(jnp.square(field.normal(p, x, shape) - 0.5)))(params)
+
+    def optimise(params, opt_state):
+        updates, after = state.optimiser(cfg).update(params, opt_state, params)
+        return jax.tree.map(jnp.add, params, updates), after
+
+    def occupied_cells(scene):
+        return step.update_occupancy(scene._replace(step=jnp.int32(0)), key, cfg).occs
+
+    images = jnp.full((count, spec.resolution, spec.resolution, 3), 0.5)
+    z = jax.eval_shape(latents, images, prior.vae)
+    z = jax.random.normal(key, (groups, cfg.views, *z.shape[1:]))
+    camera = camera_condition(views.elevation_deg, views.azimuth_deg, spec.camera_encoding)
+    context = jnp.broadcast_to(prior.context, (groups, *prior.context.shape[1:]))
+    points = jax.random.uniform(
+        key, (round(cfg.render.normals * rays_o.shape[0]), 3), minval=-0.5, maxval=0.5
+    )
+    rays = (scene.params, rays_o, rays_d, occupied)
+    whole = functools.partial(step.train_step, cfg=cfg, spec=spec, phase=phase)
+    time_of = functools.partial(seconds_of, repeats=repeats)
+    forward, both = time_of(picture, *rays), time_of(picture_and_back, *rays)
+    encode, encode_both = (time_of(f, images, prior.vae) for f in (latents, latents_and_back))
+    return {
+        "render": forward,
+        "render_backward": both - forward,
+        "encode": encode,
+        "encode_backward": encode_both - encode,
+        "unet_with_guidance": time_of(guide, z, prior.unet, context, camera),
+        "orientation_loss_and_backward": time_of(normals_and_back, scene.params, points),
+        "occupancy_all_cells": time_of(occupied_cells, scene),
+        "optimiser": time_of(optimise, scene.params, scene.opt_state),
+        "whole_iteration": time_of(whole, scene, prior),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default="configs/reconstruct.py:tiny")
+    parser.add_argument("--model", help="folder of a model; the shipped one if left out")
+    parser.add_argument("--run", help="folder of a reconstruction whose scene is taken")
+    parser.add_argument("--phase", type=int, default=0, help="counted from 0")
+    parser.add_argument("--warmup", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--result", type=Path)
+    args = parser.parse_args()
+    cfg = command_line.load_config(args.config)
+    settings.check(cfg)
+    prior, spec = run.prior_of(load_model(args.model), load_picture(EXAMPLE))
+    scene = state.load(args.run, cfg) if args.run else state.start(cfg)
+    if not args.run and args.warmup:
+        scene, _ = step.run_steps(
+            scene, prior, jnp.int32(args.warmup), capacity=args.warmup,
+            cfg=settings.freeze(cfg), spec=spec, phase=args.phase,
+        )  # fmt: skip
+    seconds = measure(cfg, prior, spec, scene, args.phase, args.repeats)
+    result = {
+        "command": "python benchmarks/reconstruction_breakdown.py " + " ".join(sys.argv[1:]),
+        "device": jax.devices()[0].device_kind,
+        "config": args.config,
+        "renders": f"{cfg.phases[args.phase][2] * cfg.views} of {cfg.phases[args.phase][1]}^2",
+        "seconds": {name: round(value, 4) for name, value in seconds.items()},
+    }
+    print(json.dumps(result, indent=2))
+    if args.result:
+        args.result.parent.mkdir(parents=True, exist_ok=True)
+        args.result.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

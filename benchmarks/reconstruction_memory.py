@@ -1,0 +1,115 @@
+"""Device memory of a reconstruction's iterations, without running them.
+
+    python benchmarks/reconstruction_memory.py --result reconstruction_memory.json
+
+Compiles the programs of `iso3d_jax.reconstruct` (both resolutions of a preset) for abstract weights
+of the released size and prints `memory_analysis()`, once as configured and once with
+`config.memory=low`. The networks are held in bfloat16 and compute in it; the scene is float32.
+`--networks shipped` takes the sizes of the model in the package, for a quick look with
+`--config configs/reconstruct.py:tiny`.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+from ml_collections import ConfigDict  # noqa: E402
+
+from iso3d_jax import command_line  # noqa: E402
+from iso3d_jax.models.params import merge_params  # noqa: E402
+from iso3d_jax.reconstruction import settings, state  # noqa: E402
+from iso3d_jax.reconstruction.step import Prior, PriorSpec, run_steps  # noqa: E402
+from iso3d_jax.weights import bundle  # noqa: E402
+
+
+def abstract_prior(networks: str, dtype=jnp.bfloat16) -> tuple[Prior, PriorSpec]:
+    """Networks without weights, of the released size or of the shipped model's."""
+    if networks == "released":
+        config = ConfigDict({"unet": {}, "vae": {}})
+        spec, width = PriorSpec(256, 0.18215, "eps", "isotropic3d"), 1024
+    else:
+        config = bundle.load_config(None)
+        spec = PriorSpec(
+            config.resolution, config.scale_factor, config.parameterization, config.camera_encoding
+        )
+        width = config.context_dim
+
+    def network(name):
+        graphdef, shapes = bundle.abstract_network(name, config, dtype)
+        held = {
+            path: jax.ShapeDtypeStruct(
+                leaf.shape, jnp.float32 if path.startswith("camera_embed/") else dtype
+            )
+            for path, leaf in shapes.items()
+        }
+        return merge_params(graphdef, held)
+
+    context = jax.ShapeDtypeStruct((1, 1, width), jnp.float32)
+    schedule = jax.ShapeDtypeStruct((1000,), jnp.float32)
+    return Prior(network("unet"), network("vae"), context, schedule), spec
+
+
+def analyse(cfg: ConfigDict, prior: Prior, spec: PriorSpec, phase: int) -> dict:
+    """Gigabytes of one phase's program; donated inputs and their outputs are counted once."""
+    scene = jax.eval_shape(lambda: state.start(cfg))
+    begin = time.monotonic()
+    memory = (
+        run_steps.lower(
+            scene, prior, jax.ShapeDtypeStruct((), jnp.int32),
+            capacity=cfg.steps_per_call, cfg=settings.freeze(cfg), spec=spec, phase=phase,
+        )
+        .compile()
+        .memory_analysis()
+    )  # fmt: skip
+    sizes = {
+        "weights_and_scene_gb": memory.argument_size_in_bytes,
+        "temporary_gb": memory.temp_size_in_bytes,
+        "outputs_not_in_place_gb": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+    }
+    sizes["peak_gb"] = sum(sizes.values())
+    return {name: round(value / 1e9, 3) for name, value in sizes.items()} | {
+        "compile_seconds": round(time.monotonic() - begin, 1)
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default="configs/reconstruct.py:isotropic3d")
+    parser.add_argument("--networks", choices=["released", "shipped"], default="released")
+    parser.add_argument("--memory", choices=["normal", "low"], help="only one of the two")
+    parser.add_argument("--phase", type=int, help="only this phase, counted from 0")
+    parser.add_argument("--result", type=Path)
+    args = parser.parse_args()
+    prior, spec = abstract_prior(args.networks)
+    cfg = command_line.load_config(args.config)
+    settings.check(cfg)
+    result = {
+        "command": "python benchmarks/reconstruction_memory.py " + " ".join(sys.argv[1:]),
+        "compiled_for": jax.devices()[0].device_kind,
+        "config": args.config,
+        "networks": args.networks,
+        "programs": [],
+    }
+    for memory in [args.memory] if args.memory else ["normal", "low"]:
+        cfg.memory = memory
+        for phase, (_, resolution, groups) in enumerate(cfg.phases):
+            if args.phase not in (None, phase):
+                continue
+            program = {"resolution": resolution, "views": groups * cfg.views, "memory": memory}
+            result["programs"].append(program | analyse(cfg, prior, spec, phase))
+            print(json.dumps(result["programs"][-1]), file=sys.stderr, flush=True)
+    print(json.dumps(result, indent=2))
+    if args.result:
+        args.result.parent.mkdir(parents=True, exist_ok=True)
+        args.result.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
