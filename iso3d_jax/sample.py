@@ -7,13 +7,17 @@ object: a PNG with a transparent background, or any format with a plain one. Wit
 small model that ships with the package is used: 64x64 pixels, furniture, for trying things out.
 """
 
+from __future__ import annotations
+
 import contextlib
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from iso3d_jax import command_line
 from iso3d_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 flags = command_line.flags_for(__name__)
 
@@ -141,6 +145,7 @@ def write_views(
       rows: for each object the picture and its views, [H, W, 3] in [0, 1] on white.
       azimuths_deg: of the views.
     """
+    import numpy as np
     from PIL import Image
 
     from iso3d_jax.data import grids

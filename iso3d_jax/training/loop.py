@@ -242,7 +242,7 @@ def _broken_runs(checkpoints: Checkpoints) -> Iterator[None]:
     """Ends this process at once where a step failed because another process is gone."""
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, TimeoutError) as error:  # the latter: orbax's barriers
         if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
             raise
         leave_broken_run(error, checkpoints.latest_step(), checkpoints.workdir)
