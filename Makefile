@@ -1,6 +1,6 @@
 # make demo            a picture to views, a turntable, a mesh and a page that shows them all
 # make demo IMAGE=x.png  the same for your own picture
-# make test            all tests
+# make test            the tests; make test-slow: those that take minutes each
 # make lint            ruff and pyright
 # PYTHON=python3.12 chooses the interpreter that .venv is made with.
 
@@ -12,13 +12,17 @@ IMAGE ?=
 PYTEST_ARGS ?=
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-slow lint format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m iso3d_jax.demo --out "$(OUT)" $(if $(IMAGE),--image "$(IMAGE)")
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+# What takes minutes each: killed runs, real processes, every mix of mesh axes, the whole demo.
+test-slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
