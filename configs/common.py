@@ -49,15 +49,16 @@ def tiny_model() -> ConfigDict:
     """The model that ships with the package: the same code at 64x64, about 10 million weights.
 
     What differs from the full model beside sizes, and why: v-prediction, because at high noise an
-    eps-loss hardly weighs x0, which is where embedding and cameras are learned; true camera angles
-    counted from the picture's side; the embedding also enters through the time embedding.
+    eps-loss hardly weighs x0, which is where embedding and cameras are learned; camera angles
+    counted from the picture's side, as harmonics; the embedding also enters through the time
+    embedding; a convolutional image tower.
     """
     model = ConfigDict()
     model.name = "tiny"
     model.resolution = 64
     model.scale_factor = 1.0  # measured when the autoencoder is exported
     model.parameterization = "v"
-    model.camera_encoding = "mvdream"
+    model.camera_encoding = "harmonics"
     model.picture = "centred"
     model.guidance_scale = 2.0
     model.eta = 1.0
@@ -89,9 +90,7 @@ def tiny_model() -> ConfigDict:
         )
     )
     model.clip = ConfigDict(
-        dict(
-            image_size=64, patch_size=8, width=128, layers=4, heads=4, mlp_ratio=4.0, output_dim=128
-        )
+        dict(image_size=64, patch_size=4, widths=(48, 96, 192), hidden=384, output_dim=128)
     )
     return model
 

@@ -39,6 +39,8 @@ def stage(cfg, preset, number):
     cfg.accumulate = 1  # a batch in so many parts, one after the other
     cfg.dtype = "float32"  # of the computation; weights and sums are float32
     cfg.remat = "none"  # or dots, blocks: less memory, more computation
+    # Density of t proportional to t^bias. Small models learn pictures and cameras at high noise.
+    cfg.timestep_bias = 0.0 if preset == "full" else 1.0
     if preset == "full":
         cfg.data = ""
         cfg.dtype, cfg.remat = "bfloat16", "blocks"

@@ -20,6 +20,10 @@ models. `camera_condition` holds the choices by name; a checkpoint's metadata pi
 `isotropic3d_   The same weights in their 2-D sampling script (`get_camera`): the elevation is
  sampling`      converted in place inside the loop over views, so view k (k = 0, 1, ...) gets it
                 converted k + 2 times: 0.26180, 0.0045693, 7.97e-5, 1.39e-6 degrees at 15.
+`harmonics`     Ours, for small models: cosines and sines of 1, 2, 3, 4 and 6 times the azimuth,
+                the elevation's sine less that of 15 degrees, times 5, its products with the first
+                two pairs, and its square: 16 numbers of about unit size. How wide a thing looks
+                from azimuth a is a matter of cos 2a, which a matrix makes a network multiply for.
 ==============  ==============================================================================
 
 All condition vectors are float32 and must stay so: in bfloat16 `isotropic3d`'s cosines collapse.
@@ -31,7 +35,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-ENCODINGS = ("mvdream", "isotropic3d", "isotropic3d_sampling")
+ENCODINGS = ("mvdream", "isotropic3d", "isotropic3d_sampling", "harmonics")
+HARMONICS = (1.0, 2.0, 3.0, 4.0, 6.0)
 
 
 def camera_to_world(
@@ -81,7 +86,8 @@ def camera_condition(
       encoding: one of `ENCODINGS`; see the module's docstring for the numbers.
 
     Returns:
-      float32 vectors: row-major c2w at unit radius, in the frame where azimuth 0 is on -y.
+      float32 vectors: row-major c2w at unit radius, in the frame where azimuth 0 is on -y; for
+      `harmonics` see the table.
     """
     if encoding not in ENCODINGS:
         raise ValueError(f"camera encoding {encoding!r} is not one of {', '.join(ENCODINGS)}")
@@ -89,6 +95,8 @@ def camera_condition(
         jnp.asarray(elevation_deg, jnp.float32), jnp.asarray(azimuth_deg, jnp.float32)
     )
     azimuth = jnp.mod(azimuth, 360.0)
+    if encoding == "harmonics":
+        return _harmonics(elevation, azimuth)
     if encoding != "mvdream":
         azimuth = jnp.deg2rad(azimuth)
         if encoding == "isotropic3d":
@@ -98,6 +106,14 @@ def camera_condition(
             elevation = elevation * jnp.float32(jnp.pi / 180.0) ** times
     c2w = camera_to_world(elevation, azimuth - 90.0)
     return c2w.reshape(*c2w.shape[:-2], 16)
+
+
+def _harmonics(elevation_deg, azimuth_deg):
+    """[..., V] angles to [..., V, 16]; see `harmonics` in the module's docstring."""
+    angles = jnp.deg2rad(azimuth_deg)[..., None] * jnp.asarray(HARMONICS)
+    waves = jnp.stack([jnp.cos(angles), jnp.sin(angles)], -1).reshape(*angles.shape[:-1], -1)
+    height = 5.0 * (jnp.sin(jnp.deg2rad(elevation_deg)) - jnp.sin(jnp.deg2rad(15.0)))[..., None]
+    return jnp.concatenate([waves, height, height * waves[..., :4], height**2], -1)
 
 
 def orthogonal_azimuths(start_deg: Float[Array, "..."], num_views: int) -> Float[Array, "... V"]:

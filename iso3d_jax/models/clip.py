@@ -52,6 +52,16 @@ def bicubic_matrix(size_in: int, size_out: int) -> np.ndarray:
     return matrix.astype(np.float32)
 
 
+def resize_and_normalise(images: Float[Array, "N H W 3"], size: int) -> Float[Array, "N S S 3"]:
+    """Pictures in [0, 1] resized bicubically in [-1, 1], then CLIP's mean and deviation."""
+    rows = bicubic_matrix(images.shape[-3], size)
+    columns = bicubic_matrix(images.shape[-2], size)
+    exact = jax.lax.Precision.HIGHEST
+    x = jnp.einsum("yh,nhwc->nywc", rows, images * 2.0 - 1.0, precision=exact)
+    x = jnp.einsum("xw,nywc->nyxc", columns, x, precision=exact)
+    return ((x + 1.0) / 2.0 - MEAN) / STD
+
+
 class Block(nnx.Module):
     """Pre-norm attention and MLP with exact GELU."""
 
@@ -106,13 +116,7 @@ class CLIPVisionTower(nnx.Module):
         Bicubic with align_corners=True and a = -0.75, as kornia's resize in the released code; its
         antialiasing blur is the identity from 256 to 224 (sigma 0.07).
         """
-        size = self.config.image_size
-        rows = bicubic_matrix(images.shape[-3], size)
-        columns = bicubic_matrix(images.shape[-2], size)
-        exact = jax.lax.Precision.HIGHEST
-        x = jnp.einsum("yh,nhwc->nywc", rows, images * 2.0 - 1.0, precision=exact)
-        x = jnp.einsum("xw,nywc->nyxc", columns, x, precision=exact)
-        return ((x + 1.0) / 2.0 - MEAN) / STD
+        return resize_and_normalise(images, self.config.image_size)
 
     def __call__(self, pixels: Float[Array, "N S S 3"]) -> Float[Array, "N D"]:
         x = self.conv1(pixels.astype(self.dtype))

@@ -91,7 +91,9 @@ def make_inputs(batch: dict, key: jax.Array, cfg, scale_factor: float) -> dict:
     z = to_latents(keys[0], batch["moments"], scale_factor)
     size, num_views, channels = *z.shape[:2], z.shape[-1]
     alphas_cumprod = jnp.asarray(make_schedule())
-    t = jax.random.randint(keys[1], (size, 1), 0, alphas_cumprod.shape[0])
+    # Density of t proportional to t^bias: high noise is where embedding and cameras are learned.
+    t = jax.random.uniform(keys[1], (size, 1)) ** (1.0 / (1.0 + cfg.timestep_bias))
+    t = (t * alphas_cumprod.shape[0]).astype(jnp.int32)
     alpha_bar = alphas_cumprod[t]  # [B, 1]: one t for all views of an object
     noise = jax.random.normal(keys[2], z.shape)
     if cfg.noise_offset:  # so that a view's mean brightness is noised as much as its details

@@ -110,15 +110,20 @@ class ImageTowerTask(_Task):
         self.held_out = image_tower.Batches(cfg.copy_and_resolve_references(), held_out)
         self.batches = image_tower.Batches(cfg, self.table)
         module = image_tower.TowerWithHeads(
-            bundle.network_config("clip", cfg.model), rngs=nnx.Rngs(cfg.seed)
+            bundle.build_network("clip", cfg.model, cfg.seed),
+            cfg.model.clip.output_dim,
+            rngs=nnx.Rngs(cfg.seed + 1),
         )
         self.graphdef, self.init_params = split_params(module)
 
     def preview(self, params: FlatParams) -> np.ndarray:
-        batch = {k: v[:PREVIEW_OBJECTS] for k, v in self.held_out(0).items()}
+        batch = {
+            k: v[: PREVIEW_OBJECTS * (2 if k == "camera" else 1)]
+            for k, v in self.held_out(0).items()
+        }
         model = merge_params(self.graphdef, params)
         references = on_white(batch["references"][:, 0].astype(np.float32) / 255)
-        drawn = model.draw(model.tower.embed(references), batch["camera"])
+        drawn = model.draw(model.tower.embed(references), batch["camera"][::2])
         drawn = np.asarray(drawn[..., :3] + 1 - drawn[..., 3:])
         truth = on_white(batch["views"].astype(np.float32) / 255)
         rows = [[references[i], *drawn[i], *truth[i]] for i in range(len(references))]

@@ -21,6 +21,7 @@ from iso3d_jax.diffusion.schedule import make_schedule
 from iso3d_jax.errors import UserError
 from iso3d_jax.files import atomic_path
 from iso3d_jax.models.clip import CLIPConfig, CLIPVisionTower
+from iso3d_jax.models.conv_tower import ConvTower, ConvTowerConfig
 from iso3d_jax.models.params import merge_params
 from iso3d_jax.models.unet import MultiViewUNet, UNetConfig
 from iso3d_jax.models.vae import AutoencoderKL, VAEConfig
@@ -30,6 +31,7 @@ NETWORKS = {
     "vae": (AutoencoderKL, VAEConfig),
     "clip": (CLIPVisionTower, CLIPConfig),
 }
+CONV_TOWER = (ConvTower, ConvTowerConfig)  # a section "clip" with `widths` means this one
 TINY = Path(__file__).parent / "tiny"
 
 
@@ -63,11 +65,16 @@ def make_config(settings: ConfigDict) -> ConfigDict:
     return config
 
 
+def _kind(name: str, config: ConfigDict):
+    """(module, its dataclass) of a network."""
+    return CONV_TOWER if name == "clip" and "widths" in config[name] else NETWORKS[name]
+
+
 def network_config(name: str, config: ConfigDict):
     """The dataclass of a network's numbers; UserError on an unknown key or no such section."""
     if name not in config:
         raise UserError(f"the model's config has no section '{name}'")
-    kind = NETWORKS[name][1]
+    kind = _kind(name, config)[1]
     values = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in config[name].items()}
     known = {f.name for f in dataclasses.fields(kind)}
     if unknown := sorted(set(values) - known):
@@ -77,7 +84,7 @@ def network_config(name: str, config: ConfigDict):
 
 def build_network(name: str, config: ConfigDict, seed: int = 0, dtype=jnp.float32) -> nnx.Module:
     """A freshly initialised network of a bundle's config."""
-    return NETWORKS[name][0](network_config(name, config), rngs=nnx.Rngs(seed), dtype=dtype)
+    return _kind(name, config)[0](network_config(name, config), rngs=nnx.Rngs(seed), dtype=dtype)
 
 
 def abstract_network(name: str, config: ConfigDict, dtype=jnp.float32):

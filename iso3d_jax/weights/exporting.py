@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from iso3d_jax.errors import UserError
 from iso3d_jax.files import atomic_path, make_folder
+from iso3d_jax.models.clip import CLIPConfig
 from iso3d_jax.weights import bundle
 from iso3d_jax.weights.conversion import DTYPES, shapes_of
 from iso3d_jax.weights.layouts import clip, diffusers, ldm
@@ -46,6 +47,10 @@ def export_torch(
     if Path(out).suffix not in (".ckpt", ".pt", ".pth"):
         raise UserError(f"--out must end in .ckpt or .pt for the torch layout, not {out}")
     config, stored = _open_bundle(model)
+    if "clip" in stored and not isinstance(bundle.network_config("clip", config), CLIPConfig):
+        raise UserError("the authors' code has no counterpart of a convolutional image tower")
+    if config.get("camera_encoding") == "harmonics":
+        raise UserError("the authors' code has no counterpart of the camera encoding 'harmonics'")
     entries: list[Entry] = []
     for name, prefix in (
         ("unet", ldm.UNET_PREFIX),

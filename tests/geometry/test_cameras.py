@@ -46,6 +46,16 @@ def test_conditioning_wraps_azimuth(encoding):
     np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+def test_harmonics_are_the_documented_numbers():
+    a, e = np.radians(35.0), np.radians(22.0)
+    waves = [f(k * a) for k in (1, 2, 3, 4, 6) for f in (np.cos, np.sin)]
+    height = 5 * (np.sin(e) - np.sin(np.radians(15)))
+    want = [*waves, height, *(height * w for w in waves[:4]), height**2]
+    got = cameras.camera_condition(np.array([22.0]), np.array([35.0]), "harmonics")
+    assert got.shape == (1, 16) and got.dtype == np.float32
+    np.testing.assert_allclose(got[0], want, atol=1e-6)
+
+
 def test_unknown_encoding_is_refused():
     with pytest.raises(ValueError, match="isotropic3d"):
         cameras.camera_condition(np.zeros(1), np.zeros(1), "radians")

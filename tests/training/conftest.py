@@ -18,7 +18,7 @@ def small_config(**changes) -> ConfigDict:
         reference_dropout=0.25, front_share=0.5, reference="attention", ablation="", num_views=4,
         loss_weighting="plain", min_snr_gamma=5.0, noise_offset=0.0, trainable="all", lora_rank=2,
         lora_alpha=2.0, accumulate=1, dtype="float32", remat="none", optimizer="adamw",
-        on_bad_step="stop", spike_factor=0.0, max_skips=3,
+        on_bad_step="stop", spike_factor=0.0, max_skips=3, timestep_bias=0.0,
         model=dict(
             resolution=16, parameterization="v", camera_encoding="mvdream", scale_factor=0.7,
             unet=dict(in_channels=4, out_channels=4, model_channels=16, attention_resolutions=[1],
