@@ -128,7 +128,11 @@ def main():
     result = {
         "command": f"python benchmarks/unet_forward.py --dtype {args.dtype}",
         "device": jax.devices()[0].device_kind,
-        "machine": {"cpus": os.cpu_count(), "processor": processor()},
+        "machine": {
+            "cpus": os.cpu_count(),
+            "cpus_allowed": len(os.sched_getaffinity(0)),
+            "processor": processor(),
+        },
         "jax": jax.__version__,
         "dtype": args.dtype,
         "load_average_at_start": os.getloadavg()[0],
