@@ -16,6 +16,7 @@ SMALLER = [
 COMMAND = ("-m", "iso3d_jax.train", "--config=configs/stage2.py:tiny", *SMALLER)
 
 
+@pytest.mark.slow
 def test_gpus_by_fake_devices(run_python):
     process = run_python(*COMMAND, "--compile_for=h100:4", "--config.mesh.fsdp=4", "--price=2.5")
     assert process.returncode == 0, process.stderr
