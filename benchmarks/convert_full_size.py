@@ -12,7 +12,6 @@ import argparse
 import json
 import math
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -22,6 +21,8 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+from measuring import machine, report  # noqa: E402
 
 from iso3d_jax.weights.layouts.ldm import schedule_buffers  # noqa: E402
 from iso3d_jax.weights.tensors import open_tensors  # noqa: E402
@@ -77,7 +78,7 @@ def main():
     size = source.stat().st_size
     result = {
         "command": "python benchmarks/convert_full_size.py --folder FOLDER",
-        "machine": {"cpus": os.cpu_count(), "processor": processor()},
+        "machine": machine(),
         "file_gb": round(size / 1e9, 2),
         "load_average_at_start": os.getloadavg()[0],
     }
@@ -94,20 +95,7 @@ def main():
     )
     for path in (source, back, ours / "model.safetensors", ours / "model.json"):
         path.unlink()
-    print(json.dumps(result, indent=2))
-    if args.result:
-        args.result.parent.mkdir(parents=True, exist_ok=True)
-        args.result.write_text(json.dumps(result, indent=2) + "\n")
-
-
-def processor() -> str:
-    """The processor's name."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor()
+    report(result, args.result)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ XLA fuses across them; that is measured too.
 
 import argparse
 import functools
-import json
 import sys
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
+from measuring import report  # noqa: E402
 
 from iso3d_jax import command_line  # noqa: E402
 from iso3d_jax.data.pictures import load_picture  # noqa: E402
@@ -140,10 +140,7 @@ def main():
         "renders": f"{cfg.phases[args.phase][2] * cfg.views} of {cfg.phases[args.phase][1]}^2",
         "seconds": {name: round(value, 4) for name, value in seconds.items()},
     }
-    print(json.dumps(result, indent=2))
-    if args.result:
-        args.result.parent.mkdir(parents=True, exist_ok=True)
-        args.result.write_text(json.dumps(result, indent=2) + "\n")
+    report(result, args.result)
 
 
 if __name__ == "__main__":

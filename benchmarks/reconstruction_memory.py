@@ -20,10 +20,10 @@ sys.path.insert(0, str(ROOT))
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
+from measuring import abstract_network, report  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
 from iso3d_jax import command_line  # noqa: E402
-from iso3d_jax.models.params import merge_params  # noqa: E402
 from iso3d_jax.reconstruction import settings, state  # noqa: E402
 from iso3d_jax.reconstruction.step import Prior, PriorSpec, run_steps  # noqa: E402
 from iso3d_jax.weights import bundle  # noqa: E402
@@ -41,19 +41,10 @@ def abstract_prior(networks: str, dtype=jnp.bfloat16) -> tuple[Prior, PriorSpec]
         )
         width = config.context_dim
 
-    def network(name):
-        graphdef, shapes = bundle.abstract_network(name, config, dtype)
-        held = {
-            path: jax.ShapeDtypeStruct(
-                leaf.shape, jnp.float32 if path.startswith("camera_embed/") else dtype
-            )
-            for path, leaf in shapes.items()
-        }
-        return merge_params(graphdef, held)
-
     context = jax.ShapeDtypeStruct((1, 1, width), jnp.float32)
     schedule = jax.ShapeDtypeStruct((1000,), jnp.float32)
-    return Prior(network("unet"), network("vae"), context, schedule), spec
+    unet, vae = (abstract_network(name, config, dtype, dtype) for name in ("unet", "vae"))
+    return Prior(unet, vae, context, schedule), spec
 
 
 def analyse(cfg: ConfigDict, prior: Prior, spec: PriorSpec, phase: int) -> dict:
@@ -105,10 +96,7 @@ def main():
             program = {"resolution": resolution, "views": groups * cfg.views, "memory": memory}
             result["programs"].append(program | analyse(cfg, prior, spec, phase))
             print(json.dumps(result["programs"][-1]), file=sys.stderr, flush=True)
-    print(json.dumps(result, indent=2))
-    if args.result:
-        args.result.parent.mkdir(parents=True, exist_ok=True)
-        args.result.write_text(json.dumps(result, indent=2) + "\n")
+    report(result, args.result)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ for a TPU v5e instead of this machine.
 """
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -20,11 +19,10 @@ sys.path.insert(0, str(ROOT))
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
+from measuring import abstract_network, report  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
 from iso3d_jax import sampling  # noqa: E402
-from iso3d_jax.models.params import merge_params  # noqa: E402
-from iso3d_jax.weights import bundle  # noqa: E402
 
 
 def tpu_sharding():
@@ -38,18 +36,6 @@ def tpu_sharding():
 
 def abstract(shape, dtype, sharding):
     return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-
-
-def network(name: str, weights, sharding):
-    """A network of the released size, computing in bfloat16, with abstract weights."""
-    graphdef, shapes = bundle.abstract_network(name, ConfigDict({name: {}}), jnp.bfloat16)
-    held = {
-        path: abstract(
-            leaf.shape, jnp.float32 if path.startswith("camera_embed/") else weights, sharding
-        )
-        for path, leaf in shapes.items()
-    }
-    return merge_params(graphdef, held)
 
 
 def analyse(lowered) -> dict:
@@ -73,7 +59,10 @@ def main():
     args = parser.parse_args()
     place = tpu_sharding() if args.tpu else None
     weights = jnp.dtype(args.weights)
-    unet, vae, clip = (network(name, weights, place) for name in ("unet", "vae", "clip"))
+    unet, vae, clip = (
+        abstract_network(name, ConfigDict({name: {}}), jnp.bfloat16, weights, place)
+        for name in ("unet", "vae", "clip")
+    )
     scalar, f32 = abstract((), jnp.float32, place), jnp.float32
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = abstract(key.shape, key.dtype, place)
@@ -99,10 +88,7 @@ def main():
     result["all_weights_and_the_largest_temporary_gb"] = round(
         held + max(p["temporary_gb"] for p in programs), 2
     )
-    print(json.dumps(result, indent=2))
-    if args.result:
-        args.result.parent.mkdir(parents=True, exist_ok=True)
-        args.result.write_text(json.dumps(result, indent=2) + "\n")
+    report(result, args.result)
 
 
 if __name__ == "__main__":

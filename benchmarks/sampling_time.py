@@ -10,7 +10,6 @@ compilation cache, if ISO3D_JAX's is warm), the second has another picture of th
 """
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -23,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
-from convert_full_size import processor  # noqa: E402
+from measuring import machine, report  # noqa: E402
 from unet_forward import random_network  # noqa: E402
 
 from configs import common  # noqa: E402
@@ -60,7 +59,7 @@ def main():
         "command": f"python benchmarks/sampling_time.py --steps {args.steps} --dtype {args.dtype}"
         + " --full" * args.full,
         "device": jax.devices()[0].device_kind,
-        "machine": {"cpus": os.cpu_count(), "processor": processor()},
+        "machine": machine(),
         "jax": jax.__version__,
         "load_average_at_end": os.getloadavg()[0],
         "seconds_to_load": round(load, 2),
@@ -68,10 +67,7 @@ def main():
         "second_call_seconds": round(seconds[1], 2),
         "second_call_seconds_a_step": round(seconds[1] / args.steps, 4),
     }
-    print(json.dumps(result, indent=2))
-    if args.result:
-        args.result.parent.mkdir(parents=True, exist_ok=True)
-        args.result.write_text(json.dumps(result, indent=2) + "\n")
+    report(result, args.result)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ the device gives.
 
 import argparse
 import gc
-import json
 import os
 import sys
 import time
@@ -24,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
-from convert_full_size import processor  # noqa: E402
+from measuring import machine, report  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
 from iso3d_jax.models.params import merge_params  # noqa: E402
@@ -128,11 +127,7 @@ def main():
     result = {
         "command": f"python benchmarks/unet_forward.py --dtype {args.dtype}",
         "device": jax.devices()[0].device_kind,
-        "machine": {
-            "cpus": os.cpu_count(),
-            "cpus_allowed": len(os.sched_getaffinity(0)),
-            "processor": processor(),
-        },
+        "machine": machine(),
         "jax": jax.__version__,
         "dtype": args.dtype,
         "load_average_at_start": os.getloadavg()[0],
@@ -152,10 +147,7 @@ def main():
         seconds = result["diffusers in torch, 2-D"]["seconds"]
         for name in ("jax, 4 views jointly", "jax, 2-D"):
             result[name]["time_over_torch"] = round(result[name]["seconds"] / seconds, 3)
-    print(json.dumps(result, indent=2))
-    if args.result:
-        args.result.parent.mkdir(parents=True, exist_ok=True)
-        args.result.write_text(json.dumps(result, indent=2) + "\n")
+    report(result, args.result)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from iso3d_jax.evaluation.isotropy import OCTANTS
 from iso3d_jax.evaluation.report import digits_of, number, tables_of
 from iso3d_jax.evaluation.scores import METRICS
 from iso3d_jax.files import atomic_path
+from iso3d_jax.page import build
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1180px; padding: 0 1rem;
@@ -37,10 +36,7 @@ figcaption { color: #59636e; font-size: .9em; } p.facts { color: #59636e; overfl
 
 def image_tag(picture: np.ndarray, alt: str) -> str:
     """A picture [H, W, 3] in [0, 1] inside the page."""
-    buffer = io.BytesIO()
-    to_image(np.asarray(picture)).save(buffer, "PNG")
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt)}">'
+    return build.image_tag(to_image(np.asarray(picture)), alt)
 
 
 def bars(values: Sequence[float | None], title: str, digits: int) -> str:

@@ -97,12 +97,12 @@ def _first(page: Page) -> str:
             _card(
                 "1. The picture",
                 "What you gave.",
-                f'<figure class="stage checks">{_image(image, "The picture")}</figure>',
+                f'<figure class="stage checks">{image_tag(image, "The picture")}</figure>',
             )
         )
     if len(page.views):
         figures = [
-            f'<figure><div class="stage">{_image(_as_image(view), label)}</div>'
+            f'<figure><div class="stage">{image_tag(_as_image(view), label)}</div>'
             f"<figcaption>{html.escape(label)}</figcaption></figure>"
             for view, label in zip(page.views, _labels(page), strict=True)
         ]
@@ -185,7 +185,8 @@ def _as_image(view: np.ndarray) -> Image.Image:
     return Image.fromarray(view)
 
 
-def _image(image: Image.Image, alt: str) -> str:
+def image_tag(image: Image.Image, alt: str) -> str:
+    """An <img> with the picture inside it, as PNG."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return f'<img src="{_data_uri(buffer.getvalue(), "image/png")}" alt="{html.escape(alt)}">'

@@ -159,6 +159,15 @@ def load_weights(path: str | Path | None, names: tuple[str, ...]) -> dict[str, d
     return weights
 
 
+def held_as(path: str, dtype):
+    """The type of a network's weight where the others are `dtype`.
+
+    The camera's MLP stays float32: in bfloat16 the released camera vectors, which all lie within
+    seven degrees, would run into each other.
+    """
+    return jnp.float32 if path.startswith("camera_embed/") else dtype
+
+
 def load_network(
     name: str,
     config: ConfigDict,
@@ -167,11 +176,7 @@ def load_network(
     dtype=jnp.float32,
     param_dtype=jnp.float32,
 ) -> nnx.Module:
-    """A network with given weights; UserError where they do not fit the config.
-
-    The camera's MLP stays float32 whatever `param_dtype` is: in bfloat16 the released camera
-    vectors, which all lie within seven degrees, would run into each other.
-    """
+    """A network with given weights; UserError where they do not fit the config."""
     graphdef, shapes = abstract_network(name, config, dtype)
     missing, extra = sorted(set(shapes) - set(params)), sorted(set(params) - set(shapes))
     if missing or extra:
@@ -191,12 +196,7 @@ def load_network(
             )
     return merge_params(
         graphdef,
-        {
-            key: jnp.asarray(
-                params[key], jnp.float32 if key.startswith("camera_embed/") else param_dtype
-            )
-            for key in shapes
-        },
+        {key: jnp.asarray(params[key], held_as(key, param_dtype)) for key in shapes},
     )
 
 
