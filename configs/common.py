@@ -51,7 +51,7 @@ def tiny_model() -> ConfigDict:
     What differs from the full model beside sizes, and why: v-prediction, because at high noise an
     eps-loss hardly weighs x0, which is where embedding and cameras are learned; camera angles
     counted from the picture's side, as harmonics; the embedding also enters through the time
-    embedding; a convolutional image tower.
+    embedding, and with the camera as a coarse layout; a convolutional image tower.
     """
     model = ConfigDict()
     model.name = "tiny"
@@ -76,6 +76,7 @@ def tiny_model() -> ConfigDict:
             camera_dim=16,
             adm_in_channels=128,
             use_scale_shift_norm=True,
+            layout_size=8,
         )
     )
     model.vae = ConfigDict(

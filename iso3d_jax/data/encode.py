@@ -3,7 +3,7 @@
     python -m iso3d_jax.data.encode --data DIR --vae DIR --clip DIR --out DIR --variants 4
 
 The denoiser is then trained on latents and embeddings alone. Each variant is the whole set with
-its own colour changes (variant 0 has none), once as it is and once mirrored.
+its own colours and proportions (variant 0 has the objects' own), once as it is and once mirrored.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from iso3d_jax.data.colour import change_colours, on_white
+from iso3d_jax.data.stretch import draw_stretch, stretch_views
 from iso3d_jax.data.table import MultiViewTable, prepare_references
 from iso3d_jax.errors import UserError
 from iso3d_jax.files import atomic_path, make_folder
@@ -86,17 +87,20 @@ def encode_table(
     *,
     variants: int,
     picture: str,
+    stretch: float = 0.0,
     seed: int = 0,
     label: str = "encoding",
 ) -> EncodedTable:
-    """Encodes every view of `variants` colour variants, as they are and mirrored.
+    """Encodes every view of `variants` variants, as they are and mirrored.
 
     Args:
       vae, clip: the frozen networks.
-      variants: 1 keeps the objects' own colours only.
+      variants: 1 keeps the objects' own colours and proportions only.
       picture: how references are prepared (`prepare_picture`'s mode).
+      stretch: largest change of the ratio of height to width, as a logarithm.
+      seed: of colours and proportions.
+      label: of the progress line.
     """
-    references = prepare_references(table.images, picture)
     moments, embeddings = [], []
     progress = Progress(2 * variants * len(table), label, unit="object")
     encode = functools.partial(_encode_object, vae, clip)
@@ -104,7 +108,9 @@ def encode_table(
         colour, mirror = divmod(variant, 2)
         key = jax.random.fold_in(jax.random.key(seed), colour)
         for i in range(len(table)):
-            views, refs = table.images[i], references[i]
+            scale = draw_stretch(np.random.default_rng([seed, colour, i]), stretch * (colour > 0))
+            views = stretch_views(table.images[i], scale)
+            refs = prepare_references(views[None], picture)[0]
             if mirror:
                 views, refs = views[:, :, ::-1], refs[:, :, ::-1]
             m, e = encode(jax.random.fold_in(key, i), views, refs, float(colour > 0))
@@ -139,7 +145,12 @@ if __name__ == "__main__":
         "clip", None, "model folder with the image tower; the shipped one if left out"
     )
     _OUT = flags.DEFINE_string("out", None, "folder to write", required=True)
-    _VARIANTS = flags.DEFINE_integer("variants", 4, "colour variants", lower_bound=1)
+    _VARIANTS = flags.DEFINE_integer(
+        "variants", 4, "variants of colours and proportions", lower_bound=1
+    )
+    _STRETCH = flags.DEFINE_float(
+        "stretch", 0.0, "variants change height to width by up to this factor's logarithm"
+    )
 
     def main(_argv):
         from iso3d_jax.weights.bundle import load_model
@@ -148,7 +159,12 @@ if __name__ == "__main__":
         clip = load_model(_CLIP.value, networks=("clip",))
         table = MultiViewTable.load(_DATA.value, _SPLIT.value)
         encoded = encode_table(
-            table, vae.vae, clip.clip, variants=_VARIANTS.value, picture=clip.config.picture
+            table,
+            vae.vae,
+            clip.clip,
+            variants=_VARIANTS.value,
+            picture=clip.config.picture,
+            stretch=_STRETCH.value,
         )
         encoded.save(_OUT.value)
         print(

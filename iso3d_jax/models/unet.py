@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from iso3d_jax.models.attention import SpatialTransformer
 from iso3d_jax.models.embeddings import EmbeddingMLP, timestep_embedding
 from iso3d_jax.models.layers import GroupNorm, conv
+from iso3d_jax.models.layout import Layout
 
 # What the backward pass finds ready and what it computes again: everything is kept; matrix products
 # without a batch axis are; only each block's input is.
@@ -36,7 +37,9 @@ class UNetConfig:
     in the released model. With the first, the mean context token also enters through the time
     embedding; with the second, that embedding scales as well as shifts (FiLM). Small models need
     both to make camera and embedding interact. With `reference_channels`, a clean reference latent
-    of so many channels enters beside every noisy one (the project page's CCR, an ablation).
+    of so many channels enters beside every noisy one (the project page's CCR, an ablation). With
+    `layout_size`, the side of the latents, a coarse map drawn from embedding and camera is added to
+    every view's first features (`models/layout.py`).
     """
 
     in_channels: int = 4
@@ -53,6 +56,7 @@ class UNetConfig:
     adm_in_channels: int = 0
     use_scale_shift_norm: bool = False
     reference_channels: int = 0
+    layout_size: int = 0
 
 
 class ResBlock(nnx.Module):
@@ -159,6 +163,12 @@ class MultiViewUNet(nnx.Module):
             else None
         )
 
+        self.layout = (
+            Layout(config.layout_size, base, config.context_dim, config.camera_dim, **kwargs)
+            if config.layout_size
+            else None
+        )
+
         def res(cin, cout):
             return ResBlock(cin, cout, emb_dim, config, **kwargs)
 
@@ -247,8 +257,8 @@ class MultiViewUNet(nnx.Module):
             emb = emb + self.camera_embed(camera.astype(jnp.float32)).astype(emb.dtype)
         if not isinstance(context, FoldedContext) and context.shape[1] == 1:
             context = self.fold_context(context)
+        token = context.token if isinstance(context, FoldedContext) else context.mean(1)  # [B, E]
         if self.label_embed is not None:
-            token = context.token if isinstance(context, FoldedContext) else context.mean(1)
             emb = emb + self.label_embed(token.astype(self.dtype))[:, None, :]
         emb = emb.reshape(batch * num_views, -1)  # [B*V, E]
         of_transformers = _contexts(context, num_views, self.dtype)
@@ -263,8 +273,10 @@ class MultiViewUNet(nnx.Module):
             return again(block, x, emb, own)
 
         skips = []
-        for block in self.input_blocks:
+        for i, block in enumerate(self.input_blocks):
             x = run(block, x)
+            if i == 0 and self.layout is not None:
+                x = x + self.layout(token, camera).reshape(x.shape)
             skips.append(x)
         x = run(self.middle_block, x)
         for block in self.output_blocks:

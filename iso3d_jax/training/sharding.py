@@ -34,6 +34,7 @@ UNET_RULES: Rules = (
         r"(emb|linear_in|linear_out|transformer/proj_in|transformer/proj_out)/kernel$",
         P(None, "fsdp"),
     ),
+    (r"^layout/\w+/kernel$", P(None, "fsdp")),
     (
         r"^conv_out/kernel$",
         P(None, None, "fsdp", None),

@@ -265,6 +265,9 @@ class DenoiserTask(_Task):
             # The new channels start without effect: the network is stage 1's at first.
             pad = ((0, 0), (0, 0), (0, extra), (0, 0))
             weights[stem] = jnp.pad(jnp.asarray(weights[stem], jnp.float32), pad)
+        if not any(path.startswith("layout/") for path in weights):  # it starts silent, too
+            fresh = split_params(denoiser.build_unet(self.cfg))[1]
+            weights |= {path: w for path, w in fresh.items() if path.startswith("layout/")}
         unet = bundle.load_network("unet", self.config, weights, self.cfg.init_from)
         return split_params(unet)[1]
 
