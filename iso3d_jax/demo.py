@@ -5,14 +5,16 @@
 
 Runs `python -m iso3d_jax.reconstruct` as one would by hand and then writes `index.html`, one file
 that shows picture, views, turntable and an orbitable mesh, offline. Without --image it takes a
-picture that ships with the package, and without --model the small model that does. Starts afresh
-every time: an earlier result in --out is replaced.
+picture that ships with the package, and draws views of the other pictures that do; without --model
+it takes the small model. Starts afresh every time: an earlier result in --out is replaced.
 """
 
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import numpy as np
 
 from iso3d_jax import command_line
 from iso3d_jax.errors import UserError
@@ -59,9 +61,26 @@ def main(argv):
     if status:
         sys.exit(status)
     page = write_run_page(
-        out, picture_name=image.name, model_name=model.name, resolution=model.resolution
+        out,
+        picture_name=image.name,
+        model_name=model.name,
+        resolution=model.resolution,
+        others=views_of_examples(_MODEL.value, image) if image == EXAMPLE else (),
     )
     print(f"\nThe page with everything on it:\n{page}")
+
+
+def views_of_examples(model_folder: str | None, shown: Path) -> list:
+    """The other pictures of the package: name, RGBA, and four views of each, drawn in one go."""
+    from iso3d_jax import sampling
+    from iso3d_jax.data.pictures import load_picture
+    from iso3d_jax.weights.bundle import load_model
+
+    paths = [path for path in sorted(EXAMPLES.glob("*.png")) if path != shown]
+    print(f"drawing views of {len(paths)} more pictures ...", flush=True)
+    pictures = [load_picture(path) for path in paths]
+    views = np.asarray(sampling.sample_views(load_model(model_folder), pictures))
+    return list(zip([path.stem for path in paths], pictures, views, strict=True))
 
 
 def clear(out: Path) -> None:

@@ -45,6 +45,7 @@ class Page:
       front_deg: where the mesh's front is, degrees counter-clockwise from glTF's +Z; the viewer
         starts there.
       figures: rows of the table of figures.
+      others: further pictures, each a name, RGBA uint8 [H, W, 4] and its views.
       notes: paragraphs that say what is what, and what to expect.
       footer: a last line.
     """
@@ -60,6 +61,7 @@ class Page:
     mesh: Path | None = None
     front_deg: float = 0.0
     figures: Sequence[tuple[str, str]] = ()
+    others: Sequence[tuple[str, np.ndarray, Sequence[np.ndarray]]] = ()
     notes: Sequence[str] = ()
     footer: str = ""
 
@@ -78,7 +80,7 @@ def write_page(page: Page, path: str | os.PathLike) -> Path:
         "num_views_a_row": str(min(max(len(page.views), 1), 4)),
         "footer": html.escape(page.footer),
         "scripts": scripts,
-        "body": "\n".join([_first(page), _rest(page)]),
+        "body": "\n".join([_first(page), _rest(page), _others(page)]),
     }
     for name, value in blocks.items():
         text = text.replace("{{" + name + "}}", value)
@@ -121,6 +123,26 @@ def _rest(page: Page) -> str:
     columns = [_turntable(page) + _figures(page), _mesh(page) + _notes(page)]
     columns = [f'<div class="column">{cards}</div>' for cards in columns if cards]
     return f'<section class="grid pair">{"".join(columns)}</section>' if columns else ""
+
+
+def _others(page: Page) -> str:
+    """Further pictures, each beside the views that the model drew of it."""
+    rows = []
+    for name, picture, views in page.others:
+        image = Image.fromarray(picture)
+        image.thumbnail((192, 192))
+        cells = [f'<div class="stage checks">{image_tag(image, name)}</div>']
+        cells += [f'<div class="stage">{image_tag(_as_image(view), name)}</div>' for view in views]
+        cells = [f"<figure>{cell}</figure>" for cell in cells]
+        rows.append(f'<div class="other">{"".join(cells)}</div>')
+    if not rows:
+        return ""
+    text = (
+        "Each row is a picture and four views, a quarter turn apart; from the picture's embedding "
+        "alone, as they came out."
+    )
+    card = _card("5. More pictures", text, f'<div class="others">{"".join(rows)}</div>')
+    return f"<section>{card}</section>"
 
 
 def _turntable(page: Page) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,12 @@ _MODES = {
 
 
 def write_run_page(
-    folder: str | os.PathLike, *, picture_name: str = "", model_name: str = "", resolution: int = 0
+    folder: str | os.PathLike,
+    *,
+    picture_name: str = "",
+    model_name: str = "",
+    resolution: int = 0,
+    others: Sequence[tuple[str, np.ndarray, Sequence[np.ndarray]]] = (),
 ) -> Path:
     """Writes `index.html` into a folder that `iso3d_jax.reconstruct` has finished.
 
@@ -30,6 +36,7 @@ def write_run_page(
       picture_name: what to call the picture.
       model_name: what to call the model.
       resolution: the model's, in pixels; small ones get a word of warning.
+      others: further pictures and their views, as `Page` has them.
 
     Returns:
       The page's absolute path.
@@ -56,6 +63,7 @@ def write_run_page(
         turntable_text=_MODES.get(report["mode"], _MODES["sds"]),
         mesh=folder / "mesh.glb",
         figures=_figures(report, model_name, resolution),
+        others=others,
         notes=_notes(resolution),
         footer=f"{_versions(report)}. This page needs no network.",
     )

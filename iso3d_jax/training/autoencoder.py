@@ -4,6 +4,9 @@ Loss: absolute and squared error of the picture, of its horizontal and vertical 
 its 8x8 means, plus a small KL term (Rombach et al. 2022, appendix G, without the adversarial part).
 Errors are taken in brightness and two colour axes, and those of colour count more: furniture is
 mostly grey and brown, and in RGB a small network had learned no colour at all after 1,200 steps.
+
+`cfg.trainable = "decoder"` goes on from another autoencoder with its encoder as it is, so that
+whatever was trained on its latents stays valid.
 """
 
 from __future__ import annotations
@@ -14,11 +17,19 @@ import numpy as np
 
 from iso3d_jax.data.colour import TO_YIQ, change_colours, on_white
 from iso3d_jax.data.table import MultiViewTable
-from iso3d_jax.models.params import merge_params
+from iso3d_jax.models.params import FlatParams, merge_params
 from iso3d_jax.models.vae import sample_posterior
+from iso3d_jax.training.optimizer import choose
 from iso3d_jax.training.state import TrainState, apply_gradients, step_key
 
 COLOUR_WEIGHT = 6.0
+TRAINABLE = {"all": ("",), "decoder": ("decoder/", "post_quant_conv/")}  # prefixes of paths
+
+
+def trained_paths(params: FlatParams, cfg) -> list[str] | None:
+    """The weights that `cfg.trainable` names; None is all."""
+    prefixes = TRAINABLE[choose(cfg, "trainable", tuple(TRAINABLE))]
+    return None if prefixes == ("",) else sorted(p for p in params if p.startswith(prefixes))
 
 
 def reconstruction_loss(decoded, images):
@@ -39,17 +50,22 @@ def train_step(state: TrainState, batch: dict, *, graphdef, tx, cfg) -> tuple[Tr
     rgba = batch["rgba"].astype(jnp.float32) / 255.0
     rgb = change_colours(key_colour, rgba[..., :3], cfg.colour_strength)
     images = on_white(jnp.concatenate([rgb, rgba[..., 3:]], -1)) * 2.0 - 1.0
+    empty = rgba[..., 3:] == 0.0
 
-    def loss_fn(params):
-        vae = merge_params(graphdef, params)
+    def loss_fn(trained):
+        vae = merge_params(graphdef, {**state.params, **trained})
         mean, logvar = vae.encode(images)
         noise = jax.random.normal(key_noise, mean.shape)
         decoded = vae.decode(sample_posterior(mean, logvar, noise))
         kl = 0.5 * (mean**2 + jnp.exp(logvar) - 1.0 - logvar).mean()
         mse = ((decoded - images) ** 2).mean() / 4.0
-        return reconstruction_loss(decoded, images) + cfg.kl_weight * kl, (kl, -10 * jnp.log10(mse))
+        loss = reconstruction_loss(decoded, images) + cfg.kl_weight * kl
+        # Any shade outside the object is part of its outline for everyone who cuts it out.
+        shade = jnp.where(empty, jnp.abs(decoded - images), 0.0).mean()
+        return loss + cfg.background_weight * shade, (kl, -10 * jnp.log10(mse))
 
-    (loss, (kl, psnr)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    trained = {path: state.params[path] for path in state.ema_params}
+    (loss, (kl, psnr)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
     state, norms = apply_gradients(state, grads, tx, cfg.ema_decay)
     return state, {"loss": loss, "kl": kl, "psnr": psnr, **norms}
 

@@ -66,7 +66,7 @@ class _Task:
 
 
 class AutoencoderTask(_Task):
-    """The KL autoencoder, from scratch; its export measures the latents' scale."""
+    """The KL autoencoder; its export measures the latents' scale."""
 
     label = "autoencoder"
     train_step = staticmethod(autoencoder.train_step)
@@ -76,9 +76,21 @@ class AutoencoderTask(_Task):
         self.table = MultiViewTable.load(cfg.data, "train")
         self.held_out = MultiViewTable.load(cfg.data, "validation").images[:PREVIEW_OBJECTS, :2]
         self.batches = autoencoder.Batches(cfg, self.table)
-        self.graphdef, self.init_params = split_params(
-            bundle.build_network("vae", cfg.model, cfg.seed)
-        )
+        if autoencoder.trained_paths({}, cfg) is not None and not cfg.init_from:
+            raise UserError(
+                f"trainable '{cfg.trainable}' needs --config.init_from=DIR, the workdir of a "
+                "trained autoencoder"
+            )
+        vae, self.scale_factor = bundle.build_network("vae", cfg.model, cfg.seed), None
+        if cfg.init_from:
+            if cfg.trainable == "decoder":  # the latents stay, and with them their scale
+                self.scale_factor = bundle.load_config(cfg.init_from).scale_factor
+            weights = bundle.load_weights(cfg.init_from, ("vae",))["vae"]
+            vae = bundle.load_network("vae", cfg.model, weights, cfg.init_from)
+        self.graphdef, self.init_params = split_params(vae)
+
+    def trained(self, params: FlatParams) -> list[str] | None:
+        return autoencoder.trained_paths(params, self.cfg)
 
     def preview(self, params: FlatParams) -> np.ndarray:
         vae = merge_params(self.graphdef, params)
@@ -93,7 +105,8 @@ class AutoencoderTask(_Task):
         images = on_white(self.table.images[:64, 0].astype(np.float32) / 255)
         mean, logvar = vae.encode(images * 2 - 1)
         config = bundle.make_config(self.cfg.model)
-        config.scale_factor = float(1.0 / jnp.sqrt(jnp.var(mean) + jnp.exp(logvar).mean()))
+        measured = float(1.0 / jnp.sqrt(jnp.var(mean) + jnp.exp(logvar).mean()))
+        config.scale_factor = self.scale_factor or measured
         bundle.save_bundle(folder, config, {"vae": params}, dtype=jnp.float32)
 
 

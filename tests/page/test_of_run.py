@@ -38,6 +38,10 @@ def test_page_of_a_run(run_folder):
                  "expect coarse shapes"):  # fmt: skip
         assert word in text, word
     assert "· draft" not in text and "of_optimisation" not in text
+    assert "More pictures" not in text
+    other = ("chair", np.full((20, 20, 4), 255, np.uint8), np.zeros((4, 8, 8, 3), np.float32))
+    text = write_run_page(run_folder, others=[other, other]).read_text(encoding="utf-8")
+    assert "More pictures" in text and text.count('alt="chair"') == 2 * 5
     large = write_run_page(run_folder, resolution=256).read_text(encoding="utf-8")
     assert "expect coarse shapes" not in large
 
