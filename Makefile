@@ -1,7 +1,7 @@
 # make demo            a picture to views, a turntable, a mesh and a page that shows them all
 # make demo IMAGE=x.png  the same for your own picture
 # make test            the tests; make test-slow: those that take minutes each
-# make lint            ruff and pyright
+# make lint            ruff, pyright and shellcheck
 # PYTHON=python3.12 chooses the interpreter that .venv is made with.
 
 PYTHON ?= python3
@@ -28,6 +28,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/shellcheck launch/*.sh
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

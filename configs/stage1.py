@@ -23,6 +23,8 @@ def stage(cfg, preset, number):
     cfg.init = common.ConfigDict(dict(vae="", clip=""))
     cfg.data_encoded = ""
     cfg.data_variants = 4
+    cfg.encoding = "once"  # or online: latents and embeddings anew in each step, from pictures
+    cfg.loader = "memory"  # or grain: a global shuffle of a set on disk, read ahead by threads
     cfg.embedding_dropout = 0.1
     cfg.single_view_share = 0.3
     cfg.front_share = 0.6
@@ -42,7 +44,7 @@ def stage(cfg, preset, number):
     # Density of t proportional to t^bias. Small models learn pictures and cameras at high noise.
     cfg.timestep_bias = 0.0 if preset == "full" else 1.0
     if preset == "full":
-        cfg.data = ""
+        cfg.data, cfg.loader = "", "grain"
         cfg.dtype, cfg.remat = "bfloat16", "blocks"
         cfg.steps, cfg.batch_size = 50_000, 256
     elif preset == "tiny":

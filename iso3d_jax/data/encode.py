@@ -42,9 +42,20 @@ class EncodedTable:
     elevation_deg: Float[np.ndarray, "N M"]
     names: list[str] = dataclasses.field(default_factory=list)
 
+    def __len__(self) -> int:
+        return self.moments.shape[1]
+
+    @property
+    def num_views(self) -> int:
+        return self.moments.shape[2]
+
     def name(self, index: int) -> str:
         """An object's name, or its number where the set has no names."""
         return self.names[index] if self.names else f"object {index}"
+
+    def record(self, index: int) -> EncodedObject:
+        """One object; from a set on disk nothing but what is asked of it is read."""
+        return EncodedObject(self, index)
 
     def save(self, folder: str | Path) -> None:
         folder = make_folder(folder)
@@ -69,15 +80,91 @@ class EncodedTable:
         return cls(names=names, **arrays)
 
 
-@jax.jit
-def _encode_object(vae, clip, key, images, references, strength):
-    """[M, H, W, 4] views and prepared references of one object to moments and embeddings."""
-    both = jnp.concatenate([images, references])[None].astype(jnp.float32) / 255.0
-    rgb = jnp.where(strength > 0, change_colours(key, both[..., :3]), both[..., :3])
+@dataclasses.dataclass
+class EncodedObject:
+    """One object of an encoded set."""
+
+    table: EncodedTable
+    index: int
+
+    @property
+    def azimuth_deg(self) -> Float[np.ndarray, " M"]:
+        return self.table.azimuth_deg[self.index]
+
+    @property
+    def elevation_deg(self) -> Float[np.ndarray, " M"]:
+        return self.table.elevation_deg[self.index]
+
+    def read(self, variant: int, reference: int, views, with_reference: bool) -> dict:
+        """What training needs of some views and a reference.
+
+        Returns:
+          `moments` [V, h, w, 2C] and `embedding` [D], and with a reference `reference_moments`
+          [1, h, w, 2C].
+        """
+        moments = self.table.moments[variant, self.index]
+        row = {
+            "moments": moments[views],
+            "embedding": self.table.embedding[variant, self.index, reference],
+        }
+        if with_reference:
+            row["reference_moments"] = moments[reference][None]
+        return row
+
+
+def variant_key(seed: int, colour, index) -> jax.Array:
+    """The key of an object's colour change; `colour` 0 is the object as it is."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), colour), index)
+
+
+def _pictures(key, views, references, colour):
+    """An object's views [V, H, W, 4] and references [R, H, W, 4], bytes, to pictures on white."""
+    both = jnp.concatenate([views, references])[None].astype(jnp.float32) / 255.0
+    rgb = jnp.where(colour > 0, change_colours(key, both[..., :3]), both[..., :3])
     pictures = on_white(jnp.concatenate([rgb, both[..., 3:]], -1))[0]
-    views, references = jnp.split(pictures, 2)
+    return jnp.split(pictures, [len(views)])
+
+
+def _moments(vae, views):
+    """Autoencoder moments in the precision that encoded sets have."""
     mean, logvar = vae.encode(views * 2.0 - 1.0)
-    return jnp.concatenate([mean, logvar], -1), clip.embed(references)
+    return jnp.concatenate([mean, logvar], -1).astype(jnp.float16)
+
+
+@jax.jit
+def _encode_object(vae, clip, key, images, references, colour):
+    """[M, H, W, 4] views and prepared references of one object to moments and embeddings."""
+    views, references = _pictures(key, images, references, colour)
+    return _moments(vae, views), clip.embed(references).astype(jnp.float16)
+
+
+def encode_rows(vae, clip, batch: dict, seed: int = 0) -> dict:
+    """What `encode_table` would have given for a batch of pictures; traceable.
+
+    Args:
+      vae, clip: the frozen networks.
+      batch: `views` [B, V, H, W, 4] and `prepared` [B, H, W, 4], bytes; `colour` and `object` [B];
+        `reference_view` [B, 1, H, W, 4] where there is one; the rest is handed on.
+      seed: of the colour changes.
+
+    Returns:
+      The batch with `moments`, `embedding` and `reference_moments` in the pictures' place.
+    """
+    batch = dict(batch)
+    views, prepared = batch.pop("views"), batch.pop("prepared")
+    num_views, reference = views.shape[1], batch.pop("reference_view", None)
+    if reference is not None:
+        views = jnp.concatenate([views, reference], 1)
+    colour, index = batch.pop("colour"), batch.pop("object")
+    keys = jax.vmap(lambda c, i: variant_key(seed, c, i))(colour, index)
+    views, prepared = jax.vmap(_pictures)(keys, views, prepared[:, None], colour)
+    moments = _moments(vae, views.reshape(-1, *views.shape[2:]))  # [B*V, h, w, 2C]
+    moments = moments.reshape(*views.shape[:2], *moments.shape[1:])
+    batch["moments"] = moments[:, :num_views]
+    batch["embedding"] = clip.embed(prepared[:, 0]).astype(jnp.float16)
+    if reference is not None:
+        batch["reference_moments"] = moments[:, num_views:]
+    return batch
 
 
 def encode_table(
@@ -106,16 +193,15 @@ def encode_table(
     encode = functools.partial(_encode_object, vae, clip)
     for variant in range(2 * variants):
         colour, mirror = divmod(variant, 2)
-        key = jax.random.fold_in(jax.random.key(seed), colour)
         for i in range(len(table)):
             scale = draw_stretch(np.random.default_rng([seed, colour, i]), stretch * (colour > 0))
             views = stretch_views(table.images[i], scale)
             refs = prepare_references(views[None], picture)[0]
             if mirror:
                 views, refs = views[:, :, ::-1], refs[:, :, ::-1]
-            m, e = encode(jax.random.fold_in(key, i), views, refs, float(colour > 0))
-            moments.append(np.asarray(m, np.float16))
-            embeddings.append(np.asarray(e, np.float16))
+            m, e = encode(variant_key(seed, colour, i), views, refs, colour)
+            moments.append(np.asarray(m))
+            embeddings.append(np.asarray(e))
             progress.update(variant * len(table) + i + 1)
     progress.close()
     lead = (2 * variants, len(table))

@@ -1,7 +1,8 @@
 """A multi-view data set held in memory as plain arrays, with deterministic draws from it.
 
 Small sets (a few hundred objects at 64x64) fit; a batch is then a pure function of (seed, step),
-so a resumed run sees what an unbroken one would have seen.
+so a resumed run sees what an unbroken one would have seen. For larger ones see
+`training/batches.py`.
 """
 
 from __future__ import annotations
@@ -80,15 +81,26 @@ def draw_views(
       object, set and reference-view indices.
     """
     objects = rng.integers(num_objects, size=batch)
+    return objects, *draw_targets(rng, num_sets, [azimuth_deg[i] for i in objects], front_share)
+
+
+def draw_targets(
+    rng: np.random.Generator, num_sets: int, azimuth_deg: list, front_share: float
+) -> tuple[Int[np.ndarray, " B"], Int[np.ndarray, " B"]]:
+    """A target set and a reference view outside it for each of B objects; see `draw_views`.
+
+    Args:
+      azimuth_deg: each object's [M].
+    """
+    batch = len(azimuth_deg)
     sets = rng.integers(num_sets, size=batch)
     front = rng.random(batch) < front_share
     references = np.empty(batch, np.int64)
     views = np.arange(num_sets * SET)
-    for i, (obj, target) in enumerate(zip(objects, sets, strict=True)):
+    for i, (azimuth, target) in enumerate(zip(azimuth_deg, sets, strict=True)):
         allowed = views // SET != target if num_sets > 1 else views >= 0
         if front[i]:
-            azimuth = azimuth_deg[obj]
             facing = allowed & (np.abs((azimuth + 180.0) % 360.0 - 180.0) <= 90.0)
             allowed = facing if facing.any() else allowed
         references[i] = rng.choice(views[allowed])
-    return objects, sets, references
+    return sets, references

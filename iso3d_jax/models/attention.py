@@ -13,13 +13,28 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from iso3d_jax.models import splash
 from iso3d_jax.models.layers import GroupNorm
 
 
 def attend(q: Float[Array, "N L H D"], k: Float[Array, "N M H D"], v: Float[Array, "N M H D"]):
-    """softmax(q k^T / sqrt(D)) v: cuDNN's kernel for half precision on GPUs, XLA elsewhere."""
-    fused = jax.default_backend() == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16)
+    """softmax(q k^T / sqrt(D)) v by the best kernel: in half precision cuDNN's on GPUs and, for
+    long sequences, the splash kernel on TPUs; XLA's elsewhere."""
+    platform, half = _platform(), q.dtype in (jnp.bfloat16, jnp.float16)
+    if platform == "tpu" and half and splash.fits(q.shape[1], k.shape[1]):
+        return splash.attend(q, k, v)
+    fused = platform == "gpu" and half
     return jax.nn.dot_product_attention(q, k, v, implementation="cudnn" if fused else "xla")
+
+
+def _platform() -> str:
+    """What the program is traced for: the mesh's devices, which may be of a machine that is not
+    here, or this machine's default ones."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    kind = device.device_kind if device is not None else jax.devices()[0].device_kind
+    if kind.startswith("TPU"):
+        return "tpu"
+    return "cpu" if kind == "cpu" else "gpu"
 
 
 class Attention(nnx.Module):

@@ -35,7 +35,7 @@ _LATER = dict(
     optimizer="adamw", on_bad_step="stop", spike_factor=0.0, max_skips=10, accumulate=1,
     trainable="all", lora_rank=16, lora_alpha=16.0, loss_weighting="plain", min_snr_gamma=5.0,
     noise_offset=0.0, num_views=4, reference="attention", ablation="", dtype="float32",
-    remat="none",
+    remat="none", loader="memory", encoding="once",
 )  # fmt: skip
 
 
@@ -44,7 +44,8 @@ class Checkpoints:
 
     def __init__(self, workdir: str | Path, config: ConfigDict):
         self.workdir = make_folder(workdir).absolute()
-        self._check_config(config)
+        self._config = json.loads(json.dumps(config.to_dict()))
+        self._check_config(self._config)
         self._folder = make_folder(self.workdir / "checkpoints")
         self._checksums = Checksums(self.workdir)
         if jax.process_index() == 0:
@@ -66,15 +67,19 @@ class Checkpoints:
         """The newest complete checkpoint's step, or None."""
         return self.manager.latest_step()
 
-    def save(self, step: int, state) -> None:
-        """Starts writing the state in the background.
+    def save(self, step: int, state, position: dict[str, int] | None = None) -> None:
+        """Starts writing the state in the background, with the config and the loader's position.
 
         Raises:
           UserError: the disk is full; earlier checkpoints are whole.
         """
         if step not in self.manager.all_steps():
             with self.full_disk():
-                self.manager.save(step, args=ocp.args.StandardSave(state))
+                self.manager.save(
+                    step,
+                    args=ocp.args.StandardSave(state),
+                    custom_metadata={"config": self._config, "position": position or {}},
+                )
             if jax.process_index() == 0:
                 self._checksums.start(step)
 
@@ -106,6 +111,11 @@ class Checkpoints:
             f"the checkpoint of step {step} in {self.workdir} does not fit this config "
             f"({reason}); use another --workdir, or the config it was made with"
         )
+
+    def position(self, step: int) -> dict[str, int]:
+        """Where the data loader was at a checkpoint."""
+        about = self.manager.metadata(step).custom_metadata or {}
+        return about.get("position", {})
 
     def wait(self) -> None:
         """Returns when everything is on disk."""
@@ -145,10 +155,9 @@ class Checkpoints:
                 "make room and start the same command again"
             ) from error
 
-    def _check_config(self, config: ConfigDict) -> None:
+    def _check_config(self, new: dict) -> None:
         """Writes config.json in a new workdir; in an old one, refuses a config that differs."""
         file = self.workdir / "config.json"
-        new = json.loads(json.dumps(config.to_dict()))
         if not file.exists():
             if jax.process_index() == 0:
                 with atomic_path(file) as temporary:

@@ -15,18 +15,14 @@ times as long. Neither weights nor data are read.
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
-import re
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
 from iso3d_jax.errors import UserError
+from iso3d_jax.training import collectives
 from iso3d_jax.training.chips import Chip, parse_target
-
-_COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-_BYTES = dict(pred=1, s8=1, u8=1, bf16=2, f16=2, s16=2, u16=2, f32=4, s32=4, u32=4, f64=8, s64=8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +32,11 @@ class Program:
     branch: str
     arguments: int  # state and batch
     temporaries: int
-    flops: float
+    flops: float  # executed, what remat repeats included
+    model_flops: float  # without that
     traffic: float  # bytes to and from memory
     collectives: dict[str, float]  # bytes by kind
+    foreign_gathers: list[tuple[int, ...]]  # what is gathered beside weights; should be nothing
 
     @property
     def memory(self) -> int:
@@ -94,7 +92,7 @@ def target_devices(chip: Chip, topology: str, count: int):
 
 
 def abstract_batch(cfg: ConfigDict, branch: str):
-    """Shapes of a batch of stage 1 or 2, as `denoiser.Batches` gives them."""
+    """Shapes of a batch of stage 1 or 2, as training/batches.py gives them."""
     import jax
     import numpy as np
 
@@ -136,7 +134,7 @@ def compile_branch(cfg: ConfigDict, devices, branch: str) -> Program:
     """
     import jax
 
-    from iso3d_jax.training import loop, sharding
+    from iso3d_jax.training import flops, loop, sharding
     from iso3d_jax.training.optimizer import make_optimizer
 
     mesh = sharding.make_mesh(cfg.mesh.to_dict(), devices)
@@ -146,83 +144,27 @@ def compile_branch(cfg: ConfigDict, devices, branch: str) -> Program:
     shardings = sharding.state_shardings(state, mesh, task.sharding_rules)
     batch = abstract_batch(cfg, branch)
     try:
-        compiled = loop.compile_step(task, tx, cfg, shardings, mesh, state, batch)
+        with jax.set_mesh(mesh):
+            traced = loop.trace_step(task, tx, cfg, shardings, mesh, state, batch)
+            compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise DoesNotFit(str(error).strip().splitlines()[0][:300]) from None
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
+    counted = flops.count(traced.jaxpr) * (1.0 / mesh.devices.size)
     return Program(
         branch,
         memory.argument_size_in_bytes,
         # Donated arguments are outputs too; what is not donated is new.
         memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        counted.executed,
+        counted.of_model,
         # A loop's body is counted once by the compiler.
-        cost.get("flops", 0.0) * cfg.accumulate,
         cost.get("bytes accessed", 0.0) * cfg.accumulate,
-        collective_bytes(compiled.as_text()),
+        collectives.collective_bytes(text),
+        collectives.foreign_gathers(text, [p.shape for p in task.abstract_params.values()]),
     )
-
-
-def collective_bytes(program: str) -> dict[str, float]:
-    """Bytes a chip sends by each kind of collective in a compiled program's text.
-
-    A ring's: (n - 1) / n of the whole array for gathers, scatters and exchanges among n chips,
-    twice that for reductions to all; a permutation sends what it has. Loops count by their number
-    of rounds.
-    """
-    totals: dict[str, float] = {}
-    for rounds, line in _lines_with_rounds(program):
-        match = re.search(rf" = (.*?) ({'|'.join(_COLLECTIVES)})(-start)?\(", line)
-        if match is None:
-            continue
-        shapes, kind, started = match.groups()
-        sizes = [
-            _BYTES.get(dtype, 4) * math.prod(int(n) for n in dims.split(",") if n)
-            for dtype, dims in re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", shapes)
-        ]
-        if not sizes:
-            continue
-        n = _group_size(line)
-        # Asynchronous gathers and permutations name their operand beside their result.
-        result = max(sizes) if started and kind != "all-reduce" else sum(sizes)
-        whole = result * n if kind == "reduce-scatter" else result
-        share = 1.0 if kind == "collective-permute" else (n - 1) / n
-        factor = 2.0 if kind == "all-reduce" else 1.0
-        totals[kind] = totals.get(kind, 0.0) + rounds * factor * share * whole
-    return totals
-
-
-def _lines_with_rounds(program: str):
-    """(how often it runs, line) for every line of a program, loops unrolled in thought."""
-    computation, lines, calls = "", [], {}
-    for line in program.splitlines():
-        header = re.match(r"(?:ENTRY )?%?([\w.\-]+) .*\{$", line)
-        if header and not line.startswith(" "):
-            computation = header.group(1)
-        lines.append((computation, line))
-        body = re.search(r"\bbody=%?([\w.\-]+)", line)
-        if body:
-            count = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line)
-            calls[body.group(1)] = (computation, int(count.group(1)) if count else 1)
-
-    def rounds(name):
-        if name not in calls:
-            return 1
-        caller, count = calls[name]
-        return count * rounds(caller)
-
-    for name, line in lines:
-        yield rounds(name), line
-
-
-def _group_size(line: str) -> int:
-    """How many chips take part in a collective."""
-    listed = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
-    if listed:
-        return len(listed.group(1).split(","))
-    counted = re.search(r"replica_groups=\[\d+,(\d+)\]", line)
-    return int(counted.group(1)) if counted else 2
 
 
 def largest_batch(fits: Callable[[int], bool], step: int, too_large: int) -> int:
@@ -302,6 +244,8 @@ def _text(cfg, target, chip: Chip, count: int, programs: list[Program], price: f
             + ", ".join(f"{t * 1e3:.2f}" for t in times.values())
             + ")"
         )
+        if program.foreign_gathers:
+            lines.append(f"       gathered beside weights: {program.foreign_gathers[:8]}")
     hours = mean * cfg.steps / 3600
     lines.append(
         f"roofline: {mean * 1e3:.2f} ms a step, {cfg.batch_size / mean:.0f} objects/s; "

@@ -19,10 +19,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from iso3d_jax.data.encode import EncodedTable
-from iso3d_jax.data.table import SET, draw_views
 from iso3d_jax.diffusion.schedule import (
     PARAMETERIZATIONS,
     add_noise,
@@ -30,7 +27,6 @@ from iso3d_jax.diffusion.schedule import (
     training_target,
 )
 from iso3d_jax.errors import UserError
-from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.models.params import merge_params
 from iso3d_jax.models.unet import REMAT
 from iso3d_jax.models.vae import sample_posterior
@@ -185,74 +181,3 @@ def train_step(state: TrainState, batch: dict, *, graphdef, tx, cfg) -> tuple[Tr
     late = extra["high_noise_sum"] / jnp.maximum(extra["high_noise_count"], 1.0)
     state, norms = apply_gradients(state, grads, tx, cfg.ema_decay, loss)
     return state, {"loss": loss, "loss_high_noise": late, **norms}
-
-
-class Batches:
-    """Encoded views, cameras and embeddings of drawn objects; a pure function of (seed, step)."""
-
-    def __init__(self, cfg, table: EncodedTable):
-        self.cfg, self.table = cfg, table
-        sets = table.embedding.shape[2] // SET
-        needed = -(-cfg.num_views // SET)
-        if sets < needed + (cfg.num_views > SET):
-            raise UserError(
-                f"num_views {cfg.num_views} needs {needed + 1} sets of {SET} views of each object "
-                f"(one for the reference), but the data set has {sets}: render it with more views"
-            )
-
-    def branch(self, step: int) -> str:
-        """'1-a', '1-b', '2-a' or '2-b'; in stage 2 a '1-' step is one without the reference."""
-        cfg = self.cfg
-        single, with_reference = np.random.default_rng([cfg.seed, step, 1]).random(2)
-        stage = "2" if cfg.stage == 2 and with_reference >= cfg.reference_dropout else "1"
-        return f"{stage}-{'a' if single < cfg.single_view_share else 'b'}"
-
-    def names(self, step: int) -> list[str]:
-        """The objects of a step's batch."""
-        return [self.table.name(i) for i in self._draw(step)[0]]
-
-    def _draw(self, step: int):
-        """Object, reference view, colour variant [B] and views [B, V] of a step."""
-        cfg, table = self.cfg, self.table
-        rng = np.random.default_rng([cfg.seed, step])
-        variants, objects, num_views = table.embedding.shape[:3]
-        sets = num_views // SET
-        obj, target, ref = draw_views(
-            rng, objects, sets, table.azimuth_deg, cfg.batch_size, cfg.front_share
-        )
-        variant = rng.integers(variants, size=cfg.batch_size)
-        order = rng.integers(SET, size=cfg.batch_size)[:, None] + np.arange(SET)
-        views = target[:, None] * SET + order % SET  # which view of the set comes first varies
-        if cfg.num_views > SET:  # views of further sets, never the reference's
-            more = -(-cfg.num_views // SET) - 1
-            others = [
-                rng.permutation(np.setdiff1d(np.arange(sets), [t, r // SET]))[:more]
-                for t, r in zip(target, ref, strict=True)
-            ]
-            further = np.asarray(others)[..., None] * SET + np.arange(SET)
-            views = np.concatenate([views, further.reshape(cfg.batch_size, -1)], 1)
-        views = views[:, : 1 if self.branch(step).endswith("a") else cfg.num_views]
-        return obj, ref, variant, views
-
-    def __call__(self, step: int, rows=slice(None)) -> dict[str, np.ndarray]:
-        """The step's batch, or those of its rows that `rows` picks."""
-        cfg, table = self.cfg, self.table
-        obj, ref, variant, views = (drawn[rows] for drawn in self._draw(step))
-        sign = np.where(table.mirrored[variant], -1.0, 1.0)[:, None]
-        azimuth = sign * (
-            table.azimuth_deg[obj[:, None], views] - table.azimuth_deg[obj, ref][:, None]
-        )
-        elevation = table.elevation_deg[obj[:, None], views]
-        encoding = cfg.model.camera_encoding
-        batch = {
-            "moments": table.moments[variant[:, None], obj[:, None], views],
-            "camera": np.asarray(camera_condition(elevation, azimuth, encoding)),
-            "embedding": table.embedding[variant, obj, ref],
-        }
-        if self.branch(step).startswith("2"):
-            batch["reference_moments"] = table.moments[variant, obj, ref][:, None]
-            elevation = table.elevation_deg[obj, ref][:, None]
-            batch["reference_camera"] = np.asarray(
-                camera_condition(elevation, np.zeros_like(elevation), encoding)
-            )
-        return batch

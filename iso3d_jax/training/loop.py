@@ -11,7 +11,6 @@ import contextlib
 import functools
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +27,7 @@ from iso3d_jax.training import sharding
 from iso3d_jax.training.checkpoint import Checkpoints
 from iso3d_jax.training.metrics import MetricsWriter
 from iso3d_jax.training.optimizer import make_optimizer
+from iso3d_jax.training.speed import Speed
 from iso3d_jax.training.state import TrainState, averaged_params, create_state
 from iso3d_jax.training.stopping import EXIT_PREEMPTED, StopSignals, leave_broken_run
 from iso3d_jax.training.watch import StepWatch
@@ -55,6 +55,18 @@ class Task(Protocol):
 
     def batch(self, step: int, rows: np.ndarray) -> dict[str, np.ndarray]:
         """These rows of the step's batch, a pure function of (seed, step)."""
+        ...
+
+    def on_devices(self, batch: dict[str, jax.Array], mesh: Mesh) -> dict[str, jax.Array]:
+        """What the step gets of a global batch: the same, or more work on it."""
+        ...
+
+    def position(self) -> dict[str, int]:
+        """Where the loader is after the last batch, for the checkpoint; JSON."""
+        ...
+
+    def go_to(self, position: dict[str, int]) -> None:
+        """Puts the loader where a checkpoint was made."""
         ...
 
     def names(self, step: int) -> list[str]:
@@ -99,8 +111,11 @@ def new_state(task: Task, tx, cfg: ConfigDict, abstract: TrainState, shardings) 
     return make(params)
 
 
-def compile_step(task: Task, tx, cfg: ConfigDict, shardings, mesh: Mesh, state, batch):
-    """The compiled step of one branch, from a state and a batch or their shapes."""
+def trace_step(task: Task, tx, cfg: ConfigDict, shardings, mesh: Mesh, state, batch):
+    """One branch's step for a state and a batch or their shapes, traced; `.lower().compile()` it.
+
+    Both have to happen within `jax.set_mesh(mesh)`.
+    """
     step = functools.partial(task.train_step, graphdef=task.graphdef, tx=tx, cfg=cfg)
     jitted = jax.jit(
         step,
@@ -108,8 +123,7 @@ def compile_step(task: Task, tx, cfg: ConfigDict, shardings, mesh: Mesh, state, 
         in_shardings=(shardings, sharding.batch_sharding(mesh)),
         out_shardings=(shardings, NamedSharding(mesh, P())),
     )
-    with jax.set_mesh(mesh):
-        return jitted.lower(state, batch).compile()
+    return jitted.trace(state, batch)
 
 
 def fit(
@@ -144,10 +158,12 @@ def fit(
         state = new_state(task, tx, cfg, abstract, shardings)
     else:
         state = checkpoints.restore(abstract, shardings)
+        task.go_to(checkpoints.position(int(state.step)))
     start = int(state.step)
 
     first = jax.process_index() == 0  # the process that talks
     compiled: dict[str, Callable] = {}
+    speed = Speed(cfg.batch_size, mesh)
     writer = MetricsWriter(checkpoints.workdir, start, wandb_project) if first else None
     progress = Progress(
         cfg.steps,
@@ -172,22 +188,24 @@ def fit(
 
     watch = StepWatch(cfg, task.names, progress.note, last_checkpoint)
     profile = _Profile(checkpoints.workdir / "profile", start + PROFILE_AFTER, profile_steps)
-    waited, seen, since = 0.0, start, time.monotonic()
     try:
         with checkpoints.full_disk(), _broken_runs(checkpoints), StopSignals() as stop, profile:
             for step in range(start, cfg.steps):
                 name = task.branch(step)
-                began = time.monotonic()
-                batch = task.batch(step, rows)
-                batch = sharding.put_batch(batch, rows, cfg.batch_size, mesh)
-                waited += time.monotonic() - began
+                with speed.waiting():
+                    batch = task.batch(step, rows)
+                    batch = sharding.put_batch(batch, rows, cfg.batch_size, mesh)
+                batch = task.on_devices(batch, mesh)
                 if name not in compiled:
-                    with progress.compiling(name):
-                        compiled[name] = compile_step(task, tx, cfg, shardings, mesh, state, batch)
-                    since, seen, waited = time.monotonic(), step, 0.0
+                    with progress.compiling(name), jax.set_mesh(mesh):
+                        traced = trace_step(task, tx, cfg, shardings, mesh, state, batch)
+                        compiled[name] = traced.lower().compile()
+                        speed.learn(name, traced.jaxpr)
+                    speed.restart()
                 profile.before(step)
                 state, metrics = compiled[name](state, batch)
                 profile.after(step, state)
+                speed.add(name)
                 done = step + 1
                 stopping = stop.after(done)  # asked once: what follows must agree on it
                 last = done == cfg.steps or stopping
@@ -196,26 +214,23 @@ def fit(
                 saving = done % cfg.checkpoint_every == 0 or last
                 values = watch.look() if logging or saving else {}  # nothing bad is ever saved
                 if logging and writer is not None:
-                    elapsed = max(time.monotonic() - since, 1e-9)
-                    values["steps_per_second"] = (done - seen) / elapsed
-                    values["objects_per_second"] = (done - seen) * cfg.batch_size / elapsed
-                    values["data_wait_share"] = waited / elapsed
+                    values |= speed.values()
                     writer.scalars(
                         done, {f"{k}/{name}" if k == "loss" else k: v for k, v in values.items()}
                     )
                     progress.update(done, loss=values.get("loss", float("nan")))
                 if logging:
-                    waited, seen, since = 0.0, done, time.monotonic()
+                    speed.restart()
                 if saving:
-                    checkpoints.save(done, state)
+                    checkpoints.save(done, state, task.position())
                 if cfg.get("ablate_every") and done % cfg.ablate_every == 0:
                     params = _whole_params(state)
                     if writer is not None:
                         writer.scalars(done, task.diagnose(params))
-                    since, seen, waited = time.monotonic(), done, 0.0
+                    speed.restart()
                 if done % cfg.sample_every == 0 or last:
                     _show(task, state, writer, checkpoints.workdir, done)
-                    since, seen = time.monotonic(), done
+                    speed.restart()
                 if stopping:
                     break
     finally:

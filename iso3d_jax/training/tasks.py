@@ -10,21 +10,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from iso3d_jax import sampling
 from iso3d_jax.data.colour import on_white
-from iso3d_jax.data.encode import EncodedTable, encode_table
+from iso3d_jax.data.encode import EncodedTable, encode_rows, encode_table
 from iso3d_jax.data.grids import tile
+from iso3d_jax.data.multiview import open_dataset
+from iso3d_jax.data.picture_table import PictureTable
 from iso3d_jax.data.table import SET, MultiViewTable, prepare_references
 from iso3d_jax.errors import UserError
 from iso3d_jax.evaluation import ablation
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.models.params import FlatParams, merge_params, split_params
-from iso3d_jax.training import autoencoder, denoiser, image_tower, sharding, trainable
+from iso3d_jax.training import batches, denoiser, sharding, trainable
+from iso3d_jax.training.frozen_tasks import (
+    PREVIEW_OBJECTS,
+    AutoencoderTask,
+    BaseTask,
+    ImageTowerTask,
+)
+from iso3d_jax.training.optimizer import choose
 from iso3d_jax.weights import bundle
 
-PREVIEW_OBJECTS = 8
+ENCODINGS = ("once", "online")
 
 
 def make_task(cfg: ConfigDict):
@@ -35,118 +46,6 @@ def make_task(cfg: ConfigDict):
         "denoiser": DenoiserTask,
     }
     return kinds[cfg.task](cfg)
-
-
-class _Task:
-    """Batches and steps come from the subclass's module."""
-
-    label: str
-    batches: autoencoder.Batches | image_tower.Batches | denoiser.Batches
-    init_params: FlatParams | Callable[[], FlatParams]
-    sharding_rules = sharding.REPLICATED
-
-    @functools.cached_property
-    def abstract_params(self) -> dict[str, jax.ShapeDtypeStruct]:
-        return jax.eval_shape(lambda: self.init_params)
-
-    def trained(self, params: FlatParams) -> list[str] | None:
-        return None
-
-    def branch(self, step: int) -> str:
-        return self.batches.branch(step)
-
-    def batch(self, step: int, rows: np.ndarray) -> dict[str, np.ndarray]:
-        return {name: value[rows] for name, value in self.batches(step).items()}
-
-    def names(self, step: int) -> list[str]:
-        return []
-
-    def diagnose(self, params: FlatParams) -> dict[str, float]:
-        raise UserError(f"ablate_every is for stages 1 and 2, not for the {self.label}")
-
-
-class AutoencoderTask(_Task):
-    """The KL autoencoder; its export measures the latents' scale."""
-
-    label = "autoencoder"
-    train_step = staticmethod(autoencoder.train_step)
-
-    def __init__(self, cfg: ConfigDict):
-        self.cfg = cfg
-        self.table = MultiViewTable.load(cfg.data, "train")
-        self.held_out = MultiViewTable.load(cfg.data, "validation").images[:PREVIEW_OBJECTS, :2]
-        self.batches = autoencoder.Batches(cfg, self.table)
-        if autoencoder.trained_paths({}, cfg) is not None and not cfg.init_from:
-            raise UserError(
-                f"trainable '{cfg.trainable}' needs --config.init_from=DIR, the workdir of a "
-                "trained autoencoder"
-            )
-        vae, self.scale_factor = bundle.build_network("vae", cfg.model, cfg.seed), None
-        if cfg.init_from:
-            if cfg.trainable == "decoder":  # the latents stay, and with them their scale
-                self.scale_factor = bundle.load_config(cfg.init_from).scale_factor
-            weights = bundle.load_weights(cfg.init_from, ("vae",))["vae"]
-            vae = bundle.load_network("vae", cfg.model, weights, cfg.init_from)
-        self.graphdef, self.init_params = split_params(vae)
-
-    def trained(self, params: FlatParams) -> list[str] | None:
-        return autoencoder.trained_paths(params, self.cfg)
-
-    def preview(self, params: FlatParams) -> np.ndarray:
-        vae = merge_params(self.graphdef, params)
-        images = on_white(
-            self.held_out.reshape(-1, *self.held_out.shape[2:]).astype(np.float32) / 255
-        )
-        decoded = jax.jit(lambda v, x: v.decode(v.encode(x * 2 - 1)[0]) * 0.5 + 0.5)(vae, images)
-        return np.asarray(tile([list(images), list(np.asarray(decoded))]), np.float32) / 255
-
-    def export(self, params: FlatParams, folder: Path) -> None:
-        vae = merge_params(self.graphdef, params)
-        images = on_white(self.table.images[:64, 0].astype(np.float32) / 255)
-        mean, logvar = vae.encode(images * 2 - 1)
-        config = bundle.make_config(self.cfg.model)
-        measured = float(1.0 / jnp.sqrt(jnp.var(mean) + jnp.exp(logvar).mean()))
-        config.scale_factor = self.scale_factor or measured
-        bundle.save_bundle(folder, config, {"vae": params}, dtype=jnp.float32)
-
-
-class ImageTowerTask(_Task):
-    """The image tower, from scratch, with the heads that its training needs."""
-
-    label = "image tower"
-    train_step = staticmethod(image_tower.train_step)
-
-    def __init__(self, cfg: ConfigDict):
-        self.cfg = cfg
-        self.table = MultiViewTable.load(cfg.data, "train")
-        held_out = MultiViewTable.load(cfg.data, "validation")
-        self.held_out = image_tower.Batches(cfg.copy_and_resolve_references(), held_out)
-        self.batches = image_tower.Batches(cfg, self.table)
-        module = image_tower.TowerWithHeads(
-            bundle.build_network("clip", cfg.model, cfg.seed),
-            cfg.model.clip.output_dim,
-            rngs=nnx.Rngs(cfg.seed + 1),
-        )
-        self.graphdef, self.init_params = split_params(module)
-
-    def preview(self, params: FlatParams) -> np.ndarray:
-        batch = {
-            k: v[: PREVIEW_OBJECTS * (2 if k == "camera" else 1)]
-            for k, v in self.held_out(0).items()
-        }
-        model = merge_params(self.graphdef, params)
-        references = on_white(batch["references"][:, 0].astype(np.float32) / 255)
-        drawn = model.draw(model.tower.embed(references), batch["camera"][::2])
-        drawn = np.asarray(drawn[..., :3] + 1 - drawn[..., 3:])
-        truth = on_white(batch["views"].astype(np.float32) / 255)
-        rows = [[references[i], *drawn[i], *truth[i]] for i in range(len(references))]
-        return np.asarray(tile(rows, self.cfg.model.resolution), np.float32) / 255
-
-    def export(self, params: FlatParams, folder: Path) -> None:
-        tower = {k.removeprefix("tower/"): v for k, v in params.items() if k.startswith("tower/")}
-        bundle.save_bundle(
-            folder, bundle.make_config(self.cfg.model), {"clip": tower}, dtype=jnp.float32
-        )
 
 
 def _require_inputs(cfg: ConfigDict) -> None:
@@ -210,7 +109,24 @@ def network(cfg: ConfigDict, load: Callable[[], FlatParams] | None):
     return graphdef, jax.eval_shape(fresh), init
 
 
-class DenoiserTask(_Task):
+def _online_encoder(frozen: bundle.Model, mesh: Mesh) -> Callable[[dict], dict]:
+    """`encode_rows` as a program of its own, with a copy of the frozen networks on each device."""
+    parts = {name: split_params(getattr(frozen, name)) for name in ("vae", "clip")}
+    everywhere = NamedSharding(mesh, P())
+    params = {
+        name: sharding.put_params(weights, dict.fromkeys(weights, everywhere))
+        for name, (_, weights) in parts.items()
+    }
+    rows = sharding.batch_sharding(mesh)
+
+    def encode(params, batch):
+        networks = {name: merge_params(parts[name][0], params[name]) for name in parts}
+        return encode_rows(networks["vae"], networks["clip"], batch)
+
+    return functools.partial(jax.jit(encode, in_shardings=(None, rows), out_shardings=rows), params)
+
+
+class DenoiserTask(BaseTask):
     """Stage 1 or 2. The autoencoder and the image tower are frozen and come from model folders."""
 
     train_step = staticmethod(denoiser.train_step)
@@ -227,27 +143,53 @@ class DenoiserTask(_Task):
                 if key in self.frozen.config:
                     cfg.model[key] = self.frozen.config[key]
         self.config = bundle.make_config(cfg.model)
-        if cfg.data_encoded:
-            encoded = EncodedTable.load(cfg.data_encoded)
-        else:
-            encoded = encode_table(
-                MultiViewTable.load(cfg.data, "train"),
-                self.frozen.vae,
-                self.frozen.clip,
-                variants=cfg.data_variants,
-                picture=self.config.picture,
-                label=f"{self.label}: encoding",
-            )
-        self._check_encoded(encoded)
+        self.batches = batches.make_batches(cfg, self._table())
+        self._encode: Callable[[dict], dict] | None = None
         self.held_out = MultiViewTable.load(cfg.data, "validation")
         self.held_out_references = prepare_references(
             self.held_out.images[:PREVIEW_OBJECTS, :SET], self.config.picture
         )
-        self.batches = denoiser.Batches(cfg, encoded)
         self.sharding_rules = denoiser.sharding_rules(cfg)
         self.graphdef, self.abstract_params, self.init_params = network(
             cfg, self._load_init if cfg.init_from else None
         )
+
+    def _table(self) -> EncodedTable | PictureTable:
+        """The training split: latents computed once, or pictures to be encoded in every step."""
+        cfg, picture = self.cfg, self.config.picture
+        if choose(cfg, "encoding", ENCODINGS) == "online":
+            if cfg.data_encoded:
+                raise UserError("encoding=online reads pictures: leave data_encoded out")
+            records = open_dataset(cfg.data, "train")
+            in_memory = records if cfg.loader == "grain" else list(records)
+            return PictureTable(in_memory, cfg.data_variants, picture)
+        if cfg.data_encoded:
+            table = EncodedTable.load(cfg.data_encoded)
+        else:
+            table = encode_table(
+                MultiViewTable.load(cfg.data, "train"),
+                self.frozen.vae,
+                self.frozen.clip,
+                variants=cfg.data_variants,
+                picture=picture,
+                label=f"{self.label}: encoding",
+            )
+        self._check_encoded(table)
+        return table
+
+    def on_devices(self, batch: dict, mesh: Mesh) -> dict:
+        """Encodes a batch of pictures where `encoding` is "online"; every device its own rows."""
+        if "views" not in batch:
+            return batch
+        if self._encode is None:
+            self._encode = _online_encoder(self.frozen, mesh)
+        return self._encode(batch)
+
+    def position(self) -> dict[str, int]:
+        return self.batches.position()
+
+    def go_to(self, position: dict[str, int]) -> None:
+        self.batches.go_to(position)
 
     def _load_frozen(self) -> bundle.Model:
         """vae and clip from `init.vae` and `init.clip` (empty: the package's own)."""

@@ -7,9 +7,7 @@ import pytest
 
 from iso3d_jax.data import multiview
 from iso3d_jax.data.furniture import split_of
-from iso3d_jax.data.loader import MultiViewBatches, mirrored_azimuth, white_background
 from iso3d_jax.data.multiview import open_dataset, prepare
-from iso3d_jax.data.pictures import prepare_picture
 from iso3d_jax.data.render import draw_cameras
 from iso3d_jax.data.table import MultiViewTable
 from iso3d_jax.errors import UserError
@@ -121,43 +119,3 @@ def test_reading_and_preparing_need_no_tensorflow(tmp_path, run_python):
     )
     process = run_python("-c", code)
     assert process.stdout.split() == ["1", "4", "False"], process.stderr
-
-
-def test_batches_depend_on_seed_and_step_alone(table):
-    first, second = (MultiViewBatches(table, 3, seed=5).batch(17) for _ in range(2))
-    for key, value in first.items():
-        np.testing.assert_array_equal(value, second[key])
-    other = MultiViewBatches(table, 3, seed=6).batch(17)
-    assert not np.array_equal(first["views"], other["views"])
-    third = next(iter(MultiViewBatches(table, 3, seed=5)))
-    np.testing.assert_array_equal(
-        third["views"], MultiViewBatches(table, 3, seed=5).batch(0)["views"]
-    )
-
-
-def test_batch_is_what_the_table_holds(table):
-    batch = MultiViewBatches(table, 8, seed=1, mirror_share=0.5, front_share=1.0).batch(3)
-    assert batch["views"].shape == (8, 4, 64, 64, 3) and batch["views"].dtype == np.float32
-    assert 0 < batch["mirrored"].sum() < 8
-    steps = (batch["azimuth_deg"] - batch["azimuth_deg"][:, :1]) % 360
-    for b in range(8):
-        turn = [0, 270, 180, 90] if batch["mirrored"][b] else [0, 90, 180, 270]
-        np.testing.assert_allclose(steps[b], turn, atol=1e-3)
-        o, r = batch["object"][b], batch["reference_view"][b]
-        azimuth = table.azimuth_deg[o, r]
-        assert min(azimuth, 360 - azimuth) <= 90
-        sign = -1 if batch["mirrored"][b] else 1
-        first = (azimuth + sign * batch["azimuth_deg"][b, 0]) % 360
-        gap = np.abs((table.azimuth_deg[o] - first + 180) % 360 - 180)
-        view = int(gap.argmin())
-        assert gap[view] < 1e-3 and view % 4 == 0 and r // 4 != view // 4
-        flip = np.s_[:, ::-1] if batch["mirrored"][b] else np.s_[:]
-        expected = white_background(table.images[o, view][flip])
-        np.testing.assert_array_equal(batch["views"][b, 0], expected)
-        np.testing.assert_array_equal(
-            batch["reference"][b], prepare_picture(table.images[o, r][flip], 64)
-        )
-
-
-def test_mirrored_azimuths():
-    np.testing.assert_allclose(mirrored_azimuth([0, 90, 350]), [0, 270, 10])

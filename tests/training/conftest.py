@@ -5,7 +5,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from iso3d_jax.data.encode import EncodedTable
-from iso3d_jax.training import denoiser, tasks, trainable
+from iso3d_jax.training import batches, denoiser, tasks, trainable
 
 
 def small_config(**changes) -> ConfigDict:
@@ -19,6 +19,7 @@ def small_config(**changes) -> ConfigDict:
         loss_weighting="plain", min_snr_gamma=5.0, noise_offset=0.0, trainable="all", lora_rank=2,
         lora_alpha=2.0, accumulate=1, dtype="float32", remat="none", optimizer="adamw",
         on_bad_step="stop", spike_factor=0.0, max_skips=3, timestep_bias=0.0,
+        loader="memory", encoding="once",
         model=dict(
             resolution=16, parameterization="v", camera_encoding="mvdream", scale_factor=0.7,
             unet=dict(in_channels=4, out_channels=4, model_channels=16, attention_resolutions=[1],
@@ -52,7 +53,9 @@ class SmallTask:
 
     def __init__(self, cfg):
         self.cfg = cfg
-        self.batches = denoiser.Batches(cfg, encoded_table(views=4 * (-(-cfg.num_views // 4) + 1)))
+        table = encoded_table(views=4 * (-(-cfg.num_views // 4) + 1))
+        self.batches = batches.make_batches(cfg, table)
+        self.position, self.go_to = self.batches.position, self.batches.go_to
         self.branch, self.batch = self.batches.branch, self.batches
         self.names = self.batches.names
         self.sharding_rules = denoiser.sharding_rules(cfg)
@@ -60,6 +63,9 @@ class SmallTask:
 
     def trained(self, params):
         return trainable.trained_paths(params, self.cfg)
+
+    def on_devices(self, batch, mesh):
+        return batch
 
     def preview(self, params):
         return None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from iso3d_jax.errors import UserError
-from iso3d_jax.training import chips, compile_for
+from iso3d_jax.training import chips, collectives, compile_for
 
 SMALLER = [
     "--config.model.unet.model_channels=32", "--config.model.unet.channel_mult=(1,2)",
@@ -47,7 +47,7 @@ def test_what_does_not_fit_is_refused_with_the_largest_that_does(monkeypatch):
         size = 2**30 * cfg.batch_size
         if cfg.batch_size > 40:
             raise compile_for.DoesNotFit
-        return compile_for.Program(branch, 2**30, 4 * size, 1.0, 1.0, {})
+        return compile_for.Program(branch, 2**30, 4 * size, 1.0, 1.0, 1.0, {}, [])
 
     monkeypatch.setattr(compile_for, "compile_branch", compile_branch)
     monkeypatch.setattr(compile_for, "target_devices", lambda *_: [])
@@ -82,9 +82,20 @@ def test_collective_bytes_are_counted_by_hand():
         "reduce-scatter": 3 / 4 * 48,
         "collective-permute": 24.0,
     }
-    found = compile_for.collective_bytes(PROGRAM)
+    found = collectives.collective_bytes(PROGRAM)
     assert found.keys() == want.keys()
     np.testing.assert_allclose([found[k] for k in want], list(want.values()))
+
+
+def test_gathers_of_what_is_no_weight():
+    program = (
+        PROGRAM
+        + """
+  %q = (f32[2,4], f32[9], f32[8,4], f32[9,2]) all-gather-start(%a, %b), replica_groups={{0,1}}
+    """
+    )
+    assert collectives.foreign_gathers(program, [(4, 8), (2, 9)]) == []
+    assert collectives.foreign_gathers(program, [(4, 2, 4), (5,)]) == [(9, 2)]
 
 
 @pytest.mark.parametrize(

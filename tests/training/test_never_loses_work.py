@@ -47,6 +47,16 @@ def last_step(workdir):
     return json.loads(lines[-1])["step"] if lines else 0
 
 
+def first_line(said):
+    return next((line for line in said.splitlines() if "weights" in line), "nothing said")
+
+
+def in_checkpoints(workdir):
+    """Names in the folder: steps that are complete, and what was on its way."""
+    folder = workdir / "checkpoints"
+    return " ".join(sorted(path.name for path in folder.iterdir())) if folder.exists() else "none"
+
+
 def check_kills(tmp_path, kills, steps, seed, *changes):
     changes = (f"steps={steps}", "batch_size=2", *changes)
     process = start(tmp_path / "whole", *changes)
@@ -55,14 +65,18 @@ def check_kills(tmp_path, kills, steps, seed, *changes):
     whole = weights(tmp_path / "whole")
 
     workdir, rng = tmp_path / "killed", np.random.default_rng(seed)
-    for target in sorted(rng.integers(steps // 4, steps, kills)):
+    for number, target in enumerate(sorted(rng.integers(steps // 4, steps, kills)), 1):
         process = start(workdir, *changes)
         while process.poll() is None and last_step(workdir) < target:
             time.sleep(0.005)
         time.sleep(rng.uniform(0.0, 0.1))  # while a step or a checkpoint is on its way
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        _, said = process.communicate()
+        print(
+            f"kill {number} ({process.returncode}): {first_line(said)}; last logged step "
+            f"{last_step(workdir)}; checkpoints {in_checkpoints(workdir)}"
+        )
     process = start(workdir, *changes)
     _, said = process.communicate(timeout=900)
     assert process.returncode == 0 and "resumed at step" in said, said

@@ -10,7 +10,7 @@ import pytest
 from iso3d_jax import command_line
 from iso3d_jax.diffusion.schedule import make_schedule
 from iso3d_jax.errors import UserError
-from iso3d_jax.training import denoiser, tasks, trainable
+from iso3d_jax.training import batches, denoiser, tasks, trainable
 from iso3d_jax.training.optimizer import GUARD_WARMUP, GuardState, guard, make_optimizer
 from iso3d_jax.training.state import create_state
 
@@ -185,7 +185,8 @@ def test_number_of_views(make_config, make_task, num_views):
     task = make_task(make_config(num_views=num_views, reference_dropout=0.0))
     step = next(s for s in range(99) if task.branch(s) == "2-b")
     assert task.batch(step)["moments"].shape[1] == num_views
-    _, reference, _, views = task.batches._draw(step)
+    records = [task.batches.table.record(i) for i in range(6)]
+    reference, _, views = task.batches._draw(np.random.default_rng(0), step, records)
     assert all(len(set(row)) == num_views for row in views.tolist())
     assert not (views == reference[:, None]).any()
 
@@ -193,7 +194,7 @@ def test_number_of_views(make_config, make_task, num_views):
 def test_too_few_views_are_refused(make_config, make_task):
     task = make_task(make_config())
     with pytest.raises(UserError, match="num_views 8 needs 3 sets"):
-        denoiser.Batches(make_config(num_views=8), task.batches.table)
+        batches.Batches(make_config(num_views=8), task.batches.table)
 
 
 def test_rows_of_a_batch_are_those_of_the_whole(make_config, make_task):
@@ -204,9 +205,8 @@ def test_rows_of_a_batch_are_those_of_the_whole(make_config, make_task):
 
 def test_ablation_without_the_reference():
     cfg = command_line.load_config("configs/stage2.py:tiny,ablation=no_ema")
-    table = type("Table", (), {"embedding": np.zeros((1, 1, 8, 1))})
-    batches = denoiser.Batches(cfg, table)
-    assert {batches.branch(step) for step in range(50)} == {"1-a", "1-b"}
+    drawn = batches.Batches(cfg, type("Table", (), {"num_views": 8}))
+    assert {drawn.branch(step) for step in range(50)} == {"1-a", "1-b"}
     assert command_line.load_config("configs/stage2.py:tiny,ablation=no_stage1").init_from == ""
     assert command_line.load_config("configs/stage2.py:tiny").init_from
     with pytest.raises(UserError, match="did you mean 'no_ema'"):

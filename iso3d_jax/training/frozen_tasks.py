@@ -1,0 +1,144 @@
+"""What trains the two networks that stages 1 and 2 use frozen: the autoencoder, the image tower."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from iso3d_jax.data.colour import on_white
+from iso3d_jax.data.grids import tile
+from iso3d_jax.data.table import MultiViewTable
+from iso3d_jax.errors import UserError
+from iso3d_jax.models.params import FlatParams, merge_params, split_params
+from iso3d_jax.training import autoencoder, batches, image_tower, sharding
+from iso3d_jax.weights import bundle
+
+PREVIEW_OBJECTS = 8
+
+
+class BaseTask:
+    """Batches and steps come from the subclass's module."""
+
+    label: str
+    batches: autoencoder.Batches | image_tower.Batches | batches.Batches
+    init_params: FlatParams | Callable[[], FlatParams]
+    sharding_rules = sharding.REPLICATED
+
+    @functools.cached_property
+    def abstract_params(self) -> dict[str, jax.ShapeDtypeStruct]:
+        return jax.eval_shape(lambda: self.init_params)
+
+    def trained(self, params: FlatParams) -> list[str] | None:
+        return None
+
+    def branch(self, step: int) -> str:
+        return self.batches.branch(step)
+
+    def batch(self, step: int, rows: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: value[rows] for name, value in self.batches(step).items()}
+
+    def on_devices(self, batch: dict, mesh) -> dict:
+        return batch
+
+    def position(self) -> dict[str, int]:
+        return {}
+
+    def go_to(self, position: dict[str, int]) -> None:
+        pass
+
+    def names(self, step: int) -> list[str]:
+        return []
+
+    def diagnose(self, params: FlatParams) -> dict[str, float]:
+        raise UserError(f"ablate_every is for stages 1 and 2, not for the {self.label}")
+
+
+class AutoencoderTask(BaseTask):
+    """The KL autoencoder; its export measures the latents' scale."""
+
+    label = "autoencoder"
+    train_step = staticmethod(autoencoder.train_step)
+
+    def __init__(self, cfg: ConfigDict):
+        self.cfg = cfg
+        self.table = MultiViewTable.load(cfg.data, "train")
+        self.held_out = MultiViewTable.load(cfg.data, "validation").images[:PREVIEW_OBJECTS, :2]
+        self.batches = autoencoder.Batches(cfg, self.table)
+        if autoencoder.trained_paths({}, cfg) is not None and not cfg.init_from:
+            raise UserError(
+                f"trainable '{cfg.trainable}' needs --config.init_from=DIR, the workdir of a "
+                "trained autoencoder"
+            )
+        vae, self.scale_factor = bundle.build_network("vae", cfg.model, cfg.seed), None
+        if cfg.init_from:
+            if cfg.trainable == "decoder":  # the latents stay, and with them their scale
+                self.scale_factor = bundle.load_config(cfg.init_from).scale_factor
+            weights = bundle.load_weights(cfg.init_from, ("vae",))["vae"]
+            vae = bundle.load_network("vae", cfg.model, weights, cfg.init_from)
+        self.graphdef, self.init_params = split_params(vae)
+
+    def trained(self, params: FlatParams) -> list[str] | None:
+        return autoencoder.trained_paths(params, self.cfg)
+
+    def preview(self, params: FlatParams) -> np.ndarray:
+        vae = merge_params(self.graphdef, params)
+        images = on_white(
+            self.held_out.reshape(-1, *self.held_out.shape[2:]).astype(np.float32) / 255
+        )
+        decoded = jax.jit(lambda v, x: v.decode(v.encode(x * 2 - 1)[0]) * 0.5 + 0.5)(vae, images)
+        return np.asarray(tile([list(images), list(np.asarray(decoded))]), np.float32) / 255
+
+    def export(self, params: FlatParams, folder: Path) -> None:
+        vae = merge_params(self.graphdef, params)
+        images = on_white(self.table.images[:64, 0].astype(np.float32) / 255)
+        mean, logvar = vae.encode(images * 2 - 1)
+        config = bundle.make_config(self.cfg.model)
+        measured = float(1.0 / jnp.sqrt(jnp.var(mean) + jnp.exp(logvar).mean()))
+        config.scale_factor = self.scale_factor or measured
+        bundle.save_bundle(folder, config, {"vae": params}, dtype=jnp.float32)
+
+
+class ImageTowerTask(BaseTask):
+    """The image tower, from scratch, with the heads that its training needs."""
+
+    label = "image tower"
+    train_step = staticmethod(image_tower.train_step)
+
+    def __init__(self, cfg: ConfigDict):
+        self.cfg = cfg
+        self.table = MultiViewTable.load(cfg.data, "train")
+        held_out = MultiViewTable.load(cfg.data, "validation")
+        self.held_out = image_tower.Batches(cfg.copy_and_resolve_references(), held_out)
+        self.batches = image_tower.Batches(cfg, self.table)
+        module = image_tower.TowerWithHeads(
+            bundle.build_network("clip", cfg.model, cfg.seed),
+            cfg.model.clip.output_dim,
+            rngs=nnx.Rngs(cfg.seed + 1),
+        )
+        self.graphdef, self.init_params = split_params(module)
+
+    def preview(self, params: FlatParams) -> np.ndarray:
+        batch = {
+            k: v[: PREVIEW_OBJECTS * (2 if k == "camera" else 1)]
+            for k, v in self.held_out(0).items()
+        }
+        model = merge_params(self.graphdef, params)
+        references = on_white(batch["references"][:, 0].astype(np.float32) / 255)
+        drawn = model.draw(model.tower.embed(references), batch["camera"][::2])
+        drawn = np.asarray(drawn[..., :3] + 1 - drawn[..., 3:])
+        truth = on_white(batch["views"].astype(np.float32) / 255)
+        rows = [[references[i], *drawn[i], *truth[i]] for i in range(len(references))]
+        return np.asarray(tile(rows, self.cfg.model.resolution), np.float32) / 255
+
+    def export(self, params: FlatParams, folder: Path) -> None:
+        tower = {k.removeprefix("tower/"): v for k, v in params.items() if k.startswith("tower/")}
+        bundle.save_bundle(
+            folder, bundle.make_config(self.cfg.model), {"clip": tower}, dtype=jnp.float32
+        )
