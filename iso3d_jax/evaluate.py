@@ -155,6 +155,7 @@ def evaluate_views(out: Path):
     report["settings"] = {
         "steps": _STEPS.value, "seed": _SEED.value, "guidance": model.config.guidance_scale,
         "eta": model.config.eta,
+        "temperature": model.config.get("temperature", 1.0),
     }  # fmt: skip
     if perceptual is not None:
         report["settings"]["lpips"] = perceptual.name

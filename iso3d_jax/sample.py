@@ -40,6 +40,11 @@ _GUIDANCE_SCALE = flags.DEFINE_float(
 _ETA = flags.DEFINE_float(
     "eta", None, "0 deterministic, 1 as noisy as DDPM; the model's own if left out"
 )
+_TEMPERATURE = flags.DEFINE_float(
+    "temperature",
+    None,
+    "of eta's noise: below 1 smoother and likelier; the model's own if left out",
+)
 _SEED = flags.DEFINE_integer("seed", 0, "of the noise: another seed, other views")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "pictures in one call of the network")
 _SEPARATE = flags.DEFINE_bool(
@@ -105,6 +110,7 @@ def main(argv):
                 steps=_STEPS.value,
                 guidance_scale=_GUIDANCE_SCALE.value,
                 eta=_ETA.value,
+                temperature=_TEMPERATURE.value,
                 seed=_SEED.value,
             )
         rows += [[picture, *row] for picture, row in zip(batch, views, strict=True)]

@@ -39,6 +39,7 @@ def sample_views(
     steps: int = STEPS,
     guidance_scale: float | None = None,
     eta: float | None = None,
+    temperature: float | None = None,
     seed: int = 0,
     prepare: str | None = None,
 ) -> Float[np.ndarray, "B V H W 3"]:
@@ -55,6 +56,8 @@ def sample_views(
       steps: DDIM steps.
       guidance_scale: 1 follows the embedding alone, more exaggerates it; the model's own if None.
       eta: 0 is deterministic DDIM, 1 adds DDPM's noise; the model's own if None.
+      temperature: of eta's noise; below 1 views are smoother and nearer to what is likeliest; the
+        model's own if None.
       seed: of the noise. The same seed and picture give the same views, alone or in a batch.
       prepare: how pictures are fitted to the frame, a name of `data.pictures.MODES`; the model's
         own if None.
@@ -67,6 +70,7 @@ def sample_views(
         guidance_scale
     )  # fmt: skip
     eta = config.get("eta", ETA) if eta is None else eta
+    temperature = config.get("temperature", 1.0) if temperature is None else temperature
     context = embed_pictures(model, prepare_all(model, pictures, prepare))  # [B, 1, D]
     latents = sample_latents(
         model.unet,
@@ -79,6 +83,7 @@ def sample_views(
         latent_shape=(config.latent_size, config.latent_size, config.latent_channels),
         steps=steps,
         parameterization=config.parameterization,
+        temperature=temperature,
     )
     return np.asarray(decode_views(model.vae, latents / config.scale_factor))
 
@@ -126,6 +131,7 @@ def sample_latents(
     latent_shape: tuple[int, int, int],
     steps: int,
     parameterization: str,
+    temperature: float | Float[Array, ""] = 1.0,
 ) -> Float[Array, "B V h w C"]:
     """Runs the whole DDIM loop; latents come out as the network saw them (scaled).
 
@@ -147,7 +153,7 @@ def sample_latents(
 
         return ddim.sample(
             denoise, z_T, loop_key, alphas_cumprod,
-            steps=steps, eta=eta, parameterization=parameterization,
+            steps=steps, eta=eta, parameterization=parameterization, temperature=temperature,
         )[0]  # fmt: skip
 
     if context.shape[0] == 1:

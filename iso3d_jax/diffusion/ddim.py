@@ -47,6 +47,7 @@ def sample(
     steps: int = 50,
     eta: float = 1.0,
     parameterization: str = "eps",
+    temperature: float | Array = 1.0,
 ) -> Float[Array, "B V H W C"]:
     """Runs `steps` DDIM steps from noise to latents; traceable, one scan.
 
@@ -55,6 +56,8 @@ def sample(
       z_T: starting noise.
       key: for the noise of each step (eta > 0; the released code adds it even at the last step).
       alphas_cumprod: the schedule.
+      temperature: the steps' noise is multiplied by this (as in latent-diffusion's DDIMSampler);
+        below 1 draws what is likelier, smoother and less varied.
 
     Returns:
       Latents at timestep 0, scaled as the network saw them.
@@ -68,7 +71,7 @@ def sample(
         t, t_prev, step_key = inputs
         alpha_bar, alpha_bar_prev = alphas_cumprod[t], alphas_cumprod[t_prev]
         eps, x0 = to_eps_x0(denoise(z_t, t), z_t, alpha_bar, parameterization)
-        noise = jax.random.normal(step_key, z_t.shape, z_t.dtype)
+        noise = temperature * jax.random.normal(step_key, z_t.shape, z_t.dtype)
         return ddim_step(eps, x0, noise, alpha_bar, alpha_bar_prev, eta).astype(z_t.dtype), None
 
     keys = jax.random.split(key, steps)

@@ -109,6 +109,7 @@ def generate(model: Model, task: ViewTask, *, steps: int = 50, seed: int = 0) ->
                 latent_shape=(config.latent_size, config.latent_size, config.latent_channels),
                 steps=steps,
                 parameterization=config.parameterization,
+                temperature=config.get("temperature", 1.0),
             )
             decoded = sampling.decode_views(model.vae, latents / config.scale_factor)
             sets.append(np.asarray(decoded)[0])

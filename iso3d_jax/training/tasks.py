@@ -263,6 +263,7 @@ class DenoiserTask(BaseTask):
                 latent_shape=(config.latent_size, config.latent_size, config.latent_channels),
                 steps=25,
                 parameterization=config.parameterization,
+                temperature=config.get("temperature", 1.0),
             )
             drawn = np.asarray(
                 sampling.decode_views(self.frozen.vae, latents / config.scale_factor)

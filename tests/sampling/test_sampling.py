@@ -43,7 +43,7 @@ def test_is_the_plain_loop_with_both_branches_apart(random_model, pictures):
     key = jax.random.key(5)
     got = sampling.sample_latents(
         model.unet, context, camera, model.alphas_cumprod, key, scale, eta,
-        latent_shape=(8, 8, 8), steps=steps, parameterization="v",
+        latent_shape=(8, 8, 8), steps=steps, parameterization="v", temperature=0.6,
     )  # fmt: skip
 
     unet = jax.jit(model.unet)
@@ -59,7 +59,7 @@ def test_is_the_plain_loop_with_both_branches_apart(random_model, pictures):
         x0 = np.sqrt(a) * z - np.sqrt(1 - a) * v
         eps = np.sqrt(1 - a) * z + np.sqrt(a) * v
         sigma = eta * np.sqrt((1 - a_prev) / (1 - a) * (1 - a / a_prev))
-        noise = np.asarray(jax.random.normal(step_key, z.shape))
+        noise = 0.6 * np.asarray(jax.random.normal(step_key, z.shape))
         z = np.sqrt(a_prev) * x0 + np.sqrt(1 - a_prev - sigma**2) * eps + sigma * noise
         z = np.asarray(z, np.float32)
     np.testing.assert_allclose(got, z, rtol=2e-3, atol=2e-3)
