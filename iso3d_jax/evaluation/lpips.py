@@ -10,7 +10,7 @@ keys `features.N.weight`) and the linear weights of the LPIPS package (`weights/
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,8 @@ from jaxtyping import Array, Float
 from iso3d_jax.errors import UserError
 from iso3d_jax.weights.tensors import open_tensors
 
-_SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
-_SCALE = np.array([0.458, 0.448, 0.450], np.float32)
+SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
+SCALE = np.array([0.458, 0.448, 0.450], np.float32)
 
 # Convolutions as (index in torchvision's `features`, stride, padding), a "tap" after whose ReLU
 # the features are compared, and pooling as (window, stride).
@@ -40,7 +40,7 @@ _FIRST = {"alex": (64, 3, 11, 11), "vgg": (64, 3, 3, 3)}
 
 def features(weights: dict, images: Float[Array, "N H W 3"], network: str) -> list[Array]:
     """The taps' features, [N, h, w, C] each, of pictures in [0, 1]."""
-    x = (images * 2.0 - 1.0 - _SHIFT) / _SCALE
+    x = (images * 2.0 - 1.0 - SHIFT) / SCALE
     taps = []
     for layer in NETWORKS[network]:
         if layer == "tap":
@@ -65,13 +65,30 @@ def distance(
     weights: dict, a: Float[Array, "N H W 3"], b: Float[Array, "N H W 3"], network: str
 ) -> Float[Array, " N"]:
     """LPIPS of pictures in [0, 1]; 0 for equal ones."""
-    total = jnp.zeros(a.shape[0])
-    pairs = zip(features(weights, a, network), features(weights, b, network), strict=True)
-    for k, (x, y) in enumerate(pairs):
+    return compare(features(weights, a, network), features(weights, b, network), weights)
+
+
+def compare(taps_a: Sequence[Array], taps_b: Sequence[Array], weights: dict) -> Float[Array, " N"]:
+    """The distance of two pictures' features, weighted by `lin0` to `lin4`."""
+    total = jnp.zeros(taps_a[0].shape[0])
+    for k, (x, y) in enumerate(zip(taps_a, taps_b, strict=True)):
         x, y = (f / (jnp.linalg.norm(f, axis=-1, keepdims=True) + 1e-10) for f in (x, y))
         linear = weights[f"lin{k}.model.1.weight"].reshape(-1)
         total += jnp.mean(jnp.square(x - y) @ linear, (1, 2))
     return total
+
+
+def in_batches(
+    measure: Callable[[Array, Array], Array], a: np.ndarray, b: np.ndarray, batch: int
+) -> Float[np.ndarray, " N"]:
+    """`measure` of pairs of pictures, so many at a time: one compiled program."""
+    out = []
+    for start in range(0, len(a), batch):
+        parts = [np.asarray(x[start : start + batch], np.float32) for x in (a, b)]
+        size = len(parts[0])
+        parts = [np.pad(x, [(0, batch - size), (0, 0), (0, 0), (0, 0)]) for x in parts]
+        out.append(np.asarray(measure(*parts))[:size])
+    return np.concatenate(out)
 
 
 class Lpips:
@@ -82,13 +99,8 @@ class Lpips:
         self.name = f"LPIPS v0.1 {network}"
 
     def __call__(self, a: np.ndarray, b: np.ndarray, batch: int = 16) -> np.ndarray:
-        out = []
-        for start in range(0, len(a), batch):
-            parts = [np.asarray(x[start : start + batch], np.float32) for x in (a, b)]
-            size = len(parts[0])
-            parts = [np.pad(x, [(0, batch - size), (0, 0), (0, 0), (0, 0)]) for x in parts]
-            out.append(np.asarray(distance(self.weights, *parts, self.network))[:size])
-        return np.concatenate(out)
+        measure = functools.partial(distance, self.weights, network=self.network)
+        return in_batches(measure, a, b, batch)
 
 
 def load(files: Sequence[str]) -> Lpips:

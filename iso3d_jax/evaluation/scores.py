@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from jaxtyping import Float
@@ -18,6 +18,7 @@ METRICS = {
     "psnr": ("PSNR (dB)", True),
     "ssim": ("SSIM", True),
     "lpips": ("LPIPS", False),
+    "st_lpips": ("ST-LPIPS", False),
     "mask_iou": ("mask IoU", True),
     "embedding": ("embedding similarity", True),
     "embedding_to_picture": ("embedding similarity to the picture", True),
@@ -29,7 +30,7 @@ def score_views(
     views: Float[np.ndarray, "N V H W 3"],
     task: ViewTask,
     model: Model,
-    lpips: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+    perceptual: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] | None = None,
 ) -> dict[str, Float[np.ndarray, "N V"]]:
     """Scores of each view.
 
@@ -37,7 +38,7 @@ def score_views(
     the picture, whose views from behind are not expected to reach 1.
 
     Args:
-      lpips: a function of two batches of pictures [n, H, W, 3] to distances [n].
+      perceptual: by metric, functions of two batches of pictures [n, H, W, 3] to distances [n].
     """
     embedded = embed_views(model, views)
     picture = embed_all(model, task.pictures)[:, None]
@@ -45,9 +46,9 @@ def score_views(
     if task.truth is not None:
         scores["psnr"] = pixels.psnr(views, task.truth)
         scores["ssim"] = pixels.ssim(views, task.truth)
-        if lpips is not None:
-            flat = [x.reshape(-1, *x.shape[2:]) for x in (np.asarray(views), task.truth)]
-            scores["lpips"] = lpips(*flat).reshape(views.shape[:2])
+        flat = [x.reshape(-1, *x.shape[2:]) for x in (np.asarray(views), task.truth)]
+        for name, distance in (perceptual or {}).items():
+            scores[name] = distance(*flat).reshape(views.shape[:2])
         scores["mask_iou"] = pixels.mask_iou(views, task.truth)
         scores["embedding"] = similarity(embedded, embed_views(model, task.truth))
     scores["embedding_to_picture"] = similarity(embedded, picture)
@@ -59,7 +60,7 @@ def summary(
 ) -> dict:
     """Means over all views, over those of the picture's side and of the far side; isotropy.
 
-    For LPIPS, where smaller is better, isotropy is of 1 - LPIPS.
+    For LPIPS and ST-LPIPS, where smaller is better, isotropy is of 1 less their value.
     """
     off = angular_distance(azimuth_deg, 0.0)
     parts = {"all": off >= 0, "front": off <= FRONT_DEG, "back": off >= BACK_DEG}

@@ -1,8 +1,10 @@
-"""PyTorch's zip checkpoints (`torch.save` since 1.6), read and written without PyTorch.
+"""PyTorch's checkpoints, read without PyTorch: zips (`torch.save` since 1.6) and those from before.
 
-Such a file is an uncompressed zip: `NAME/data.pkl` holds the structure, `NAME/data/N` the raw
-storages. A pickle can name any function to call, so ours may name only what a state dict needs;
-anything else is refused before it is looked up.
+A zip is uncompressed: `NAME/data.pkl` holds the structure, `NAME/data/N` the raw storages. An old
+file is a row of pickles (a magic number, a version, facts about the machine, the structure, the
+storages' keys) and then every storage, its number of elements (int64) first. A pickle can name any
+function to call, so ours may name only what a state dict needs; anything else is refused before it
+is looked up. Zips are also written.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ STORAGES = {
 }
 WRAPPERS = ("state_dict", "module", "model")  # under which trainers put the state dict
 _ALIGNMENT = 64
+_OLD = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled magic number
 
 
 class _Storage:
@@ -103,9 +106,7 @@ class _Unpickler(pickle.Unpickler):
         return _ALLOWED[module, name]
 
     def persistent_load(self, pid):
-        if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage"):
-            raise pickle.UnpicklingError("an unknown kind of persistent object")
-        _, dtype, key, _, count = pid
+        dtype, key, count = _storage_id(pid)
         if not isinstance(dtype, np.dtype) or type(count) is not int or key not in self._storages:
             raise pickle.UnpicklingError(f"storage {key!r} is missing")
         offset, size = self._storages[key]
@@ -114,32 +115,87 @@ class _Unpickler(pickle.Unpickler):
         return _Storage(self._path, offset, dtype, count)
 
 
+def _storage_id(pid) -> tuple:
+    """Type, key and number of elements; old files add a view, which ours never have."""
+    if not (isinstance(pid, tuple) and pid[:1] == ("storage",) and len(pid) in (5, 6)):
+        raise pickle.UnpicklingError("an unknown kind of persistent object")
+    if pid[5:] not in ((), (None,)):
+        raise pickle.UnpicklingError("a storage is a view of another")
+    return pid[1], pid[2], pid[4]
+
+
+class _Survey(_Unpickler):
+    """Only finds out which storages there are, and of what type: in old files they come later."""
+
+    def __init__(self, file, path: Path):
+        super().__init__(file, path, {})
+        self.dtypes: dict[str, np.dtype] = {}
+
+    def persistent_load(self, pid):
+        dtype, key, count = _storage_id(pid)
+        if not isinstance(dtype, np.dtype) or type(count) is not int or count < 0:
+            raise pickle.UnpicklingError(f"storage {key!r} is impossible")
+        self.dtypes[key] = dtype
+        return _Storage(self._path, 0, dtype, count)
+
+
+def _open_old(path: Path):
+    """The content of a file that torch.save wrote before 1.6."""
+    with open(path, "rb") as raw:
+        _, _, machine = (_Unpickler(raw, path, {}).load() for _ in range(3))
+        if not machine.get("little_endian", True):
+            raise UserError(f"{path} was written on a big-endian machine; save it again")
+        begin = raw.tell()
+        survey = _Survey(raw, path)
+        survey.load()
+        keys = _Unpickler(raw, path, {}).load()
+        offset, storages = raw.tell(), {}
+        for key in keys:
+            raw.seek(offset)
+            (count,) = struct.unpack("<q", raw.read(8))
+            size = count * survey.dtypes[key].itemsize
+            storages[key] = (offset + 8, size)
+            offset += 8 + size
+            if count < 0 or offset > path.stat().st_size:
+                raise ValueError(f"storage {key!r} is cut short")
+        raw.seek(begin)
+        return _Unpickler(raw, path, storages).load()
+
+
+def _open_zip(path: Path):
+    """The content of a zip file."""
+    with zipfile.ZipFile(path) as archive, open(path, "rb") as raw:
+        names = [n for n in archive.namelist() if n.count("/") == 1 and n.endswith("/data.pkl")]
+        if len(names) != 1:
+            raise UserError(f"{path} is a zip file, but not one that torch.save wrote")
+        root = names[0].removesuffix("data.pkl")
+        if root + "byteorder" in archive.namelist():
+            if archive.read(root + "byteorder") != b"little":
+                raise UserError(f"{path} was written on a big-endian machine; save it again")
+        prefix = root + "data/"
+        storages = {
+            info.filename.removeprefix(prefix): (_data_offset(raw, info), info.file_size)
+            for info in archive.infolist()
+            if info.filename.startswith(prefix)
+        }
+        return _Unpickler(io.BytesIO(archive.read(names[0])), path, storages).load()
+
+
 def open_torch(path: Path) -> dict[str, LazyTensor]:
-    """The tensors of a torch zip file, by key; a wrapper such as 'state_dict' is opened.
+    """The tensors of a torch file, by key; a wrapper such as 'state_dict' is opened.
 
     Raises:
       UserError: not such a file, damaged, or with a pickle that wants more than weights.
     """
+    path = Path(path)
     try:
-        with zipfile.ZipFile(path) as archive, open(path, "rb") as raw:
-            names = [n for n in archive.namelist() if n.count("/") == 1 and n.endswith("/data.pkl")]
-            if len(names) != 1:
-                raise UserError(f"{path} is a zip file, but not one that torch.save wrote")
-            root = names[0].removesuffix("data.pkl")
-            if root + "byteorder" in archive.namelist():
-                if archive.read(root + "byteorder") != b"little":
-                    raise UserError(f"{path} was written on a big-endian machine; save it again")
-            prefix = root + "data/"
-            storages = {
-                info.filename.removeprefix(prefix): (_data_offset(raw, info), info.file_size)
-                for info in archive.infolist()
-                if info.filename.startswith(prefix)
-            }
-            content = _Unpickler(io.BytesIO(archive.read(names[0])), path, storages).load()
+        with open(path, "rb") as file:
+            old = file.read(len(_OLD)) == _OLD
+        content = _open_old(path) if old else _open_zip(path)
     except zipfile.BadZipFile:
         raise UserError(
-            f"{path} is not a checkpoint that can be read: neither safetensors nor a zip of "
-            "torch.save (PyTorch 1.6 or later); it may be damaged or cut short"
+            f"{path} is not a checkpoint that can be read: neither safetensors nor a "
+            "file of torch.save; it may be damaged or cut short"
         ) from None
     except UserError:
         raise
