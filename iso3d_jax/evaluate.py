@@ -39,6 +39,10 @@ _CONSISTENCY = flags.DEFINE_integer(
 _LPIPS = flags.DEFINE_list(
     "lpips", None, "weights for LPIPS: torchvision's alexnet or vgg16 file and lpips' linear file"
 )
+_ST_LPIPS = flags.DEFINE_string(
+    "st_lpips", "auto", "ST-LPIPS: the weights' file; 'auto' takes those of the package "
+    "stlpips-pytorch where it is installed; 'none'",
+)  # fmt: skip
 _OBJECTS = flags.DEFINE_integer("sheet_objects", 8, "rows of the contact sheet", lower_bound=1)
 _PAGE = flags.DEFINE_integer(
     "page_objects", 40, "objects on the page: half the best, half the worst", lower_bound=1
@@ -79,6 +83,17 @@ def write(out: Path, report: dict, pictures, answers) -> None:
     print(f"{page}, report.json, table.md")
 
 
+def load_perceptual() -> dict:
+    """The perceptual distances whose weights are at hand, by metric."""
+    from iso3d_jax.evaluation import lpips, st_lpips
+
+    found = {"lpips": lpips.load(_LPIPS.value)} if _LPIPS.value else {}
+    file = st_lpips.find() if _ST_LPIPS.value == "auto" else _ST_LPIPS.value
+    if file and file != "none":
+        found["st_lpips"] = st_lpips.load(file)
+    return found
+
+
 def load_task(model):
     """The task that the flags name, and facts about its data."""
     from iso3d_jax.data.table import MultiViewTable
@@ -107,13 +122,13 @@ def evaluate_views(out: Path):
     from iso3d_jax.data.grids import tile
     from iso3d_jax.data.table import SET, MultiViewTable
     from iso3d_jax.errors import UserError
-    from iso3d_jax.evaluation import ablation, lpips, scores, views
+    from iso3d_jax.evaluation import ablation, scores, views
     from iso3d_jax.evaluation.report import model_facts
     from iso3d_jax.files import atomic_path
     from iso3d_jax.weights.bundle import load_model
 
     model = load_model(_MODEL.value)
-    perceptual = lpips.load(_LPIPS.value) if _LPIPS.value else None
+    perceptual = load_perceptual()
     task, facts = load_task(model)
     if _ABLATE.value and task.truth is None:
         raise UserError("--ablate needs true views: give --data or --gso, not --images")
@@ -157,8 +172,7 @@ def evaluate_views(out: Path):
         "eta": model.config.eta,
         "temperature": model.config.get("temperature", 1.0),
     }  # fmt: skip
-    if perceptual is not None:
-        report["settings"]["lpips"] = perceptual.name
+    report["settings"] |= {name: distance.name for name, distance in perceptual.items()}
     consistency_of(report, task, answers)
     report["rank_by"] = "psnr" if task.truth is not None else "embedding_to_picture"
     report["objects"] = [
@@ -217,7 +231,7 @@ def evaluate_shapes() -> dict:
     """Scores reconstructed meshes."""
     from iso3d_jax.evaluation import reconstructions, shapes, visible
 
-    means, objects = reconstructions.score_runs(_RUNS.value, _MESHES.value)
+    means, objects, sides = reconstructions.score_runs(_RUNS.value, _MESHES.value)
     return {
         "title": "Evaluation of reconstructed meshes",
         "protocol": "each mesh scaled to a bounding box whose longest side is 1 and centred; "
@@ -226,6 +240,7 @@ def evaluate_shapes() -> dict:
         f"volumes on {shapes.GRID}^3 cubes of [-1, 1]^3",
         "data": {"runs": _RUNS.value, "meshes": _MESHES.value, "objects": len(objects)},
         "shapes": means,
+        "sides": sides,
         "objects": objects,
     }
 

@@ -34,9 +34,10 @@ def octant(azimuth_deg) -> Int[np.ndarray, "..."]:
 
 def octant_means(score: np.ndarray, azimuth_deg: np.ndarray) -> Float[np.ndarray, " 8"]:
     """Mean score of each octant, NaN where there is no view."""
-    index = octant(azimuth_deg).ravel()
+    known = np.isfinite(score)
+    index = octant(azimuth_deg)[known]
     count = np.bincount(index, minlength=OCTANTS)
-    total = np.bincount(index, np.ravel(score), OCTANTS)
+    total = np.bincount(index, np.asarray(score)[known], OCTANTS)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
@@ -51,20 +52,21 @@ def isotropy(
     """The figures above, with the octants' means and counts; None where views are missing.
 
     Args:
-      score: of each view, larger is better.
+      score: of each view; NaN, not known, is left out.
       azimuth_deg: of each view, counted from the picture's.
       seed: of the shuffles.
     """
     score = np.asarray(score, np.float64)
     off = angular_distance(azimuth_deg, 0.0)
-    front, back = score[off <= FRONT_DEG], score[off >= BACK_DEG]
+    known = np.isfinite(score)
+    front, back = score[known & (off <= FRONT_DEG)], score[known & (off >= BACK_DEG)]
     means = octant_means(score, azimuth_deg)
     rng = np.random.default_rng(seed)
     chance = [spread(score, rng.permuted(azimuth_deg, axis=1)) for _ in range(SHUFFLES)]
     both = front.size and back.size and front.mean() != 0
     return {
         "octants": [None if np.isnan(m) else float(m) for m in means],
-        "views": np.bincount(octant(azimuth_deg).ravel(), minlength=OCTANTS).tolist(),
+        "views": np.bincount(octant(azimuth_deg)[known], minlength=OCTANTS).tolist(),
         "spread": spread(score, azimuth_deg),
         "spread_by_chance": float(np.mean(chance)),
         "front": float(front.mean()) if front.size else None,

@@ -20,7 +20,8 @@ import numpy as np
 import trimesh
 
 from iso3d_jax.errors import UserError
-from iso3d_jax.evaluation import gso, shapes
+from iso3d_jax.evaluation import gso, shapes, visible
+from iso3d_jax.evaluation.isotropy import isotropy
 
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply")
 METRICS = ("chamfer", "f_score", "volume_iou", "normal_consistency")
@@ -80,8 +81,11 @@ def load_truth(folder: str | Path, name: str) -> trimesh.Trimesh | None:
 
 def score_runs(
     runs: str | Path, meshes: str | Path, size: int = shapes.SIZE
-) -> tuple[dict[str, dict], list[dict]]:
-    """Mean scores of the results and of the baselines, and those of each object.
+) -> tuple[dict[str, dict], list[dict], dict[str, dict]]:
+    """Mean scores of the results and of the baselines, those of each object, and isotropy.
+
+    Isotropy is `isotropy.isotropy`'s figures by row and metric of `shapes.SIDE_METRICS`, of the
+    surface that is seen from each side. Of the distance, smaller is better.
 
     Raises:
       UserError: a folder that is not there, or a result without truth.
@@ -98,6 +102,7 @@ def score_runs(
     rows: dict[str, list[dict]] = {"reconstruction": [], "a ball": []}
     if len(names) > 1:
         rows["another object's true mesh"] = []
+    sides: dict[str, list[dict]] = {row: [] for row in rows}
     for i, name in enumerate(names):
         answers = {
             "reconstruction": _measure(load_mesh(results[name]), name, size),
@@ -106,9 +111,16 @@ def score_runs(
         }
         for row in rows:
             rows[row].append(shapes.compare(answers[row], truth[name]))
+            sides[row].append(shapes.compare_sides(answers[row], truth[name]))
     means = {row: {k: _mean([s[k] for s in each]) for k in METRICS} for row, each in rows.items()}
     objects = [{"name": n, "scores": s} for n, s in zip(names, rows["reconstruction"], strict=True)]
-    return means, objects
+    return means, objects, {row: _by_side(each) for row, each in sides.items()}
+
+
+def _by_side(each: list[dict]) -> dict[str, dict]:
+    """How the scores vary with the azimuth from the picture's side, over all objects."""
+    azimuth = np.broadcast_to(visible.AZIMUTHS_DEG, (len(each), visible.VIEWS))
+    return {k: isotropy(np.stack([s[k] for s in each]), azimuth) for k in shapes.SIDE_METRICS}
 
 
 def _measure(mesh: trimesh.Trimesh, name: str, size: int) -> shapes.Measured:

@@ -131,6 +131,26 @@ def ablation_table(ablation: dict) -> tuple[str, list[str], list[list[str]]]:
     return caption, ["given", *(f"t = {int(t[1:])}" for t in times)], rows
 
 
+def sides_table(sides: dict) -> tuple[str, list[str], list[list[str]]]:
+    """Caption, head and rows of how scores of meshes vary with the side they are seen from."""
+    names = {
+        "distance": "distance", "f_score": "F-score at 0.02",
+        "normal_consistency": "normal consistency",
+    }  # fmt: skip
+    keys = ("front", "back", "back_to_front", "spread", "spread_by_chance")
+    rows = [
+        [answer, names[metric], *(number(figures[k], 4) for k in keys)]
+        for answer, row in sides.items()
+        for metric, figures in row.items()
+    ]
+    head = ["answer", "score", "front", "back", "back / front", "spread", "spread by chance"]
+    caption = (
+        "Isotropy of the surface seen from 16 sides: at most 60 degrees from the picture's, and "
+        "120 or more from it; of the distance, less is better"
+    )
+    return caption, head, rows
+
+
 def tables_of(report: dict) -> list[tuple[str, list[str], list[list[str]]]]:
     """All tables that a report has."""
     tables = view_tables(report) if "views" in report else []
@@ -141,6 +161,8 @@ def tables_of(report: dict) -> list[tuple[str, list[str], list[list[str]]]]:
         rows = [[n, *(number(r[k], 4) for k in keys)] for n, r in report["shapes"].items()]
         head = ["answer", "Chamfer distance", "F-score at 0.02", "volume IoU", "normal consistency"]
         tables.append((f"{report['data']['objects']} meshes", head, rows))
+    if "sides" in report:
+        tables.append(sides_table(report["sides"]))
     return tables
 
 

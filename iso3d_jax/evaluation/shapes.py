@@ -25,10 +25,12 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from iso3d_jax.evaluation.visible import SIZE, visible_points
+from iso3d_jax.evaluation import visible
+from iso3d_jax.evaluation.visible import SIZE
 
 GRID = 64  # cubes along an edge of [-1, 1]^3
 F_DISTANCE = 0.02
+SIDE_METRICS = ("distance", "f_score", "normal_consistency")  # of the surface seen from a side
 
 
 def normalise(vertices: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
@@ -164,6 +166,7 @@ class Measured:
     points: Float[np.ndarray, "P 3"]
     normals: Float[np.ndarray, "P 3"]
     inside: Bool[np.ndarray, "G G G"]
+    sides: list[visible.Surface]  # what each camera sees of it, thinned
 
 
 def measure(mesh: trimesh.Trimesh, size: int = SIZE) -> Measured:
@@ -176,7 +179,17 @@ def measure(mesh: trimesh.Trimesh, size: int = SIZE) -> Measured:
       ValueError: a mesh without extent, or with nothing to see.
     """
     vertices, faces = normalise(mesh.vertices), np.asarray(mesh.faces)
-    return Measured(*visible_points(vertices, faces, size=size), occupancy(vertices, faces))
+    return of_frame(vertices, faces, size)
+
+
+def of_frame(
+    vertices: Float[np.ndarray, "N 3"], faces: Int[np.ndarray, "T 3"], size: int = SIZE
+) -> Measured:
+    """`measure` of a mesh that is scaled and centred already."""
+    sides = visible.seen(vertices, faces, size)
+    return Measured(
+        *visible.together(sides), occupancy(vertices, faces), [visible.thinned(*s) for s in sides]
+    )
 
 
 def compare(result: Measured, truth: Measured) -> dict[str, float]:
@@ -189,3 +202,26 @@ def compare(result: Measured, truth: Measured) -> dict[str, float]:
             result.points, result.normals, truth.points, truth.normals
         ),
     }
+
+
+def compare_sides(result: Measured, truth: Measured) -> dict[str, Float[np.ndarray, " 16"]]:
+    """Scores of the surface that each camera sees, 22.5 degrees of azimuth apart, the first at +X.
+
+    The points that the camera sees of one mesh are held to all visible points of the other, both
+    ways: `distance` is the mean of the two mean distances, `f_score` and `normal_consistency` as
+    in `compare`. NaN where a camera sees nothing of one of them.
+    """
+    trees = cKDTree(result.points), cKDTree(truth.points)
+    scores = {key: np.full(visible.VIEWS, np.nan) for key in SIDE_METRICS}
+    for k, (mine, theirs) in enumerate(zip(result.sides, truth.sides, strict=True)):
+        if not len(mine[0]) or not len(theirs[0]):
+            continue
+        (off, near), (back, far) = trees[1].query(mine[0]), trees[0].query(theirs[0])
+        precision, recall = (off <= F_DISTANCE).mean(), (back <= F_DISTANCE).mean()
+        scores["distance"][k] = (off.mean() + back.mean()) / 2
+        scores["f_score"][k] = 2 * precision * recall / max(precision + recall, 1e-12)
+        scores["normal_consistency"][k] = (
+            np.abs((mine[1] * truth.normals[near]).sum(-1)).mean()
+            + np.abs((theirs[1] * result.normals[far]).sum(-1)).mean()
+        ) / 2
+    return scores

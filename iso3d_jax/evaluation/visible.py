@@ -15,6 +15,8 @@ VIEWS, ELEVATION_DEG, DISTANCE = 16, 30.0, 1.5
 SIZE = 256  # pixels
 FOCAL = 35.0 / 32.0  # focal length over the picture's width
 VOXEL = 0.01
+AZIMUTHS_DEG = tuple(k * 360.0 / VIEWS for k in range(VIEWS))
+Surface = tuple[np.ndarray, np.ndarray]  # points and unit normals, [P, 3] each
 
 
 def camera_axes(azimuth_deg: float, elevation_deg: float):
@@ -64,26 +66,26 @@ def first_hits(
     return triangle, (weights[..., None] * vertices[faces[triangle]]).sum(1)
 
 
-def visible_points(
+def seen(
     vertices: Float[np.ndarray, "N 3"], faces: Int[np.ndarray, "T 3"], size: int = SIZE
-) -> tuple[Float[np.ndarray, "P 3"], Float[np.ndarray, "P 3"]]:
-    """Points that are seen, and their triangles' unit normals.
+) -> list[Surface]:
+    """What each of the `VIEWS` cameras sees, k * 22.5 degrees from +X; not thinned.
 
     Args:
       vertices: Z up, in a box around the origin whose longest side is 1.
       size: of the depth pictures, pixels.
-
-    Raises:
-      ValueError: nothing is seen.
     """
     corners = vertices[faces]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     normals /= np.linalg.norm(normals, axis=-1, keepdims=True).clip(1e-20)
-    seen = [first_hits(vertices, faces, k * 360.0 / VIEWS, size) for k in range(VIEWS)]
-    points = np.concatenate([p for _, p in seen])
-    normals = normals[np.concatenate([t for t, _ in seen])]
+    hits = (first_hits(vertices, faces, azimuth, size) for azimuth in AZIMUTHS_DEG)
+    return [(points, normals[triangle]) for triangle, points in hits]
+
+
+def thinned(points: Float[np.ndarray, "P 3"], normals: Float[np.ndarray, "P 3"]) -> Surface:
+    """Of the points in one cube of `VOXEL` their mean, with the normal of the one nearest to it."""
     if not len(points):
-        raise ValueError("the mesh cannot be seen from any side")
+        return points, normals
     cell = np.floor((points - points.min(0)) / VOXEL).astype(int)
     _, index = np.unique(cell, axis=0, return_inverse=True)
     index = index.reshape(-1)
@@ -94,3 +96,26 @@ def visible_points(
     order = np.argsort(-far)  # the last one written is the nearest to the mean: its normal stands
     nearest[index[order]] = order
     return mean, normals[nearest]
+
+
+def visible_points(
+    vertices: Float[np.ndarray, "N 3"], faces: Int[np.ndarray, "T 3"], size: int = SIZE
+) -> Surface:
+    """Points that are seen by any camera, and their triangles' unit normals; see `seen`.
+
+    Raises:
+      ValueError: nothing is seen.
+    """
+    return together(seen(vertices, faces, size))
+
+
+def together(sides: list[Surface]) -> Surface:
+    """All cameras' points as one thinned surface.
+
+    Raises:
+      ValueError: there is none.
+    """
+    points, normals = (np.concatenate([side[k] for side in sides]) for k in range(2))
+    if not len(points):
+        raise ValueError("the mesh cannot be seen from any side")
+    return thinned(points, normals)

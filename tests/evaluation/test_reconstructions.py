@@ -43,13 +43,15 @@ def folders(tmp_path):
 
 
 def test_files_of_all_axes_agree_and_baselines_are_worse(folders):
-    means, objects = reconstructions.score_runs(*folders, size=48)
+    means, objects, sides = reconstructions.score_runs(*folders, size=48)
     assert [entry["name"] for entry in objects] == ["a", "b"]
     for entry in objects:
         assert entry["scores"]["chamfer"] < 1e-3, entry
         assert entry["scores"]["volume_iou"] == pytest.approx(1, abs=0.01)
     assert means["a ball"]["chamfer"] > 0.03 and means["a ball"]["volume_iou"] < 0.6
     assert means["reconstruction"]["f_score"] == pytest.approx(1)
+    assert sides["reconstruction"]["f_score"]["octants"] == pytest.approx([1] * 8)
+    assert sides["a ball"]["distance"]["front"] > 0.03
 
 
 def test_a_mesh_turned_the_wrong_way_scores_worse(folders):
@@ -57,7 +59,7 @@ def test_a_mesh_turned_the_wrong_way_scores_worse(folders):
     (truth / "turns.json").unlink()
     assert reconstructions.load_truth(truth, "nothing") is None
     (runs / "a" / "mesh.glb").unlink()
-    means, _ = reconstructions.score_runs(runs, truth, size=48)
+    means, _, _ = reconstructions.score_runs(runs, truth, size=48)
     assert means["reconstruction"]["volume_iou"] < 0.7
     assert "another object's true mesh" not in means
 

@@ -1,11 +1,14 @@
 """Scores of meshes against closed forms: spheres, shifted cubes, planes."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import trimesh
 from scipy.spatial.distance import cdist
 
 from iso3d_jax.evaluation import shapes, visible
+from iso3d_jax.evaluation.isotropy import isotropy
 
 SPHERE = trimesh.creation.icosphere(subdivisions=4, radius=0.5)
 
@@ -102,3 +105,45 @@ def test_compare_is_perfect_for_the_same_mesh_whatever_its_size_and_place():
     cube = shapes.compare(shapes.measure(box([-1] * 3, [1] * 3), size=64), sphere)
     assert cube["volume_iou"] == pytest.approx(np.pi / 6, rel=0.02)  # a ball in its cube
     assert cube["chamfer"] > 0.05 and cube["f_score"] < 0.5
+
+
+def sides_of(vertices):
+    """Scores by side of a deformed sphere (+X is the picture's side) against the sphere."""
+    sphere = shapes.of_frame(SPHERE.vertices, SPHERE.faces, size=64)
+    each = shapes.compare_sides(shapes.of_frame(vertices, SPHERE.faces, size=64), sphere)
+    azimuth = np.array([visible.AZIMUTHS_DEG])
+    return each, {k: isotropy(v[None], azimuth) for k, v in each.items()}
+
+
+def test_a_smaller_sphere_is_as_wrong_from_every_side():
+    each, figures = sides_of(0.9 * SPHERE.vertices)
+    assert each["distance"].shape == (16,)
+    # Most of what is seen of it has its nearest point 0.05 outwards; below, nothing is seen.
+    assert each["distance"] == pytest.approx(0.05, rel=0.1)
+    assert (each["f_score"] == 0).all() and each["normal_consistency"] == pytest.approx(1, abs=0.02)
+    assert figures["distance"]["back_to_front"] == pytest.approx(1, abs=0.03)
+    assert figures["distance"]["spread"] < 0.001
+
+
+def test_a_shape_that_is_wrong_behind_alone():
+    x = np.array(SPHERE.vertices)
+    x[:, 0] = np.where(x[:, 0] < 0, 0.6 * x[:, 0], x[:, 0])
+    each, figures = sides_of(x)
+    assert figures["distance"]["back_to_front"] > 3 and figures["f_score"]["back_to_front"] < 0.6
+    assert figures["distance"]["octants"][4] > figures["distance"]["octants"][2]
+    assert each["f_score"][0] > 0.95
+    assert figures["distance"]["spread"] > 1.2 * figures["distance"]["spread_by_chance"]
+    mirrored = sides_of(x * [-1, 1, 1])[1]["distance"]  # wrong in front
+    assert mirrored["back_to_front"] == pytest.approx(
+        1 / figures["distance"]["back_to_front"], rel=0.1
+    )
+
+
+def test_a_side_that_sees_nothing_is_unknown():
+    sphere = shapes.of_frame(SPHERE.vertices, SPHERE.faces, size=32)
+    nothing = np.zeros((0, 3))
+    blind = [(nothing, nothing), *sphere.sides[1:]]
+    each = shapes.compare_sides(dataclasses.replace(sphere, sides=blind), sphere)
+    assert np.isnan(each["distance"][0]) and (each["distance"][1:] < 0.01).all()
+    figures = isotropy(each["f_score"][None], np.array([visible.AZIMUTHS_DEG]))
+    assert figures["octants"] == [1.0] * 8 and sum(figures["views"]) == 15
