@@ -29,12 +29,16 @@ def main():
     parser.add_argument("--fsdp", type=int, default=1)
     parser.add_argument("--remat", default="blocks")
     parser.add_argument("--branches", default="2-a,2-b")
+    parser.add_argument(
+        "--effort", type=float, default=0.0, help="-1 to 1: how long the compiler tries for speed"
+    )
     parser.add_argument("--result", type=Path)
     args = parser.parse_args()
     compile_for.prepare_environment(args.target)
     import jax
     from measuring import report
 
+    jax.config.update("jax_exec_time_optimization_effort", args.effort)
     cfg = command_line.load_config(args.config)
     cfg.batch_size, cfg.accumulate, cfg.remat = args.batch_size, args.accumulate, args.remat
     cfg.mesh.fsdp = args.fsdp
@@ -43,6 +47,7 @@ def main():
     result = {
         "command": "python " + " ".join(["benchmarks/compile_for.py", *sys.argv[1:]]),
         "jax": jax.__version__,
+        "compiler_effort": args.effort,
         "chips": count,
         "objects_a_chip": args.batch_size // count,
         "price_assumed": chip.dollars_per_hour,

@@ -21,6 +21,8 @@ from iso3d_jax.training.optimizer import choose
 LOADERS = ("memory", "grain")
 READ_AHEAD = 8  # batches, and as many threads
 
+_cameras = jax.jit(camera_condition, static_argnums=2)  # one dispatch a batch, not dozens
+
 
 class Batches:
     """Views, cameras and embeddings of objects drawn from a set in memory."""
@@ -100,10 +102,10 @@ class Batches:
         reference = batch.pop("reference_elevation_deg")
         encoding = self.cfg.model.camera_encoding
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            batch["camera"] = np.asarray(camera_condition(elevation, azimuth, encoding))
+            batch["camera"] = np.asarray(_cameras(elevation, azimuth, encoding))
             if "reference_moments" in batch or "reference_view" in batch:
                 batch["reference_camera"] = np.asarray(
-                    camera_condition(reference, np.zeros_like(reference), encoding)
+                    _cameras(reference, np.zeros_like(reference), encoding)
                 )
         return batch
 

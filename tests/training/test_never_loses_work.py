@@ -59,8 +59,8 @@ def in_checkpoints(workdir):
 
 def check_kills(tmp_path, kills, steps, seed, *changes):
     changes = (f"steps={steps}", "batch_size=2", *changes)
-    process = start(tmp_path / "whole", *changes)
-    _, said = process.communicate(timeout=900)
+    process = start(tmp_path / "whole", *changes, f"checkpoint_every={steps}")
+    _, said = process.communicate(timeout=1800)
     assert process.returncode == 0, said
     whole = weights(tmp_path / "whole")
 
@@ -78,7 +78,7 @@ def check_kills(tmp_path, kills, steps, seed, *changes):
             f"{last_step(workdir)}; checkpoints {in_checkpoints(workdir)}"
         )
     process = start(workdir, *changes)
-    _, said = process.communicate(timeout=900)
+    _, said = process.communicate(timeout=1800)
     assert process.returncode == 0 and "resumed at step" in said, said
     resumed = weights(workdir)
     for name, value in whole.items():
