@@ -9,6 +9,7 @@ for a TPU v5e instead of this machine.
 """
 
 import argparse
+import contextlib
 import os
 import sys
 import time
@@ -19,19 +20,22 @@ sys.path.insert(0, str(ROOT))
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
+from jax.sharding import NamedSharding, PartitionSpec  # noqa: E402
 from measuring import abstract_network, report  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
 from iso3d_jax import sampling  # noqa: E402
+from iso3d_jax.training import sharding  # noqa: E402
 
 
-def tpu_sharding():
-    """Where a program for one chip of a TPU v5e is placed; no such chip is needed."""
+def tpu_mesh():
+    """One chip of a TPU v5e; no such chip is needed."""
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     from jax.experimental import topologies
 
     chips = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
-    return jax.sharding.SingleDeviceSharding(chips[0])
+    return sharding.make_mesh(devices=chips[:1])
 
 
 def abstract(shape, dtype, sharding):
@@ -57,7 +61,8 @@ def main():
     parser.add_argument("--weights", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--result", type=Path)
     args = parser.parse_args()
-    place = tpu_sharding() if args.tpu else None
+    mesh = tpu_mesh() if args.tpu else None
+    place = NamedSharding(mesh, PartitionSpec()) if mesh else None
     weights = jnp.dtype(args.weights)
     unet, vae, clip = (
         abstract_network(name, ConfigDict({name: {}}), jnp.bfloat16, weights, place)
@@ -71,18 +76,22 @@ def main():
         + " --tpu" * args.tpu,
         "compiled_for": "TPU v5e" if args.tpu else jax.devices()[0].device_kind,
         "weights": args.weights,
-        "embed": analyse(sampling._embed.lower(clip, abstract((1, 256, 256, 3), f32, place))),
-        "sample": analyse(
-            sampling.sample_latents.lower(
+    }
+    with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
+        lowered = {
+            "sample": lambda: sampling.sample_latents.lower(
                 unet, abstract((1, 1, 1024), f32, place), abstract((4, 16), f32, place),
                 abstract((1000,), f32, place), key, scalar, scalar,
                 latent_shape=(32, 32, 4), steps=50, parameterization="eps",
-            )
-        ),
-        "decode": analyse(
-            sampling.decode_views.lower(vae, abstract((1, 4, 32, 32, 4), f32, place))
-        ),
-    }  # fmt: skip
+            ),
+            "decode": lambda: sampling.decode_views.lower(
+                vae, abstract((1, 4, 32, 32, 4), f32, place)
+            ),
+            "embed": lambda: sampling._embed.lower(clip, abstract((1, 256, 256, 3), f32, place)),
+        }  # fmt: skip
+        for name, lower in lowered.items():
+            result[name] = analyse(lower())
+            print(name, result[name], file=sys.stderr, flush=True)
     programs = [result[name] for name in ("embed", "sample", "decode")]
     held = sum(p["weights_and_inputs_gb"] for p in programs)
     result["all_weights_and_the_largest_temporary_gb"] = round(

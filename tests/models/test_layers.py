@@ -1,5 +1,6 @@
 """Our layers against flax's own, and the autoencoder's folding."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -51,3 +52,15 @@ def test_bicubic_keeps_constants_and_corners():
     picture = np.random.default_rng(0).random(256)
     resized = matrix @ picture
     np.testing.assert_allclose(resized[[0, -1]], picture[[0, -1]], atol=1e-6)
+
+
+def test_wide_convolution_on_a_small_map_is_flax_convolution():
+    """Two maps and a few outputs, but the channels that choose the matrix product on a CPU."""
+    rng = np.random.default_rng(0)
+    ours = layers.conv(layers.WIDE, 3, rngs=nnx.Rngs(0))
+    plain = nnx.Conv(layers.WIDE, 3, (3, 3), padding=1, rngs=nnx.Rngs(0))
+    plain.kernel, plain.bias = ours.kernel, nnx.Param(jnp.arange(3.0))
+    ours.bias = plain.bias
+    x = jnp.asarray(rng.normal(size=(2, 4, 8, layers.WIDE)), jnp.float32)
+    assert "conv_general_dilated" not in jax.jit(ours).lower(x).as_text("hlo")
+    np.testing.assert_allclose(ours(x), plain(x), atol=1e-4)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from iso3d_jax.models import attention, splash
+from iso3d_jax.models import attention, device, splash
 from iso3d_jax.training import sharding
 
 
@@ -38,9 +38,9 @@ def test_traced_for_what_the_mesh_is_made_of(monkeypatch):
         class abstract_device:
             device_kind = "TPU v5 lite"
 
-    assert attention._platform() == jax.default_backend()
+    assert device.platform() == jax.default_backend()
     monkeypatch.setattr(jax.sharding, "get_abstract_mesh", lambda: Mesh)
-    assert attention._platform() == "tpu"
+    assert device.platform() == "tpu"
     chosen = []
     monkeypatch.setattr(splash, "attend", lambda q, k, v: chosen.append(q.shape) or q)
     for length in (1024, 256):
