@@ -35,6 +35,8 @@ def test_which_lengths_are_for_the_kernel():
 
 def test_traced_for_what_the_mesh_is_made_of(monkeypatch):
     class Mesh:
+        size = 1
+
         class abstract_device:
             device_kind = "TPU v5 lite"
 
