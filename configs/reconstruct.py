@@ -63,11 +63,14 @@ def get_config(arg: str = "") -> ConfigDict:
     c.loss = ConfigDict(
         dict(
             guidance=1.0,
+            reference_l2=0.0,  # the method has none; some 1,000 is the ablation
             orientation=(0, 10.0, 1000.0, at(5000)),
             sparsity=0.0,
             opaque=(0, 0.0, 0.0, at(10_000)),
         )
     )
+    # where `loss.reference_l2` takes the picture to be seen from, and its weight for the outline
+    c.reference = ConfigDict(dict(elevation_deg=15.0, fov_deg=40.0, distance=1.075, mask=0.1))
     c.shading = ConfigDict(dict(start_step=at(5000), probability=0.75))  # probability 0: never
     c.optimiser = ConfigDict(
         dict(encoding=0.01, networks=0.001, b1=0.9, b2=0.99, eps=1e-15, weight_decay=0.01,

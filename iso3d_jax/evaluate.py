@@ -187,7 +187,7 @@ def evaluate_views(out: Path):
     ]
     shown = {n: v for n, v in answers.items() if not n.startswith("mean")}
     if task.truth is not None:
-        shown["truth"] = task.truth
+        shown["true views"] = task.truth
     count = min(_OBJECTS.value, len(task))
     chosen = np.linspace(0, len(task) - 1, count).astype(int)
     rows = [

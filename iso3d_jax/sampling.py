@@ -22,6 +22,7 @@ from iso3d_jax.data.pictures import prepare_picture
 from iso3d_jax.diffusion import ddim
 from iso3d_jax.errors import UserError
 from iso3d_jax.geometry import cameras
+from iso3d_jax.models.unet import UNetWithReference
 
 if TYPE_CHECKING:
     from iso3d_jax.weights.bundle import Model
@@ -71,9 +72,17 @@ def sample_views(
     )  # fmt: skip
     eta = config.get("eta", ETA) if eta is None else eta
     temperature = config.get("temperature", 1.0) if temperature is None else temperature
-    context = embed_pictures(model, prepare_all(model, pictures, prepare))  # [B, 1, D]
+    prepared = prepare_all(model, pictures, prepare)
+    if needs_reference(model) and len(prepared) > 1:  # each with its own reference beside the views
+        options = dict(
+            num_views=num_views, elevation_deg=elevation_deg, azimuth_deg=azimuth_deg, steps=steps,
+            guidance_scale=guidance_scale, eta=eta, temperature=temperature,
+            seed=seed,
+        )  # fmt: skip
+        return np.concatenate([sample_views(model, [p], **options) for p in prepared])
+    context = embed_pictures(model, prepared)  # [B, 1, D]
     latents = sample_latents(
-        model.unet,
+        network_for(model, prepared[0]),
         context,
         camera_conditions(config.camera_encoding, num_views, elevation_deg, azimuth_deg),
         model.alphas_cumprod,
@@ -106,6 +115,23 @@ def prepare_all(
 def embed_pictures(model: Model, prepared: Float[Array, "B H W 3"]) -> Float[Array, "B 1 D"]:
     """The context of each prepared picture: its image embedding, one token."""
     return _embed(model.clip, jnp.asarray(prepared))[:, None]
+
+
+def needs_reference(model: Model) -> bool:
+    """Whether the model sees the picture's latents beside every view (the ablation CCR)."""
+    return bool(model.unet.config.reference_channels)
+
+
+def network_for(model: Model, prepared: Float[Array, "H W 3"]):
+    """The UNet that draws from this picture: the model's own, with its reference where it has one.
+
+    Args:
+      prepared: the prepared picture in [0, 1].
+    """
+    if not needs_reference(model):
+        return model.unet
+    latent = _encode(model.vae, jnp.asarray(prepared, jnp.float32)) * model.config.scale_factor
+    return UNetWithReference(model.unet, latent)
 
 
 def camera_conditions(
@@ -167,6 +193,11 @@ def decode_views(vae, latents: Float[Array, "B V h w C"]) -> Float[Array, "B V H
     flat = latents.reshape(-1, *latents.shape[2:])  # [B*V, h, w, C]
     images = jnp.clip(vae.decode(flat) * 0.5 + 0.5, 0.0, 1.0).astype(jnp.float32)
     return images.reshape(*latents.shape[:2], *images.shape[1:])
+
+
+@jax.jit
+def _encode(vae, image: Float[Array, "H W 3"]) -> Float[Array, "1 1 h w C"]:
+    return vae.encode(image[None] * 2.0 - 1.0)[0][None]
 
 
 @jax.jit

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from iso3d_jax import sampling
 from iso3d_jax.diffusion.schedule import add_noise, make_schedule, to_eps_x0
 from iso3d_jax.geometry.cameras import camera_condition
+from iso3d_jax.models.unet import UNetWithReference
 
 TIMESTEPS = (500, 800, 900, 980)
 CASES = ("right", "another_embedding", "no_embedding", "cameras_turned_90")
@@ -35,6 +36,7 @@ class Probe:
     azimuth_deg: Float[np.ndarray, "N V"]
     elevation_deg: Float[np.ndarray, "N V"]
     config: ConfigDict  # of the model: camera_encoding, parameterization
+    references: Float[Array, "N h w C"] | None = None  # for a network that is shown the picture
 
     @classmethod
     def make(cls, model, pictures, truth, azimuth_deg, elevation_deg) -> Probe:
@@ -52,7 +54,19 @@ class Probe:
         embedding = jnp.concatenate(
             [sampling.embed_pictures(model, picture[None]) for picture in pictures]
         )
-        return cls(jnp.stack(latents), embedding, azimuth_deg, elevation_deg, model.config)
+        references = None
+        if model.config.unet.get("reference_channels"):
+            mean, _ = _encode(model.vae, jnp.asarray(pictures, jnp.float32))
+            references = mean * model.config.scale_factor
+        return cls(
+            jnp.stack(latents), embedding, azimuth_deg, elevation_deg, model.config, references
+        )
+
+    def network(self, unet, i: int):
+        """The network as object i's one is asked."""
+        if self.references is None:
+            return unet
+        return UNetWithReference(unet, self.references[i][None, None])
 
     def cameras(self, turn_deg: float = 0.0) -> Float[Array, "N V 16"]:
         """Camera vectors, all turned about the object by the same angle."""
@@ -113,8 +127,9 @@ def ablate(
         for name, (tokens, cameras) in cases.items():
             values = [
                 one_step_x0_db(
-                    unet, z[i], noise[i], jnp.int32(t), jnp.float32(alphas_cumprod[t]), tokens[i],
-                    cameras[i], variance, parameterization=probe.config.parameterization,
+                    probe.network(unet, i), z[i], noise[i], jnp.int32(t),
+                    jnp.float32(alphas_cumprod[t]), tokens[i], cameras[i], variance,
+                    parameterization=probe.config.parameterization,
                 )
                 for i in range(n)
             ]  # fmt: skip

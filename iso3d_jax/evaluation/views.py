@@ -15,7 +15,7 @@ import dataclasses
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from iso3d_jax import sampling
 from iso3d_jax.data.colour import on_white
@@ -49,13 +49,24 @@ class ViewTask:
         """`count` objects evenly spaced in the list, or all."""
         if count >= len(self):
             return self
-        chosen = np.linspace(0, len(self) - 1, count).astype(int)
+        return self._take(np.linspace(0, len(self) - 1, count).astype(int))
+
+    def first(self, count: int) -> ViewTask:
+        """The first `count` objects."""
+        return self._take(np.arange(count))
+
+    def _take(self, chosen: np.ndarray) -> ViewTask:
         return dataclasses.replace(
             self,
             names=[self.names[i] for i in chosen],
             truth=None if self.truth is None else self.truth[chosen],
             **{k: getattr(self, k)[chosen] for k in ("pictures", "azimuth_deg", "elevation_deg")},
         )
+
+
+def picture_views(table: MultiViewTable) -> Int[np.ndarray, " N"]:
+    """Which view of each object is the picture: the one nearest to azimuth +30 degrees."""
+    return angular_distance(table.azimuth_deg, PICTURE_AZIMUTH_DEG).argmin(1)
 
 
 def make_task(table: MultiViewTable, picture: str) -> ViewTask:
@@ -65,7 +76,7 @@ def make_task(table: MultiViewTable, picture: str) -> ViewTask:
       picture: how the model wants pictures prepared (`config.picture`).
     """
     rows = np.arange(len(table))
-    reference = angular_distance(table.azimuth_deg, PICTURE_AZIMUTH_DEG).argmin(1)
+    reference = picture_views(table)
     target_set = np.where(reference // SET == 0, 1, 0)
     views = target_set[:, None] * SET + np.arange(SET)
     prepared = prepare_references(table.images[rows, reference][:, None], picture)[:, 0]
@@ -90,12 +101,13 @@ def generate(model: Model, task: ViewTask, *, steps: int = 50, seed: int = 0) ->
     out = []
     for i in range(len(task)):
         context = sampling.embed_pictures(model, task.pictures[i][None])
+        unet = sampling.network_for(model, task.pictures[i])
         sets = []
         for s in range(task.azimuth_deg.shape[1] // SET):
             views = slice(s * SET, (s + 1) * SET)
             key = jax.random.fold_in(jax.random.key(seed), i)
             latents = sampling.sample_latents(
-                model.unet,
+                unet,
                 context,
                 camera_condition(
                     task.elevation_deg[i, views],

@@ -285,6 +285,25 @@ class MultiViewUNet(nnx.Module):
         return x.reshape(batch, num_views, *x.shape[1:]).astype(jnp.float32)
 
 
+class UNetWithReference(nnx.Module):
+    """A network with `reference_channels` and the latent that it is always shown.
+
+    Called as a network without them is. The reference is there with and without the embedding, so
+    classifier-free guidance strengthens the embedding alone.
+    """
+
+    def __init__(self, unet: MultiViewUNet, reference: Float[Array, "1 1 H W C"]):
+        self.unet, self.reference = unet, nnx.Variable(reference)
+
+    def fold_context(self, context: Float[Array, "B 1 E"]) -> FoldedContext:
+        """As of the network inside."""
+        return self.unet.fold_context(context)
+
+    def __call__(self, z_t, t, context, camera) -> Float[Array, "B V H W C"]:
+        """As of the network inside, with the reference."""
+        return self.unet(z_t, t, context, camera, self.reference.get_value())
+
+
 def _contexts(context, num_views: int, dtype):
     """What each transformer attends to, in order, with a row for every view."""
     if isinstance(context, FoldedContext):

@@ -68,9 +68,15 @@ def prior_of(model, picture: np.ndarray) -> tuple[Prior, PriorSpec]:
             f"the model does not fit together: its autoencoder turns {c.resolution}x{c.resolution} "
             f"pixels into latents of {latent}, its config says {wanted}"
         )
-    context = sampling.embed_pictures(model, sampling.prepare_all(model, [picture]))
+    prepared = sampling.prepare_all(model, [picture])
+    context = sampling.embed_pictures(model, prepared)
     spec = PriorSpec(c.resolution, float(c.scale_factor), c.parameterization, c.camera_encoding)
-    return Prior(model.unet, model.vae, context, jnp.asarray(model.alphas_cumprod)), spec
+    prior = Prior(
+        sampling.network_for(model, prepared[0]), model.vae, context,
+        jnp.asarray(model.alphas_cumprod), jnp.asarray(prepared[0], jnp.float32),
+        jnp.asarray(pictures.white_mask(prepared)[0]),
+    )  # fmt: skip
+    return prior, spec
 
 
 def draft_config(cfg: ConfigDict, resolution: int) -> ConfigDict:

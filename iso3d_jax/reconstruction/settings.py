@@ -54,6 +54,11 @@ def check(cfg: ConfigDict) -> None:
         raise UserError(f"config.memory is 'normal' or 'low', not '{cfg.memory}'")
     if cfg.render.bound not in ("box", "sphere"):
         raise UserError(f"config.render.bound is 'box' or 'sphere', not '{cfg.render.bound}'")
+    if cfg.reference.mask < 0 or cfg.reference.distance <= 0 or not 0 < cfg.reference.fov_deg < 180:
+        raise UserError(
+            "config.reference has mask >= 0, distance > 0 and fov_deg between 0 and 180, not "
+            f"{cfg.reference.mask}, {cfg.reference.distance} and {cfg.reference.fov_deg}"
+        )
     if cfg.steps < 1 or cfg.steps_per_call < 1:
         raise UserError("config.steps and config.steps_per_call are at least 1")
     if cfg.phases[-1][0] < cfg.steps:

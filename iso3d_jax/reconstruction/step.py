@@ -25,16 +25,23 @@ from iso3d_jax.reconstruction import cameras
 from iso3d_jax.reconstruction.settings import field_spec, render_spec
 from iso3d_jax.reconstruction.state import State, optimiser
 
-LOSSES = ("guidance", "photometric", "mask", "orientation", "sparsity", "opaque")
+LOSSES = (
+    "guidance", "reference_l2", "photometric", "mask", "orientation", "sparsity", "opaque"
+)  # fmt: skip
 
 
 class Prior(NamedTuple):
-    """What SDS asks: the denoiser, the autoencoder, the picture's embedding and the schedule."""
+    """What SDS asks: the denoiser, the autoencoder, the picture's embedding and the schedule.
+
+    The prepared picture itself, on white, is only for the ablation `loss.reference_l2`.
+    """
 
     unet: Any
     vae: Any
     context: Float[Array, "1 L D"]
     alphas_cumprod: Float[Array, " T"]
+    picture: Float[Array, "H W 3"] | None = None
+    mask: Float[Array, "H W"] | None = None
 
 
 class Pictures(NamedTuple):
@@ -104,6 +111,28 @@ def _regularise(key, params, rays_o, rays_d, samples, weights, opacity, weight, 
     return losses
 
 
+def reference_loss(
+    params: dict, prior: Prior, key: jax.Array, occupied: Array, resolution: int,
+    cfg: FrozenConfigDict,
+) -> Float[Array, ""]:  # fmt: skip
+    """Squared error of the scene seen from the picture's side against the picture (an ablation).
+
+    The camera is assumed, as Zero123's users do: azimuth 0 and what `cfg.reference` says. The mean
+    over pixels and channels, plus `cfg.reference.mask` times that of opacity against the mask.
+    """
+    if prior.picture is None or prior.mask is None:
+        raise ValueError("loss.reference_l2 needs a Prior with the picture and its mask")
+    r = cfg.reference
+    rays_o, rays_d, _ = cameras.ring(1, r.elevation_deg, r.fov_deg, r.distance).rays(resolution)
+    rendering, _, _ = render.render(
+        key, params, rays_o, rays_d, occupied, render_spec(cfg), field_spec(cfg)
+    )
+    wanted = jnp.concatenate([prior.picture, prior.mask[..., None]], -1)
+    wanted = jax.image.resize(wanted, (resolution, resolution, 4), "linear").reshape(-1, 4)
+    rgb = jnp.mean(jnp.square(rendering.rgb - wanted[:, :3]))
+    return rgb + r.mask * jnp.mean(jnp.square(rendering.opacity - wanted[:, 3]))
+
+
 def sds_losses(
     params: dict, prior: Prior, key: jax.Array, step: Array, occupied: Array, *,
     cfg: FrozenConfigDict, spec: PriorSpec, phase: int,
@@ -141,6 +170,11 @@ def sds_losses(
     losses = {"guidance": guidance} | _regularise(
         k_normal, params, rays_o, rays_d, samples, weights, rendering.opacity, cfg.loss, cfg
     )
+    if active(cfg.loss.get("reference_l2", 0.0)):
+        # Folded in, not split off: without this loss a run draws what it drew before.
+        losses["reference_l2"] = reference_loss(
+            params, prior, jax.random.fold_in(key, 7), occupied, resolution, cfg
+        )
     facts = {"opacity": jnp.mean(rendering.opacity), "t": t, "slots": jnp.max(rendering.wanted)}
     return losses, facts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -126,6 +127,15 @@ def _online_encoder(frozen: bundle.Model, mesh: Mesh) -> Callable[[dict], dict]:
     return functools.partial(jax.jit(encode, in_shardings=(None, rows), out_shardings=rows), params)
 
 
+def load_frozen(cfg: ConfigDict) -> bundle.Model:
+    """vae and clip from `init.vae` and `init.clip` (empty: the package's own)."""
+    vae = bundle.load_model(cfg.init.vae or None, networks=("vae",))
+    clip = bundle.load_model(cfg.init.clip or None, networks=("clip",))
+    config = ConfigDict(vae.config.to_dict())
+    config.clip = clip.config.clip
+    return bundle.Model(config=config, vae=vae.vae, clip=clip.clip)
+
+
 class DenoiserTask(BaseTask):
     """Stage 1 or 2. The autoencoder and the image tower are frozen and come from model folders."""
 
@@ -136,7 +146,7 @@ class DenoiserTask(BaseTask):
         self.label = f"stage {cfg.stage}"
         denoiser.check_options(cfg)
         _require_inputs(cfg)
-        self.frozen = self._load_frozen()
+        self.frozen = load_frozen(cfg)
         # What the frozen networks are, the checkpoint's own metadata says.
         with cfg.unlocked():
             for key in ("vae", "clip", "scale_factor", "picture", "resolution"):
@@ -191,15 +201,6 @@ class DenoiserTask(BaseTask):
     def go_to(self, position: dict[str, int]) -> None:
         self.batches.go_to(position)
 
-    def _load_frozen(self) -> bundle.Model:
-        """vae and clip from `init.vae` and `init.clip` (empty: the package's own)."""
-        cfg = self.cfg
-        vae = bundle.load_model(cfg.init.vae or None, networks=("vae",))
-        clip = bundle.load_model(cfg.init.clip or None, networks=("clip",))
-        config = ConfigDict(vae.config.to_dict())
-        config.clip = clip.config.clip
-        return bundle.Model(config=config, vae=vae.vae, clip=clip.clip)
-
     def trained(self, params: FlatParams) -> list[str] | None:
         return trainable.trained_paths(params, self.cfg)
 
@@ -242,7 +243,9 @@ class DenoiserTask(BaseTask):
     def preview(self, params: FlatParams) -> np.ndarray:
         """Rows of: prepared picture, 4 generated views at the true cameras, 4 true views."""
         table, config = self.held_out, self.config
-        unet = merge_params(self.graphdef, trainable.merge_lora(params, self.cfg))
+        model = dataclasses.replace(
+            self.frozen, unet=merge_params(self.graphdef, trainable.merge_lora(params, self.cfg))
+        )
         rows = []
         for i in range(len(self.held_out_references)):
             reference = on_white(self.held_out_references[i, 0].astype(np.float32) / 255)
@@ -253,7 +256,7 @@ class DenoiserTask(BaseTask):
                 config.camera_encoding,
             )
             latents = sampling.sample_latents(
-                unet,
+                sampling.network_for(model, reference),
                 sampling.embed_pictures(self.frozen, reference[None]),
                 camera,
                 self.frozen.alphas_cumprod,
