@@ -53,9 +53,9 @@ def stage(cfg, preset, number):
     else:
         cfg.data = "data/furniture64"
         cfg.data_encoded = "data/furniture64_encoded"
-        cfg.init.vae, cfg.init.clip = "runs/autoencoder", "runs/image_tower"
-        cfg.steps, cfg.batch_size, cfg.ema_decay = 1500, 16, 0.995
-        cfg.learning_rate, cfg.final_learning_rate, cfg.warmup_steps = 1e-3, 2e-4, 50
+        cfg.init.vae, cfg.init.clip = "runs/decoder", "runs/image_tower"
+        cfg.steps, cfg.batch_size, cfg.ema_decay = 6500, 16, 0.995
+        cfg.learning_rate, cfg.final_learning_rate, cfg.warmup_steps = 8e-4, 2e-4, 50
     return cfg
 
 
