@@ -112,7 +112,7 @@ def abstract_batch(cfg: ConfigDict, branch: str):
     return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
 
 
-class _AbstractTask:
+class AbstractTask:
     """The denoiser without weights, data or pictures."""
 
     def __init__(self, cfg: ConfigDict):
@@ -139,7 +139,7 @@ def compile_branch(cfg: ConfigDict, devices, branch: str) -> Program:
 
     mesh = sharding.make_mesh(cfg.mesh.to_dict(), devices)
     sharding.check_batch_size(cfg.batch_size, cfg.accumulate, mesh)
-    task, tx = _AbstractTask(cfg), make_optimizer(cfg)
+    task, tx = AbstractTask(cfg), make_optimizer(cfg)
     state = loop.abstract_state(task, tx, cfg)
     shardings = sharding.state_shardings(state, mesh, task.sharding_rules)
     batch = abstract_batch(cfg, branch)
