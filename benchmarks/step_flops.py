@@ -10,12 +10,16 @@ steps would cost at the assumed prices. That bound knows nothing of memory, whic
 
 import argparse
 import math
+import os
 import sys
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+# Two devices: as on any mesh, and unlike on one processor, attention is then one operation.
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax  # noqa: E402
 from measuring import report  # noqa: E402
@@ -38,7 +42,7 @@ def main():
     args = parser.parse_args()
     cfg = command_line.load_config(args.config)
     cfg.batch_size = OBJECTS
-    mesh = sharding.make_mesh(devices=jax.devices("cpu")[:1])
+    mesh = sharding.make_mesh(devices=jax.devices())
     task, tx = compile_for.AbstractTask(cfg), make_optimizer(cfg)
     state = loop.abstract_state(task, tx, cfg)
     shardings = sharding.state_shardings(state, mesh, task.sharding_rules)
