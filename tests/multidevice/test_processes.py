@@ -39,7 +39,7 @@ def launch(workdir, count, *changes):
 
 
 def finish(processes, status=0):
-    said = [process.communicate(timeout=600)[1] for process in processes]
+    said = [process.communicate(timeout=1800)[1] for process in processes]
     assert [p.returncode for p in processes] == [status] * len(processes), "\n".join(said)
     return said
 
