@@ -22,8 +22,9 @@ LAYERS = [
     {"reconstruction"},
     {"evaluation"},
     {"training"},
+    {"comparison"},
     {"command_line"},
-    {"train", "sample", "reconstruct", "export", "convert", "evaluate"},
+    {"train", "sample", "reconstruct", "export", "convert", "evaluate", "compare"},
     {"demo"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

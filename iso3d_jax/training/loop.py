@@ -13,7 +13,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -126,6 +126,13 @@ def trace_step(task: Task, tx, cfg: ConfigDict, shardings, mesh: Mesh, state, ba
     return jitted.trace(state, batch)
 
 
+class Program(NamedTuple):
+    """A branch's compiled step, and what it was compiled from."""
+
+    step: Callable[..., tuple[TrainState, dict]]
+    jaxpr: Any
+
+
 def fit(
     task: Task,
     cfg: ConfigDict,
@@ -133,6 +140,7 @@ def fit(
     *,
     profile_steps: int = 0,
     wandb_project: str | None = None,
+    programs: dict[str, Program] | None = None,
 ) -> TrainState:
     """Trains to `cfg.steps`, from the workdir's newest checkpoint if it has one.
 
@@ -142,6 +150,8 @@ def fit(
       workdir: the run's folder, the same for all processes.
       profile_steps: how many steps to trace into `workdir/profile`; 0 traces none.
       wandb_project: where Weights & Biases gets the numbers too.
+      programs: compiled steps that runs share whose configs differ in seed, steps already done and
+        `init_from` alone; filled here.
 
     Raises:
       UserError: a workdir of another config, a loss that went bad, or a full disk.
@@ -162,7 +172,7 @@ def fit(
     start = int(state.step)
 
     first = jax.process_index() == 0  # the process that talks
-    compiled: dict[str, Callable] = {}
+    compiled: dict[str, Program] = {} if programs is None else programs
     speed = Speed(cfg.batch_size, mesh)
     writer = MetricsWriter(checkpoints.workdir, start, wandb_project) if first else None
     progress = Progress(
@@ -199,11 +209,11 @@ def fit(
                 if name not in compiled:
                     with progress.compiling(name), jax.set_mesh(mesh):
                         traced = trace_step(task, tx, cfg, shardings, mesh, state, batch)
-                        compiled[name] = traced.lower().compile()
-                        speed.learn(name, traced.jaxpr)
+                        compiled[name] = Program(traced.lower().compile(), traced.jaxpr)
                     speed.restart()
+                speed.learn(name, compiled[name].jaxpr)
                 profile.before(step)
-                state, metrics = compiled[name](state, batch)
+                state, metrics = compiled[name].step(state, batch)
                 profile.after(step, state)
                 speed.add(name)
                 done = step + 1

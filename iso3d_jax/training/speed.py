@@ -37,8 +37,9 @@ class Speed:
         self._waited += time.monotonic() - began
 
     def learn(self, branch: str, jaxpr) -> None:
-        """What a step of a branch does, from its trace."""
-        self._flops[branch] = flops.count(jaxpr).of_model
+        """What a step of a branch does, from its trace; looked at once."""
+        if branch not in self._flops:
+            self._flops[branch] = flops.count(jaxpr).of_model
 
     def add(self, branch: str) -> None:
         """A step was started."""

@@ -1,0 +1,110 @@
+"""Trains and measures the method beside the paper's comparisons; one table, one page of pictures.
+
+    python -m iso3d_jax.compare --out out/comparison                     some ten minutes on a core
+    python -m iso3d_jax.compare --out out/comparison --seeds 1
+    python -m iso3d_jax.compare --config configs/compare.py:furniture --out out/comparison
+
+Runs: the method; without EMA; with the reference view concatenated by channels (CCR); without
+stage 1; with an L2 loss at the reference view in score distillation. Each is the ordinary training
+and reconstruction with another config. Writes report.json, table.md and index.html.
+
+The same command again goes on where it was stopped. docs/evaluation.md says what is measured.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from iso3d_jax import command_line
+
+flags = command_line.flags_for(__name__)
+
+_OUT = flags.DEFINE_string("out", None, "folder for runs and results", required=True)
+_SEEDS = flags.DEFINE_integer("seeds", None, "train everything so often", lower_bound=1)
+_RUNS = flags.DEFINE_list("runs", None, "only these: method, no_ema, ccr, no_stage1, reference_l2")
+command_line.define_config_flag("configs/compare.py:tiny")
+
+
+def main(_argv):
+    cfg = command_line.get_config()
+    if _SEEDS.value:
+        cfg.seeds = _SEEDS.value
+    from iso3d_jax.reconstruction.loop import Interrupted
+
+    try:
+        compare(cfg, _OUT.value, _RUNS.value)
+    except Interrupted as stop:
+        sys.exit(128 + stop.signum)
+
+
+def compare(cfg, out, names=None) -> dict:
+    """Makes what is missing of a comparison, writes its results and returns the report.
+
+    Args:
+      cfg: from configs/compare.py.
+      out: folder of the comparison, a new one or one of the same config.
+      names: of the runs; all of `plan.RUNS` if None.
+
+    Raises:
+      UserError: an unknown run, or a folder of another comparison.
+      SystemExit, Interrupted: stopped; the same call goes on.
+    """
+    from iso3d_jax.comparison import plan, report
+    from iso3d_jax.comparison.measure import Comparison
+    from iso3d_jax.config_presets import nearest
+    from iso3d_jax.errors import UserError
+    from iso3d_jax.evaluation.report import code_facts, task_digest
+    from iso3d_jax.files import atomic_path, make_folder
+
+    names = list(names or plan.RUNS)
+    for name in names:
+        if name not in plan.RUNS:
+            raise UserError(f"--runs: there is no run '{name}': {nearest(name, plan.RUNS)}")
+    plan.check(cfg)
+    out = make_folder(Path(out).absolute())
+    plan.claim(out, cfg)
+    comparison = Comparison(cfg, out, lambda text: print(text, flush=True))
+    figures: dict[str, list] = {name: [] for name in names}
+    shown: dict[str, list] = {name: [] for name in names}
+    for seed in range(cfg.seeds):
+        for name in names:
+            scores, pictures = comparison.measure(name, seed)
+            figures[name].append(scores)
+            shown[name].append(pictures)
+    task = comparison.task
+    made = report.assemble(
+        figures,
+        comparison.baselines(),
+        {
+            "title": "The method beside the paper's comparisons",
+            "protocol": task.protocol,
+            "data": {
+                "data set": cfg.data, "split": cfg.split, "objects": len(task),
+                "views": task.azimuth_deg.shape[1], "scenes": cfg.scenes,
+                "digest": task_digest(task),
+            },
+            "settings": {
+                "seeds": cfg.seeds, "stage 1 steps": cfg.stage1.steps,
+                "stage 2 steps": cfg.stage2.method.steps,
+                "steps without stage 1": cfg.stage2.no_stage1.steps,
+                "score distillation steps": cfg.reconstruct.steps,
+                "L2 weight": cfg.reference_l2, "DDIM steps": cfg.ddim_steps,
+            },
+            "code": code_facts(),
+        },
+    )  # fmt: skip
+    with atomic_path(out / "report.json") as temporary:
+        temporary.write_text(json.dumps(made, indent=2) + "\n")
+    text = report.markdown(made)
+    with atomic_path(out / "table.md") as temporary:
+        temporary.write_text(text)
+    path = report.write_page(
+        out / "index.html", made, task.pictures, task.truth, task.names, shown
+    )  # fmt: skip
+    print(text)
+    print(f"{path}, report.json, table.md")
+    return made
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,1 @@
+"""The paper's comparisons, trained and measured side by side."""

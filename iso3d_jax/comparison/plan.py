@@ -1,0 +1,119 @@
+"""What is compared: the method, and the method with one idea taken out or a rival's put in.
+
+Every run is the ordinary training and reconstruction with another config (configs/compare.py).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from iso3d_jax.errors import UserError
+from iso3d_jax.files import atomic_path
+
+FREE_KEYS = ("seeds",)  # what may differ where a comparison goes on
+
+
+@dataclass(frozen=True)
+class Run:
+    """A row of the table.
+
+    Attributes:
+      title: for people.
+      training: the entry of `cfg.stage2` whose model it uses.
+      reference_l2: whether score distillation also compares the picture's side with the picture.
+    """
+
+    title: str
+    training: str
+    reference_l2: bool = False
+
+
+RUNS = {
+    "method": Run("the method: stage 1, then EMA", "method"),
+    "no_ema": Run("without EMA", "no_ema"),
+    "ccr": Run("reference by channels (CCR)", "ccr"),
+    "no_stage1": Run("without stage 1", "no_stage1"),
+    "reference_l2": Run("L2 at the reference view in SDS", "method", reference_l2=True),
+}
+TRAININGS = tuple(dict.fromkeys(run.training for run in RUNS.values()))
+
+# What a training's compiled step does not depend on: the host alone looks at it.
+_HOST_KEYS = (
+    "seed", "init_from", "ablation", "stage", "reference_dropout", "single_view_share",
+    "front_share", "data", "data_encoded", "data_variants", "log_every", "checkpoint_every",
+    "sample_every", "ablate_every", "keep",
+)  # fmt: skip
+
+
+def check(cfg: ConfigDict) -> None:
+    """UserError on a config that no comparison can be made with."""
+    for key in ("seeds", "objects", "scenes", "ddim_steps"):
+        if cfg[key] < (0 if key == "scenes" else 1):
+            raise UserError(f"config.{key} is {cfg[key]}: it counts things, so give more")
+    if cfg.scenes > cfg.objects:
+        raise UserError(
+            f"config.scenes is {cfg.scenes} but config.objects {cfg.objects}: scenes are made of "
+            "the first of the objects"
+        )
+    if not cfg.reference_l2 > 0:
+        raise UserError("config.reference_l2 is the weight of that run's loss, so above 0")
+
+
+def claim(out: Path, cfg: ConfigDict) -> None:
+    """Writes config.json into a new folder; refuses one of another comparison."""
+    file = out / "config.json"
+    ours = json.loads(json.dumps(cfg.to_dict()))
+    if not file.is_file():
+        with atomic_path(file) as temporary:
+            temporary.write_text(json.dumps(ours, indent=1) + "\n")
+        return
+    try:
+        theirs = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file} is damaged: {error}") from None
+    differing = [
+        key
+        for key in sorted(ours.keys() | theirs.keys())
+        if key not in FREE_KEYS and ours.get(key) != theirs.get(key)
+    ]
+    if differing:
+        names = ", ".join(f"config.{key}" for key in differing)
+        raise UserError(f"{out} holds a comparison of another config ({names}); give another --out")
+
+
+def program_key(cfg: ConfigDict) -> str:
+    """Equal for trainings whose steps compile to the same programs."""
+    host = _HOST_KEYS
+    if cfg.lr_schedule == "constant":  # then the number of steps says nothing
+        host += ("steps", "final_learning_rate")
+    return json.dumps({k: v for k, v in cfg.to_dict().items() if k not in host}, default=str)
+
+
+def training_config(
+    cfg: ConfigDict, name: str, seed: int, encoded: str, stage1: str | Path
+) -> ConfigDict:
+    """The config of one training.
+
+    Args:
+      name: 'stage1' or one of `TRAININGS`.
+      encoded: folder of the encoded data that all share.
+      stage1: workdir of this seed's stage 1.
+    """
+    source = cfg.stage1 if name == "stage1" else cfg.stage2[name]
+    made = ConfigDict(source.to_dict())
+    made.seed = source.seed + seed
+    made.data, made.data_encoded = cfg.data, encoded
+    if name != "stage1" and made.ablation != "no_stage1":
+        made.init_from = str(stage1)
+    return made
+
+
+def scene_config(cfg: ConfigDict, run: Run) -> ConfigDict:
+    """The reconstruction config of one run."""
+    made = ConfigDict(cfg.reconstruct.to_dict())
+    made.loss.reference_l2 = cfg.reference_l2 if run.reference_l2 else 0.0
+    return made

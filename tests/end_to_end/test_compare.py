@@ -1,0 +1,86 @@
+"""`iso3d_jax.compare` from data to page at the smallest size, stopped and gone on with."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from iso3d_jax import command_line, compare
+from iso3d_jax.data.encode import encode_table
+from iso3d_jax.data.table import MultiViewTable
+from iso3d_jax.errors import UserError
+from iso3d_jax.training.tasks import load_frozen
+
+
+@pytest.fixture
+def micro(tmp_path):
+    """A comparison of two steps each, on four objects that are encoded here."""
+    cfg = command_line.load_config("configs/compare.py:tiny,steps=2,seeds=2")
+    table = MultiViewTable.load("samples", "train")
+    four = {k: getattr(table, k)[:4] for k in ("images", "azimuth_deg", "elevation_deg", "names")}
+    frozen = load_frozen(cfg.stage1)
+    encoded = encode_table(
+        dataclasses.replace(table, **four), frozen.vae, frozen.clip, variants=1,
+        picture=frozen.config.picture,
+    )  # fmt: skip
+    encoded.save(tmp_path / "encoded")
+    for training in (cfg.stage1, *(cfg.stage2[name] for name in cfg.stage2)):
+        training.data_encoded = str(tmp_path / "encoded")
+        training.batch_size = 2
+        training.model.unet.update(
+            model_channels=16, channel_mult=(1,), attention_resolutions=(1,), num_head_channels=8,
+            num_groups=4,
+        )  # fmt: skip
+    cfg.objects, cfg.ddim_steps = 2, 2
+    small = cfg.reconstruct
+    small.steps, small.phases, small.steps_per_call = 4, ((4, 16, 1),), 4
+    small.field.update(levels=3, log2_table_size=9, base_resolution=4, growth=1.6, hidden=8)
+    small.render.update(step_size=2 / 24, candidates=6.0, samples=4.0, normals=1.0)
+    small.occupancy.update(resolution=16, every=4)
+    small.video.update(frames=3, resolution=32)
+    small.mesh.update(resolution=24, faces=500, texture=64)
+    return cfg
+
+
+@pytest.mark.slow
+def test_all_runs_go_on_where_they_were_stopped(micro, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "comparison"
+    report = compare.compare(micro, out)
+    assert list(report["runs"]) == ["method", "no_ema", "ccr", "no_stage1", "reference_l2"]
+    runs = {name: row["figures"] for name, row in report["runs"].items()}
+    for name, figures in runs.items():
+        assert figures["scene/psnr"]["n"] == 2 and figures["views/psnr"]["deviation"] > 0, name
+    assert runs["reference_l2"]["views/psnr"] == runs["method"]["views/psnr"]  # the same model
+    assert runs["reference_l2"]["scene/psnr"] != runs["method"]["scene/psnr"]
+    for name in ("no_ema", "ccr", "no_stage1"):
+        assert runs[name]["views/psnr"] != runs["method"]["views/psnr"], name
+    page = (out / "index.html").read_text()
+    # Each of two objects: the picture, four true views, and of 2 seeds 5 runs' views; one scene.
+    assert page.count("<img ") == 2 * (5 + 2 * 5 * 4) + 2 * 5 * 4 and "http" not in page
+    assert "| without stage 1 |" in (out / "table.md").read_text()
+    losses = json.loads((out / "seed0/scenes/reference_l2/0/report.json").read_text())["losses"]
+    assert losses["reference_l2"] > 0
+    stage1 = np.load(out / "seed0/runs/method/pictures.npz")
+    assert stage1["views"].shape == (2, 4, 64, 64, 3) and stage1["scene"].shape[0] == 1
+
+    capsys.readouterr()
+    shutil.rmtree(out / "seed1/runs/ccr")
+    assert compare.compare(micro, out)["runs"] == report["runs"]
+    printed = capsys.readouterr().out
+    assert "seed 1: ccr: drawing" in printed and "training" not in printed
+    assert "seed 0" not in printed and "method: drawing" not in printed
+
+    micro.objects = 1
+    with pytest.raises(UserError, match=r"another config \(config.objects\)"):
+        compare.compare(micro, out)
+
+
+def test_what_makes_no_sense_is_refused(tmp_path):
+    cfg = command_line.load_config("configs/compare.py:tiny")
+    with pytest.raises(UserError, match="did you mean 'no_ema'"):
+        compare.compare(cfg, tmp_path, ["noema"])
+    cfg.scenes = 9
+    with pytest.raises(UserError, match="config.scenes is 9"):
+        compare.compare(cfg, tmp_path)
