@@ -5,8 +5,8 @@
 Presets:
   tiny       networks of a million weights on the shipped 24 objects: shows that all of it runs;
              no figure of it says how good a method is.
-  furniture  the shipped model's size and data (`python -m iso3d_jax.data.render`), which takes
-             hours of an accelerator.
+  furniture  the shipped model's size and data (`python -m iso3d_jax.data.render`), for an
+             accelerator.
 
 Options: `:tiny,steps=400` trains longer; `seeds=1`.
 """
@@ -18,7 +18,7 @@ PRESETS = ("tiny", "furniture")
 
 
 def small(cfg, steps):
-    """A training config cut down to a core's minutes: small, and few programs to compile.
+    """A training config cut down for one core: small, and few programs to compile.
 
     At a constant learning rate runs of any length share their programs, and with four views in
     every step there are two of a kind: with the reference and without.

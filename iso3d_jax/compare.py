@@ -1,6 +1,6 @@
 """Trains and measures the method beside the paper's comparisons; one table, one page of pictures.
 
-    python -m iso3d_jax.compare --out out/comparison                     some ten minutes on a core
+    python -m iso3d_jax.compare --out out/comparison                     tiny networks
     python -m iso3d_jax.compare --out out/comparison --seeds 1
     python -m iso3d_jax.compare --config configs/compare.py:furniture --out out/comparison
 
