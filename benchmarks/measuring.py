@@ -6,6 +6,7 @@ import platform
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from iso3d_jax.models.params import merge_params
@@ -38,6 +39,22 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor()
+
+
+def tpu_sharding():
+    """Where a program for one chip of a TPU v5e is placed; needs libtpu, but no such chip."""
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    from jax.experimental import topologies
+
+    chips = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
+    return jax.sharding.SingleDeviceSharding(chips[0])
+
+
+def placed(tree, sharding):
+    """Shapes (or arrays) as abstract arguments for a device; None is this machine's."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x), sharding=sharding), tree
+    )
 
 
 def abstract_network(name: str, config: ConfigDict, dtype, held, sharding=None):

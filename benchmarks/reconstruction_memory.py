@@ -6,7 +6,8 @@ Compiles the programs of `iso3d_jax.reconstruct` (both resolutions of a preset) 
 of the released size and prints `memory_analysis()`, once as configured and once with
 `config.memory=low`. The networks are held in bfloat16 and compute in it; the scene is float32.
 `--networks shipped` takes the sizes of the model in the package, for a quick look with
-`--config configs/reconstruct.py:tiny`.
+`--config configs/reconstruct.py:tiny`. With the package libtpu, `--tpu` compiles for a TPU v5e
+instead of this machine, whose processor has no bfloat16 and holds what it computes in float32.
 """
 
 import argparse
@@ -20,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
-from measuring import abstract_network, report  # noqa: E402
+from measuring import abstract_network, placed, report, tpu_sharding  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
 from iso3d_jax import command_line  # noqa: E402
@@ -29,7 +30,7 @@ from iso3d_jax.reconstruction.step import Prior, PriorSpec, run_steps  # noqa: E
 from iso3d_jax.weights import bundle  # noqa: E402
 
 
-def abstract_prior(networks: str, dtype=jnp.bfloat16) -> tuple[Prior, PriorSpec]:
+def abstract_prior(networks: str, place=None, dtype=jnp.bfloat16) -> tuple[Prior, PriorSpec]:
     """Networks without weights, of the released size or of the shipped model's."""
     if networks == "released":
         config = ConfigDict({"unet": {}, "vae": {}})
@@ -41,19 +42,19 @@ def abstract_prior(networks: str, dtype=jnp.bfloat16) -> tuple[Prior, PriorSpec]
         )
         width = config.context_dim
 
-    context = jax.ShapeDtypeStruct((1, 1, width), jnp.float32)
-    schedule = jax.ShapeDtypeStruct((1000,), jnp.float32)
-    unet, vae = (abstract_network(name, config, dtype, dtype) for name in ("unet", "vae"))
+    context = jax.ShapeDtypeStruct((1, 1, width), jnp.float32, sharding=place)
+    schedule = jax.ShapeDtypeStruct((1000,), jnp.float32, sharding=place)
+    unet, vae = (abstract_network(name, config, dtype, dtype, place) for name in ("unet", "vae"))
     return Prior(unet, vae, context, schedule), spec
 
 
-def analyse(cfg: ConfigDict, prior: Prior, spec: PriorSpec, phase: int) -> dict:
+def analyse(cfg: ConfigDict, prior: Prior, spec: PriorSpec, phase: int, place=None) -> dict:
     """Gigabytes of one phase's program; donated inputs and their outputs are counted once."""
-    scene = jax.eval_shape(lambda: state.start(cfg))
+    scene = placed(jax.eval_shape(lambda: state.start(cfg)), place)
     begin = time.monotonic()
     memory = (
         run_steps.lower(
-            scene, prior, jax.ShapeDtypeStruct((), jnp.int32),
+            scene, prior, jax.ShapeDtypeStruct((), jnp.int32, sharding=place),
             capacity=cfg.steps_per_call, cfg=settings.freeze(cfg), spec=spec, phase=phase,
         )
         .compile()
@@ -76,14 +77,16 @@ def main():
     parser.add_argument("--networks", choices=["released", "shipped"], default="released")
     parser.add_argument("--memory", choices=["normal", "low"], help="only one of the two")
     parser.add_argument("--phase", type=int, help="only this phase, counted from 0")
+    parser.add_argument("--tpu", action="store_true", help="for a TPU v5e; needs libtpu, no TPU")
     parser.add_argument("--result", type=Path)
     args = parser.parse_args()
-    prior, spec = abstract_prior(args.networks)
+    place = tpu_sharding() if args.tpu else None
+    prior, spec = abstract_prior(args.networks, place)
     cfg = command_line.load_config(args.config)
     settings.check(cfg)
     result = {
         "command": "python benchmarks/reconstruction_memory.py " + " ".join(sys.argv[1:]),
-        "compiled_for": jax.devices()[0].device_kind,
+        "compiled_for": "TPU v5e" if args.tpu else jax.devices()[0].device_kind,
         "config": args.config,
         "networks": args.networks,
         "programs": [],
@@ -94,7 +97,7 @@ def main():
             if args.phase not in (None, phase):
                 continue
             program = {"resolution": resolution, "views": groups * cfg.views, "memory": memory}
-            result["programs"].append(program | analyse(cfg, prior, spec, phase))
+            result["programs"].append(program | analyse(cfg, prior, spec, phase, place))
             print(json.dumps(result["programs"][-1]), file=sys.stderr, flush=True)
     report(result, args.result)
 
