@@ -82,8 +82,9 @@ def get_config(arg: str = "") -> ConfigDict:
         dict(steps=1000, rays=8192, fov_deg=40.0, distance=1.075, elevation_deg=15.0,
              mask=0.5, opaque=0.01, sparsity=0.0, orientation=0.1)
     )  # fmt: skip
-    # pictures and mesh show the density times this (few iterations leave rims half transparent)
-    c.show = ConfigDict(dict(density_scale=1.0))
+    # few iterations leave rims half transparent: the turntable and the mesh show the density times
+    # this, and then its edge as many times steeper (see harden in iso3d_jax/nerf/field.py)
+    c.show = ConfigDict(dict(density_scale=1.0, sharpness=1.0))
     c.video = ConfigDict(dict(frames=120, resolution=256, seconds=4.0))
     c.mesh = ConfigDict(dict(resolution=256, faces=40_000, texture=1024))
 
@@ -99,7 +100,7 @@ def get_config(arg: str = "") -> ConfigDict:
         c.shading.probability = 0.0
         c.loss.opaque = (at(3000), 0.0, 100.0, at(8000))
         c.optimiser.final = 0.1
-        c.show.density_scale = 4.0
+        c.show.update(density_scale=4.0, sharpness=4.0)
         c.draft.update(steps=300, rays=3072)
         c.video.update(frames=40, resolution=112, seconds=4.0)
         c.mesh.update(resolution=128, faces=10_000, texture=512)

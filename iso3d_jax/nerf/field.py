@@ -57,6 +57,25 @@ def init(key: jax.Array, spec: FieldSpec) -> dict:
     }
 
 
+def harden(params: dict, level: float, sharpness: float) -> dict:
+    """The field whose density is level * (density / level)^sharpness: steeper, the same surface.
+
+    Where the density is `level`, and on which side of it each point lies, does not change; what is
+    thinner vanishes and what is denser becomes solid.
+
+    Args:
+      level: density on the surface, with the spec's `density_scale` in it.
+      sharpness: 1 leaves the field as it is.
+    """
+    edge = {"level": jnp.float32(level), "sharpness": jnp.float32(sharpness)}
+    return params | {"edge": edge}
+
+
+def _harden(value: Array, edge: dict) -> Array:
+    """`harden`'s density; beyond 20 times the level all is solid, which keeps float32 finite."""
+    return edge["level"] * jnp.minimum(value / edge["level"], 20.0) ** edge["sharpness"]
+
+
 def _network(weights: dict, features: Array) -> Array:
     """ReLU network with one hidden layer and no biases, [D, N] to [C, N]."""
     return weights["out"].T @ jax.nn.relu(weights["in"].T @ features)
@@ -79,7 +98,8 @@ def _density(params: dict, values: list, x: Array, spec: FieldSpec) -> tuple[Arr
     features = hash_grid.interpolate(values, _unit(x, spec), spec.grid)
     raw = _network(params["density"], features)[0]
     blob = spec.blob_scale * (1.0 - _norm(x) / spec.blob_std)
-    return jax.nn.softplus(raw + blob) * spec.density_scale, features
+    value = jax.nn.softplus(raw + blob) * spec.density_scale
+    return (_harden(value, params["edge"]) if "edge" in params else value), features
 
 
 def density(params: dict, x: Float[Array, "N 3"], spec: FieldSpec) -> Float[Array, " N"]:
@@ -100,8 +120,10 @@ def density_and_albedo(
 def normal(params: dict, x: Float[Array, "N 3"], spec: FieldSpec) -> Float[Array, "N 3"]:
     """Outward unit normals, -grad density / |grad density|; differentiable again.
 
-    Where the gradient vanishes the normal is zero and so is its gradient.
+    Where the gradient vanishes the normal is zero and so is its gradient. A hardened field has the
+    normals of the field that it was made from.
     """
+    params = {name: value for name, value in params.items() if name != "edge"}
     values = hash_grid.gather(params["encoding"], _unit(x, spec), spec.grid)
     gradient = jax.grad(lambda x: jnp.sum(_density(params, values, x, spec)[0]))(x)
     square = jnp.sum(gradient * gradient, -1, keepdims=True)

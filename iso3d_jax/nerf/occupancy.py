@@ -24,11 +24,19 @@ def occupied(occs: Float[Array, " G3"], threshold: float) -> Bool[Array, " G3"]:
     return occs > jnp.minimum(jnp.mean(occs), threshold)
 
 
-def cell_of(x: Float[Array, "... 3"], resolution: int, radius: float) -> Array:
-    """Index of the cell of points in [-radius, radius]^3; outside points go to the border."""
-    cell = jnp.floor((x + radius) * (0.5 * resolution / radius)).astype(jnp.int32)
-    cell = jnp.clip(cell, 0, resolution - 1)
-    return (cell[..., 0] * resolution + cell[..., 1]) * resolution + cell[..., 2]
+def cell_of(x: Array, y: Array, z: Array, resolution: int, radius: float) -> Array:
+    """Index of the cell of points in [-radius, radius]^3; outside points go to the border.
+
+    Args:
+      x, y, z: coordinates of one shape. They come apart because a last axis of three, over all
+        steps of all rays, would be padded to 128 on a TPU.
+    """
+
+    def along(coordinate):
+        cell = jnp.floor((coordinate + radius) * (0.5 * resolution / radius)).astype(jnp.int32)
+        return jnp.clip(cell, 0, resolution - 1)
+
+    return (along(x) * resolution + along(y)) * resolution + along(z)
 
 
 def update(

@@ -117,6 +117,11 @@ def _chunked(fn, chunk: int, *arrays):
     return jax.tree.map(lambda a: a.reshape(padded, *a.shape[2:])[:size], out)
 
 
+def _points(rays_o: Array, rays_d: Array, ray: Array, t: Array) -> Float[Array, "N 3"]:
+    """Where samples are; to be called within a chunk, since [N, 3] is wide on a TPU."""
+    return rays_o[ray] + t[:, None] * rays_d[ray]
+
+
 def place_samples(
     key: jax.Array | None,
     params: dict,
@@ -138,8 +143,11 @@ def place_samples(
         return samples, jnp.stack([full, full]).astype(jnp.float32)
     params = jax.lax.stop_gradient(params)
     longest = sampling.max_steps(spec.step_size, field_spec.radius, spec.bound)
-    x = rays_o[samples.ray] + samples.t[:, None] * rays_d[samples.ray]
-    density = _chunked(lambda x: field.density(params, x, field_spec), spec.chunk, x)
+
+    def density_at(ray, t):
+        return field.density(params, _points(rays_o, rays_d, ray, t), field_spec)
+
+    density = _chunked(density_at, spec.chunk, samples.ray, samples.t)
     _, reaches = composite_weights(density, samples.length, samples.ray, longest)
     alpha = -jnp.expm1(-density * samples.length)
     useful = (alpha > spec.alpha_threshold) & (reaches > spec.early_stop)
@@ -182,20 +190,19 @@ def render(
     """
     samples, wanted = place_samples(key, params, rays_o, rays_d, occupied, spec, field_spec)
     rays = rays_o.shape[0]
-    x = rays_o[samples.ray] + samples.t[:, None] * rays_d[samples.ray]
 
-    def evaluate(x, source):
+    def evaluate(ray, t):
+        x = _points(rays_o, rays_d, ray, t)
         density, colour = field.density_and_albedo(params, x, field_spec)
         if light is not None:
             normal = field.normal(params, x, field_spec)
-            colour = shading.shade(colour, normal, x, source, light[1], light[0])
+            colour = shading.shade(colour, normal, x, light[2][ray], light[1], light[0])
         return density, colour
 
-    source = x if light is None else light[2][samples.ray]
-    density, colour = _chunked(evaluate, spec.chunk, x, source)
+    density, colour = _chunked(evaluate, spec.chunk, samples.ray, samples.t)
     longest = sampling.max_steps(spec.step_size, field_spec.radius, spec.bound)
     weights, _ = composite_weights(density, samples.length, samples.ray, longest)
-    values = jnp.concatenate([colour, samples.t[:, None], jnp.ones_like(x[:, :1])], -1)
+    values = jnp.concatenate([colour, samples.t[:, None], jnp.ones_like(density)[:, None]], -1)
     sums = per_ray(weights[:, None] * values, samples.ray, rays)
     opacity = sums[:, 4]
     rgb = sums[:, :3] + (1.0 - opacity[:, None]) * background
@@ -212,6 +219,9 @@ def render_normals(
     chunk: int = 0,
 ) -> Float[Array, "R 3"]:
     """The weighted mean of the normals along each ray, for pictures."""
-    x = rays_o[samples.ray] + samples.t[:, None] * rays_d[samples.ray]
-    normal = _chunked(lambda x: field.normal(params, x, field_spec), chunk, x)
+
+    def normal_at(ray, t):
+        return field.normal(params, _points(rays_o, rays_d, ray, t), field_spec)
+
+    normal = _chunked(normal_at, chunk, samples.ray, samples.t)
     return per_ray(weights[:, None] * normal, samples.ray, rays_o.shape[0])

@@ -106,8 +106,8 @@ def march(
     mask = t < far[:, None]
     if occupied is not None:
         resolution = round(occupied.shape[0] ** (1 / 3))
-        points = rays_o[:, None] + t[..., None] * rays_d[:, None]
-        cell = occupancy.cell_of(points, resolution, radius)
+        x, y, z = (rays_o[:, None, k] + t * rays_d[:, None, k] for k in range(3))
+        cell = occupancy.cell_of(x, y, z, resolution, radius)
         mask &= occupied.at[cell].get(mode="promise_in_bounds")
     index, valid, stretch, wanted = pack(mask.reshape(-1), slots)
     ray = index // steps

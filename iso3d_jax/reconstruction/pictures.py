@@ -105,14 +105,19 @@ class Turntable(NamedTuple):
         return Turntable(*(x[index] for x in self)), index * (360.0 / frames)
 
 
+def all_round(state: State, cfg: ConfigDict, count: int) -> Turntable:
+    """Renders `count` frames evenly round the object, as large as the video's."""
+    views = cameras.ring(count, **SHOW)
+    rgb, opacity, _, normal = render_views(state, views, cfg.video.resolution, cfg)
+    return Turntable(_uint8(rgb), _uint8(normal_colours(normal, opacity)), _uint8(opacity))
+
+
 def turntable(path: Path, state: State, cfg: ConfigDict) -> Turntable:
     """Writes an MP4 of the object turning: colour, normals and opacity side by side."""
     import imageio.v2 as imageio
 
     video = cfg.video
-    views = cameras.ring(video.frames, **SHOW)
-    rgb, opacity, _, normal = render_views(state, views, video.resolution, cfg)
-    turn = Turntable(_uint8(rgb), _uint8(normal_colours(normal, opacity)), _uint8(opacity))
+    turn = all_round(state, cfg, video.frames)
     grey = np.repeat(255 - turn.opacity[..., None], 3, -1)
     frames = np.concatenate([turn.rgb, turn.normal, grey], 2)
     with atomic_path(path) as temporary, warnings.catch_warnings():

@@ -170,11 +170,14 @@ def reconstruct(
     )
     lap("optimisation")
     phase_seconds |= {k: round(v, 2) for k, v in times.items()}
-    turn = pictures.turntable(out / "turntable.mp4", current, cfg)
+    threshold, overlap = surface.choose_threshold(current, cfg)
+    shown = surface.hardened(current, cfg, threshold)
+    turn = pictures.turntable(out / "turntable.mp4", shown, cfg)
     prepared = sampling.prepare_all(model, [picture])[0]
     pictures.contact_sheet(out / "contact_sheet.png", prepared, views, turn)
     lap("turntable")
-    facts = surface.write_mesh(out / "mesh.glb", current, cfg, turn=turn)
+    facts = surface.write_mesh(out / "mesh.glb", current, cfg, threshold, turn=turn)
+    facts["silhouette_iou"] = overlap
     lap("mesh")
     report = _report(about, history, seconds, phase_seconds, facts, cfg)
     with atomic_path(out / "report.json") as temporary:

@@ -17,7 +17,7 @@ from iso3d_jax.mesh import drawing, files, isosurface, texture
 from iso3d_jax.nerf import field, occupancy, render, sampling
 from iso3d_jax.nerf.field import FieldSpec
 from iso3d_jax.reconstruction import cameras, settings
-from iso3d_jax.reconstruction.pictures import SHOW, Turntable
+from iso3d_jax.reconstruction.pictures import SHOW, Turntable, all_round
 from iso3d_jax.reconstruction.state import State
 
 CHUNK = 1 << 16
@@ -128,6 +128,18 @@ def choose_threshold(state: State, cfg: ConfigDict, resolution: int = 48) -> tup
     return float(np.sqrt(good[0] * good[-1])), float(overlap.max())
 
 
+def hardened(state: State, cfg: ConfigDict, threshold: float) -> State:
+    """The scene as people see it: its edge `cfg.show.sharpness` times as steep, nothing moved.
+
+    A short optimisation leaves a rim that is half transparent over several pixels, which no mesh
+    can show; `field.harden` narrows it about the surface that the mesh takes.
+    """
+    sharpness = cfg.show.get("sharpness", 1.0) if "show" in cfg else 1.0
+    if sharpness == 1.0:
+        return state
+    return state._replace(params=field.harden(state.params, threshold, sharpness))
+
+
 def make_mesh(
     state: State, cfg: ConfigDict, threshold: float | None = None, resolution: int | None = None
 ) -> tuple[texture.TexturedMesh, dict]:
@@ -151,9 +163,10 @@ def make_mesh(
         resolution=resolution or cfg.mesh.resolution,
         max_faces=cfg.mesh.faces,
     )
+    seen = hardened(state, cfg, threshold).params
     mesh = texture.bake(
         surface,
-        lambda x, n: surface_colour(state.params, x, n, cfg.render.step_size, spec),
+        lambda x, n: surface_colour(seen, x, n, cfg.render.step_size, spec),
         cfg.mesh.texture,
     )
     facts |= {
@@ -193,11 +206,14 @@ def write_mesh(
 ) -> dict:  # fmt: skip
     """Writes the scene's mesh as .glb, .obj or .ply; returns the facts for the report.
 
-    With the frames of a turntable the facts include `agreement`.
+    With the frames of a turntable the facts include `agreement` with them, and with the scene as
+    the optimisation left it, before its edge was hardened (`as_optimised`).
     """
     mesh, facts = make_mesh(state, cfg, threshold, resolution)
     if turn is not None:
         facts |= agreement(mesh, turn)
+        optimised = all_round(state, cfg, min(8, len(turn.rgb)))
+        facts["as_optimised"] = agreement(mesh, optimised)
     written = files.write(path, mesh)
     return facts | {
         "files": [p.name for p in written],

@@ -37,6 +37,20 @@ def test_density_scale_multiplies_the_density_alone():
     np.testing.assert_array_equal(colour, same)
 
 
+def test_a_hardened_field_has_the_same_surface_and_a_steeper_edge():
+    x = jax.random.uniform(jax.random.key(6), (500, 3), minval=-0.6, maxval=0.6)
+    density, colour = field.density_and_albedo(params(), x, SPEC)
+    level = float(jnp.median(density))
+    hard = field.harden(params(), level, 3.0)
+    harder, same = field.density_and_albedo(hard, x, SPEC)
+    np.testing.assert_array_equal(harder > level, density > level)
+    near = density < 20 * level  # further inside the density is held where float32 can hold it
+    np.testing.assert_allclose(harder[near], (density**3 / level**2)[near], rtol=1e-4)
+    assert bool((harder[~near] >= level * 20.0**3 * 0.999).all())
+    np.testing.assert_array_equal(colour, same)
+    np.testing.assert_array_equal(field.normal(hard, x, SPEC), field.normal(params(), x, SPEC))
+
+
 def test_normals_match_finite_differences():
     values = params()
     x = jax.random.uniform(jax.random.key(3), (50, 3), minval=-0.6, maxval=0.6)

@@ -171,7 +171,7 @@ def test_occupancy_follows_the_density():
     occs = grid_updates(density, occupancy.init(16), 0, 3, 16)
     grid = occupancy.occupied(occs, 0.01)
     x = jax.random.uniform(jax.random.key(7), (2000, 3), minval=-1.0, maxval=1.0)
-    inside = grid[occupancy.cell_of(x, 16, 1.0)]
+    inside = grid[occupancy.cell_of(*x.T, 16, 1.0)]
     assert float(jnp.mean(inside | (density(x) == 0))) > 0.99
     assert float(jnp.mean(grid)) < 0.06
     empty = grid_updates(lambda x: 0.0 * x[:, 0], occs, 300, 500, 16)
