@@ -1,18 +1,26 @@
-"""A folder of pictures, one reconstruction each: one model, the same compiled programs for all."""
+"""A folder of pictures, one reconstruction each: one model, the same compiled programs for all.
+
+On several devices every device takes one object at a time, with its own copy of the model and its
+own programs, until no picture is left.
+"""
 
 from __future__ import annotations
 
+import concurrent.futures
+import dataclasses
 import json
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from iso3d_jax.data.pictures import load_picture
 from iso3d_jax.errors import UserError
-from iso3d_jax.reconstruction import run
+from iso3d_jax.reconstruction import loop, run
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -79,15 +87,24 @@ def reconstruct_all(
       loop.Interrupted: stopped; the same call goes on.
       OSError: the disk is full, which concerns all of them.
     """
-    programs: dict = {}
     failed: dict[str, str] = {}
-    for count, (name, path) in enumerate(pictures.items(), 1):
+    queue, next_one = enumerate(pictures.items(), 1), threading.Lock()
+
+    def work(model, programs: dict, stopped: list[int]) -> None:
+        while not stopped:
+            with next_one:
+                count, (name, path) = next(queue, (0, ("", Path())))
+            if not count:
+                return
+            one(count, name, path, model, programs)
+
+    def one(count: int, name: str, path: Path, model, programs: dict) -> None:
         folder = Path(out) / name
         try:
             picture: np.ndarray = load_picture(path)
             if is_finished(folder, run.about_run(model, picture, cfg, model_id, init)):
                 print(f"[{count}/{len(pictures)}] {name}: finished before")
-                continue
+                return
             print(f"[{count}/{len(pictures)}] {name}", flush=True)
             reconstruct(
                 model, picture, folder, cfg, model_id=model_id, init=init, programs=programs
@@ -95,4 +112,34 @@ def reconstruct_all(
         except UserError as error:
             failed[name] = str(error)
             print(f"failed: {name}: {error}", file=sys.stderr, flush=True)
+
+    devices = jax.local_devices()[: len(pictures)]
+    if len(devices) == 1:
+        work(model, {}, [])
+        return failed
+
+    def work_on(device, stopped: list[int]) -> None:
+        with jax.default_device(device):
+            try:
+                work(_on_device(model, device), {}, stopped)
+            except Exception as error:  # the others stop at their next dispatch, and save
+                stopped.append(getattr(error, "signum", 0))
+                raise
+
+    with loop.signals() as stopped, concurrent.futures.ThreadPoolExecutor(len(devices)) as pool:
+        futures = [pool.submit(work_on, device, stopped) for device in devices]
+        errors = [e for e in (future.exception() for future in futures) if e is not None]
+        errors.sort(key=lambda error: isinstance(error, loop.Interrupted))  # a cause comes first
+        if errors or stopped:
+            raise errors[0] if errors else loop.Interrupted(stopped[0])
     return failed
+
+
+def _on_device(model, device: jax.Device):
+    """The model with its networks' weights on one device."""
+    networks = {
+        field.name: jax.device_put(getattr(model, field.name), device)
+        for field in dataclasses.fields(model)
+        if field.name != "config"
+    }
+    return dataclasses.replace(model, **networks)

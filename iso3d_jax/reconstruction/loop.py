@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,9 +38,19 @@ class Interrupted(Exception):
         self.signum = signum
 
 
+_seen: list[int] = []  # what the main thread collects now, for the threads beside it
+
+
 @contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collects Ctrl-C and SIGTERM in a list instead of stopping; a second one stops at once."""
+def signals() -> Iterator[list[int]]:
+    """Collects Ctrl-C and SIGTERM in a list instead of stopping; a second one stops at once.
+
+    In a thread beside the main one it is the list that the main thread collects.
+    """
+    global _seen
+    if threading.current_thread() is not threading.main_thread():
+        yield _seen
+        return
     seen: list[int] = []
 
     def note(signum, frame):
@@ -48,13 +59,12 @@ def _signals() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         seen.append(signum)
 
-    try:
-        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals are someone else's business
-        before = {}
+    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    outer, _seen = _seen, seen
     try:
         yield seen
     finally:
+        _seen = outer
         for signum, handler in before.items():
             signal.signal(signum, handler)
 
@@ -65,7 +75,10 @@ class Programs:
     def __init__(self, cfg, spec: PriorSpec, example: State, source: Prior | Pictures):
         self._cfg, self._spec = settings.freeze(cfg), spec
         self._shapes = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), (example, source)
+            lambda x: jax.ShapeDtypeStruct(
+                jnp.shape(x), jnp.result_type(x), sharding=getattr(x, "sharding", None)
+            ),
+            (example, source),
         )
         self._pool = concurrent.futures.ThreadPoolExecutor(1)
         self._futures: dict[int, concurrent.futures.Future] = {}
@@ -151,7 +164,7 @@ def optimise(
         shared[label] = Programs(cfg, spec, current, source)
     compiled = shared[label]
     progress = progress or Progress(cfg.steps, label, start=step)
-    with _signals() as stopped:
+    with signals() as stopped:
         while step < cfg.steps:
             phase = phase_of(cfg, step)
             if compiled.ready(phase):

@@ -6,6 +6,7 @@ import os
 import shutil
 import struct
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -106,3 +107,33 @@ def test_khronos_validator_has_nothing_to_say(glb):
     assert process.returncode == 0, process.stderr
     issues = json.loads(process.stdout)
     assert issues["numErrors"] == issues["numWarnings"] == issues["numHints"] == 0, issues
+
+
+BLENDER = """
+import json, sys
+import bpy
+bpy.ops.wm.read_factory_settings(use_empty=True)
+bpy.ops.import_scene.gltf(filepath=sys.argv[1])
+(mesh,) = [o for o in bpy.data.objects if o.type == "MESH"]
+(image,) = [i for i in bpy.data.images if i.size[0]]
+links = [link for m in mesh.data.materials for link in m.node_tree.links]
+print(json.dumps(dict(
+    faces=len(mesh.data.polygons), size=list(mesh.dimensions), layers=len(mesh.data.uv_layers),
+    texture=list(image.size), space=image.colorspace_settings.name, packed=bool(image.packed_file),
+    links=[[link.from_node.type, link.to_socket.name] for link in links])))
+"""
+
+
+def test_blender_imports_the_mesh_with_its_texture(glb):
+    """BLENDER_PYTHON names an interpreter that has the package bpy; else it is this one."""
+    path, textured = glb
+    python = os.environ.get("BLENDER_PYTHON", sys.executable)
+    if subprocess.run([python, "-c", "import bpy"], capture_output=True).returncode:
+        pytest.skip("needs the package bpy, here or for the interpreter BLENDER_PYTHON")
+    process = subprocess.run([python, "-c", BLENDER, str(path)], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    (found,) = [json.loads(line) for line in process.stdout.splitlines() if line.startswith("{")]
+    assert found["faces"] == len(textured.faces) and found["layers"] == 1
+    np.testing.assert_allclose(found["size"], 1.0, atol=0.02)
+    assert found["texture"] == [64, 64] and found["packed"] and found["space"] == "sRGB"
+    assert ["TEX_IMAGE", "Base Color"] in found["links"]
