@@ -3,7 +3,8 @@
     python -m iso3d_jax.reconstruct --image chair.png --out runs/chair
 
 First the model draws four views (views.png), so that you see early what it makes of the picture.
-Then score distillation optimises a radiance field, and its surface is written as mesh.glb.
+Then score distillation optimises a radiance field, and its surface is written as mesh.glb; index.html shows
+all of it in a browser, without a network.
 Ctrl-C saves; the same command goes on. `--mode views` is a draft in about a minute instead: it
 fits the drawn views and nothing else. Without --model the small model that ships with the package
 is used; without --config the preset that suits the model. `--images FOLDER` instead of --image
@@ -66,6 +67,22 @@ def model_id(path: str | None) -> str:
     return digest.hexdigest()[:16]
 
 
+def reconstruct(model, picture, out, cfg, *, name: str = "", **options):
+    """`run.reconstruct` with its arguments, then index.html, which shows all that came out."""
+    from iso3d_jax.page.of_run import write_run_page
+    from iso3d_jax.reconstruction import run
+
+    result = run.reconstruct(model, picture, out, cfg, **options)
+    page = write_run_page(
+        out,
+        picture_name=name or Path(out).name,
+        model_name=model.config.name,
+        resolution=model.config.resolution,
+    )
+    print(f"all of it on one page: {page}")
+    return result
+
+
 def main(argv):
     """Reads the picture and the model and runs the reconstruction."""
     del argv
@@ -77,7 +94,7 @@ def main(argv):
         raise UserError("give --image PICTURE or --images FOLDER, one of the two")
     picture = load_picture(_IMAGE.value) if _IMAGE.value else None
 
-    from iso3d_jax.reconstruction import batch, loop, run, settings, state
+    from iso3d_jax.reconstruction import batch, loop, settings, state
     from iso3d_jax.weights.bundle import load_model
 
     if _MODE.value:
@@ -92,11 +109,15 @@ def main(argv):
     failed = {}
     try:
         if picture is not None:
-            run.reconstruct(model, picture, _OUT.value, cfg, model_id=identity, init=init)
+            reconstruct(
+                model, picture, _OUT.value, cfg, name=Path(_IMAGE.value).name, model_id=identity,
+                init=init,
+            )  # fmt: skip
         else:
             failed = batch.reconstruct_all(
-                model, several, _OUT.value, cfg, model_id=identity, init=init
-            )
+                model, several, _OUT.value, cfg, model_id=identity, init=init,
+                reconstruct=reconstruct,
+            )  # fmt: skip
     except loop.Interrupted as stop:
         sys.exit(128 + stop.signum)
     if failed:

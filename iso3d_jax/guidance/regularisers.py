@@ -7,11 +7,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
+def facing_away(normal: Float[Array, "K 3"], direction: Float[Array, "K 3"]) -> Float[Array, " K"]:
+    """max(n.d, 0)^2 of unit normals and the unit directions of the samples' rays."""
+    return jnp.square(jnp.maximum(jnp.sum(normal * direction, -1), 0.0))
+
+
 def orientation_loss(
-    weights: Float[Array, " K"],
-    normal: Float[Array, "K 3"],
-    direction: Float[Array, "K 3"],
-    num_hit: Float[Array, ""],
+    weights: Float[Array, " K"], away: Float[Array, " K"], num_hit: Float[Array, ""]
 ) -> Float[Array, ""]:
     """Normals of visible points must not face away (Ref-NeRF, equation 11).
 
@@ -19,11 +21,10 @@ def orientation_loss(
 
     Args:
       weights: of the samples.
-      normal, direction: unit normals, and the unit directions of the samples' rays.
+      away: from `facing_away`.
       num_hit: number of rays with opacity above zero.
     """
-    away = jnp.maximum(jnp.sum(normal * direction, -1), 0.0)
-    total = jnp.sum(jax.lax.stop_gradient(weights) * jnp.square(away))
+    total = jnp.sum(jax.lax.stop_gradient(weights) * away)
     return total / jnp.maximum(num_hit, 1.0)
 
 

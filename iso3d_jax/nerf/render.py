@@ -103,8 +103,11 @@ def per_ray(values: Array, ray: Array, num_rays: int) -> Array:
     return jax.ops.segment_sum(values, ray, num_rays, indices_are_sorted=True)
 
 
-def _chunked(fn, chunk: int, *arrays):
-    """fn(*arrays), in chunks along the first axis whose activations are computed again."""
+def chunked(fn, chunk: int, *arrays):
+    """fn(*arrays), in chunks along the first axis whose activations are computed again.
+
+    A chunk of 0 takes all at once.
+    """
     size = arrays[0].shape[0]
     if not chunk or size <= chunk:
         return fn(*arrays)
@@ -147,7 +150,7 @@ def place_samples(
     def density_at(ray, t):
         return field.density(params, _points(rays_o, rays_d, ray, t), field_spec)
 
-    density = _chunked(density_at, spec.chunk, samples.ray, samples.t)
+    density = chunked(density_at, spec.chunk, samples.ray, samples.t)
     _, reaches = composite_weights(density, samples.length, samples.ray, longest)
     alpha = -jnp.expm1(-density * samples.length)
     useful = (alpha > spec.alpha_threshold) & (reaches > spec.early_stop)
@@ -199,7 +202,7 @@ def render(
             colour = shading.shade(colour, normal, x, light[2][ray], light[1], light[0])
         return density, colour
 
-    density, colour = _chunked(evaluate, spec.chunk, samples.ray, samples.t)
+    density, colour = chunked(evaluate, spec.chunk, samples.ray, samples.t)
     longest = sampling.max_steps(spec.step_size, field_spec.radius, spec.bound)
     weights, _ = composite_weights(density, samples.length, samples.ray, longest)
     values = jnp.concatenate([colour, samples.t[:, None], jnp.ones_like(density)[:, None]], -1)
@@ -223,5 +226,5 @@ def render_normals(
     def normal_at(ray, t):
         return field.normal(params, _points(rays_o, rays_d, ray, t), field_spec)
 
-    normal = _chunked(normal_at, chunk, samples.ray, samples.t)
+    normal = chunked(normal_at, chunk, samples.ray, samples.t)
     return per_ray(weights[:, None] * normal, samples.ray, rays_o.shape[0])

@@ -30,8 +30,10 @@ def shown_field_spec(cfg: ConfigDict) -> FieldSpec:
 
 
 def render_spec(cfg: ConfigDict) -> RenderSpec:
-    """How rays are sampled, from `cfg.render`."""
-    return RenderSpec(**cfg.render.to_dict())
+    """How rays are sampled, from `cfg.render`; with little memory in smaller chunks."""
+    spec = RenderSpec(**cfg.render.to_dict())
+    low = cfg.get("memory", "normal") == "low"
+    return dataclasses.replace(spec, chunk=spec.chunk // 4) if low else spec
 
 
 def generous(spec: RenderSpec) -> RenderSpec:

@@ -85,11 +85,16 @@ def _orientation(key, params, rays_o, rays_d, samples, weights, opacity, cfg):
     """Orientation loss on evenly spread samples that stand for all."""
     slots = min(round(cfg.render.normals * rays_o.shape[0]), samples.ray.shape[0])
     index, stretch = render.subset(key, samples, slots)
-    ray, t = samples.ray[index], samples.t[index]
-    direction = rays_d[ray]
-    normal = field.normal(params, rays_o[ray] + t[:, None] * direction, field_spec(cfg))
+
+    def away(ray, t):
+        direction = rays_d[ray]
+        normal = field.normal(params, rays_o[ray] + t[:, None] * direction, field_spec(cfg))
+        return regularisers.facing_away(normal, direction)
+
+    # gradients of second order hold far more per sample than the render does: never all at once
+    terms = render.chunked(away, render_spec(cfg).chunk, samples.ray[index], samples.t[index])
     hit = jnp.sum((opacity > 0).astype(jnp.float32))
-    return regularisers.orientation_loss(weights[index] * stretch, normal, direction, hit)
+    return regularisers.orientation_loss(weights[index] * stretch, terms, hit)
 
 
 def active(weight) -> bool:
