@@ -135,7 +135,7 @@ def reconstruct_all(
     return failed
 
 
-def _on_device(model, device: jax.Device):
+def _on_device(model, device):
     """The model with its networks' weights on one device."""
     networks = {
         field.name: jax.device_put(getattr(model, field.name), device)
