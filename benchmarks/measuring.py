@@ -41,13 +41,13 @@ def processor() -> str:
     return platform.processor()
 
 
-def tpu_sharding():
-    """Where a program for one chip of a TPU v5e is placed; needs libtpu, but no such chip."""
+def tpu_chip():
+    """One chip of a TPU v5e to compile for; needs libtpu, but no such chip."""
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     from jax.experimental import topologies
 
-    chips = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
-    return jax.sharding.SingleDeviceSharding(chips[0])
+    return topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices[0]
 
 
 def placed(tree, sharding):

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
-from measuring import abstract_network, placed, report, tpu_sharding  # noqa: E402
+from measuring import abstract_network, placed, report, tpu_chip  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
 from iso3d_jax import command_line  # noqa: E402
@@ -80,7 +80,7 @@ def main():
     parser.add_argument("--tpu", action="store_true", help="for a TPU v5e; needs libtpu, no TPU")
     parser.add_argument("--result", type=Path)
     args = parser.parse_args()
-    place = tpu_sharding() if args.tpu else None
+    place = jax.sharding.SingleDeviceSharding(tpu_chip()) if args.tpu else None
     prior, spec = abstract_prior(args.networks, place)
     cfg = command_line.load_config(args.config)
     settings.check(cfg)

@@ -10,7 +10,6 @@ for a TPU v5e instead of this machine.
 
 import argparse
 import contextlib
-import os
 import sys
 import time
 from pathlib import Path
@@ -21,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 from jax.sharding import NamedSharding, PartitionSpec  # noqa: E402
-from measuring import abstract_network, report  # noqa: E402
+from measuring import abstract_network, report, tpu_chip  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
 from iso3d_jax import sampling  # noqa: E402
@@ -30,12 +29,7 @@ from iso3d_jax.training import sharding  # noqa: E402
 
 def tpu_mesh():
     """One chip of a TPU v5e; no such chip is needed."""
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-    from jax.experimental import topologies
-
-    chips = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
-    return sharding.make_mesh(devices=chips[:1])
+    return sharding.make_mesh(devices=[tpu_chip()])
 
 
 def abstract(shape, dtype, sharding):
