@@ -102,6 +102,8 @@ def _download(place: str) -> Path:
     try:
         import huggingface_hub as hub
 
+        # Without a connection it warns of every attempt; what matters is the sentence below.
+        hub.logging.set_verbosity_error()
         if inside:
             return Path(hub.hf_hub_download(repo, inside[0]))
         try:
