@@ -28,7 +28,7 @@ def micro(tmp_path):
     encoded.save(tmp_path / "encoded")
     for training in (cfg.stage1, *(cfg.stage2[name] for name in cfg.stage2)):
         training.data_encoded = str(tmp_path / "encoded")
-        training.batch_size = 2
+        training.batch_size, training.warmup_steps = 2, 0
         training.model.unet.update(
             model_channels=16, channel_mult=(1,), attention_resolutions=(1,), num_head_channels=8,
             num_groups=4,
