@@ -28,7 +28,7 @@ from iso3d_jax.data.pictures import load_picture  # noqa: E402
 from iso3d_jax.geometry.cameras import camera_condition  # noqa: E402
 from iso3d_jax.guidance import sds  # noqa: E402
 from iso3d_jax.nerf import field, occupancy, render  # noqa: E402
-from iso3d_jax.reconstruction import cameras, run, settings, state, step  # noqa: E402
+from iso3d_jax.reconstruction import cameras, losses, run, settings, state, step  # noqa: E402
 from iso3d_jax.weights.bundle import load_model  # noqa: E402
 
 EXAMPLE = ROOT / "iso3d_jax" / "data" / "examples" / "trash_can.png"
@@ -69,7 +69,7 @@ def measure(cfg, prior, spec, scene, phase: int, repeats: int) -> dict[str, floa
         return jax.grad(lambda p: jnp.sum(jnp.square(picture(p, *rays))))(params)
 
     def latents(images, vae):
-        return step.encode(vae, images, key, spec.scale_factor, cfg.memory)
+        return losses.encode(vae, images, key, spec.scale_factor, cfg.memory)
 
     def latents_and_back(images, vae):
         return jax.grad(lambda x: jnp.sum(jnp.square(latents(x, vae))))(images)

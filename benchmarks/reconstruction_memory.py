@@ -26,7 +26,8 @@ from ml_collections import ConfigDict  # noqa: E402
 
 from iso3d_jax import command_line  # noqa: E402
 from iso3d_jax.reconstruction import settings, state  # noqa: E402
-from iso3d_jax.reconstruction.step import Prior, PriorSpec, run_steps  # noqa: E402
+from iso3d_jax.reconstruction.losses import Prior, PriorSpec  # noqa: E402
+from iso3d_jax.reconstruction.step import run_steps  # noqa: E402
 from iso3d_jax.weights import bundle  # noqa: E402
 
 

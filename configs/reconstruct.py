@@ -76,6 +76,8 @@ def get_config(arg: str = "") -> ConfigDict:
         dict(encoding=0.01, networks=0.001, b1=0.9, b2=0.99, eps=1e-15, weight_decay=0.01,
              final=1.0)  # learning rates end at this share of their value
     )  # fmt: skip
+    # with several devices: "objects", each makes an object of a folder; "views", all make one
+    c.spread = "objects"
     # "low": the autoencoder sees one view at a time and computed twice, rays in smaller chunks
     c.memory = "normal"
     # a draft from sampled views: how they are drawn and fitted

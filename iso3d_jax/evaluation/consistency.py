@@ -19,7 +19,8 @@ from ml_collections import ConfigDict
 from iso3d_jax.evaluation.pixels import psnr
 from iso3d_jax.reconstruction import pictures, run, settings, state
 from iso3d_jax.reconstruction.cameras import Views
-from iso3d_jax.reconstruction.step import PriorSpec, run_steps
+from iso3d_jax.reconstruction.losses import PriorSpec
+from iso3d_jax.reconstruction.step import run_steps
 
 STEPS = 150
 # The fit's settings, part of the protocol: configs/reconstruct.py says what each is.

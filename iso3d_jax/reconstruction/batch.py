@@ -1,7 +1,7 @@
 """A folder of pictures, one reconstruction each: one model, the same compiled programs for all.
 
 On several devices every device takes one object at a time, with its own copy of the model and its
-own programs, until no picture is left.
+own programs, until no picture is left; or all make one object together (`config.spread`).
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def reconstruct_all(
             print(f"failed: {name}: {error}", file=sys.stderr, flush=True)
 
     devices = jax.local_devices()[: len(pictures)]
-    if len(devices) == 1:
+    if len(devices) == 1 or cfg.spread == "views":
         work(model, {}, [])
         return failed
 

@@ -17,17 +17,11 @@ from ml_collections import ConfigDict
 
 from iso3d_jax.errors import UserError
 from iso3d_jax.progress import Progress
-from iso3d_jax.reconstruction import settings, state
+from iso3d_jax.reconstruction import settings, spread, state
+from iso3d_jax.reconstruction.losses import LOSSES, Pictures, Prior, PriorSpec
+from iso3d_jax.reconstruction.settings import phase_end, phase_of
 from iso3d_jax.reconstruction.state import State
-from iso3d_jax.reconstruction.step import (
-    LOSSES,
-    Pictures,
-    Prior,
-    PriorSpec,
-    phase_end,
-    phase_of,
-    run_steps,
-)  # fmt: skip
+from iso3d_jax.reconstruction.step import run_steps
 
 
 class Interrupted(Exception):
@@ -155,10 +149,12 @@ def optimise(
       UserError: a loss that is not finite; the last good state is saved.
     """
     step = int(current.step)
+    mesh = spec.mesh
     history: dict[str, list[float]] = about.setdefault("history", {})
     seconds = {"compile": 0.0, "iterations": 0.0, "previews": 0.0}
     if step >= cfg.steps:
         return current, history, seconds
+    current, source = spread.replicate(mesh, (current, source))
     shared = {} if programs is None else programs
     if label not in shared:
         shared[label] = Programs(cfg, spec, current, source)
@@ -196,7 +192,7 @@ def optimise(
             progress.update(step, **shown)
             begin = time.monotonic()
             if preview and cfg.preview_every and step % cfg.preview_every == 0:
-                preview(current, step)
+                preview(spread.on_one(mesh, current), step)
             seconds["previews"] += time.monotonic() - begin
             if stopped or step >= cfg.steps or (cfg.save_every and step % cfg.save_every == 0):
                 state.save(folder, current, about)
@@ -204,4 +200,4 @@ def optimise(
                 progress.note(f"stopped at iteration {step}; the same command goes on from there")
                 raise Interrupted(stopped[0])
     progress.close()
-    return current, history, seconds
+    return spread.on_one(mesh, current), history, seconds

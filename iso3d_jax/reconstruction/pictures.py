@@ -20,8 +20,8 @@ from iso3d_jax.nerf.field import FieldSpec
 from iso3d_jax.nerf.render import RenderSpec
 from iso3d_jax.reconstruction import cameras, settings
 from iso3d_jax.reconstruction.cameras import Views
+from iso3d_jax.reconstruction.losses import Pictures
 from iso3d_jax.reconstruction.state import State
-from iso3d_jax.reconstruction.step import Pictures
 
 SHOW = dict(elevation_deg=15.0, fov_deg=40.0, scale=1.1)
 

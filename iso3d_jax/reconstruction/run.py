@@ -24,6 +24,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -32,9 +33,9 @@ from iso3d_jax.data import grids
 from iso3d_jax.errors import UserError
 from iso3d_jax.files import atomic_path, make_folder
 from iso3d_jax.progress import duration
-from iso3d_jax.reconstruction import cameras, loop, pictures, settings, state, surface
+from iso3d_jax.reconstruction import cameras, loop, pictures, settings, spread, state, surface
+from iso3d_jax.reconstruction.losses import Pictures, Prior, PriorSpec
 from iso3d_jax.reconstruction.state import State
-from iso3d_jax.reconstruction.step import Pictures, Prior, PriorSpec
 
 PACKAGES = ("iso3d_jax", "jax", "jaxlib", "flax", "optax", "numpy", "trimesh", "xatlas",
             "fast-simplification")  # fmt: skip
@@ -53,8 +54,8 @@ class Reconstruction:
     report: dict
 
 
-def prior_of(model, picture: np.ndarray) -> tuple[Prior, PriorSpec]:
-    """A model and a picture as the guidance wants them.
+def prior_of(model, picture: np.ndarray, mesh: Mesh | None = None) -> tuple[Prior, PriorSpec]:
+    """A model and a picture as the guidance wants them, on the mesh's devices if there is one.
 
     Raises:
       UserError: the model's networks do not fit each other.
@@ -70,13 +71,15 @@ def prior_of(model, picture: np.ndarray) -> tuple[Prior, PriorSpec]:
         )
     prepared = sampling.prepare_all(model, [picture])
     context = sampling.embed_pictures(model, prepared)
-    spec = PriorSpec(c.resolution, float(c.scale_factor), c.parameterization, c.camera_encoding)
+    spec = PriorSpec(
+        c.resolution, float(c.scale_factor), c.parameterization, c.camera_encoding, mesh
+    )
     prior = Prior(
         sampling.network_for(model, prepared[0]), model.vae, context,
         jnp.asarray(model.alphas_cumprod), jnp.asarray(prepared[0], jnp.float32),
         jnp.asarray(pictures.white_mask(prepared)[0]),
     )  # fmt: skip
-    return prior, spec
+    return spread.replicate(mesh, prior), spec
 
 
 def draft_config(cfg: ConfigDict, resolution: int) -> ConfigDict:
@@ -127,7 +130,8 @@ def reconstruct(
         seconds[name] = round(now - clock["start"], 2)
         clock["start"] = now
 
-    prior, spec = prior_of(model, picture)
+    mesh = spread.mesh_for(cfg, jax.local_devices())
+    prior, spec = prior_of(model, picture, mesh)
     about = about_run(model, picture, cfg, model_id, init)
     _check_disk(out, cfg)
     resumed = _check_same_run(out, about, cfg)

@@ -54,6 +54,8 @@ def check(cfg: ConfigDict) -> None:
         raise UserError(f"config.guidance.loss is 'x0' or 'sds', not '{cfg.guidance.loss}'")
     if cfg.memory not in ("normal", "low"):
         raise UserError(f"config.memory is 'normal' or 'low', not '{cfg.memory}'")
+    if cfg.spread not in ("objects", "views"):
+        raise UserError(f"config.spread is 'objects' or 'views', not '{cfg.spread}'")
     if cfg.render.bound not in ("box", "sphere"):
         raise UserError(f"config.render.bound is 'box' or 'sphere', not '{cfg.render.bound}'")
     if cfg.reference.mask < 0 or cfg.reference.distance <= 0 or not 0 < cfg.reference.fov_deg < 180:
@@ -74,3 +76,13 @@ def check(cfg: ConfigDict) -> None:
 def comparable(cfg: ConfigDict) -> dict:
     """The part of a config that a continued run must share."""
     return {key: value for key, value in cfg.to_dict().items() if key not in FREE_KEYS}
+
+
+def phase_of(cfg, step: int) -> int:
+    """Index of the phase that iteration `step` (counted from 0) belongs to."""
+    return next(i for i, (until, *_) in enumerate(cfg.phases) if step < until)
+
+
+def phase_end(cfg, phase: int) -> int:
+    """The iteration at which a phase ends."""
+    return min(cfg.phases[phase][0], cfg.steps)

@@ -9,7 +9,7 @@ import pytest
 
 from iso3d_jax import command_line
 from iso3d_jax.diffusion import schedule
-from iso3d_jax.reconstruction.step import Prior
+from iso3d_jax.reconstruction.losses import Prior
 
 CONFIG = Path(__file__).parents[2] / "configs" / "reconstruct.py"
 

@@ -12,7 +12,7 @@ import json, sys, threading
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 from iso3d_jax import command_line
-from iso3d_jax.reconstruction import batch, cameras, loop, pictures, run, state
+from iso3d_jax.reconstruction import batch, cameras, loop, losses, pictures, run, state
 from iso3d_jax.weights.bundle import Model
 
 folder, out, config = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
@@ -26,6 +26,7 @@ cfg = run.draft_config(cfg, 8)
 cfg.steps_per_call = 2
 first = threading.Barrier(2, timeout=300)  # passed only where two objects are made at a time
 used = {}
+spec = losses.PriorSpec(8, 1.0, "v", "mvdream")
 
 def reconstruct(model, picture, folder, cfg, *, model_id, init, programs):
     if folder.name != "c":
@@ -35,7 +36,7 @@ def reconstruct(model, picture, folder, cfg, *, model_id, init, programs):
     grey = np.full((2, 8, 8, 3), picture[20, 20, 0] / 255, np.float32)
     source = pictures.from_views(grey, views)
     current, history, _ = loop.optimise(
-        state.start(cfg), source, cfg, None, folder, {}, label="draft", programs=programs)
+        state.start(cfg), source, cfg, spec, folder, {}, label="draft", programs=programs)
     places = {d.id for x in jax.tree.leaves((current, model.unet)) for d in x.devices()}
     used[folder.name] = [sorted(places), int(current.step), history["photometric"]]
 

@@ -13,7 +13,9 @@ from ml_collections import ConfigDict
 from iso3d_jax import command_line
 from iso3d_jax.errors import UserError
 from iso3d_jax.reconstruction import cameras, loop, pictures, run, settings, state
-from iso3d_jax.reconstruction.step import PriorSpec, loss_weights, phase_of
+from iso3d_jax.reconstruction.losses import PriorSpec
+from iso3d_jax.reconstruction.settings import phase_of
+from iso3d_jax.reconstruction.step import loss_weights
 
 CONFIG = Path(__file__).parents[2] / "configs" / "reconstruct.py"
 SPEC = PriorSpec(16, 1.0, "v", "mvdream")

@@ -11,7 +11,9 @@ from ml_collections import ConfigDict
 from iso3d_jax import command_line
 from iso3d_jax.models.params import merge_params
 from iso3d_jax.reconstruction import settings, state
-from iso3d_jax.reconstruction.step import Prior, PriorSpec, phase_of, train_step
+from iso3d_jax.reconstruction.losses import Prior, PriorSpec
+from iso3d_jax.reconstruction.settings import phase_of
+from iso3d_jax.reconstruction.step import train_step
 from iso3d_jax.weights import bundle
 from tests.conftest import SMALL_MODEL
 

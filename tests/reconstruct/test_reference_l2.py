@@ -7,7 +7,8 @@ import pytest
 
 from iso3d_jax.errors import UserError
 from iso3d_jax.reconstruction import settings, state
-from iso3d_jax.reconstruction.step import PriorSpec, active, reference_loss, run_steps
+from iso3d_jax.reconstruction.losses import PriorSpec, active, reference_loss
+from iso3d_jax.reconstruction.step import run_steps
 
 
 @pytest.fixture

@@ -1,0 +1,230 @@
+"""The losses of one iteration: score distillation, or the fit of a draft to sampled views."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+from ml_collections import FrozenConfigDict
+
+from iso3d_jax.geometry.cameras import camera_condition
+from iso3d_jax.guidance import regularisers, sds
+from iso3d_jax.guidance.annealing import draw_timestep
+from iso3d_jax.nerf import field, render, shading
+from iso3d_jax.reconstruction import cameras, spread
+from iso3d_jax.reconstruction.settings import field_spec, phase_end, render_spec
+
+LOSSES = (
+    "guidance", "reference_l2", "photometric", "mask", "orientation", "sparsity", "opaque"
+)  # fmt: skip
+
+
+class Prior(NamedTuple):
+    """What SDS asks: the denoiser, the autoencoder, the picture's embedding and the schedule.
+
+    The prepared picture itself, on white, is only for the ablation `loss.reference_l2`.
+    """
+
+    unet: Any
+    vae: Any
+    context: Float[Array, "1 L D"]
+    alphas_cumprod: Float[Array, " T"]
+    picture: Float[Array, "H W 3"] | None = None
+    mask: Float[Array, "H W"] | None = None
+
+
+class Pictures(NamedTuple):
+    """What a draft is fitted to: rays and the colours and masks seen along them."""
+
+    rays_o: Float[Array, "R 3"]
+    rays_d: Float[Array, "R 3"]
+    rgb: Float[Array, "R 3"]
+    mask: Float[Array, " R"]
+
+
+class PriorSpec(NamedTuple):
+    """Static facts about the prior, from the model's config."""
+
+    resolution: int
+    scale_factor: float
+    parameterization: str
+    camera_encoding: str
+    mesh: Mesh | None = None  # the devices that make one object together, see spread.py
+
+
+def encode(
+    vae, images: Float[Array, "N H W 3"], key: jax.Array, scale: float, memory: str
+) -> Float[Array, "N h w C"]:
+    """Scaled latents: a sample of the posterior, with gradient (reference 4.4)."""
+
+    def moments(images):
+        return vae.encode(images * 2.0 - 1.0)
+
+    if memory == "low":
+        mean, logvar = jax.lax.map(
+            lambda x: jax.tree.map(lambda y: y[0], jax.checkpoint(moments)(x[None])), images
+        )
+    else:
+        mean, logvar = moments(images)
+    mean, logvar = mean.astype(jnp.float32), logvar.astype(jnp.float32)
+    std = jnp.exp(0.5 * jnp.clip(logvar, -30.0, 20.0))
+    return (mean + std * jax.random.normal(key, mean.shape)) * scale
+
+
+def _orientation(key, params, rays_o, rays_d, samples, weights, cfg):
+    """Orientation loss, not yet divided by the rays that hit, on evenly spread samples."""
+    slots = min(round(cfg.render.normals * rays_o.shape[0]), samples.ray.shape[0])
+    index, stretch = render.subset(key, samples, slots)
+
+    def away(ray, t):
+        direction = rays_d[ray]
+        normal = field.normal(params, rays_o[ray] + t[:, None] * direction, field_spec(cfg))
+        return regularisers.facing_away(normal, direction)
+
+    # gradients of second order hold far more per sample than the render does: never all at once
+    terms = render.chunked(away, render_spec(cfg).chunk, samples.ray[index], samples.t[index])
+    return regularisers.orientation_loss(weights[index] * stretch, terms, jnp.float32(1.0))
+
+
+def active(weight) -> bool:
+    """Whether a loss's weight, a number or a ramp, is ever other than zero."""
+    return any(weight[1:3]) if isinstance(weight, tuple) else bool(weight)
+
+
+def _scene(keys, shared, rays, *, cfg: FrozenConfigDict, weight) -> tuple[tuple, dict]:
+    """Renders rays and regularises the scene that they see; a share of them, see `map_rays`.
+
+    Args:
+      keys: for the samples and for the normals.
+      shared: parameters, occupied cells, kind of shading and ambient light (or None).
+      rays: rays_o, rays_d and, where there is shading, each ray's light.
+      weight: of the losses on the scene alone; those that are the constant zero are left out.
+
+    Returns:
+      (rgb [R, 3], opacity [R]), and scalars for `_losses_on_scene`.
+    """
+    params, occupied, kind, ambient = shared
+    light = None if kind is None else (kind, ambient, rays[2])
+    rendering, samples, weights = render.render(
+        keys[0], params, *rays[:2], occupied, render_spec(cfg), field_spec(cfg), light=light
+    )
+    opacity = rendering.opacity
+    scalars = {"opacity": jnp.mean(opacity), "slots": jnp.max(rendering.wanted)}
+    if active(weight.orientation):
+        scalars["orientation"] = _orientation(keys[1], params, *rays[:2], samples, weights, cfg)
+        scalars["hit"] = jnp.sum((opacity > 0).astype(jnp.float32))
+    if active(weight.sparsity):
+        scalars["sparsity"] = regularisers.sparsity_loss(opacity)
+    if active(weight.opaque):
+        scalars["opaque"] = regularisers.opaque_loss(opacity)
+    return (rendering.rgb, opacity), scalars
+
+
+def _losses_on_scene(scalars: dict) -> tuple[dict, dict]:
+    """The losses on the scene alone, and facts, from the scalars of all shares of the rays."""
+    scalars = dict(scalars)
+    facts = {"opacity": jnp.mean(scalars.pop("opacity")), "slots": jnp.max(scalars.pop("slots"))}
+    losses = {}
+    if "hit" in scalars:
+        hit = jnp.maximum(jnp.sum(scalars.pop("hit")), 1.0)
+        losses["orientation"] = jnp.sum(scalars.pop("orientation")) / hit
+    return losses | {name: jnp.mean(value) for name, value in scalars.items()}, facts
+
+
+def reference_loss(
+    params: dict, prior: Prior, key: jax.Array, occupied: Array, resolution: int,
+    cfg: FrozenConfigDict,
+) -> Float[Array, ""]:  # fmt: skip
+    """Squared error of the scene seen from the picture's side against the picture (an ablation).
+
+    The camera is assumed, as Zero123's users do: azimuth 0 and what `cfg.reference` says. The mean
+    over pixels and channels, plus `cfg.reference.mask` times that of opacity against the mask.
+    """
+    if prior.picture is None or prior.mask is None:
+        raise ValueError("loss.reference_l2 needs a Prior with the picture and its mask")
+    r = cfg.reference
+    rays_o, rays_d, _ = cameras.ring(1, r.elevation_deg, r.fov_deg, r.distance).rays(resolution)
+    rendering, _, _ = render.render(
+        key, params, rays_o, rays_d, occupied, render_spec(cfg), field_spec(cfg)
+    )
+    wanted = jnp.concatenate([prior.picture, prior.mask[..., None]], -1)
+    wanted = jax.image.resize(wanted, (resolution, resolution, 4), "linear").reshape(-1, 4)
+    rgb = jnp.mean(jnp.square(rendering.rgb - wanted[:, :3]))
+    return rgb + r.mask * jnp.mean(jnp.square(rendering.opacity - wanted[:, 3]))
+
+
+def sds_losses(
+    params: dict, prior: Prior, key: jax.Array, step: Array, occupied: Array, *,
+    cfg: FrozenConfigDict, spec: PriorSpec, phase: int,
+) -> tuple[dict, dict]:  # fmt: skip
+    """Losses of one SDS iteration, unweighted, and what else is worth reporting."""
+    k_camera, k_render, k_encode, k_noise, k_t, k_light, k_normal = jax.random.split(key, 7)
+    _, resolution, groups = cfg.phases[phase]
+    views = cameras.draw(k_camera, groups, cfg.views, **cfg.camera.to_dict())
+    rays_o, rays_d, position = views.rays(resolution)
+    kind = ambient = None
+    rays = rays_o, rays_d
+    if cfg.shading.probability > 0 and phase_end(cfg, phase) > cfg.shading.start_step:
+        kind, ambient, source = shading.draw(
+            k_light, position, step, start_step=cfg.shading.start_step,
+            probability=cfg.shading.probability,
+        )  # fmt: skip
+        rays = *rays, jnp.repeat(source, resolution**2, 0)
+    (rgb, _), scalars = spread.map_rays(
+        spec.mesh, functools.partial(_scene, cfg=cfg, weight=cfg.loss),
+        (k_render, k_normal), (params, occupied, kind, ambient), rays,
+    )  # fmt: skip
+    images = rgb.reshape(-1, resolution, resolution, 3)  # [G*V, H, W, 3]
+    shape = (images.shape[0], spec.resolution, spec.resolution, 3)
+    images = jax.image.resize(images, shape, "linear", antialias=False)
+    images = spread.split(spec.mesh, images)
+    latents = encode(prior.vae, images, k_encode, spec.scale_factor, cfg.memory)
+    latents = spread.gather(spec.mesh, latents).reshape(groups, cfg.views, *latents.shape[1:])
+
+    g = cfg.guidance
+    t = draw_timestep(k_t, step, g.low, g.high, prior.alphas_cumprod.shape[0])
+    camera = camera_condition(views.elevation_deg, views.azimuth_deg, spec.camera_encoding)
+    context = jnp.broadcast_to(prior.context, (groups, *prior.context.shape[1:]))
+
+    def denoise(*inputs):
+        return spread.gather(spec.mesh, prior.unet(*(spread.split(spec.mesh, x) for x in inputs)))
+
+    guidance, _ = sds.score_distillation(
+        denoise, latents, jax.random.normal(k_noise, latents.shape), t, prior.alphas_cumprod[t],
+        context, camera, parameterization=spec.parameterization, scale=g.scale,
+        rescale=g.rescale, kind=g.loss,
+    )  # fmt: skip
+    on_scene, facts = _losses_on_scene(scalars)
+    losses = {"guidance": guidance} | on_scene
+    if active(cfg.loss.get("reference_l2", 0.0)):
+        # Folded in, not split off: without this loss a run draws what it drew before.
+        losses["reference_l2"] = reference_loss(
+            params, prior, jax.random.fold_in(key, 7), occupied, resolution, cfg
+        )
+    return losses, facts | {"t": t}
+
+
+def views_losses(
+    params: dict, pictures: Pictures, key: jax.Array, step: Array, occupied: Array, *,
+    cfg: FrozenConfigDict, spec: PriorSpec, phase: int,
+) -> tuple[dict, dict]:  # fmt: skip
+    """Losses of one iteration of fitting given views, unweighted, and what else to report."""
+    del step, phase
+    k_rays, k_render, k_normal = jax.random.split(key, 3)
+    index = jax.random.randint(k_rays, (cfg.draft.rays,), 0, pictures.rgb.shape[0])
+    rays_o, rays_d, rgb, mask = (x[index] for x in pictures)
+    (seen, opacity), scalars = spread.map_rays(
+        spec.mesh, functools.partial(_scene, cfg=cfg, weight=cfg.draft),
+        (k_render, k_normal), (params, occupied, None, None), (rays_o, rays_d),
+    )  # fmt: skip
+    opacity = jnp.clip(opacity, 1e-3, 1 - 1e-3)
+    losses = {
+        "photometric": jnp.mean(jnp.square(seen - rgb)),
+        "mask": -jnp.mean(mask * jnp.log(opacity) + (1 - mask) * jnp.log1p(-opacity)),
+    }
+    on_scene, facts = _losses_on_scene(scalars)
+    return losses | on_scene, facts
