@@ -9,3 +9,7 @@ traceback. Everything else that is raised is a bug of ours and keeps its traceba
 
 class UserError(Exception):
     """A mistake the user can mend; the message says what, where and what to do."""
+
+
+class EmptySurface(UserError):
+    """A scene that is empty: there is nothing to make a mesh of."""

@@ -21,10 +21,10 @@ from ml_collections import ConfigDict
 from iso3d_jax.comparison import plan
 from iso3d_jax.data.encode import encode_table
 from iso3d_jax.data.table import SET, MultiViewTable
-from iso3d_jax.errors import UserError
+from iso3d_jax.errors import EmptySurface, UserError
 from iso3d_jax.evaluation import ablation, consistency, scores, views
 from iso3d_jax.files import atomic_path
-from iso3d_jax.reconstruction import pictures, run
+from iso3d_jax.reconstruction import pictures, run, state
 from iso3d_jax.reconstruction.state import State
 from iso3d_jax.training import loop
 from iso3d_jax.training.tasks import DenoiserTask, load_frozen
@@ -95,12 +95,16 @@ class Comparison:
         cfg = plan.scene_config(self.cfg, which)
         # A network with the reference among its channels, or another loss, is another program.
         key = json.dumps([model.config.unet.to_dict(), which.reference_l2])
-        made = run.reconstruct(
-            model, self.originals[i], self.out / f"seed{seed}" / "scenes" / name / str(i), cfg,
-            model_id=f"{which.training}, seed {seed}",
-            programs=self.scene_programs.setdefault(key, {}),
-        )  # fmt: skip
-        return see(made.state, self.task.azimuth_deg[i], self.task.elevation_deg[i], cfg, model)
+        folder = self.out / f"seed{seed}" / "scenes" / name / str(i)
+        try:
+            scene = run.reconstruct(
+                model, self.originals[i], folder, cfg, model_id=f"{which.training}, seed {seed}",
+                programs=self.scene_programs.setdefault(key, {}),
+            ).state  # fmt: skip
+        except EmptySurface as error:  # a result too: it is scored as the nothing that it shows
+            self.note(f"{folder}: {error}")
+            scene = state.load(folder, cfg)
+        return see(scene, self.task.azimuth_deg[i], self.task.elevation_deg[i], cfg, model)
 
     def measure(self, name: str, seed: int) -> tuple[dict, dict[str, np.ndarray]]:
         """A run's figures and pictures (uint8 [N, 4, H, W, 3] by what they are)."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from iso3d_jax.errors import UserError
+from iso3d_jax.evaluation.report import model_facts
 from iso3d_jax.files import atomic_path
 
 FREE_KEYS = ("seeds",)  # what may differ where a comparison goes on
@@ -64,9 +65,15 @@ def check(cfg: ConfigDict) -> None:
 
 
 def claim(out: Path, cfg: ConfigDict) -> None:
-    """Writes config.json into a new folder; refuses one of another comparison."""
+    """Writes config.json into a new folder; refuses one of another comparison.
+
+    The frozen networks are part of what it is: rows of two autoencoders do not belong in a table.
+    """
     file = out / "config.json"
     ours = json.loads(json.dumps(cfg.to_dict()))
+    for network in ("vae", "clip"):
+        facts = model_facts(cfg.stage1.init[network] or None, network)
+        ours[f"sha256 of {network}"] = facts["sha256 of model.safetensors"]
     if not file.is_file():
         with atomic_path(file) as temporary:
             temporary.write_text(json.dumps(ours, indent=1) + "\n")
@@ -81,8 +88,11 @@ def claim(out: Path, cfg: ConfigDict) -> None:
         if key not in FREE_KEYS and ours.get(key) != theirs.get(key)
     ]
     if differing:
-        names = ", ".join(f"config.{key}" for key in differing)
-        raise UserError(f"{out} holds a comparison of another config ({names}); give another --out")
+        names = ", ".join(f"config.{key}" if key in cfg else f"the {key}" for key in differing)
+        raise UserError(
+            f"{out} holds a comparison of another config or other networks ({names}); give another "
+            "--out"
+        )
 
 
 def program_key(cfg: ConfigDict) -> str:

@@ -25,6 +25,8 @@ from iso3d_jax.models.unet import UNetWithReference
 
 TIMESTEPS = (500, 800, 900, 980)
 CASES = ("right", "another_embedding", "no_embedding", "cameras_turned_90")
+# of the half of the objects that change most when turned: a round one hides what cameras do
+ASYMMETRIC = ("right", "cameras_turned_90")
 
 
 @dataclasses.dataclass
@@ -68,6 +70,17 @@ class Probe:
             return unet
         return UNetWithReference(unet, self.references[i][None, None])
 
+    def asymmetric(self) -> Float[np.ndarray, " M"]:
+        """The half of the objects whose true views differ most from those 90 degrees further on.
+
+        The views are evenly spaced; the difference is relative to the object's own variance.
+        """
+        z = np.asarray(self.latents)
+        quarter = max(z.shape[1] // 4, 1)
+        changed = np.mean(np.square(z - np.roll(z, quarter, 1)), (1, 2, 3, 4))
+        changed = changed / np.maximum(np.var(z, (1, 2, 3, 4)), 1e-12)
+        return np.sort(np.argsort(-changed, kind="stable")[: (len(z) + 1) // 2])
+
     def cameras(self, turn_deg: float = 0.0) -> Float[Array, "N V 16"]:
         """Camera vectors, all turned about the object by the same angle."""
         return camera_condition(
@@ -105,8 +118,9 @@ def ablate(
 ) -> dict[str, dict[str, float]]:
     """Mean one-step x0 PSNR over objects, `{case: {"t0500": dB, ...}}`.
 
-    All cases see the same noise. With one object alone there is no other's embedding, and that
-    case is left out.
+    All cases see the same noise. `right_asymmetric` and `cameras_turned_90_asymmetric` are means
+    over `Probe.asymmetric` alone. With one object there is no other's embedding and no half, and
+    those cases are left out.
     """
     z, n = probe.latents, len(probe.latents)
     variance = jnp.var(z)
@@ -122,6 +136,9 @@ def ablate(
     if n == 1:
         del cases["another_embedding"]
     table: dict[str, dict[str, float]] = {name: {} for name in cases}
+    half = probe.asymmetric()
+    if n > 1:
+        table |= {f"{name}_asymmetric": {} for name in ASYMMETRIC}
     for t in timesteps:
         noise = jax.random.normal(jax.random.fold_in(jax.random.key(seed), t), z.shape)
         for name, (tokens, cameras) in cases.items():
@@ -133,7 +150,10 @@ def ablate(
                 )
                 for i in range(n)
             ]  # fmt: skip
-            table[name][f"t{t:04d}"] = float(jnp.stack(values).mean())
+            each = np.asarray(jnp.stack(values))
+            table[name][f"t{t:04d}"] = float(each.mean())
+            if n > 1 and name in ASYMMETRIC:
+                table[f"{name}_asymmetric"][f"t{t:04d}"] = float(each[half].mean())
     return table
 
 

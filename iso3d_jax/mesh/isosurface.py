@@ -10,7 +10,7 @@ import trimesh
 from jaxtyping import Float
 from skimage import measure
 
-from iso3d_jax.errors import UserError
+from iso3d_jax.errors import EmptySurface, UserError
 
 Density = Callable[[np.ndarray], np.ndarray]
 COARSE = 48
@@ -58,13 +58,13 @@ def extract(
       smallest_part: separate parts with a smaller share of the largest one's faces are dropped.
 
     Raises:
-      UserError: nothing is as dense as the threshold.
+      EmptySurface: nothing is as dense as the threshold.
     """
     corner = np.full(3, radius)
     values, origin, spacing = sample_box(density, -corner, corner, COARSE)
     inside = np.argwhere(values > threshold)
     if not len(inside):
-        raise UserError(
+        raise EmptySurface(
             f"the surface is empty: nothing is denser than the threshold {threshold:.3g} (the "
             f"densest point has {values.max():.3g}); give a lower --threshold or optimise longer"
         )

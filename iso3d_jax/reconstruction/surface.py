@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from iso3d_jax.errors import UserError
+from iso3d_jax.errors import EmptySurface
 from iso3d_jax.geometry.cameras import camera_to_world
 from iso3d_jax.mesh import drawing, files, isosurface, texture
 from iso3d_jax.nerf import field, occupancy, render, sampling
@@ -100,7 +100,7 @@ def choose_threshold(state: State, cfg: ConfigDict, resolution: int = 48) -> tup
       (threshold, overlap).
 
     Raises:
-      UserError: the scene is empty from all sides.
+      EmptySurface: the scene is empty from all sides.
     """
     views = cameras.ring(4, 15.0, 40.0, 1.1, start=20.0)
     opacity, largest = jax.device_get(
@@ -116,7 +116,7 @@ def choose_threshold(state: State, cfg: ConfigDict, resolution: int = 48) -> tup
     )
     solid = opacity > 0.5
     if not solid.any():
-        raise UserError(
+        raise EmptySurface(
             "the surface is empty: no ray through the scene is more than half opaque; optimise "
             "longer, or give --threshold a small density such as 1"
         )

@@ -13,14 +13,21 @@ import pytest
 from ml_collections import ConfigDict
 
 from iso3d_jax import command_line, compare
-from iso3d_jax.comparison import measure
+from iso3d_jax.comparison import measure, plan
+from iso3d_jax.errors import EmptySurface, UserError
 from iso3d_jax.evaluation import pixels
+
+
+class Asked(list):
+    """What was asked for; `empty` holds the trainings whose scenes come out empty."""
+
+    empty: tuple[str, ...] = ()
 
 
 @pytest.fixture
 def made(monkeypatch):
     """Trainings and scenes that were asked for, in order."""
-    asked = []
+    asked = Asked()
 
     def fit(cfg, workdir, programs):
         asked.append(f"{workdir.parent.name} {workdir.name}")
@@ -30,6 +37,8 @@ def made(monkeypatch):
         programs["1-b"] = None
 
     def reconstruct(model, picture, out, cfg, *, model_id, programs):
+        if model_id.startswith(asked.empty or "-"):
+            raise EmptySurface("the surface is empty")
         asked.append(f"scene of {model_id} with L2 {cfg.loss.reference_l2:g}")
         assert picture.shape[2] == 4 and picture.dtype == np.uint8
         return types.SimpleNamespace(state=(model_id, cfg.loss.reference_l2))
@@ -51,6 +60,7 @@ def made(monkeypatch):
         measure.loop, "fit", lambda task, cfg, workdir, programs: fit(cfg, workdir, programs)
     )
     monkeypatch.setattr(measure.run, "reconstruct", reconstruct)
+    monkeypatch.setattr(measure.state, "load", lambda folder, cfg: ("empty", folder.parent.name))
     monkeypatch.setattr(
         measure.views, "generate",
         lambda model, task, steps, seed: np.stack([noise(len(asked), n) for n in task.names]),
@@ -113,3 +123,22 @@ def test_everything_once_and_again_only_what_is_missing(made, tmp_path):
     assert [name.split(", ")[0] for name in made] == [
         "seed2 stage1", "seed2 method", "scene of method", "scene of method",
     ]  # fmt: skip
+
+
+def test_an_empty_scene_is_a_result(made, tmp_path, capsys):
+    cfg = command_line.load_config("configs/compare.py:tiny,seeds=1")
+    cfg.objects, cfg.scenes = 2, 1
+    made.empty = ("ccr",)
+    rows = compare.compare(cfg, tmp_path, ["method", "ccr"])["runs"]
+    assert rows["ccr"]["figures"]["scene/psnr"]["n"] == 1
+    assert made[-1] == "seed0 ccr" and "surface is empty" in capsys.readouterr().out
+
+
+def test_other_frozen_networks_are_another_comparison(made, tmp_path, monkeypatch):
+    cfg = command_line.load_config("configs/compare.py:tiny,seeds=1")
+    plan.claim(tmp_path, cfg)
+    plan.claim(tmp_path, cfg)
+    digest = {"sha256 of model.safetensors": "0"}
+    monkeypatch.setattr(plan, "model_facts", lambda path, name: digest)
+    with pytest.raises(UserError, match=r"other networks \(the sha256 of clip, the sha256 of vae"):
+        plan.claim(tmp_path, cfg)

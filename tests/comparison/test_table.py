@@ -90,7 +90,7 @@ def test_a_folder_of_another_comparison_is_refused(tmp_path):
     cfg.seeds = 7  # more of the same
     plan.claim(tmp_path, cfg)
     cfg.stage1.learning_rate = 1.0
-    with pytest.raises(UserError, match=r"another config \(config.stage1\)"):
+    with pytest.raises(UserError, match=r"another config or other networks \(config.stage1\)"):
         plan.claim(tmp_path, cfg)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):

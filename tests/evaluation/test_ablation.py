@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from iso3d_jax.diffusion.schedule import make_schedule
-from iso3d_jax.evaluation.ablation import Probe, ablate, flatten
+from iso3d_jax.evaluation.ablation import Probe, ablate, flatten, one_step_x0_db
 
 
 @dataclasses.dataclass
@@ -51,6 +51,9 @@ def test_what_is_looked_at_is_what_hurts_when_it_is_taken(looks_at_camera):
     variance = float(jnp.var(probe(looks_at_camera).latents))
     assert right["t0980"] == pytest.approx(-10 * np.log10(0.01 / variance), abs=0.5)
     assert list(right) == ["t0500", "t0800", "t0900", "t0980"]
+    half = {name: table.pop(f"{name}_asymmetric") for name in ("right", "cameras_turned_90")}
+    loss = half["right"]["t0800"] - half["cameras_turned_90"]["t0800"]
+    assert loss > 5 if looks_at_camera else abs(loss) < 1e-2
     blind = ("cameras_turned_90",) if not looks_at_camera else ("another_embedding", "no_embedding")
     for case, row in table.items():
         for t, value in row.items():
@@ -65,3 +68,26 @@ def test_flat_names_and_a_single_object():
     assert set(flatten(one)) == {
         "x0_db/t0980/right", "x0_db/t0980/no_embedding", "x0_db/t0980/cameras_turned_90"
     }  # fmt: skip
+
+
+def test_the_half_that_changes_when_turned():
+    """Round objects, whose views are alike, are left out, however loud they are."""
+    rng = np.random.default_rng(1)
+    round_ones = np.repeat(5.0 * rng.normal(size=(3, 1, 5, 5, 2)), 4, 1)
+    others = rng.normal(size=(3, 4, 5, 5, 2))
+    latents = jnp.asarray(np.stack([round_ones, others], 1).reshape(6, 4, 5, 5, 2))
+    made = dataclasses.replace(probe(True, 6), latents=latents)
+    assert made.asymmetric().tolist() == [1, 3, 5]
+    schedule = jnp.asarray(make_schedule())
+    denoiser = Denoiser(schedule, True)
+    noise = jax.random.normal(jax.random.fold_in(jax.random.key(0), 800), latents.shape)
+    values = [
+        one_step_x0_db(
+            denoiser, latents[i], noise[i], jnp.int32(800), schedule[800], made.embedding[i],
+            made.cameras()[i], jnp.var(latents), parameterization="eps",
+        )
+        for i in (1, 3, 5)
+    ]  # fmt: skip
+    table = ablate(denoiser, made, (800,))
+    assert table["right_asymmetric"]["t0800"] == pytest.approx(np.mean(values), rel=1e-5)
+    assert table["right_asymmetric"]["t0800"] != table["right"]["t0800"]

@@ -174,10 +174,10 @@ def test_full_disk_is_one_sentence(finished, tmp_path, make_config, monkeypatch)
 
 @pytest.mark.slow
 def test_a_full_disk_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
-    """On a real file system of 2 MB."""
+    """On a real file system of 12 MB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(disk)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("only root can mount a small file system")
     try:
