@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from pathlib import Path
 
 import jax
@@ -57,6 +58,30 @@ def test_twenty_iterations_equal_ten_saved_and_ten_resumed(prior, small_config, 
     assert seconds["compile"] == 0 and programs["half"].seconds == begin > 0  # shared
     assert same(whole, rest)
     assert same(whole, state.load(folder, cfg))
+
+
+def test_the_next_program_compiles_while_the_first_runs(prior, small_config, tmp_path, monkeypatch):
+    cfg = small_config
+    cfg.steps, cfg.phases = 4, ((2, 16, 1), (4, 32, 1))
+    compiling = threading.Event()
+    events = []
+
+    def compile_(programs, phase):
+        events.append(f"compile {phase}")
+        if phase == 1:
+            compiling.set()
+
+        def program(current, source, count):
+            assert compiling.wait(60)  # with phase 0 running, phase 1 is being compiled
+            events.append(f"run {phase}")
+            record = dict.fromkeys(("total", "gradient", "opacity"), np.ones(20))
+            return current._replace(step=current.step + count), record
+
+        return program
+
+    monkeypatch.setattr(loop.Programs, "_compile", compile_)
+    loop.optimise(state.start(cfg), prior, cfg, SPEC, tmp_path, {}, label="x")
+    assert events == ["compile 0", "compile 1", "run 0", "run 1"]
 
 
 def test_a_loss_that_is_not_finite_stops_at_the_last_good_state(prior, small_config, tmp_path):
