@@ -98,7 +98,7 @@ def guard(tx: optax.GradientTransformation, spike_factor: float):
         return GuardState(tx.init(params), zero, zero, count, count, count)
 
     def update(grads, state, params=None, *, loss, **_):
-        bad = ~jnp.isfinite(optax.global_norm(grads)) | ~jnp.isfinite(loss)
+        bad = ~jnp.isfinite(optax.tree.norm(grads)) | ~jnp.isfinite(loss)
         if spike_factor:
             mean = state.mean / jnp.maximum(state.weight, 1e-8)
             bad |= (state.good_steps >= GUARD_WARMUP) & (loss > spike_factor * mean)

@@ -84,7 +84,7 @@ def apply_gradients(
       loss: what a guard watches (training/optimizer.py); the gradients' norm where left out.
     """
     trained = {path: state.params[path] for path in grads}
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     if isinstance(state.opt_state, GuardState):
         watched = grad_norm if loss is None else loss
         updates, opt_state = tx.update(grads, state.opt_state, trained, loss=watched)
@@ -96,8 +96,8 @@ def apply_gradients(
     ema = jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), state.ema_params, moved)
     norms = {
         "grad_norm": grad_norm,
-        "update_norm": optax.global_norm(updates),
-        "param_norm": optax.global_norm(moved),
+        "update_norm": optax.tree.norm(updates),
+        "param_norm": optax.tree.norm(moved),
     }
     if isinstance(opt_state, GuardState):
         norms |= {"skipped": opt_state.skipped, "skipped_in_row": opt_state.in_row}

@@ -2,11 +2,14 @@
 
 python tests/training/small_run.py WORKDIR key=json ...
 
-Exit statuses are those of `python -m iso3d_jax.train`.
+Says at its end how many programs it compiled that were not in the cache. Exit statuses are those
+of `python -m iso3d_jax.train`.
 """
 
 import json
 import sys
+
+import jax
 
 from iso3d_jax import command_line
 from iso3d_jax.errors import UserError
@@ -14,6 +17,10 @@ from iso3d_jax.training import distributed
 
 if __name__ == "__main__":
     command_line.use_compilation_cache()
+    compiled = []
+    jax.monitoring.register_event_listener(
+        lambda event, **_: compiled.append(event) if event.endswith("cache_misses") else None
+    )
     try:
         distributed.initialize(None)
         from conftest import SmallTask, small_config
@@ -27,3 +34,5 @@ if __name__ == "__main__":
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    finally:
+        print(f"compiled {len(compiled)} new programs", file=sys.stderr)

@@ -15,19 +15,21 @@ import pytest
 from iso3d_jax.errors import UserError
 from iso3d_jax.training.checkpoint import Checkpoints
 from iso3d_jax.training.loop import fit
+from iso3d_jax.training.stopping import EXIT_PREEMPTED
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = [sys.executable, str(ROOT / "tests/training/small_run.py")]
 ONE_BRANCH = dict(single_view_share=0.0, reference_dropout=0.0)
 
 
-def start(workdir, *changes):
+def start(workdir, *changes, **environment):
     """The run as a process group of its own."""
     return subprocess.Popen(
         [*RUN, str(workdir), *changes],
         cwd=ROOT,
         env=os.environ
-        | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_backend_optimization_level=0"},
+        | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+        | environment,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -89,6 +91,28 @@ def check_kills(tmp_path, kills, steps, seed, *changes):
 
 def test_a_run_killed_twice_ends_with_the_same_bits(tmp_path):
     check_kills(tmp_path, 2, 24, 0, "checkpoint_every=3")
+
+
+def test_a_resumed_run_compiles_nothing_again(tmp_path):
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",  # the step, not what moves an array
+    }
+    changes = ("steps=200", "batch_size=2")
+    process = start(tmp_path / "run", *changes, **cache)
+    while process.poll() is None and last_step(tmp_path / "run") < 2:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == EXIT_PREEMPTED and "compiled 0 new" not in said, said
+    before = last_step(tmp_path / "run")
+    process = start(tmp_path / "run", *changes, **cache)
+    while process.poll() is None and last_step(tmp_path / "run") < before + 2:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == EXIT_PREEMPTED, said
+    assert "resumed at step" in said and "compiled 0 new programs" in said, said
 
 
 @pytest.mark.slow
