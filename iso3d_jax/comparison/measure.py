@@ -49,7 +49,7 @@ class Comparison:
         self.train_programs: dict[str, dict] = {}
         self.scene_programs: dict[str, dict] = {}
         table = MultiViewTable.load(cfg.data, cfg.split)
-        chosen = np.linspace(0, len(table) - 1, min(cfg.objects, len(table))).astype(int)
+        chosen = views.spaced(len(table), cfg.objects)
         picture_of = views.picture_views(table)
         self.originals: list[UInt8[np.ndarray, "H W 4"]] = [
             table.images[i, picture_of[i]] for i in chosen

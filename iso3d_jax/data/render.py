@@ -28,12 +28,12 @@ import numpy as np
 
 from iso3d_jax import command_line
 from iso3d_jax.data import furniture, meshes, multiview, rasteriser
+from iso3d_jax.data.table import SET
 from iso3d_jax.errors import UserError
 from iso3d_jax.files import atomic_path, make_folder
 
 flags = command_line.flags_for(__name__)
 
-VIEWS_PER_SET = 4
 FOV_RANGE = (15.0, 60.0)
 ELEVATION_RANGE = (0.0, 30.0)
 DISTANCE_SCALE_RANGE = (1.0, 1.15)
@@ -55,7 +55,7 @@ def draw_cameras(name: str, seed: int, sets: int) -> dict[str, np.ndarray]:
         base = rng.uniform(0, 360)
         elevation, fov = rng.uniform(*ELEVATION_RANGE), rng.uniform(*FOV_RANGE)
         distance = rng.uniform(*DISTANCE_SCALE_RANGE) / np.tan(np.radians(fov) / 2)
-        for k in range(VIEWS_PER_SET):
+        for k in range(SET):
             columns.append(((base + 90 * k) % 360, elevation, fov, distance))
     azimuth, elevation, fov, distance = np.array(columns, np.float32).T
     return {
@@ -63,7 +63,7 @@ def draw_cameras(name: str, seed: int, sets: int) -> dict[str, np.ndarray]:
         "elevation_deg": elevation,
         "fov_deg": fov,
         "distance": distance,
-        "set_index": np.repeat(np.arange(sets, dtype=np.int32), VIEWS_PER_SET),
+        "set_index": np.repeat(np.arange(sets, dtype=np.int32), SET),
         "c2w": np.asarray(cameras.camera_to_world(elevation, azimuth, distance), np.float32),
     }
 

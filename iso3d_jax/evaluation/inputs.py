@@ -40,20 +40,19 @@ def write_inputs(data: str, split: str, places: list[str], out: str | Path, coun
     from iso3d_jax.data.meshes import BadMesh
     from iso3d_jax.data.table import MultiViewTable
     from iso3d_jax.errors import UserError
-    from iso3d_jax.evaluation.isotropy import angular_distance
-    from iso3d_jax.evaluation.views import PICTURE_AZIMUTH_DEG
+    from iso3d_jax.evaluation.views import picture_views, spaced
     from iso3d_jax.files import atomic_path, make_folder
 
     table = MultiViewTable.load(data, split)
     assets = {asset.name: asset for asset in furniture.find_assets(places)}
     pictures, meshes = (make_folder(Path(out) / name) for name in ("pictures", "meshes"))
-    number = min(count or len(table), len(table))
-    chosen = np.linspace(0, len(table) - 1, number).astype(int)
+    chosen = spaced(len(table), count or len(table))
+    picture_of = picture_views(table)
     for i in chosen:
         name = table.names[i]
         if name not in assets:
             raise UserError(f"--assets has no object {name}, which {data} was rendered from")
-        view = angular_distance(table.azimuth_deg[i], PICTURE_AZIMUTH_DEG).argmin()
+        view = picture_of[i]
         with atomic_path(pictures / f"{name}.png") as temporary:
             Image.fromarray(table.images[i, view]).save(temporary)
         try:

@@ -28,6 +28,11 @@ from iso3d_jax.weights.bundle import Model
 PICTURE_AZIMUTH_DEG = 30.0
 
 
+def spaced(total: int, count: int) -> Int[np.ndarray, " N"]:
+    """Indices of `count` things evenly spaced in a list of `total`, or of all."""
+    return np.linspace(0, total - 1, min(count, total)).astype(int)
+
+
 @dataclasses.dataclass
 class ViewTask:
     """What a model is given and what it should answer, for N objects.
@@ -49,7 +54,7 @@ class ViewTask:
         """`count` objects evenly spaced in the list, or all."""
         if count >= len(self):
             return self
-        return self._take(np.linspace(0, len(self) - 1, count).astype(int))
+        return self._take(spaced(len(self), count))
 
     def first(self, count: int) -> ViewTask:
         """The first `count` objects."""
