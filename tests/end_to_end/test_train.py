@@ -47,6 +47,20 @@ def test_two_stages_then_views(run_python, refused, small, tmp_path):
     assert process.returncode == 0, process.stderr
     assert out.is_file()
 
+    # A little on top of it by LoRA: the folder that comes out is an ordinary model's.
+    lora, adapted = tmp_path / "lora", tmp_path / "adapted.png"
+    process = run_python(
+        *TRAIN, "--config=configs/stage2.py:tiny", f"--workdir={lora}", *small,
+        f"--config.init_from={stage2}", "--config.steps=2", "--config.trainable=lora",
+        "--config.learning_rate=0.1", "--config.warmup_steps=0",
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    process = run_python(
+        "-m", "iso3d_jax.sample", "--image", image, "--model", lora, "--out", adapted, "--steps=2"
+    )
+    assert process.returncode == 0, process.stderr
+    assert adapted.is_file() and adapted.read_bytes() != out.read_bytes()
+
 
 def test_full_size_says_in_one_message_what_is_missing(refused, tmp_path):
     message = refused(*TRAIN, "--config=configs/stage1.py", f"--workdir={tmp_path / 'run'}")
