@@ -108,8 +108,9 @@ def write_page(
 def table_html(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of texts."""
     cells = "".join(_cell(c, "th", left=k == 0 or _words(rows, k)) for k, c in enumerate(head))
+    left = [_words(rows, k) for k in range(len(head))]
     lines = "".join(
-        "<tr>" + "".join(_cell(c, "td", left=_words([row], k)) for k, c in enumerate(row)) + "</tr>"
+        "<tr>" + "".join(_cell(c, "td", left=left[k]) for k, c in enumerate(row)) + "</tr>"
         for row in rows
     )
     return f"<table><caption>{html.escape(caption)}</caption><tr>{cells}</tr>{lines}</table>"
