@@ -26,7 +26,8 @@ LOSSES = (
 class Prior(NamedTuple):
     """What SDS asks: the denoiser, the autoencoder, the picture's embedding and the schedule.
 
-    The prepared picture itself, on white, is only for the ablation `loss.reference_l2`.
+    The prepared picture itself, on white, is only for the ablation `loss.reference_l2`. `folded` is
+    from `fold`; without it the denoiser looks at the embedding again in every iteration.
     """
 
     unet: Any
@@ -35,6 +36,7 @@ class Prior(NamedTuple):
     alphas_cumprod: Float[Array, " T"]
     picture: Float[Array, "H W 3"] | None = None
     mask: Float[Array, "H W"] | None = None
+    folded: Any = None
 
 
 class Pictures(NamedTuple):
@@ -54,6 +56,20 @@ class PriorSpec(NamedTuple):
     parameterization: str
     camera_encoding: str
     mesh: Mesh | None = None  # the devices that make one object together, see spread.py
+
+
+def fold(prior: Prior, groups: int) -> Prior:
+    """The prior with all that the denoiser makes of the embedding alone, for loops of iterations.
+
+    Args:
+      groups: of views in an iteration. Rows without the embedding come first, as in
+        `sds.predict_both`.
+    """
+    if not hasattr(prior.unet, "fold_context"):
+        return prior
+    context = jnp.broadcast_to(prior.context, (groups, *prior.context.shape[1:]))
+    both = jnp.concatenate([jnp.zeros_like(context), context])
+    return prior._replace(folded=prior.unet.fold_context(both))
 
 
 def encode(
@@ -190,8 +206,10 @@ def sds_losses(
     camera = camera_condition(views.elevation_deg, views.azimuth_deg, spec.camera_encoding)
     context = jnp.broadcast_to(prior.context, (groups, *prior.context.shape[1:]))
 
-    def denoise(*inputs):
-        return spread.gather(spec.mesh, prior.unet(*(spread.split(spec.mesh, x) for x in inputs)))
+    def denoise(z_t, t, context, camera):
+        context = context if prior.folded is None else prior.folded
+        inputs = jax.tree.map(functools.partial(spread.split, spec.mesh), (z_t, t, context, camera))
+        return spread.gather(spec.mesh, prior.unet(*inputs))
 
     guidance, _ = sds.score_distillation(
         denoise, latents, jax.random.normal(k_noise, latents.shape), t, prior.alphas_cumprod[t],

@@ -23,6 +23,7 @@ from iso3d_jax.reconstruction.losses import (
     Pictures,
     Prior,
     PriorSpec,
+    fold,
     sds_losses,
     views_losses,
 )  # fmt: skip
@@ -112,6 +113,8 @@ def run_steps(
     Returns:
       The new state, and `train_step`'s scalars as arrays [capacity], zero beyond `count`.
     """
+    if isinstance(source, Prior):
+        source = fold(source, cfg.phases[phase][2])
     step = functools.partial(train_step, cfg=cfg, spec=spec, phase=phase)
     shapes = jax.eval_shape(step, state, source)[1]
     record = {name: jnp.zeros(capacity, jnp.float32) for name in shapes}

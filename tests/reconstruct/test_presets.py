@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 from iso3d_jax import command_line
 from iso3d_jax.models.params import merge_params
 from iso3d_jax.reconstruction import settings, state
-from iso3d_jax.reconstruction.losses import Prior, PriorSpec
+from iso3d_jax.reconstruction.losses import Prior, PriorSpec, fold
 from iso3d_jax.reconstruction.settings import phase_of
-from iso3d_jax.reconstruction.step import train_step
+from iso3d_jax.reconstruction.step import run_steps, train_step
 from iso3d_jax.weights import bundle
 from tests.conftest import SMALL_MODEL
 
@@ -56,3 +56,28 @@ def test_both_resolutions_of_a_preset_trace(prior, preset, phase, memory):
         (x.shape, x.dtype) for x in jax.tree.leaves(scene)
     ]
     assert {"guidance", "orientation", "total", "gradient", "t", "opacity"} <= set(record)
+
+
+def products(jaxpr) -> int:
+    return str(jaxpr).count("dot_general")
+
+
+def test_the_embedding_is_folded_once_for_all_iterations(prior, random_model):
+    real = Prior(random_model.unet, None, jnp.ones((1, 1, 24)), None)
+    token = fold(real, 2).folded.token
+    assert token.shape == (4, 24) and not token[:2].any() and (token[2:] == 1).all()
+
+    cfg = command_line.load_config(f"{CONFIG}:isotropic3d")
+    scene = jax.eval_shape(lambda: state.start(cfg))
+    given = dict(cfg=settings.freeze(cfg), spec=SPEC, phase=0)
+    folded = jax.eval_shape(lambda prior: fold(prior, cfg.phases[0][2]), prior)
+    step = functools.partial(train_step, **given)
+    every_time = products(jax.make_jaxpr(step)(scene, prior))
+    once = products(jax.make_jaxpr(step)(scene, folded))
+    blocks = sum(map(len, folded.folded.attention))
+    assert blocks and every_time - once == 2 * blocks  # `to_v` and `to_out`
+
+    run = functools.partial(run_steps, capacity=2, **given)
+    (program,) = jax.make_jaxpr(run)(scene, prior, jnp.int32(2)).eqns
+    loops = [e for e in program.params["jaxpr"].eqns if e.primitive.name == "while"]
+    assert max(products(loop.params["body_jaxpr"]) for loop in loops) == once
