@@ -124,14 +124,17 @@ def _scene(keys, shared, rays, *, cfg: FrozenConfigDict, weight) -> tuple[tuple,
       (rgb [R, 3], opacity [R]), and scalars for `_losses_on_scene`.
     """
     params, occupied, kind, ambient = shared
+    rays_o, rays_d = rays[0], rays[1]
     light = None if kind is None else (kind, ambient, rays[2])
     rendering, samples, weights = render.render(
-        keys[0], params, *rays[:2], occupied, render_spec(cfg), field_spec(cfg), light=light
+        keys[0], params, rays_o, rays_d, occupied, render_spec(cfg), field_spec(cfg), light=light
     )
     opacity = rendering.opacity
     scalars = {"opacity": jnp.mean(opacity), "slots": jnp.max(rendering.wanted)}
     if active(weight.orientation):
-        scalars["orientation"] = _orientation(keys[1], params, *rays[:2], samples, weights, cfg)
+        scalars["orientation"] = _orientation(
+            keys[1], params, rays_o, rays_d, samples, weights, cfg
+        )
         scalars["hit"] = jnp.sum((opacity > 0).astype(jnp.float32))
     if active(weight.sparsity):
         scalars["sparsity"] = regularisers.sparsity_loss(opacity)
