@@ -71,6 +71,11 @@ def harden(params: dict, level: float, sharpness: float) -> dict:
     return params | {"edge": edge}
 
 
+def softened(params: dict) -> dict:
+    """The field that `harden` was given."""
+    return {name: value for name, value in params.items() if name != "edge"}
+
+
 def _harden(value: Array, edge: dict) -> Array:
     """`harden`'s density; beyond 20 times the level all is solid, which keeps float32 finite."""
     return edge["level"] * jnp.minimum(value / edge["level"], 20.0) ** edge["sharpness"]
@@ -123,7 +128,7 @@ def normal(params: dict, x: Float[Array, "N 3"], spec: FieldSpec) -> Float[Array
     Where the gradient vanishes the normal is zero and so is its gradient. A hardened field has the
     normals of the field that it was made from.
     """
-    params = {name: value for name, value in params.items() if name != "edge"}
+    params = softened(params)
     values = hash_grid.gather(params["encoding"], _unit(x, spec), spec.grid)
     gradient = jax.grad(lambda x: jnp.sum(_density(params, values, x, spec)[0]))(x)
     square = jnp.sum(gradient * gradient, -1, keepdims=True)

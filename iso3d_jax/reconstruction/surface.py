@@ -21,7 +21,7 @@ from iso3d_jax.reconstruction.pictures import SHOW, Turntable, all_round
 from iso3d_jax.reconstruction.state import State
 
 CHUNK = 1 << 16
-DEPTH = 10
+ABOVE, DEPTH = 3, 12
 
 
 @functools.partial(jax.jit, static_argnames="spec")
@@ -58,14 +58,14 @@ def surface_colour(
 
     Args:
       x, normal: points of the surface and their outward normals, [N, 3].
-      step_size: between samples, from one step above the surface to `DEPTH` steps in all.
+      step_size: between samples, from `ABOVE` steps above the surface to `DEPTH` below.
 
     Returns:
       sRGB values in [0, 1], [N, 3].
     """
     total = np.zeros((len(x), 3), np.float32)
     weight, light = np.full((len(x), 1), 1e-6, np.float32), np.ones((len(x), 1), np.float32)
-    for k in range(-1, DEPTH - 1):
+    for k in range(-ABOVE, DEPTH):
         density, colour = evaluate(params, x - np.float32(k * step_size) * normal, spec)
         passed = np.exp(-density * step_size)[:, None]
         total += light * (1 - passed) * colour
@@ -153,6 +153,7 @@ def make_mesh(
       The mesh, and facts for the report: threshold, overlap, vertices, faces, parts, watertight.
     """
     spec = settings.shown_field_spec(cfg)
+    optimised = settings.field_spec(cfg)  # whose colours were seen, not the more solid one's
     facts: dict = {}
     if threshold is None:
         threshold, facts["silhouette_iou"] = choose_threshold(state, cfg)
@@ -163,10 +164,9 @@ def make_mesh(
         resolution=resolution or cfg.mesh.resolution,
         max_faces=cfg.mesh.faces,
     )
-    seen = hardened(state, cfg, threshold).params
     mesh = texture.bake(
         surface,
-        lambda x, n: surface_colour(seen, x, n, cfg.render.step_size, spec),
+        lambda x, n: surface_colour(state.params, x, n, cfg.render.step_size, optimised),
         cfg.mesh.texture,
     )
     facts |= {
