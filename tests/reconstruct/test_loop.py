@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from iso3d_jax import command_line
 from iso3d_jax.errors import UserError
+from iso3d_jax.nerf import field
 from iso3d_jax.reconstruction import cameras, loop, pictures, run, settings, state
 from iso3d_jax.reconstruction.losses import PriorSpec
 from iso3d_jax.reconstruction.settings import phase_of
@@ -179,3 +180,27 @@ def test_released_recipe_scales_with_its_number_of_iterations():
     fast = command_line.load_config(f"{CONFIG}:isotropic3d,steps=1000")
     assert fast.phases == ((500, 64, 2), (1000, 256, 1))
     assert fast.guidance.high == (0, 0.98, 0.50, 800)
+
+
+def test_a_scene_shown_more_solid_has_the_colours_that_were_optimised(small_config):
+    """Blobs whose density and colour both vary along each ray; the shown rim is another colour."""
+    cfg = small_config
+    cfg.field.blob_scale = 3.0
+    views = cameras.ring(2, 15.0, 40.0, 1.1)
+    scene = state.start(cfg)
+    encoding = jax.tree.map(lambda x: x * 3e3, scene.params["encoding"])  # of about 1e-4
+    everywhere = jnp.ones_like(scene.occs)
+    scene = scene._replace(params=scene.params | {"encoding": encoding}, occs=everywhere)
+
+    def colours(scene, scale):
+        cfg.show.density_scale = scale
+        rgb, opacity, *_ = pictures.render_views(scene, views, 16, cfg)
+        return (rgb - (1 - opacity[..., None])) / np.maximum(opacity, 1e-3)[..., None], opacity
+
+    optimised, thin = colours(scene, 1.0)
+    hard = scene._replace(params=field.harden(scene.params, 2.0, 4.0))
+    for shown in (scene, hard):
+        colour, solid = colours(shown, 4.0)
+        both = (thin > 0.3) & (solid > 0.5)
+        assert both.sum() > 20 and solid[both].mean() > thin[both].mean() + 0.05
+        np.testing.assert_allclose(colour[both], optimised[both], atol=0.02)
