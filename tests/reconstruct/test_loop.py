@@ -188,7 +188,7 @@ def test_a_scene_shown_more_solid_has_the_colours_that_were_optimised(small_conf
     cfg.field.blob_scale = 3.0
     views = cameras.ring(2, 15.0, 40.0, 1.1)
     scene = state.start(cfg)
-    encoding = jax.tree.map(lambda x: x * 3e3, scene.params["encoding"])  # of about 1e-4
+    encoding = jax.tree.map(lambda x: x * 1e5, scene.params["encoding"])  # of about 1e-4
     everywhere = jnp.ones_like(scene.occs)
     scene = scene._replace(params=scene.params | {"encoding": encoding}, occs=everywhere)
 
