@@ -78,7 +78,7 @@ def get_config(arg: str = "") -> ConfigDict:
     )  # fmt: skip
     # with several devices: "objects", each makes an object of a folder; "views", all make one
     c.spread = "objects"
-    # "low": the autoencoder sees one view at a time and computed twice, rays in smaller chunks
+    # "low": the autoencoder sees a view at a time and is computed twice; rays go in smaller chunks
     c.memory = "normal"
     # a draft from sampled views: how they are drawn and fitted
     c.draft = ConfigDict(

@@ -1,9 +1,9 @@
 """Trains, draws, reconstructs and scores every run of a comparison; goes on where it was stopped.
 
 OUT/encoded                      the training set, encoded once
-OUT/seed0/stage1, method, ...    trainings; `trained.json` says that one is finished
-OUT/seed0/method/scores.json     what a run's views and scenes scored, pictures.npz beside it
-OUT/seed0/scenes/method/NAME     reconstructions
+OUT/seed0/stage1, method, ...      trainings; `trained.json` says that one is finished
+OUT/seed0/runs/method/scores.json  what a run's views and scenes scored, pictures.npz beside it
+OUT/seed0/scenes/method/NAME       reconstructions
 """
 
 from __future__ import annotations

@@ -70,6 +70,7 @@ class Probe:
             return unet
         return UNetWithReference(unet, self.references[i][None, None])
 
+    @functools.cached_property
     def asymmetric(self) -> Float[np.ndarray, " M"]:
         """The half of the objects whose true views differ most from those 90 degrees further on.
 
@@ -136,7 +137,6 @@ def ablate(
     if n == 1:
         del cases["another_embedding"]
     table: dict[str, dict[str, float]] = {name: {} for name in cases}
-    half = probe.asymmetric()
     if n > 1:
         table |= {f"{name}_asymmetric": {} for name in ASYMMETRIC}
     for t in timesteps:
@@ -153,7 +153,7 @@ def ablate(
             each = np.asarray(jnp.stack(values))
             table[name][f"t{t:04d}"] = float(each.mean())
             if n > 1 and name in ASYMMETRIC:
-                table[f"{name}_asymmetric"][f"t{t:04d}"] = float(each[half].mean())
+                table[f"{name}_asymmetric"][f"t{t:04d}"] = float(each[probe.asymmetric].mean())
     return table
 
 

@@ -107,8 +107,8 @@ def write_page(
 
 def table_html(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of texts."""
-    cells = "".join(_cell(c, "th", left=k == 0 or _words(rows, k)) for k, c in enumerate(head))
-    left = [_words(rows, k) for k in range(len(head))]
+    left = [k == 0 or _words(rows, k) for k in range(len(head))]
+    cells = "".join(_cell(c, "th", left=left[k]) for k, c in enumerate(head))
     lines = "".join(
         "<tr>" + "".join(_cell(c, "td", left=left[k]) for k, c in enumerate(row)) + "</tr>"
         for row in rows

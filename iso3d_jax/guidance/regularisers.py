@@ -12,19 +12,18 @@ def facing_away(normal: Float[Array, "K 3"], direction: Float[Array, "K 3"]) -> 
     return jnp.square(jnp.maximum(jnp.sum(normal * direction, -1), 0.0))
 
 
-def orientation_loss(
-    weights: Float[Array, " K"], away: Float[Array, " K"], num_hit: Float[Array, ""]
-) -> Float[Array, ""]:
+def orientation_sum(weights: Float[Array, " K"], away: Float[Array, " K"]) -> Float[Array, ""]:
+    """sum(w * max(n.d, 0)^2) over samples, weights held constant; `away` is `facing_away`'s."""
+    return jnp.sum(jax.lax.stop_gradient(weights) * away)
+
+
+def orientation_loss(total: Float[Array, ""], num_hit: Float[Array, ""]) -> Float[Array, ""]:
     """Normals of visible points must not face away (Ref-NeRF, equation 11).
 
-    sum(w * max(n.d, 0)^2) / num_hit, weights held constant.
-
     Args:
-      weights: of the samples.
-      away: from `facing_away`.
+      total: `orientation_sum` over all samples.
       num_hit: number of rays with opacity above zero.
     """
-    total = jnp.sum(jax.lax.stop_gradient(weights) * away)
     return total / jnp.maximum(num_hit, 1.0)
 
 

@@ -120,7 +120,7 @@ def chunked(fn, chunk: int, *arrays):
     return jax.tree.map(lambda a: a.reshape(padded, *a.shape[2:])[:size], out)
 
 
-def _points(rays_o: Array, rays_d: Array, ray: Array, t: Array) -> Float[Array, "N 3"]:
+def points(rays_o: Array, rays_d: Array, ray: Array, t: Array) -> Float[Array, "N 3"]:
     """Where samples are; to be called within a chunk, since [N, 3] is wide on a TPU."""
     return rays_o[ray] + t[:, None] * rays_d[ray]
 
@@ -148,7 +148,7 @@ def place_samples(
     longest = sampling.max_steps(spec.step_size, field_spec.radius, spec.bound)
 
     def density_at(ray, t):
-        return field.density(params, _points(rays_o, rays_d, ray, t), field_spec)
+        return field.density(params, points(rays_o, rays_d, ray, t), field_spec)
 
     density = chunked(density_at, spec.chunk, samples.ray, samples.t)
     _, reaches = composite_weights(density, samples.length, samples.ray, longest)
@@ -195,7 +195,7 @@ def render(
     rays = rays_o.shape[0]
 
     def evaluate(ray, t):
-        x = _points(rays_o, rays_d, ray, t)
+        x = points(rays_o, rays_d, ray, t)
         density, colour = field.density_and_albedo(params, x, field_spec)
         if light is not None:
             normal = field.normal(params, x, field_spec)
@@ -224,7 +224,7 @@ def render_normals(
     """The weighted mean of the normals along each ray, for pictures."""
 
     def normal_at(ray, t):
-        return field.normal(params, _points(rays_o, rays_d, ray, t), field_spec)
+        return field.normal(params, points(rays_o, rays_d, ray, t), field_spec)
 
     normal = chunked(normal_at, chunk, samples.ray, samples.t)
     return per_ray(weights[:, None] * normal, samples.ray, rays_o.shape[0])

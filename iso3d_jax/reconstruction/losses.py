@@ -49,7 +49,7 @@ class Pictures(NamedTuple):
 
 
 class PriorSpec(NamedTuple):
-    """Static facts about the prior, from the model's config."""
+    """Static facts: the prior's, from the model's config, and the devices that ask it."""
 
     resolution: int
     scale_factor: float
@@ -92,18 +92,18 @@ def encode(
 
 
 def _orientation(key, params, rays_o, rays_d, samples, weights, cfg):
-    """Orientation loss, not yet divided by the rays that hit, on evenly spread samples."""
+    """What the normals that face away add up to, on evenly spread samples."""
     slots = min(round(cfg.render.normals * rays_o.shape[0]), samples.ray.shape[0])
     index, stretch = render.subset(key, samples, slots)
 
     def away(ray, t):
         direction = rays_d[ray]
-        normal = field.normal(params, rays_o[ray] + t[:, None] * direction, field_spec(cfg))
-        return regularisers.facing_away(normal, direction)
+        x = render.points(rays_o, rays_d, ray, t)
+        return regularisers.facing_away(field.normal(params, x, field_spec(cfg)), direction)
 
     # gradients of second order hold far more per sample than the render does: never all at once
     terms = render.chunked(away, render_spec(cfg).chunk, samples.ray[index], samples.t[index])
-    return regularisers.orientation_loss(weights[index] * stretch, terms, jnp.float32(1.0))
+    return regularisers.orientation_sum(weights[index] * stretch, terms)
 
 
 def active(weight) -> bool:
@@ -149,8 +149,8 @@ def _losses_on_scene(scalars: dict) -> tuple[dict, dict]:
     facts = {"opacity": jnp.mean(scalars.pop("opacity")), "slots": jnp.max(scalars.pop("slots"))}
     losses = {}
     if "hit" in scalars:
-        hit = jnp.maximum(jnp.sum(scalars.pop("hit")), 1.0)
-        losses["orientation"] = jnp.sum(scalars.pop("orientation")) / hit
+        total, hit = (jnp.sum(scalars.pop(name)) for name in ("orientation", "hit"))
+        losses["orientation"] = regularisers.orientation_loss(total, hit)
     return losses | {name: jnp.mean(value) for name, value in scalars.items()}, facts
 
 

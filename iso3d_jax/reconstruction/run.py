@@ -55,7 +55,7 @@ class Reconstruction:
 
 
 def prior_of(model, picture: np.ndarray, mesh: Mesh | None = None) -> tuple[Prior, PriorSpec]:
-    """A model and a picture as the guidance wants them, on the mesh's devices if there is one.
+    """A model and a picture as the guidance wants them; `mesh` is of the devices that share it.
 
     Raises:
       UserError: the model's networks do not fit each other.
@@ -79,7 +79,7 @@ def prior_of(model, picture: np.ndarray, mesh: Mesh | None = None) -> tuple[Prio
         jnp.asarray(model.alphas_cumprod), jnp.asarray(prepared[0], jnp.float32),
         jnp.asarray(pictures.white_mask(prepared)[0]),
     )  # fmt: skip
-    return spread.replicate(mesh, prior), spec
+    return prior, spec
 
 
 def draft_config(cfg: ConfigDict, resolution: int) -> ConfigDict:

@@ -100,17 +100,17 @@ def map_rays(
     Returns:
       What fn returns for all R rays, on every device, and its scalars, one for each of N shares.
     """
-    if mesh is None:
-        values, scalars = fn(keys, shared, rays)
-        return values, {name: value[None] for name, value in scalars.items()}
-    every = P(mesh.axis_names)
 
     def share(keys, shared, rays):
-        number = jax.lax.axis_index(mesh.axis_names)
-        keys = tuple(jax.random.fold_in(key, number) for key in keys)
+        if mesh is not None:
+            number = jax.lax.axis_index(mesh.axis_names)
+            keys = tuple(jax.random.fold_in(key, number) for key in keys)
         values, scalars = fn(keys, shared, rays)
         return values, {name: value[None] for name, value in scalars.items()}
 
+    if mesh is None:
+        return share(keys, shared, rays)
+    every = P(mesh.axis_names)
     values, scalars = jax.shard_map(
         share, mesh=mesh, in_specs=(P(), P(), every), out_specs=every, check_vma=False
     )(keys, shared, rays)

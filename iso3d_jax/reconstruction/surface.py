@@ -80,7 +80,7 @@ def _silhouettes(params, occs, views, *, resolution, threshold, spec, field_spec
     rays_o, rays_d, _ = views.rays(resolution)
     occupied = occupancy.occupied(occs, threshold)
     samples, _ = render.place_samples(None, params, rays_o, rays_d, occupied, spec, field_spec)
-    x = rays_o[samples.ray] + samples.t[:, None] * rays_d[samples.ray]
+    x = render.points(rays_o, rays_d, samples.ray, samples.t)
     density = jnp.where(samples.valid, field.density(params, x, field_spec), 0.0)
     longest = sampling.max_steps(spec.step_size, field_spec.radius, spec.bound)
     weights, _ = render.composite_weights(density, samples.length, samples.ray, longest)

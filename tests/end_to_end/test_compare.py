@@ -34,13 +34,7 @@ def micro(tmp_path):
             num_groups=4,
         )  # fmt: skip
     cfg.objects, cfg.ddim_steps = 2, 2
-    small = cfg.reconstruct
-    small.steps, small.phases, small.steps_per_call = 4, ((4, 16, 1),), 4
-    small.field.update(levels=3, log2_table_size=9, base_resolution=4, growth=1.6, hidden=8)
-    small.render.update(step_size=2 / 24, candidates=6.0, samples=4.0, normals=1.0)
-    small.occupancy.update(resolution=16, every=4)
-    small.video.update(frames=3, resolution=32)
-    small.mesh.update(resolution=24, faces=500, texture=64)
+    cfg.reconstruct = command_line.load_config("tests/smallest_reconstruction.py")
     return cfg
 
 

@@ -4,29 +4,15 @@ import pytest
 import trimesh
 
 DEMO = ("-m", "iso3d_jax.demo")
-SMALLER = """
-from configs import reconstruct
-
-def get_config(arg=None):
-    cfg = reconstruct.get_config("tiny,steps=4")
-    cfg.phases = ((4, 16, 1),)
-    cfg.steps_per_call = 2
-    cfg.field.update(levels=4, log2_table_size=10, hidden=16)
-    cfg.draft.update(steps=4, rays=256)
-    cfg.video.update(frames=4, resolution=32)
-    cfg.mesh.update(resolution=40, faces=2000, texture=128)
-    return cfg
-"""
 
 
 @pytest.mark.slow
 def test_demo_then_export(run_python, refused, model_folder, tmp_path):
     """Four iterations with a random model: every file is there, and none of it means anything."""
     out = tmp_path / "demo"
-    (tmp_path / "smaller.py").write_text(SMALLER)
     process = run_python(
         *DEMO, "--model", model_folder, "--out", out,
-        "--reconstruction", tmp_path / "smaller.py",
+        "--reconstruction", "tests/smallest_reconstruction.py",
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     assert process.stdout.strip().splitlines()[-1] == str(out / "index.html")

@@ -77,7 +77,7 @@ def test_the_half_that_changes_when_turned():
     others = rng.normal(size=(3, 4, 5, 5, 2))
     latents = jnp.asarray(np.stack([round_ones, others], 1).reshape(6, 4, 5, 5, 2))
     made = dataclasses.replace(probe(True, 6), latents=latents)
-    assert made.asymmetric().tolist() == [1, 3, 5]
+    assert made.asymmetric.tolist() == [1, 3, 5]
     schedule = jnp.asarray(make_schedule())
     denoiser = Denoiser(schedule, True)
     noise = jax.random.normal(jax.random.fold_in(jax.random.key(0), 800), latents.shape)

@@ -111,9 +111,11 @@ def test_orientation_loss_counts_only_what_faces_away():
     normal = jnp.array([[0, 0, -1.0], [0, 0, 1.0], [1.0, 0, 0]])
     weights = jnp.array([0.9, 0.5, 0.7])
     away = regularisers.facing_away(normal, direction)
-    loss = regularisers.orientation_loss(weights, away, jnp.float32(2))
+    loss = regularisers.orientation_loss(
+        regularisers.orientation_sum(weights, away), jnp.float32(2)
+    )
     np.testing.assert_allclose(loss, 0.25)
-    slope = jax.grad(regularisers.orientation_loss)(weights, away, jnp.float32(2))
+    slope = jax.grad(regularisers.orientation_sum)(weights, away)
     assert jnp.all(slope == 0)
     assert regularisers.opaque_loss(jnp.array([0.0, 1.0])) < regularisers.opaque_loss(
         jnp.array([0.5, 0.5])

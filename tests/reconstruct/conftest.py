@@ -11,22 +11,12 @@ from iso3d_jax import command_line
 from iso3d_jax.diffusion import schedule
 from iso3d_jax.reconstruction.losses import Prior
 
-CONFIG = Path(__file__).parents[2] / "configs" / "reconstruct.py"
+SMALLEST = Path(__file__).parents[1] / "smallest_reconstruction.py"
 
 
 @pytest.fixture
 def small_config():
-    cfg = command_line.load_config(f"{CONFIG}:tiny,steps=20")
-    cfg.phases = ((20, 16, 1),)
-    cfg.steps_per_call, cfg.preview_every, cfg.save_every = 20, 0, 0
-    cfg.field.update(levels=3, log2_table_size=9, base_resolution=4, growth=1.6, hidden=8)
-    cfg.render.update(step_size=2 / 24, candidates=6.0, samples=4.0, normals=1.0)
-    cfg.occupancy.update(resolution=16, every=4)
-    cfg.optimiser.update(encoding=0.03, networks=0.01)
-    cfg.draft.update(steps=20, rays=256)
-    cfg.video.update(frames=3, resolution=32, seconds=1.0)
-    cfg.mesh.update(resolution=24, faces=2000, texture=64)
-    return cfg
+    return command_line.load_config(f"{SMALLEST}:20")
 
 
 class PixelAutoencoder:
