@@ -1,11 +1,13 @@
 """Where a run's numbers go."""
 
 import json
+import struct
 import sys
 import types
 
 import numpy as np
 import pytest
+from tensorboardX.proto import event_pb2
 
 from iso3d_jax.errors import UserError
 from iso3d_jax.training.metrics import MetricsWriter
@@ -47,3 +49,40 @@ def test_without_weights_and_biases_the_message_says_how_to_install_it(workdir, 
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match=r"pip install -e \"\.\[wandb\]\""):
         MetricsWriter(workdir, 0, "chairs")
+
+
+def events_of(workdir):
+    """All records of the event files, oldest file first."""
+    found = []
+    for file in sorted((workdir / "tensorboard").iterdir(), key=lambda path: path.stat().st_mtime):
+        data = file.read_bytes()
+        while data:
+            (size,) = struct.unpack("<Q", data[:8])
+            found.append(event_pb2.Event.FromString(data[12 : 12 + size]))
+            data = data[16 + size :]
+    return found
+
+
+def test_tensorboard_gets_scalars_pictures_and_where_a_run_goes_on(workdir):
+    writer = MetricsWriter(workdir, 6)
+    writer.scalars(7, {"loss/2-b": 0.5, "gradient_norm": 2.0})
+    writer.picture(7, "samples", np.full((4, 6, 3), 0.5))
+    writer.close()
+    version, start, loss, norm, picture = events_of(workdir)
+    assert version.file_version == "brain.Event:2"
+    assert start.step == 7 and start.session_log.status == event_pb2.SessionLog.START
+    assert [(e.step, e.summary.value[0].tag) for e in (loss, norm, picture)] == [
+        (7, "loss/2-b"), (7, "gradient_norm"), (7, "samples")
+    ]  # fmt: skip
+    assert loss.summary.value[0].simple_value == 0.5
+    shown = picture.summary.value[0].image
+    assert (shown.height, shown.width) == (4, 6) and shown.encoded_image_string[1:4] == b"PNG"
+
+
+def test_a_full_disk_is_an_error_not_a_wait(workdir):
+    writer = MetricsWriter(workdir)
+    records = writer._board._file._py_recordio_writer
+    records.close()
+    with open("/dev/full", "wb", buffering=0) as records._writer:
+        with pytest.raises(OSError, match="No space left"):
+            writer.scalars(1, {"loss": 0.5})
