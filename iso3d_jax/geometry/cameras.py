@@ -27,12 +27,16 @@ models. `camera_condition` holds the choices by name; a checkpoint's metadata pi
 ==============  ==============================================================================
 
 All condition vectors are float32 and must stay so: in bfloat16 `isotropic3d`'s cosines collapse.
+
+`camera_to_world` and `camera_condition` of numpy arrays or numbers are computed by numpy: a data
+loader must not wait in a device's queue for the step before.
 """
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 ENCODINGS = ("mvdream", "isotropic3d", "isotropic3d_sampling", "harmonics")
@@ -54,20 +58,26 @@ def camera_to_world(
     Returns:
       OpenGL camera-to-world matrices, float32.
     """
-    elevation, azimuth, distance = jnp.broadcast_arrays(
-        *(jnp.asarray(a, jnp.float32) for a in (elevation_deg, azimuth_deg, distance))
+    xp = _library(elevation_deg, azimuth_deg, distance)
+    elevation, azimuth, distance = xp.broadcast_arrays(
+        *(xp.asarray(a, xp.float32) for a in (elevation_deg, azimuth_deg, distance))
     )
-    elevation, azimuth = jnp.deg2rad(elevation), jnp.deg2rad(azimuth)
-    ce, se = jnp.cos(elevation), jnp.sin(elevation)
-    ca, sa = jnp.cos(azimuth), jnp.sin(azimuth)
-    zero = jnp.zeros_like(ce)
-    right = jnp.stack([-sa, ca, zero], -1)
-    up = jnp.stack([-se * ca, -se * sa, ce], -1)
-    backward = jnp.stack([ce * ca, ce * sa, se], -1)
+    elevation, azimuth = xp.deg2rad(elevation), xp.deg2rad(azimuth)
+    ce, se = xp.cos(elevation), xp.sin(elevation)
+    ca, sa = xp.cos(azimuth), xp.sin(azimuth)
+    zero = xp.zeros_like(ce)
+    right = xp.stack([-sa, ca, zero], -1)
+    up = xp.stack([-se * ca, -se * sa, ce], -1)
+    backward = xp.stack([ce * ca, ce * sa, se], -1)
     position = backward * distance[..., None]
-    top = jnp.stack([right, up, backward, position], -1)  # [..., 3, 4]
-    bottom = jnp.broadcast_to(jnp.array([0.0, 0.0, 0.0, 1.0], jnp.float32), top.shape[:-2] + (1, 4))
-    return jnp.concatenate([top, bottom], -2)
+    top = xp.stack([right, up, backward, position], -1)  # [..., 3, 4]
+    bottom = xp.broadcast_to(xp.array([0.0, 0.0, 0.0, 1.0], xp.float32), top.shape[:-2] + (1, 4))
+    return xp.concatenate([top, bottom], -2)
+
+
+def _library(*values):
+    """jax.numpy where one of the values is jax's, else numpy."""
+    return jnp if any(isinstance(value, jax.Array) for value in values) else np
 
 
 def relative_azimuth(azimuth_deg, reference_azimuth_deg):
@@ -91,29 +101,31 @@ def camera_condition(
     """
     if encoding not in ENCODINGS:
         raise ValueError(f"camera encoding {encoding!r} is not one of {', '.join(ENCODINGS)}")
-    elevation, azimuth = jnp.broadcast_arrays(
-        jnp.asarray(elevation_deg, jnp.float32), jnp.asarray(azimuth_deg, jnp.float32)
+    xp = _library(elevation_deg, azimuth_deg)
+    elevation, azimuth = xp.broadcast_arrays(
+        xp.asarray(elevation_deg, xp.float32), xp.asarray(azimuth_deg, xp.float32)
     )
-    azimuth = jnp.mod(azimuth, 360.0)
+    azimuth = xp.mod(azimuth, 360.0)
     if encoding == "harmonics":
-        return _harmonics(elevation, azimuth)
+        return _harmonics(elevation, azimuth, xp)
     if encoding != "mvdream":
-        azimuth = jnp.deg2rad(azimuth)
+        azimuth = xp.deg2rad(azimuth)
         if encoding == "isotropic3d":
-            elevation = jnp.deg2rad(elevation)
+            elevation = xp.deg2rad(elevation)
         else:
-            times = jnp.arange(1, elevation.shape[-1] + 1, dtype=jnp.float32)
-            elevation = elevation * jnp.float32(jnp.pi / 180.0) ** times
+            times = xp.arange(1, elevation.shape[-1] + 1, dtype=xp.float32)
+            elevation = elevation * xp.float32(xp.pi / 180.0) ** times
     c2w = camera_to_world(elevation, azimuth - 90.0)
     return c2w.reshape(*c2w.shape[:-2], 16)
 
 
-def _harmonics(elevation_deg, azimuth_deg):
+def _harmonics(elevation_deg, azimuth_deg, xp):
     """[..., V] angles to [..., V, 16]; see `harmonics` in the module's docstring."""
-    angles = jnp.deg2rad(azimuth_deg)[..., None] * jnp.asarray(HARMONICS)
-    waves = jnp.stack([jnp.cos(angles), jnp.sin(angles)], -1).reshape(*angles.shape[:-1], -1)
-    height = 5.0 * (jnp.sin(jnp.deg2rad(elevation_deg)) - jnp.sin(jnp.deg2rad(15.0)))[..., None]
-    return jnp.concatenate([waves, height, height * waves[..., :4], height**2], -1)
+    angles = xp.deg2rad(azimuth_deg)[..., None] * xp.asarray(HARMONICS, xp.float32)
+    waves = xp.stack([xp.cos(angles), xp.sin(angles)], -1).reshape(*angles.shape[:-1], -1)
+    level = xp.sin(xp.deg2rad(xp.float32(15.0)))
+    height = 5.0 * (xp.sin(xp.deg2rad(elevation_deg)) - level)[..., None]
+    return xp.concatenate([waves, height, height * waves[..., :4], height**2], -1)
 
 
 def orthogonal_azimuths(start_deg: Float[Array, "..."], num_views: int) -> Float[Array, "... V"]:

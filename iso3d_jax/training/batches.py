@@ -8,7 +8,6 @@ in a global shuffle, epoch after epoch, read ahead by threads. Both read latents
 
 from __future__ import annotations
 
-import jax
 import numpy as np
 
 from iso3d_jax.data.encode import EncodedTable
@@ -20,8 +19,6 @@ from iso3d_jax.training.optimizer import choose
 
 LOADERS = ("memory", "grain")
 READ_AHEAD = 8  # batches, and as many threads
-
-_cameras = jax.jit(camera_condition, static_argnums=2)  # one dispatch a batch, not dozens
 
 
 class Batches:
@@ -97,16 +94,15 @@ class Batches:
         }
 
     def _finish(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Angles to cameras. On the host: the accelerator is busy with the step before."""
+        """Angles to cameras."""
         azimuth, elevation = batch.pop("azimuth_deg"), batch.pop("elevation_deg")
         reference = batch.pop("reference_elevation_deg")
         encoding = self.cfg.model.camera_encoding
-        with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            batch["camera"] = np.asarray(_cameras(elevation, azimuth, encoding))
-            if "reference_moments" in batch or "reference_view" in batch:
-                batch["reference_camera"] = np.asarray(
-                    _cameras(reference, np.zeros_like(reference), encoding)
-                )
+        batch["camera"] = camera_condition(elevation, azimuth, encoding)
+        if "reference_moments" in batch or "reference_view" in batch:
+            batch["reference_camera"] = camera_condition(
+                reference, np.zeros_like(reference), encoding
+            )
         return batch
 
 
