@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from iso3d_jax.errors import UserError
 from iso3d_jax.files import atomic_path, make_folder
+from iso3d_jax.training import distributed
 from iso3d_jax.training.checksums import Checksums, steps_in
 
 # What may differ between a checkpoint and the config that resumes it.
@@ -54,10 +55,7 @@ class Checkpoints:
                 if damage is None:
                     break
                 self._put_aside(step, damage)
-        if jax.process_count() > 1:  # nobody may list the folder before it is clean
-            from jax.experimental import multihost_utils
-
-            multihost_utils.sync_global_devices("checkpoints verified")
+        distributed.meet("checkpoints verified")  # nobody may list the folder before it is clean
         options = ocp.CheckpointManagerOptions(
             max_to_keep=config.keep, create=True, cleanup_tmp_directories=True
         )

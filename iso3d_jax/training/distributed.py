@@ -15,6 +15,7 @@ from iso3d_jax.errors import UserError
 _OWN = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 HEARTBEAT_SECONDS = 30  # a process that says nothing for so long is gone
 SHUTDOWN_SECONDS = 20
+MEETING_SECONDS = 3600  # the slowest compiler of all hosts; a process that is gone is seen at once
 
 
 def is_expected(environment: Mapping[str, str]) -> bool:
@@ -64,6 +65,17 @@ def initialize(asked: bool | None) -> None:
             f"the processes of this run did not find each other ({reason}); set {', '.join(_OWN)}, "
             "or leave --distributed out for a single process"
         ) from error
+
+
+def meet(place: str) -> None:
+    """Waits for all processes, through the coordinator; returns at once where there is one alone.
+
+    A collective gives up when some process joins it half a minute late (on CPUs by gloo, elsewhere
+    by the network's own clock), so nobody begins one while another still compiles or draws.
+    """
+    import orbax.checkpoint as ocp
+
+    ocp.multihost.get_barrier_sync_fn()(key=place, timeout_ms=MEETING_SECONDS * 1000)
 
 
 def _number(name: str) -> int:

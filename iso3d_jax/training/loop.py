@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from iso3d_jax.models.params import FlatParams, count_params
 from iso3d_jax.progress import Progress
-from iso3d_jax.training import sharding
+from iso3d_jax.training import distributed, sharding
 from iso3d_jax.training.checkpoint import Checkpoints
 from iso3d_jax.training.metrics import MetricsWriter
 from iso3d_jax.training.optimizer import make_optimizer
@@ -210,6 +210,7 @@ def fit(
                     with progress.compiling(name), jax.set_mesh(mesh):
                         traced = trace_step(task, tx, cfg, shardings, mesh, state, batch)
                         compiled[name] = Program(traced.lower().compile(), traced.jaxpr)
+                    distributed.meet(f"{name} compiled")
                     speed.restart()
                 speed.learn(name, compiled[name].jaxpr)
                 profile.before(step)
@@ -233,13 +234,16 @@ def fit(
                     speed.restart()
                 if saving:
                     checkpoints.save(done, state, task.position())
-                if cfg.get("ablate_every") and done % cfg.ablate_every == 0:
+                diagnosing = cfg.get("ablate_every") and done % cfg.ablate_every == 0
+                showing = done % cfg.sample_every == 0 or last
+                if diagnosing:
                     params = _whole_params(state)
                     if writer is not None:
                         writer.scalars(done, task.diagnose(params))
-                    speed.restart()
-                if done % cfg.sample_every == 0 or last:
+                if showing:
                     _show(task, state, writer, checkpoints.workdir, done)
+                if diagnosing or showing:  # by the first process, while the others have nothing
+                    distributed.meet(f"shown step {done}")
                     speed.restart()
                 if stopping:
                     break
