@@ -20,6 +20,7 @@
 #SBATCH --output=runs/slurm-%j.log
 WORKDIR=${WORKDIR:-runs/train}
 PYTHON=${PYTHON:-.venv/bin/python}
+RESTARTS=${RESTARTS:-100}
 # --------------------------------------------------------------------------------------------------
 set -euo pipefail
 
@@ -30,6 +31,9 @@ srun --kill-on-bad-exit=1 "$PYTHON" -m iso3d_jax.train --distributed --workdir "
   status=$?
 
 case $status in
-  143 | 75) scontrol requeue "$SLURM_JOB_ID" ;; # preempted, or a process was lost: go on later
+  143 | 75 | 134) # preempted, or a process was lost: go on later
+    [ "${SLURM_RESTART_COUNT:-0}" -lt "$RESTARTS" ] || exit "$status"
+    scontrol requeue "$SLURM_JOB_ID"
+    ;;
   *) exit "$status" ;;
 esac

@@ -74,8 +74,8 @@ train() {
       delete
       create
       install
-    elif [ "$status" != 143 ] && [ "$status" != 75 ]; then
-      exit "$status"
+    else
+      case $status in 143 | 75 | 134) ;; *) exit "$status" ;; esac
     fi
   done
 }

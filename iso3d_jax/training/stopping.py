@@ -3,10 +3,11 @@
 | status | meaning | launchers |
 | --- | --- | --- |
 | 0 | all steps are done | stop |
-| 2 | a mistake in what was given, or the loss went bad | stop |
+| 2 | a mistake in what was given, a loss that went bad, a full disk | stop |
 | 130 | Ctrl-C; saved | stop |
 | 143 | SIGTERM (preemption); saved | start again |
 | 75 | another process of the run is gone; the last checkpoint stands | start again |
+| 134 | the same, said by jax's own service, which aborts the process | start again |
 """
 
 from __future__ import annotations

@@ -62,6 +62,51 @@ def test_one_machine_hands_on_its_sigterm_and_ends(tmp_path):
     assert (tmp_path / "saved").exists()
 
 
+def fake_command(folder, name, body):
+    """A command of a platform that is not here; notes its arguments in NAME.calls."""
+    program = folder / name
+    program.write_text(f'#!/usr/bin/env bash\necho "$@" >> {folder}/{name}.calls\n{body}\n')
+    program.chmod(0o755)
+    return folder / f"{name}.calls"
+
+
+@pytest.mark.parametrize(
+    "status, restarts, again",
+    [(143, 0, True), (75, 3, True), (134, 0, True), (75, 100, False), (2, 0, False), (0, 0, False)],
+)
+def test_slurm_queues_again_what_was_stopped_from_outside(tmp_path, status, restarts, again):
+    fake_command(tmp_path, "srun", f"exit {status}")
+    requeued = fake_command(tmp_path, "scontrol", "")
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    process = subprocess.run(
+        [LAUNCH / "slurm.sh", "--config", "a file.py"],
+        env=os.environ | environment | {"SLURM_RESTART_COUNT": str(restarts)},
+    )
+    assert process.returncode == (0 if again else status)
+    assert requeued.exists() == again and (not again or requeued.read_text() == "requeue 7\n")
+    (call,) = (tmp_path / "srun.calls").read_text().splitlines()
+    assert call.endswith("--distributed --workdir runs/train --config a file.py")
+
+
+@pytest.mark.parametrize(
+    "statuses, trainings", [((143, 75, 134, 0), 4), ((2,), 1), ((0,), 1), ((75, 1), 2)]
+)
+def test_tpu_trains_again_on_hosts_that_stand(tmp_path, statuses, trainings):
+    calls = fake_command(
+        tmp_path, "gcloud",
+        'case "$*" in *describe*) echo ACTIVE ;; *)\n'
+        f"statuses=({' '.join(map(str, statuses))})\n"
+        f"exit ${{statuses[$(grep -c iso3d_jax.train {tmp_path}/gcloud.calls) - 1]}} ;; esac",
+    )  # fmt: skip
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PROJECT": "p", "BUCKET": "b"}
+    process = subprocess.run(
+        [LAUNCH / "tpu.sh", "train", "--config", "a file.py"], env=os.environ | environment
+    )
+    assert process.returncode == statuses[-1]
+    lines = [line for line in calls.read_text().splitlines() if "iso3d_jax.train" in line]
+    assert len(lines) == trainings
+
+
 def test_jobset_passes_flags_on_as_they_are():
     yaml = pytest.importorskip("yaml")
     flags = ["--config", "configs/stage2.py:full", "--config.data=/mnt/a b"]
