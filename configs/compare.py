@@ -31,7 +31,7 @@ def small(cfg, steps):
     cfg.learning_rate, cfg.lr_schedule, cfg.warmup_steps = 1e-3, "constant", 10
     cfg.single_view_share = 0.0
     cfg.ema_decay = 0.95
-    cfg.checkpoint_every, cfg.log_every = 50, 25
+    cfg.checkpoint_every, cfg.log_every = 50, 5
     return cfg
 
 

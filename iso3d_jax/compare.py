@@ -71,10 +71,13 @@ def compare(cfg, out, names=None) -> dict:
             scores, pictures = comparison.measure(name, seed)
             figures[name].append(scores)
             shown[name].append(pictures)
+    trainings = ["stage1", *dict.fromkeys(plan.RUNS[name].training for name in names)]
+    losses = {t: [comparison.losses(t, seed) for seed in range(cfg.seeds)] for t in trainings}
     task = comparison.task
     made = report.assemble(
         figures,
         comparison.baselines(),
+        losses,
         {
             "title": "The method beside the paper's comparisons",
             "protocol": task.protocol,

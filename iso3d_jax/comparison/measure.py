@@ -89,6 +89,14 @@ class Comparison:
             temporary.write_text(json.dumps({"steps": cfg.steps, "seed": cfg.seed}) + "\n")
         return workdir
 
+    def losses(self, name: str, seed: int) -> list[tuple[int, float]]:
+        """The logged (step, loss) of a finished training; empty where its folder is gone."""
+        log = self.out / f"seed{seed}" / name / "metrics.jsonl"
+        if not log.is_file():
+            return []
+        rows = [json.loads(line) for line in log.read_text().splitlines()]
+        return [(r["step"], v) for r in rows for k, v in r.items() if k.startswith("loss/")]
+
     def scene(self, name: str, seed: int, model: Model, i: int) -> Float[np.ndarray, "4 H W 3"]:
         """Object i's scene, seen from the cameras of the true views."""
         which = plan.RUNS[name]

@@ -10,6 +10,7 @@ import numpy as np
 
 from iso3d_jax.comparison.plan import RUNS
 from iso3d_jax.evaluation import page
+from iso3d_jax.evaluation.charts import Curve, lines
 from iso3d_jax.evaluation.report import number, table
 
 # key of a figure -> (heading, decimals)
@@ -69,13 +70,17 @@ def table_of(report: dict) -> tuple[str, list[str], list[list[str]]]:
 
 
 def assemble(
-    runs: Mapping[str, Sequence[dict]], baselines: Mapping[str, dict], facts: dict
+    runs: Mapping[str, Sequence[dict]],
+    baselines: Mapping[str, dict],
+    losses: Mapping[str, Sequence[Curve]],
+    facts: dict,
 ) -> dict:
     """The report: every figure of every seed, and the table's.
 
     Args:
       runs: figures of each seed, by run.
       baselines: figures, by name.
+      losses: of each seed, by training; 'stage1' among them.
       facts: `title`, `protocol`, `data`, `settings`, `code`.
     """
     return facts | {
@@ -84,6 +89,7 @@ def assemble(
             for name, each in runs.items()
         },
         "baselines": {name: over_seeds([figures]) for name, figures in baselines.items()},
+        "losses": losses,
     }
 
 
@@ -116,6 +122,7 @@ def write_page(
         "<p>Left the four views that the model drew, right its scene by score distillation from "
         "the same sides. The other seeds are below each object.</p>",
     ]
+    body.insert(2, _curves(report["losses"]))
     seeds = len(next(iter(shown.values())))
     for i, name in enumerate(names):
         picture = page.image_tag(given[i], f"the picture of {name}")
@@ -133,6 +140,17 @@ def write_page(
         body.append(f'<div class="object"><h3>{html.escape(name)}</h3>{"".join(rows)}</div>')
     body.append(page.facts_html(report))
     return page.write_html(path, report["title"], "".join(body))
+
+
+def _curves(losses: Mapping[str, Sequence[Curve]]) -> str:
+    """Stage 1's loss, and beside it those of the runs that go on from it or do without."""
+    titles = {run.training: run.title for run in reversed(RUNS.values())}
+    after = {titles[name]: curves for name, curves in losses.items() if name != "stage1"}
+    figures = [
+        lines({"stage 1": losses.get("stage1", ())}, "loss of stage 1 by step"),
+        lines(after, "loss of what follows; with EMA a step may see the reference view"),
+    ]
+    return f'<div class="bars">{"".join(figures)}</div>'
 
 
 def _row(label: str, images: np.ndarray, alt: str, more: str = "") -> str:

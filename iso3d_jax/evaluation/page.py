@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from iso3d_jax.data.grids import to_image
-from iso3d_jax.evaluation.isotropy import OCTANTS
+from iso3d_jax.evaluation.charts import bars
 from iso3d_jax.evaluation.report import digits_of, number, tables_of
 from iso3d_jax.evaluation.scores import METRICS
 from iso3d_jax.files import atomic_path
@@ -43,30 +43,6 @@ p.facts { color: #59636e; overflow-wrap: anywhere; }
 def image_tag(picture: np.ndarray, alt: str) -> str:
     """A picture [H, W, 3] in [0, 1] inside the page."""
     return build.image_tag(to_image(np.asarray(picture)), alt)
-
-
-def bars(values: Sequence[float | None], title: str, digits: int) -> str:
-    """A bar for each octant of azimuth, as SVG; the picture's side is in the middle."""
-    order = [(k + OCTANTS // 2) % OCTANTS for k in range(OCTANTS)]
-    known = [v for v in values if v is not None]
-    low = min(0.0, *known) if known else 0.0
-    span = max([*known, 1e-9]) - low or 1.0
-    parts = []
-    for place, k in enumerate(order):
-        value, x = values[k], 8 + place * 44
-        degrees = (k * 360 // OCTANTS + 180) % 360 - 180
-        parts.append(f'<text x="{x + 18}" y="122" text-anchor="middle">{degrees}°</text>')
-        if value is None:
-            continue
-        height = 84 * (value - low) / span
-        parts.append(
-            f'<rect x="{x}" y="{104 - height:.1f}" width="36" height="{height:.1f}" '
-            'fill="#4d7fb8"/>'
-            f'<text x="{x + 18}" y="{100 - height:.1f}" text-anchor="middle">'
-            f"{number(value, digits)}</text>"
-        )
-    drawing = f'<svg width="368" height="128" font-size="10" role="img">{"".join(parts)}</svg>'
-    return f"<figure>{drawing}<figcaption>{html.escape(title)}</figcaption></figure>"
 
 
 def order_of(objects: Sequence[dict], metric: str, limit: int) -> tuple[list[int], list[int]]:

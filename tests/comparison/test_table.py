@@ -31,7 +31,9 @@ def made():
         "settings": {"seeds": 3},
         "code": {"iso3d_jax": "0"},
     }
-    return report.assemble(runs, {"mean training picture": {"views/psnr": 14.5}}, facts)
+    falling = [(step, 1.0 / step) for step in (1, 2, 4)]
+    losses = {"stage1": [falling] * 3, "method": [falling] * 3, "no_ema": [falling, [], []]}
+    return report.assemble(runs, {"mean training picture": {"views/psnr": 14.5}}, losses, facts)
 
 
 def test_table(made):
@@ -51,6 +53,8 @@ def test_page(made, tmp_path):
     path = report.write_page(tmp_path / "x.html", made, given, truth, ["<a>", "b"], shown)
     text = path.read_text()
     assert text.count("<img ") == 2 * 5 + 3 * 2 * (2 * 4 + 4) and "http" not in text
+    # Stage 1's seeds and their mean, the method's, and the one seed of the other.
+    assert text.count("<polyline ") == 4 + 4 + 1 and "without EMA</span>" in text
     assert "A &lt;comparison&gt;" in text and "&lt;a&gt;" in text and text.count("<details>") == 2
 
 
