@@ -70,7 +70,14 @@ def attend(
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return local(q, k, v)
-    heads = "tensor" if q.shape[2] % mesh.shape["tensor"] == 0 else None
-    spec = P(("data", "fsdp"), None, heads, None)
+    # Within a shard_map over the batch only the heads are left to split.
+    left = set(mesh.axis_names) - set(mesh.manual_axes)
+    rows = tuple(axis for axis in ("data", "fsdp") if axis in left)
+    if not left:
+        return local(q, k, v)
+    heads = "tensor" if "tensor" in left and q.shape[2] % mesh.shape["tensor"] == 0 else None
+    spec = P(rows or None, None, heads, None)
     # The kernel does not say over which axes its results vary; they do as its operands do.
-    return jax.shard_map(local, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)(q, k, v)
+    return jax.shard_map(
+        local, in_specs=(spec,) * 3, out_specs=spec, axis_names=left, check_vma=False
+    )(q, k, v)

@@ -10,7 +10,7 @@ _COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "col
 _BYTES = dict(pred=1, s8=1, u8=1, bf16=2, f16=2, s16=2, u16=2, f32=4, s32=4, u32=4, f64=8, s64=8)
 
 
-def collective_bytes(program: str) -> dict[str, float]:
+def collective_bytes(program: str, chips: int) -> dict[str, float]:
     """Bytes a chip sends by each kind of collective in a compiled program's text.
 
     A ring's: (n - 1) / n of the whole array for gathers, scatters and exchanges among n chips,
@@ -29,7 +29,7 @@ def collective_bytes(program: str) -> dict[str, float]:
         ]
         if not sizes:
             continue
-        n = _group_size(line)
+        n = 1 if kind == "collective-permute" else _group_size(line, chips)
         # Asynchronous gathers and permutations name their operand beside their result.
         result = max(sizes) if started and kind != "all-reduce" else sum(sizes)
         whole = result * n if kind == "reduce-scatter" else result
@@ -62,13 +62,21 @@ def _lines_with_rounds(program: str):
         yield rounds(name), line
 
 
-def _group_size(line: str) -> int:
-    """How many chips take part in a collective."""
+def _group_size(line: str, chips: int) -> int:
+    """How many of the chips take part in a collective together."""
+    if "replica_groups={}" in line:
+        return chips
     listed = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
     if listed:
         return len(listed.group(1).split(","))
     counted = re.search(r"replica_groups=\[\d+,(\d+)\]", line)
-    return int(counted.group(1)) if counted else 2
+    if counted:
+        return int(counted.group(1))
+    named = re.search(r"replica_groups=mesh\[([^\]]*)\] *\{([^}]*)\}", line)
+    if named:  # mesh['a'=4,'b'=16] {'b'}: along the axes in braces
+        sizes = {k: int(v) for k, v in re.findall(r"'(\w+)'=(\d+)", named.group(1))}
+        return math.prod(sizes[axis] for axis in re.findall(r"'(\w+)'", named.group(2)))
+    raise ValueError(f"which chips take part is written in a way unknown here: {line[:300]}")
 
 
 def foreign_gathers(program: str, weights: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:

@@ -162,7 +162,7 @@ def compile_branch(cfg: ConfigDict, devices, branch: str) -> Program:
         counted.of_model,
         # A loop's body is counted once by the compiler.
         cost.get("bytes accessed", 0.0) * cfg.accumulate,
-        collectives.collective_bytes(text),
+        collectives.collective_bytes(text, mesh.devices.size),
         collectives.foreign_gathers(text, [p.shape for p in task.abstract_params.values()]),
     )
 

@@ -31,6 +31,7 @@ from iso3d_jax.models.params import merge_params
 from iso3d_jax.models.unet import REMAT
 from iso3d_jax.models.vae import sample_posterior
 from iso3d_jax.training import sharding, trainable
+from iso3d_jax.training.gradients import value_and_gradients
 from iso3d_jax.training.optimizer import choose
 from iso3d_jax.training.state import TrainState, apply_gradients, step_key
 
@@ -144,40 +145,19 @@ def denoising_loss(unet, batch: dict, key: jax.Array, cfg, scale_factor: float):
     return loss_of_inputs(unet, make_inputs(batch, key, cfg, scale_factor), cfg)
 
 
-def _accumulated(gradients, params, inputs: dict, parts: int):
-    """Mean loss and gradients over `parts` shares of a batch, one after the other.
-
-    Share i has the rows i, i + parts, ...: each device goes through its own rows, none moves.
-    """
-    shares = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), inputs)
-
-    def add(total, share):
-        return jax.tree.map(jnp.add, total, gradients(params, share)), None
-
-    first = jax.tree.map(lambda x: x[0], shares)
-    zeros = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradients, params, first)
-    )
-    ((loss, extra), grads), _ = jax.lax.scan(add, zeros, shares)
-    return (loss / parts, extra), jax.tree.map(lambda g: g / parts, grads)
-
-
 def train_step(state: TrainState, batch: dict, *, graphdef, tx, cfg) -> tuple[TrainState, dict]:
     """One optimiser step of stage 1 or 2; which branch it is, the batch's entries say."""
     inputs = make_inputs(batch, step_key(state), cfg, cfg.model.scale_factor)
-    rules = sharding_rules(cfg)
 
-    def loss_fn(trained, inputs):
-        params = sharding.gathered({**state.params, **trained}, rules)
+    def loss_fn(params, inputs):
         unet = merge_params(graphdef, trainable.merge_lora(params, cfg))
         return loss_of_inputs(unet, inputs, cfg)
 
-    gradients = jax.value_and_grad(loss_fn, has_aux=True)
     trained = {path: state.params[path] for path in state.ema_params}
-    if cfg.accumulate == 1:
-        (loss, extra), grads = gradients(trained, inputs)
-    else:
-        (loss, extra), grads = _accumulated(gradients, trained, inputs, cfg.accumulate)
+    frozen = {path: value for path, value in state.params.items() if path not in trained}
+    (loss, extra), grads = value_and_gradients(
+        loss_fn, trained, frozen, inputs, sharding_rules(cfg), cfg.accumulate
+    )
     late = extra["high_noise_sum"] / jnp.maximum(extra["high_noise_count"], 1.0)
     state, norms = apply_gradients(state, grads, tx, cfg.ema_decay, loss)
     return state, {"loss": loss, "loss_high_noise": late, **norms}

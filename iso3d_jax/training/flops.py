@@ -96,7 +96,8 @@ def _count_equation(eqn, again: bool) -> Flops:
     if name == "scan":
         times = eqn.params["length"]
     elif name == "shard_map":
-        times = eqn.params["mesh"].size
+        sizes = eqn.params["mesh"].shape  # nested, each names its own axes alone
+        times = math.prod(sizes[axis] for axis in eqn.params["newly_manual_axes"])
     return sum(inner, Flops()) * times
 
 

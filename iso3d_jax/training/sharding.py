@@ -148,24 +148,6 @@ def state_shardings(state, mesh: Mesh, rules: Rules):
     return jax.tree_util.tree_map_with_path(one, state)
 
 
-def gathered(params: dict, rules: Rules) -> dict:
-    """Asks for weights whole along `fsdp`: gathered before use, so that activations never are.
-
-    Without it the compiler may split a layer's channels instead of gathering its weight. Outside a
-    mesh (`jax.set_mesh`) nothing happens.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.shape.get("fsdp", 1) == 1:
-        return params
-
-    def whole(path, value):
-        spec = spec_for(path, value.shape, mesh.shape, rules)
-        kept = P(*(None if axis == "fsdp" else axis for axis in spec))
-        return jax.lax.with_sharding_constraint(value, kept)
-
-    return {path: whole(path, value) for path, value in params.items()}
-
-
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Batches are split over `data` and `fsdp` along their first axis."""
     return NamedSharding(mesh, BATCH)

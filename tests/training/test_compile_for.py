@@ -69,6 +69,8 @@ ENTRY %main (x: f32[2]) -> f32[2] {
   %w = f32[4] while(%t), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"5"}}
   %r = (f32[10], bf16[10]) all-reduce(%a, %b), replica_groups=[1,4]<=[4], to_apply=%add
   %s = f32[3]{0} reduce-scatter(%a), replica_groups={{0,1,2,3}}, dimensions={0}
+  %m = f32[64]{0} all-to-all(%a), replica_groups=mesh['axis_0'=4,'axis_1'=16] {'axis_1'}, dims={0}
+  %e = f32[2]{0} all-to-all(%a), replica_groups={}, dimensions={0}
   %p = (f32[6], f32[6], u32[], u32[]) collective-permute-start(%a), source_target_pairs={{0,1}}
   %d = f32[6] collective-permute-done(%p)
 }
@@ -80,11 +82,14 @@ def test_collective_bytes_are_counted_by_hand():
         "all-gather": 5 * 8 * 4 * 4 / 2,
         "all-reduce": 2 * 3 / 4 * 60,
         "reduce-scatter": 3 / 4 * 48,
+        "all-to-all": 15 / 16 * 256 + 63 / 64 * 8,
         "collective-permute": 24.0,
     }
-    found = collectives.collective_bytes(PROGRAM)
+    found = collectives.collective_bytes(PROGRAM, 64)
     assert found.keys() == want.keys()
     np.testing.assert_allclose([found[k] for k in want], list(want.values()))
+    with pytest.raises(ValueError, match="which chips take part"):
+        collectives.collective_bytes("%g = f32[8] all-gather(%x), replica_groups=new", 64)
 
 
 def test_gathers_of_what_is_no_weight():
