@@ -64,7 +64,7 @@ def lines(
     }
     every = np.concatenate([c for repeats in smoothed.values() for c in repeats], 1)
     (first, last), (low, high) = ((float(v.min()), float(v.max())) for v in every)
-    wide, tall, left, top = 520, 220, 46, 10
+    wide, tall, left, top = 470, 200, 46, 10
 
     def points(curve: np.ndarray) -> str:
         x = left + wide * (curve[0] - first) / max(last - first, 1e-9)

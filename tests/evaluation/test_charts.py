@@ -18,7 +18,7 @@ def test_curves_fill_the_drawing_from_the_largest_value_to_the_smallest():
         {"a <b>": [[(0, 3.0), (10, 1.0)]], "nothing": [[], [(1, 2.0)]]}, "x", smooth=1
     )
     (points,) = re.findall(r'points="([^"]+)"', drawing)
-    assert points == "46.0,10.0 566.0,230.0"
+    assert points == "46.0,10.0 516.0,210.0"
     assert "a &lt;b&gt;" in drawing and "nothing" not in drawing
     assert [">3.00<" in drawing, ">1.00<" in drawing] == [True, True]
     assert charts.lines({"nothing": [[]]}, "x") == ""
