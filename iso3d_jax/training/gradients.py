@@ -41,7 +41,8 @@ def value_and_gradients(
       parts: how many shares of a device's rows are gone through one after the other.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    rows = () if mesh.empty else tuple(a for a in ("data", "fsdp") if mesh.shape[a] > 1)
+    if not rows:  # what there is of `tensor` the partitioner does
         return _in_parts(dict, loss_fn, trained, frozen, inputs, parts)
     # An axis of size 1 is named too: then nothing at all is left to the partitioner.
     axes = {axis for axis in sharding.AXES if axis != "tensor" or mesh.shape[axis] == 1}
@@ -50,7 +51,9 @@ def value_and_gradients(
         for path, value in {**trained, **frozen}.items()
     }
     split = {  # along which dimension a weight is split over `fsdp`
-        path: spec.index("fsdp") for path, spec in specs.items() if "fsdp" in spec
+        path: spec.index("fsdp")
+        for path, spec in specs.items()
+        if "fsdp" in spec and "fsdp" in rows
     }
     shares = {
         path: P(*(axis if axis == "fsdp" else None for axis in spec))
@@ -68,10 +71,11 @@ def value_and_gradients(
             }
 
         (loss, sums), grads = _in_parts(gathering, loss_fn, trained, frozen, inputs, parts)
-        loss, sums = jax.lax.psum((loss / devices, sums), ("data", "fsdp"))
+        loss, sums = jax.lax.psum((loss / devices, sums), rows)
         # The gather's derivative has added up and scattered along `fsdp` already.
+        left = {path: tuple(a for a in rows if a != "fsdp" or path not in split) for path in grads}
         grads = {
-            path: jax.lax.psum(g / devices, "data" if path in split else ("data", "fsdp"))
+            path: jax.lax.psum(g / devices, left[path]) if left[path] else g / devices
             for path, g in grads.items()
         }
         return (loss, sums), grads
