@@ -71,13 +71,22 @@ def harden(params: dict, level: float, sharpness: float) -> dict:
     return params | {"edge": edge}
 
 
-def softened(params: dict) -> dict:
-    """The field that `harden` was given."""
-    return {name: value for name, value in params.items() if name != "edge"}
+def optimised(params: dict, spec: FieldSpec) -> tuple[dict, FieldSpec]:
+    """The field before it was made more solid or hardened."""
+    soft = {name: value for name, value in params.items() if name != "edge"}
+    return soft, dataclasses.replace(spec, density_scale=1.0)
 
 
-def _harden(value: Array, edge: dict) -> Array:
-    """`harden`'s density; beyond 20 times the level all is solid, which keeps float32 finite."""
+def shown(value: Array, params: dict, spec: FieldSpec) -> Array:
+    """The density that a field shows where the one that was optimised has `value`.
+
+    More solid by the spec's `density_scale`, and hardened if it is a hardened field; beyond 20
+    times the level all is solid, which keeps float32 finite.
+    """
+    value = value * spec.density_scale
+    if "edge" not in params:
+        return value
+    edge = params["edge"]
     return edge["level"] * jnp.minimum(value / edge["level"], 20.0) ** edge["sharpness"]
 
 
@@ -103,8 +112,7 @@ def _density(params: dict, values: list, x: Array, spec: FieldSpec) -> tuple[Arr
     features = hash_grid.interpolate(values, _unit(x, spec), spec.grid)
     raw = _network(params["density"], features)[0]
     blob = spec.blob_scale * (1.0 - _norm(x) / spec.blob_std)
-    value = jax.nn.softplus(raw + blob) * spec.density_scale
-    return (_harden(value, params["edge"]) if "edge" in params else value), features
+    return shown(jax.nn.softplus(raw + blob), params, spec), features
 
 
 def density(params: dict, x: Float[Array, "N 3"], spec: FieldSpec) -> Float[Array, " N"]:
@@ -128,7 +136,7 @@ def normal(params: dict, x: Float[Array, "N 3"], spec: FieldSpec) -> Float[Array
     Where the gradient vanishes the normal is zero and so is its gradient. A hardened field has the
     normals of the field that it was made from.
     """
-    params = softened(params)
+    params, spec = optimised(params, spec)
     values = hash_grid.gather(params["encoding"], _unit(x, spec), spec.grid)
     gradient = jax.grad(lambda x: jnp.sum(_density(params, values, x, spec)[0]))(x)
     square = jnp.sum(gradient * gradient, -1, keepdims=True)

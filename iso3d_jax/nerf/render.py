@@ -212,19 +212,44 @@ def render(
     return Rendering(rgb, opacity, sums[:, 3], wanted), samples, weights
 
 
-def render_normals(
+def render_shown(
     params: dict,
     rays_o: Float[Array, "R 3"],
     rays_d: Float[Array, "R 3"],
-    samples: Samples,
-    weights: Float[Array, " K"],
+    occupied: Array | None,
+    spec: RenderSpec,
     field_spec: FieldSpec,
-    chunk: int = 0,
-) -> Float[Array, "R 3"]:
-    """The weighted mean of the normals along each ray, for pictures."""
+) -> tuple[Array, Array, Array, Array]:
+    """Renders a field for people to look at, on white.
 
-    def normal_at(ray, t):
-        return field.normal(params, points(rays_o, rays_d, ray, t), field_spec)
+    A field that is shown more solid than it was optimised, or with a harder edge, has the colours
+    that its soft rim and what is behind it have together: the rim alone was hardly seen. Both are
+    made of the same samples, each looked at once.
 
-    normal = chunked(normal_at, chunk, samples.ray, samples.t)
-    return per_ray(weights[:, None] * normal, samples.ray, rays_o.shape[0])
+    Returns:
+      rgb [R, 3], opacity [R], depth [R] and the weighted mean of the normals [R, 3].
+    """
+    soft, soft_spec = field.optimised(params, field_spec)
+    samples, _ = place_samples(None, soft, rays_o, rays_d, occupied, spec, soft_spec)
+
+    def evaluate(ray, t):
+        x = points(rays_o, rays_d, ray, t)
+        density, colour = field.density_and_albedo(soft, x, soft_spec)
+        return density, colour, field.normal(soft, x, soft_spec)
+
+    density, colour, normal = chunked(evaluate, spec.chunk, samples.ray, samples.t)
+    longest = sampling.max_steps(spec.step_size, field_spec.radius, spec.bound)
+
+    def sums(density, values):
+        weights, _ = composite_weights(density, samples.length, samples.ray, longest)
+        values = jnp.concatenate([jnp.ones_like(density)[:, None], values], -1)
+        return per_ray(weights[:, None] * values, samples.ray, rays_o.shape[0])
+
+    seen = sums(density, colour)
+    solid = sums(
+        field.shown(density, params, field_spec),
+        jnp.concatenate([samples.t[:, None], normal], -1),
+    )
+    opacity = solid[:, :1]
+    rgb = opacity * seen[:, 1:] / jnp.maximum(seen[:, :1], 1e-3) + (1.0 - opacity)
+    return rgb, solid[:, 0], solid[:, 1], solid[:, 2:]

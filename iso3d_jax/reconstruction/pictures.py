@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import warnings
 from pathlib import Path
@@ -16,7 +15,7 @@ from ml_collections import ConfigDict
 
 from iso3d_jax.data import grids
 from iso3d_jax.files import atomic_path
-from iso3d_jax.nerf import field, occupancy, render
+from iso3d_jax.nerf import occupancy, render
 from iso3d_jax.nerf.field import FieldSpec
 from iso3d_jax.nerf.render import RenderSpec
 from iso3d_jax.reconstruction import cameras, settings
@@ -29,31 +28,11 @@ SHOW = dict(elevation_deg=15.0, fov_deg=40.0, scale=1.1)
 
 @functools.partial(jax.jit, static_argnames=("resolution", "threshold", "spec", "field_spec"))
 def _render_views(params, occs, views, *, resolution, threshold, spec, field_spec):
-    """rgb, opacity, depth and world normals of V views, [V, H, W, ...].
-
-    A field that is shown more solid than it was optimised, or with a harder edge, has the colours
-    that its soft rim and what is behind it have together: the rim alone was hardly seen.
-    """
+    """rgb, opacity, depth and world normals of V views, [V, H, W, ...]."""
     rays_o, rays_d, _ = views.rays(resolution)
     occupied = occupancy.occupied(occs, threshold)
-    image, samples, weights = render.render(
-        None, params, rays_o, rays_d, occupied, spec, field_spec
-    )
-    normal = render.render_normals(params, rays_o, rays_d, samples, weights, field_spec, spec.chunk)
-    rgb = image.rgb
-    if "edge" in params or field_spec.density_scale != 1.0:
-        optimised = dataclasses.replace(field_spec, density_scale=1.0)
-        soft, *_ = render.render(
-            None, field.softened(params), rays_o, rays_d, occupied, spec, optimised
-        )
-        share, opacity = soft.opacity[:, None], image.opacity[:, None]
-        colour = jnp.clip((soft.rgb - (1.0 - share)) / jnp.maximum(share, 1e-3), 0.0, 1.0)
-        rgb = opacity * colour + (1.0 - opacity)
-    shape = (-1, resolution, resolution)
-    return (
-        rgb.reshape(*shape, 3), image.opacity.reshape(shape), image.depth.reshape(shape),
-        normal.reshape(*shape, 3),
-    )  # fmt: skip
+    rendering = render.render_shown(params, rays_o, rays_d, occupied, spec, field_spec)
+    return tuple(x.reshape(-1, resolution, resolution, *x.shape[1:]) for x in rendering)
 
 
 def render_views(
