@@ -4,11 +4,12 @@
         --result benchmarks/results/compile_for_v5e_16.json
 
 The numbers behind what `python -m iso3d_jax.train --compile_for` prints. Needs libtpu for TPUs, and
-minutes for each branch.
+minutes for each branch; `--branches 2-b` compiles one, and adds it to a result of the same machine.
 """
 
 import argparse
 import dataclasses
+import json
 import sys
 import time
 from pathlib import Path
@@ -45,7 +46,6 @@ def main():
     chip, topology, count = compile_for.parse_target(args.target)
     devices = compile_for.target_devices(chip, topology, count)
     result = {
-        "command": "python " + " ".join(["benchmarks/compile_for.py", *sys.argv[1:]]),
         "jax": jax.__version__,
         "compiler_effort": args.effort,
         "chips": count,
@@ -54,6 +54,13 @@ def main():
         "gib_of_a_chip": chip.memory / 2**30,
         "branches": {},
     }
+    commands = ["python " + " ".join(["benchmarks/compile_for.py", *sys.argv[1:]])]
+    if args.result and args.result.exists():
+        earlier = json.loads(args.result.read_text())
+        if all(earlier.get(k) == v for k, v in result.items() if k != "branches"):
+            result["branches"] = earlier["branches"]
+            commands = [c for c in earlier["commands"] if c not in commands] + commands
+    result["commands"] = commands
     for branch in args.branches.split(","):
         began = time.monotonic()
         try:
