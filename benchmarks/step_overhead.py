@@ -76,7 +76,7 @@ def loop_step(task, cfg, steps: int) -> np.ndarray:
 
 
 def compared(bare: list, whole: list, clock: int) -> dict:
-    """By one of the clocks: the fastest round of each, since other jobs only add; and all rounds."""
+    """The fastest round of each by one of the clocks, since other jobs only add; and all rounds."""
     rounds = {name: [float(x[clock]) for x in r] for name, r in (("bare", bare), ("loop", whole))}
     best = {name: min(values) for name, values in rounds.items()}
     return {**best, "ratio": best["loop"] / best["bare"], "rounds": rounds}
