@@ -51,7 +51,7 @@ def get_config(arg=None):
     for name in ("method", "no_ema", "ccr", "no_stage1"):
         ablation = "" if name == "method" else name
         c.stage2[name] = stage2.get_config(f"{preset},ablation={ablation}")
-    c.reconstruct = reconstruct.get_config("tiny")
+    c.reconstruct = reconstruct.get_config("tiny,steps=400")
     if preset == "tiny":
         steps = options.steps or 100
         small(c.stage1, steps)
@@ -65,6 +65,7 @@ def get_config(arg=None):
         c.stage1.steps = options.steps
         for name in c.stage2:
             c.stage2[name].steps = options.steps
+    c.reconstruct.init = "none"  # score distillation alone is compared, not drafts of the views
     c.stage2.no_stage1.steps += c.stage1.steps  # as many in all as the others had
     for training in (c.stage1, *(c.stage2[name] for name in c.stage2)):
         training.sample_every = training.steps  # the comparison draws its own

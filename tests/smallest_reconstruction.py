@@ -8,6 +8,7 @@ from configs import reconstruct
 
 def get_config(steps: str = "4"):
     cfg = reconstruct.get_config(f"tiny,steps={steps}")
+    cfg.init = "none"
     cfg.phases = ((cfg.steps, 16, 1),)
     cfg.steps_per_call, cfg.preview_every, cfg.save_every = cfg.steps, 0, 0
     cfg.field.update(levels=3, log2_table_size=9, base_resolution=4, growth=1.6, hidden=8)
