@@ -55,6 +55,15 @@ def sharding_rules(cfg) -> sharding.Rules:
     return sharding.UNET_RULES + (sharding.LORA_RULES if cfg.trainable == "lora" else ())
 
 
+def _sent_as(cfg):
+    """What each weight is gathered in: the type that the network would turn it into anyway."""
+    from iso3d_jax.weights import bundle
+
+    # Low-rank changes are added to their kernels in float32, before the network sees them.
+    dtype = "float32" if cfg.trainable == "lora" else cfg.dtype
+    return lambda path: bundle.held_as(path, DTYPES[dtype])
+
+
 def check_options(cfg) -> None:
     """UserError on a config value that would be misunderstood later, or not at all."""
     choose(cfg, "loss_weighting", WEIGHTINGS)
@@ -156,7 +165,7 @@ def train_step(state: TrainState, batch: dict, *, graphdef, tx, cfg) -> tuple[Tr
     trained = {path: state.params[path] for path in state.ema_params}
     frozen = {path: value for path, value in state.params.items() if path not in trained}
     (loss, extra), grads = value_and_gradients(
-        loss_fn, trained, frozen, inputs, sharding_rules(cfg), cfg.accumulate
+        loss_fn, trained, frozen, inputs, sharding_rules(cfg), cfg.accumulate, _sent_as(cfg)
     )
     late = extra["high_noise_sum"] / jnp.maximum(extra["high_noise_count"], 1.0)
     state, norms = apply_gradients(state, grads, tx, cfg.ema_decay, loss)

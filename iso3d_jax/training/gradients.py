@@ -8,6 +8,7 @@ them up whole on every device, and in the compute type.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,7 @@ def value_and_gradients(
     inputs: Any,
     rules: sharding.Rules,
     parts: int = 1,
+    sent_as: Callable[[str], Any] = lambda path: jnp.float32,
 ) -> Gradients:
     """Mean loss, sums and gradients of the trained weights over a batch.
 
@@ -39,6 +41,7 @@ def value_and_gradients(
         `data` and `fsdp`.
       rules: of the weights, see training/sharding.py.
       parts: how many shares of a device's rows are gone through one after the other.
+      sent_as: the type that a weight, by path, is gathered in: the one it is used in.
     """
     mesh = jax.sharding.get_abstract_mesh()
     rows = () if mesh.empty else tuple(a for a in ("data", "fsdp") if mesh.shape[a] > 1)
@@ -64,9 +67,7 @@ def value_and_gradients(
     def local(trained, frozen, inputs):
         def gathering(weights):
             return {
-                path: jax.lax.all_gather(value, "fsdp", axis=split[path], tiled=True)
-                if path in split
-                else value
+                path: _gather(value, split[path], sent_as(path)) if path in split else value
                 for path, value in weights.items()
             }
 
@@ -89,6 +90,24 @@ def value_and_gradients(
         axis_names=axes,
         check_vma=False,
     )(trained, frozen, inputs)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gather(share: jax.Array, axis: int, dtype) -> jax.Array:
+    """A float32 weight from its shares along `fsdp`, sent as `dtype`.
+
+    Its gradient is added up and scattered in float32, which the derivative of a conversion and a
+    gather would do in `dtype`.
+    """
+    return jax.lax.all_gather(share.astype(dtype), "fsdp", axis=axis, tiled=True)
+
+
+def _scatter(axis: int, dtype, _, gradient: jax.Array) -> tuple[jax.Array]:
+    gradient = gradient.astype(jnp.float32)
+    return (jax.lax.psum_scatter(gradient, "fsdp", scatter_dimension=axis, tiled=True),)
+
+
+_gather.defvjp(lambda share, axis, dtype: (_gather(share, axis, dtype), None), _scatter)
 
 
 def _in_parts(gathering, loss_fn, trained, frozen, inputs, parts: int) -> Gradients:

@@ -22,7 +22,8 @@ def loss_fn(p, x):
     return error.mean(), {"rows": jnp.float32(len(x)), "sum": error.sum()}
 
 def gradients(parts):
-    return jax.jit(lambda p, f, x: value_and_gradients(loss_fn, p, f, x, rules, parts))
+    return jax.jit(lambda p, f, x: value_and_gradients(
+        loss_fn, p, f, x, rules, parts, lambda path: jnp.bfloat16))
 
 (want_loss, want_sums), want = gradients(1)(params, frozen, x)
 mixes = [(1, 1), (4, 1), (8, 1), (2, 2), (1, 2), (2, 4), (1, 8)]
@@ -46,6 +47,8 @@ for shape in (dict(fsdp=fsdp, tensor=tensor) for fsdp, tensor in mixes):
         assert ("reduce_scatter" in dict(map(reversed, reduced))) == (shape["fsdp"] > 1), shape
         assert reduced or shape["tensor"] == 8
         assert {dtype for dtype, _ in reduced} <= {"f32"}, reduced
+        gathered = re.findall(r":(\\w+)\\[[\\d,]*\\] = all_gather", str(traced.jaxpr))
+        assert set(gathered) == ({"bf16"} if shape["fsdp"] > 1 else set()), gathered
 print("all right")
 """
 
