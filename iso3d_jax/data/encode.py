@@ -4,6 +4,7 @@
 
 The denoiser is then trained on latents and embeddings alone. Each variant is the whole set with
 its own colours and proportions (variant 0 has the objects' own), once as it is and once mirrored.
+Several data sets of as many views, with commas, become one.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from jaxtyping import Bool, Float
 
 from iso3d_jax.data.colour import change_colours, on_white
 from iso3d_jax.data.stretch import draw_stretch, stretch_views
-from iso3d_jax.data.table import MultiViewTable, prepare_references
+from iso3d_jax.data.table import MultiViewTable, join, prepare_references
 from iso3d_jax.errors import UserError
 from iso3d_jax.files import atomic_path, make_folder
 from iso3d_jax.progress import Progress
@@ -220,9 +221,7 @@ if __name__ == "__main__":
 
     from iso3d_jax import command_line
 
-    _DATA = flags.DEFINE_string(
-        "data", "samples", "rendered data set; 'samples' is the shipped one"
-    )
+    _DATA = flags.DEFINE_list("data", "samples", "rendered data sets; 'samples' is the shipped one")
     _SPLIT = flags.DEFINE_string("split", "train", "train, validation or test")
     _VAE = flags.DEFINE_string(
         "vae", None, "model folder with the autoencoder; the shipped one if left out"
@@ -243,7 +242,7 @@ if __name__ == "__main__":
 
         vae = load_model(_VAE.value, networks=("vae",))
         clip = load_model(_CLIP.value, networks=("clip",))
-        table = MultiViewTable.load(_DATA.value, _SPLIT.value)
+        table = join([MultiViewTable.load(path, _SPLIT.value) for path in _DATA.value])
         encoded = encode_table(
             table,
             vae.vae,

@@ -9,7 +9,7 @@ import dataclasses
 import io
 import pathlib
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -308,16 +308,32 @@ def to_world(parts: list[Part], rotation: np.ndarray | None = None) -> list[Part
       BadMesh: all vertices in one point.
     """
     turn = WORLD_FROM_Y_UP if rotation is None else WORLD_FROM_Y_UP @ np.asarray(rotation)
-    moved = [p.positions @ turn.T for p in parts]
-    points = np.concatenate([m.reshape(-1, 3) for m in moved])
+    return _fitted(
+        dataclasses.replace(p, positions=p.positions @ turn.T, normals=p.normals @ turn.T)
+        for p in parts
+    )
+
+
+def stretched(parts: list[Part], scale: Float[np.ndarray, "3"]) -> list[Part]:
+    """Parts made longer and shorter along x, y and z, scaled into the unit sphere again."""
+
+    def normals(of: Part):
+        n = of.normals / scale
+        return n / np.maximum(np.linalg.norm(n, axis=-1, keepdims=True), 1e-12)
+
+    return _fitted(
+        dataclasses.replace(p, positions=p.positions * scale, normals=normals(p)) for p in parts
+    )
+
+
+def _fitted(parts: Iterable[Part]) -> list[Part]:
+    parts = list(parts)
+    points = np.concatenate([p.positions.reshape(-1, 3) for p in parts])
     centre = (points.min(0) + points.max(0)) / 2
     radius = np.linalg.norm(points - centre, axis=-1).max()
     if not radius > 1e-9:
         raise BadMesh("the mesh has no extent")
-    return [
-        dataclasses.replace(p, positions=(m - centre) / radius, normals=p.normals @ turn.T)
-        for p, m in zip(parts, moved, strict=True)
-    ]
+    return [dataclasses.replace(p, positions=(p.positions - centre) / radius) for p in parts]
 
 
 def relative_to(folder: str) -> Callable[[str], str]:

@@ -5,13 +5,16 @@
 Each object is drawn from `--sets` sets of four orthogonal cameras. A set has one elevation in
 [0, 30] degrees, one field of view in [15, 60] degrees and one distance s / tan(fov / 2) with s in
 [1, 1.15]; its azimuths are a random base + 0, 90, 180, 270 degrees. Objects sit in the unit
-sphere, Z-up, with their front at azimuth 0.
+sphere, Z-up, with their front at azimuth 0. With `--stretch S` each is first made longer or shorter
+along its three axes, by factors between exp(-S) and exp(S): further seeds of the same meshes are
+then further objects.
 
-An object's cameras depend on --seed and its name alone, so neither the order nor --workers changes
-the result, and a second run goes on where the first one stopped. `DIR/multiview` is the data set
-for `iso3d_jax.data.multiview.open_dataset(DIR, split)`, `DIR/objects/NAME.npz` are the renders one
-by one, `DIR/icons/NAME.png` the catalogue's own pictures, `DIR/CREDITS.md` says who made what under
-which licence, and `DIR/skipped.txt` what was left out and why.
+An object's cameras and proportions depend on --seed and its name alone, so neither the order nor
+--workers changes the result, and a second run goes on where the first one stopped.
+`DIR/multiview` is the data set for `iso3d_jax.data.multiview.open_dataset(DIR, split)`,
+`DIR/objects/NAME.npz` are the renders one by one, `DIR/icons/NAME.png` the catalogue's own
+pictures, `DIR/CREDITS.md` says who made what under which licence, and `DIR/skipped.txt` what was
+left out and why.
 """
 
 import concurrent.futures
@@ -48,8 +51,7 @@ def draw_cameras(name: str, seed: int, sets: int) -> dict[str, np.ndarray]:
     """
     from iso3d_jax.geometry import cameras  # imports JAX, which wrong flags need not wait for
 
-    digest = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
-    rng = np.random.default_rng([seed, digest])
+    rng = np.random.default_rng([seed, _digest(name)])
     columns = []
     for _ in range(sets):
         base = rng.uniform(0, 360)
@@ -68,8 +70,22 @@ def draw_cameras(name: str, seed: int, sets: int) -> dict[str, np.ndarray]:
     }
 
 
+def draw_proportions(name: str, seed: int, stretch: float) -> np.ndarray:
+    """Factors along x, y and z, with logarithms in [-stretch, stretch]; of name and seed alone."""
+    rng = np.random.default_rng([seed, _digest(name), 1])
+    return np.exp(rng.uniform(-stretch, stretch, 3))
+
+
+def _digest(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+
+
 def render_object(
-    asset: furniture.Asset, machine: rasteriser.Rasteriser, seed: int, sets: int
+    asset: furniture.Asset,
+    machine: rasteriser.Rasteriser,
+    seed: int,
+    sets: int,
+    stretch: float = 0.0,
 ) -> dict[str, np.ndarray]:
     """One record of the data set: cameras, `images` uint8 [4 * sets, res, res, 4] and the names.
 
@@ -80,6 +96,8 @@ def render_object(
     refusal = furniture.shape_refusal(parts)
     if refusal:
         raise meshes.BadMesh(refusal)
+    if stretch:
+        parts = meshes.stretched(parts, draw_proportions(asset.name, seed, stretch))
     record = draw_cameras(asset.name, seed, sets)
     machine.load(parts)
     record["images"] = np.stack(
@@ -106,7 +124,8 @@ _ASSETS = flags.DEFINE_list(
 _OUT = flags.DEFINE_string("out", None, "folder of the data set", required=True)
 _RESOLUTION = flags.DEFINE_integer("resolution", 64, "side of a picture in pixels", 8, 2048)
 _SETS = flags.DEFINE_integer("sets", 6, "sets of four orthogonal views an object", 1, 1000)
-_SEED = flags.DEFINE_integer("seed", 0, "seed of the cameras", 0)
+_SEED = flags.DEFINE_integer("seed", 0, "seed of the cameras and proportions", 0)
+_STRETCH = flags.DEFINE_float("stretch", 0.0, "change of proportions, as a logarithm", 0.0, 2.0)
 _WORKERS = flags.DEFINE_integer("workers", 0, "processes; 0 is one a core", 0)
 _ONLY = flags.DEFINE_list("only", None, "names of the objects to render, with commas; default all")
 
@@ -119,10 +138,10 @@ def _start_worker(resolution: int):
     _machine = rasteriser.Rasteriser(resolution)
 
 
-def _work(asset: furniture.Asset, out: pathlib.Path, seed: int, sets: int) -> str | None:
+def _work(asset: furniture.Asset, out: pathlib.Path, *how) -> str | None:
     """Renders one object to its file; returns why it was skipped, or None."""
     try:
-        record = render_object(asset, _machine, seed, sets)
+        record = render_object(asset, _machine, *how)
     except meshes.BadMesh as e:
         return str(e)
     icon = furniture.icon_bytes(asset)
@@ -144,14 +163,15 @@ def _pool(workers: int, resolution: int) -> concurrent.futures.Executor:
 
 
 def _check_settings(out: pathlib.Path, settings: dict):
-    """A folder holds one data set: refuses to mix resolutions, sets or seeds."""
+    """A folder holds one data set: refuses to mix resolutions, sets, seeds or stretches."""
     path = out / "settings.json"
     if path.exists():
         there = json.loads(path.read_text())
-        for key, value in settings.items():
-            if there.get(key) != value:
+        for key in settings:
+            if there.get(key, 0) != settings[key]:
                 raise UserError(
-                    f"{out} was rendered with --{key} {there.get(key)}, not {value}; give the "
+                    f"{out} was rendered with --{key} {there.get(key, 0)}, not {settings[key]}; "
+                    "give the "
                     "same settings to go on with it, or another --out"
                 )
     else:
@@ -166,6 +186,7 @@ def render_all(
     sets: int = 6,
     seed: int = 0,
     workers: int = 1,
+    stretch: float = 0.0,
 ) -> dict[str, str]:
     """Renders what is not there yet. Returns {name: reason} of the objects left out.
 
@@ -174,7 +195,8 @@ def render_all(
     """
     for folder in ("objects", "icons"):
         make_folder(out / folder)
-    _check_settings(out, {"resolution": resolution, "sets": sets, "seed": seed})
+    settings = {"resolution": resolution, "sets": sets, "seed": seed, "stretch": stretch}
+    _check_settings(out, settings)
     skipped = {a.name: reason for a in assets if (reason := furniture.unwanted(a))}
     todo = [a for a in assets if a.name not in skipped]
     todo = [a for a in todo if not (out / "objects" / f"{a.name}.npz").exists()]
@@ -183,7 +205,7 @@ def render_all(
     if todo:
         rasteriser.Rasteriser(resolution).close()  # fail here, in one sentence, not in a worker
         with _pool(min(workers, len(todo)), resolution) as pool:
-            futures = {pool.submit(_work, a, out, seed, sets): a for a in todo}
+            futures = {pool.submit(_work, a, out, seed, sets, stretch): a for a in todo}
             for future in concurrent.futures.as_completed(futures):
                 reason = future.result()
                 done += 1
@@ -237,7 +259,9 @@ def main(argv):
     out = pathlib.Path(_OUT.value)
     assets = choose(furniture.find_assets(_ASSETS.value), _ONLY.value)
     workers = _WORKERS.value or os.cpu_count() or 1
-    skipped = render_all(assets, out, _RESOLUTION.value, _SETS.value, _SEED.value, workers)
+    skipped = render_all(
+        assets, out, _RESOLUTION.value, _SETS.value, _SEED.value, workers, _STRETCH.value
+    )
     folder = multiview.prepare(out, out)
     write_credits(out)
     counts = {}

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from iso3d_jax.data.pictures import prepare_picture
+from iso3d_jax.errors import UserError
 
 SET = 4  # views of an orthogonal set
 
@@ -42,6 +43,27 @@ class MultiViewTable:
             for key in ("images", "azimuth_deg", "elevation_deg", "fov_deg", "distance")
         }
         return cls(names=[str(record["name"]) for record in records], **columns)
+
+
+def join(tables: list[MultiViewTable]) -> MultiViewTable:
+    """One table of the objects of several, in their order.
+
+    Raises:
+      UserError: pictures of another size or number.
+    """
+    first = tables[0]
+    for table in tables[1:]:
+        if table.images.shape[1:] != first.images.shape[1:]:
+            raise UserError(
+                "data sets have pictures of different number or size: "
+                f"{list(first.images.shape[1:])} and {list(table.images.shape[1:])} "
+                "(views, height, width, channels); render them with equal --sets and --resolution"
+            )
+    columns = [f.name for f in dataclasses.fields(MultiViewTable) if f.name != "names"]
+    return MultiViewTable(
+        names=[name for table in tables for name in table.names],
+        **{key: np.concatenate([getattr(table, key) for table in tables]) for key in columns},
+    )
 
 
 def prepare_references(images: UInt8[np.ndarray, "N M H W 4"], mode: str = "centred"):

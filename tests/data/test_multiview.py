@@ -1,5 +1,6 @@
 """The shipped samples, opening and making data sets, and batches."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,7 +10,7 @@ from iso3d_jax.data import multiview
 from iso3d_jax.data.furniture import split_of
 from iso3d_jax.data.multiview import open_dataset, prepare
 from iso3d_jax.data.render import draw_cameras
-from iso3d_jax.data.table import MultiViewTable
+from iso3d_jax.data.table import MultiViewTable, join
 from iso3d_jax.errors import UserError
 
 SPLITS = {"train": 18, "validation": 2, "test": 4}
@@ -119,3 +120,13 @@ def test_reading_and_preparing_need_no_tensorflow(tmp_path, run_python):
     )
     process = run_python("-c", code)
     assert process.stdout.split() == ["1", "4", "False"], process.stderr
+
+
+def test_tables_are_joined_in_order_and_unlike_ones_refused(table):
+    both = join([table, table])
+    assert len(both) == 2 * len(table) and both.names == table.names * 2
+    np.testing.assert_array_equal(both.images[len(table) :], table.images)
+    np.testing.assert_array_equal(both.azimuth_deg[: len(table)], table.azimuth_deg)
+    fewer = dataclasses.replace(table, images=table.images[:, :4])
+    with pytest.raises(UserError, match="different number or size"):
+        join([table, fewer])

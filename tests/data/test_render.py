@@ -153,8 +153,31 @@ def test_render_command_makes_a_data_set_and_goes_on(machine, tmp_path, run_pyth
 
     with pytest.raises(UserError, match="was rendered with --seed 0, not 5"):
         render.render_all([], out, 16, 2, seed=5)
+    with pytest.raises(UserError, match=r"was rendered with --stretch 0.0, not 0.3"):
+        render.render_all([], out, 16, 2, stretch=0.3)
     settings = json.loads((out / "settings.json").read_text())
-    assert settings == {"resolution": 16, "sets": 2, "seed": 0}
+    assert settings == {"resolution": 16, "sets": 2, "seed": 0, "stretch": 0.0}
+
+
+def test_stretched_cube_is_a_box_in_the_unit_sphere_with_a_boxs_normals():
+    scale = np.array([1.0, 2.0, 0.5])
+    slanted = np.array([1.0, 1.0, 0.0]) / np.sqrt(2)
+    parts = cube_parts()
+    parts[0].normals = np.broadcast_to(slanted, parts[0].normals.shape)
+    stretched = meshes.stretched(parts, scale)
+    points = np.concatenate([part.positions.reshape(-1, 3) for part in stretched])
+    np.testing.assert_allclose(np.ptp(points, axis=0), 2 * scale / np.linalg.norm(scale), rtol=1e-6)
+    np.testing.assert_allclose(points.min(0), -points.max(0), atol=1e-6)
+    # A slope twice as long is half as steep: normals are divided by the scale.
+    wanted = np.array([2.0, 1.0, 0.0]) / np.sqrt(5)
+    np.testing.assert_allclose(stretched[0].normals[0, 0], wanted, rtol=1e-6)
+
+
+def test_proportions_depend_on_seed_and_name_alone():
+    scales = [render.draw_proportions(name, seed, 0.4) for name in "ab" for seed in (0, 1)]
+    assert np.abs(np.log(scales)).max() <= 0.4 and len({s[0] for s in scales}) == 4
+    np.testing.assert_array_equal(scales[0], render.draw_proportions("a", 0, 0.4))
+    np.testing.assert_array_equal(render.draw_proportions("a", 0, 0.0), 1.0)
 
 
 def test_second_run_renders_only_what_is_missing(machine, tmp_path, capsys):
