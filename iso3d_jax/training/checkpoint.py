@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from iso3d_jax.errors import UserError
-from iso3d_jax.files import atomic_path, make_folder
+from iso3d_jax.files import FolderLock, atomic_path, make_folder
 from iso3d_jax.training import distributed
 from iso3d_jax.training.checksums import Checksums, steps_in
 
@@ -41,7 +41,10 @@ _LATER = dict(
 
 
 class Checkpoints:
-    """The `checkpoints/` folder of a workdir, and the config it was started with."""
+    """The `checkpoints/` folder of a workdir, and the config it was started with.
+
+    Until `close` no other process may open the same workdir's.
+    """
 
     def __init__(self, workdir: str | Path, config: ConfigDict):
         self.workdir = make_folder(workdir).absolute()
@@ -49,7 +52,10 @@ class Checkpoints:
         self._check_config(self._config)
         self._folder = make_folder(self.workdir / "checkpoints")
         self._checksums = Checksums(self.workdir)
+        self._lock = None
         if jax.process_index() == 0:
+            # A second run would take a checkpoint that is being written for a damaged one.
+            self._lock = FolderLock(self.workdir)
             for step in reversed(steps_in(self._folder)):
                 damage = self._checksums.damage(step)
                 if damage is None:
@@ -126,6 +132,8 @@ class Checkpoints:
         finally:
             self._checksums.finish()
             self.manager.close()
+            if self._lock is not None:
+                self._lock.release()
 
     def _put_aside(self, step: int, reason: str) -> None:
         damaged = make_folder(self.workdir / "damaged")

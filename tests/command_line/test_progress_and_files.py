@@ -1,12 +1,14 @@
 """The progress line, and files that appear whole or not at all."""
 
 import io
+import subprocess
+import sys
 
 import pytest
 
 from iso3d_jax import progress
 from iso3d_jax.errors import UserError
-from iso3d_jax.files import atomic_path, make_folder
+from iso3d_jax.files import FolderLock, atomic_path, make_folder
 
 
 class Clock:
@@ -97,3 +99,27 @@ def test_folder_where_a_file_is(tmp_path):
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UserError, match="cannot make the folder"):
             make_folder(path)
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from iso3d_jax.files import FolderLock
+lock = FolderLock(Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_folder_is_one_process_s_until_that_is_gone(tmp_path, capfd):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    with holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"another process \\({holder.pid} on .*stop it or"):
+            FolderLock(tmp_path, seconds=0.3)
+        assert f"waiting up to 0 s for process {holder.pid} on" in capfd.readouterr().err
+        holder.kill()
+    FolderLock(tmp_path, seconds=5.0).release()
+    FolderLock(tmp_path, seconds=0.0).release()
