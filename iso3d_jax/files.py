@@ -95,3 +95,9 @@ class FolderLock:
 
     def release(self) -> None:
         self._file.close()
+
+    def __enter__(self) -> "FolderLock":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.release()

@@ -1,5 +1,6 @@
 """Fixtures that several folders of tests share."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -35,6 +36,33 @@ def run_python():
         )
 
     return run
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from iso3d_jax.files import FolderLock
+lock = FolderLock(Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def other_process_in():
+    """Starts a process that writes into the given folder, for as long as nobody kills it."""
+    with contextlib.ExitStack() as stack:
+
+        def start(folder):
+            command = [sys.executable, "-c", HOLDER, str(folder)]
+            holder = stack.enter_context(
+                subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+            )
+            stack.callback(holder.kill)
+            assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+            return holder
+
+        yield start
 
 
 @pytest.fixture(scope="session")

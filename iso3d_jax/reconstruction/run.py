@@ -31,7 +31,7 @@ from PIL import Image
 from iso3d_jax import sampling
 from iso3d_jax.data import grids
 from iso3d_jax.errors import UserError
-from iso3d_jax.files import atomic_path, make_folder
+from iso3d_jax.files import FolderLock, atomic_path, make_folder
 from iso3d_jax.progress import duration
 from iso3d_jax.reconstruction import cameras, loop, pictures, settings, spread, state, surface
 from iso3d_jax.reconstruction.losses import Pictures, Prior, PriorSpec
@@ -116,11 +116,16 @@ def reconstruct(
       programs: compiled programs that calls with the same model and config share; filled here.
 
     Raises:
-      UserError: a folder of another run, an empty surface, a loss that is not finite, a full disk.
+      UserError: a folder of another run or in another process's hands, an empty surface, a loss
+        that is not finite, a full disk.
       loop.Interrupted: stopped; the state is saved.
     """
     settings.check(cfg)
-    out = make_folder(out)
+    with FolderLock(make_folder(out)):
+        return _reconstruct(model, picture, Path(out), cfg, model_id, init, programs)
+
+
+def _reconstruct(model, picture, out: Path, cfg, model_id, init, programs) -> Reconstruction:
     init = cfg.init if init is None else init
     clock = {"start": time.monotonic()}
     seconds: dict[str, float] = {}

@@ -1,8 +1,6 @@
 """The progress line, and files that appear whole or not at all."""
 
 import io
-import subprocess
-import sys
 
 import pytest
 
@@ -101,25 +99,11 @@ def test_folder_where_a_file_is(tmp_path):
             make_folder(path)
 
 
-HOLDER = """
-import sys, time
-from pathlib import Path
-from iso3d_jax.files import FolderLock
-lock = FolderLock(Path(sys.argv[1]))
-print("held", flush=True)
-time.sleep(60)
-"""
-
-
-def test_a_folder_is_one_process_s_until_that_is_gone(tmp_path, capfd):
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
-    with holder:
-        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match=f"another process \\({holder.pid} on .*stop it or"):
-            FolderLock(tmp_path, seconds=0.3)
-        assert f"waiting up to 0 s for process {holder.pid} on" in capfd.readouterr().err
-        holder.kill()
+def test_a_folder_is_one_process_s_until_that_is_gone(tmp_path, capfd, other_process_in):
+    holder = other_process_in(tmp_path)
+    with pytest.raises(UserError, match=f"another process \\({holder.pid} on .*stop it or"):
+        FolderLock(tmp_path, seconds=0.3)
+    assert f"waiting up to 0 s for process {holder.pid} on" in capfd.readouterr().err
+    holder.kill()
     FolderLock(tmp_path, seconds=5.0).release()
     FolderLock(tmp_path, seconds=0.0).release()

@@ -76,6 +76,17 @@ def test_reconstruct_refuses_bad_pictures_and_runs(tmp_path, refused):
     )
 
 
+def test_a_folder_in_another_process_s_hands_is_refused(
+    small_config, tmp_path, monkeypatch, other_process_in
+):
+    holder = other_process_in(tmp_path)
+    patient = run.FolderLock
+    monkeypatch.setattr(run, "FolderLock", lambda folder: patient(folder, seconds=0.3))
+    with pytest.raises(UserError, match=f"another process \\({holder.pid} on "):
+        run.reconstruct(None, np.zeros((8, 8, 4), np.uint8), tmp_path, small_config)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
 def test_a_full_disk_is_refused_before_anything_runs(small_config, tmp_path, monkeypatch):
     run._check_disk(tmp_path, small_config)
     usage = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
