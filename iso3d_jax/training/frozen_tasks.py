@@ -125,13 +125,10 @@ class ImageTowerTask(BaseTask):
         self.graphdef, self.init_params = split_params(module)
 
     def preview(self, params: FlatParams) -> np.ndarray:
-        batch = {
-            k: v[: PREVIEW_OBJECTS * (2 if k == "camera" else 1)]
-            for k, v in self.held_out(0).items()
-        }
+        batch = {k: v[:PREVIEW_OBJECTS] for k, v in self.held_out(0).items()}
         model = merge_params(self.graphdef, params)
         references = on_white(batch["references"][:, 0].astype(np.float32) / 255)
-        drawn = model.draw(model.tower.embed(references), batch["camera"][::2])
+        drawn = model.draw(model.tower.embed(references), batch["camera"][:, 0])
         drawn = np.asarray(drawn[..., :3] + 1 - drawn[..., 3:])
         truth = on_white(batch["views"].astype(np.float32) / 255)
         rows = [[references[i], *drawn[i], *truth[i]] for i in range(len(references))]

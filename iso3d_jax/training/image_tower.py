@@ -79,7 +79,7 @@ def train_step(state: TrainState, batch: dict, *, graphdef, tx, cfg) -> tuple[Tr
     """One step.
 
     Batch: `references` uint8 [B, 2, H, W, 4] (two prepared pictures of an object), `views` uint8
-    [B, V, H, W, 4], `camera` [2 * B, V, 16]: the views as seen from each of the two pictures.
+    [B, V, H, W, 4], `camera` [B, 2, V, 16]: the views as seen from each of the two pictures.
     """
     key_colour, key_photo = jax.random.split(step_key(state))
     pictures = jnp.concatenate([batch["references"], batch["views"]], 1).astype(jnp.float32) / 255.0
@@ -94,7 +94,8 @@ def train_step(state: TrainState, batch: dict, *, graphdef, tx, cfg) -> tuple[Tr
     def loss_fn(params):
         model = merge_params(graphdef, params)
         embedding = model.tower.embed(references).reshape(-1, 2, cfg.model.clip.output_dim)
-        drawn = model.draw(embedding.reshape(-1, embedding.shape[-1]), batch["camera"])
+        camera = batch["camera"].reshape(-1, *batch["camera"].shape[2:])
+        drawn = model.draw(embedding.reshape(-1, embedding.shape[-1]), camera)
         drawing = ((drawn - jnp.repeat(target, 2, 0)) ** 2).mean()
         unit = model.project(embedding)
         unit = unit / jnp.linalg.norm(unit, axis=-1, keepdims=True)
@@ -145,6 +146,6 @@ class Batches:
         return {
             "references": np.where(wide, references[..., ::-1, :], references),
             "views": np.where(wide, images[..., ::-1, :], images),
-            "camera": np.asarray(camera, np.float32).reshape(-1, SET, 16),
+            "camera": np.asarray(camera, np.float32),
             "object": obj.astype(np.int32),
         }
