@@ -81,9 +81,10 @@ def get_config(arg: str = "") -> ConfigDict:
     c.spread = "objects"
     # "low": the autoencoder sees a view at a time and is computed twice; rays go in smaller chunks
     c.memory = "normal"
-    # a draft from sampled views: how they are drawn and fitted
+    # a draft from sampled views: how they are drawn and fitted; `sets` has the azimuth of the first
+    # view and the elevation of each set of `views`, the picture's own side first
     c.draft = ConfigDict(
-        dict(steps=1000, rays=8192, fov_deg=40.0, distance=1.075, elevation_deg=15.0,
+        dict(steps=1000, rays=8192, fov_deg=40.0, distance=1.075, sets=((0.0, 15.0),),
              mask=0.5, opaque=0.01, sparsity=0.0, orientation=0.1)
     )  # fmt: skip
     # few iterations leave rims half transparent: the turntable and the mesh show the density times
@@ -106,7 +107,7 @@ def get_config(arg: str = "") -> ConfigDict:
         c.loss.opaque = (at(3000), 0.0, 100.0, at(8000))
         c.optimiser.final = 0.1
         c.show.update(density_scale=4.0, sharpness=4.0)
-        c.draft.update(steps=300, rays=3072)
+        c.draft.update(steps=300, rays=3072, sets=((0.0, 15.0), (30.0, 0.0), (60.0, 30.0)))
         c.video.update(frames=40, resolution=112, seconds=4.0)
         c.mesh.update(resolution=128, faces=10_000, texture=512)
     return c

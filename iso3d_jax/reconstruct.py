@@ -2,7 +2,7 @@
 
     python -m iso3d_jax.reconstruct --image chair.png --out runs/chair
 
-First the model draws four views (views.png), so that you see early what it makes of the picture.
+First the model draws views (views.png), so that you see early what it makes of the picture.
 Then score distillation optimises a radiance field, and its surface is written as mesh.glb;
 index.html shows all of it in a browser, without a network.
 Ctrl-C saves; the same command goes on. `--mode views` is a draft in about a minute instead: it

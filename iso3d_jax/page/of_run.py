@@ -48,7 +48,7 @@ def write_run_page(
         raise UserError(f"{folder} holds no finished reconstruction: report.json is missing") from (
             None
         )
-    views = np.load(folder / "views.npz")["views"]
+    views = np.load(folder / "views.npz")["views"][0]
     name = picture_name or "a picture"
     page = Page(
         title="One picture to a 3D object",

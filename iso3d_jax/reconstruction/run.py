@@ -45,7 +45,7 @@ OTHER_FILES = 50_000_000  # bytes: pictures, video, mesh and page, generously
 
 @dataclasses.dataclass
 class Reconstruction:
-    """What `reconstruct` returns: the folder, the views [V, H, W, 3], the scene, the report."""
+    """What `reconstruct` returns: the folder, views [S, V, H, W, 3], the scene, the report."""
 
     folder: Path
     views: np.ndarray
@@ -93,10 +93,14 @@ def draft_config(cfg: ConfigDict, resolution: int) -> ConfigDict:
 
 
 def draft_source(views: np.ndarray, cfg: ConfigDict) -> Pictures:
-    """The sampled views as rays; their cameras are what the sampling assumed."""
+    """The sampled views [S, V, H, W, 3] as rays; their cameras are what the sampling assumed."""
     d = cfg.draft
-    ring = cameras.ring(len(views), d.elevation_deg, d.fov_deg, d.distance)
-    return pictures.from_views(views, ring)
+    rings = [
+        cameras.ring(views.shape[1], elevation, d.fov_deg, d.distance, azimuth)
+        for azimuth, elevation in d.sets
+    ]
+    together = cameras.Views(*(jnp.concatenate(column) for column in zip(*rings, strict=True)))
+    return pictures.from_views(views.reshape(-1, *views.shape[2:]), together)
 
 
 def reconstruct(
@@ -183,7 +187,7 @@ def _reconstruct(model, picture, out: Path, cfg, model_id, init, programs) -> Re
     shown = surface.hardened(current, cfg, threshold)
     turn = pictures.turntable(out / "turntable.mp4", shown, cfg)
     prepared = sampling.prepare_all(model, [picture])[0]
-    pictures.contact_sheet(out / "contact_sheet.png", prepared, views, turn)
+    pictures.contact_sheet(out / "contact_sheet.png", prepared, views[0], turn)
     lap("turntable")
     facts = surface.write_mesh(out / "mesh.glb", current, cfg, threshold, turn=turn)
     facts["silhouette_iou"] = overlap
@@ -253,14 +257,21 @@ def _sample_views(model, picture: np.ndarray, out: Path, cfg: ConfigDict) -> np.
         return np.load(file)["views"]
     with atomic_path(out / "input.png") as temporary:
         Image.fromarray(picture).save(temporary)
-    (views,) = sampling.sample_views(
-        model, [picture], num_views=cfg.views, elevation_deg=cfg.draft.elevation_deg, seed=cfg.seed
-    )
+    views = np.concatenate(
+        [
+            sampling.sample_views(
+                model, [picture], num_views=cfg.views, azimuth_deg=azimuth,
+                elevation_deg=elevation, seed=cfg.seed,
+            )
+            for azimuth, elevation in cfg.draft.sets
+        ]
+    )  # fmt: skip
     with atomic_path(file) as temporary:
         np.savez(temporary, views=views)
     prepared = sampling.prepare_all(model, [picture])[0]
     with atomic_path(out / "views.png") as temporary:
-        grids.tile([[prepared, *views]], max(256, model.config.resolution)).save(temporary)
+        rows = [[prepared, *row] for row in views]
+        grids.tile(rows, max(256, model.config.resolution)).save(temporary)
     return views
 
 

@@ -63,6 +63,11 @@ def check(cfg: ConfigDict) -> None:
             "config.reference has mask >= 0, distance > 0 and fov_deg between 0 and 180, not "
             f"{cfg.reference.mask}, {cfg.reference.distance} and {cfg.reference.fov_deg}"
         )
+    if not cfg.draft.sets or any(abs(elevation) >= 90 for _, elevation in cfg.draft.sets):
+        raise UserError(
+            "config.draft.sets is at least one (azimuth, elevation), with elevations between -90 "
+            f"and 90 degrees, not {cfg.draft.sets}"
+        )
     if cfg.steps < 1 or cfg.steps_per_call < 1:
         raise UserError("config.steps and config.steps_per_call are at least 1")
     if cfg.phases[-1][0] < cfg.steps:

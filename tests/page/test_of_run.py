@@ -23,7 +23,7 @@ REPORT = dict(
 def run_folder(tmp_path):
     """A folder with the files of a finished reconstruction."""
     Image.new("RGBA", (20, 20), (200, 0, 0, 255)).save(tmp_path / "input.png")
-    np.savez(tmp_path / "views.npz", views=np.zeros((4, 8, 8, 3), np.float32))
+    np.savez(tmp_path / "views.npz", views=np.zeros((2, 4, 8, 8, 3), np.float32))
     (tmp_path / "turntable.mp4").write_bytes(b"video")
     (tmp_path / "mesh.glb").write_bytes(b"mesh")
     (tmp_path / "report.json").write_text(json.dumps(REPORT))

@@ -118,8 +118,9 @@ def test_draft_reaches_its_views(red_square, small_config, tmp_path):
     cfg = run.draft_config(small_config, 16)
     cfg.steps = cfg.draft.steps = 120
     cfg.phases = ((120, 16, 1),)
-    images = np.broadcast_to(red_square, (4, 16, 16, 3))
-    source = pictures.from_views(images, cameras.ring(4, 15.0, 40.0, 1.1))
+    cfg.draft.sets = ((0.0, 15.0), (45.0, 0.0))
+    source = run.draft_source(np.broadcast_to(red_square, (2, 4, 16, 16, 3)), cfg)
+    assert len(source.rays_o) == 2 * 4 * 16 * 16
     assert float(source.mask.mean()) == pytest.approx(0.25)
     scene, _, _ = loop.optimise(state.start(cfg), source, cfg, SPEC, tmp_path, {}, label="draft")
     check_red_square(scene, cfg)
@@ -166,6 +167,11 @@ def test_settings_are_checked_and_phases_found(small_config):
         wrong = ConfigDict(cfg.to_dict())
         wrong[key] = value
         with pytest.raises(UserError):
+            settings.check(wrong)
+    for sets in ((), ((0.0, 95.0),)):
+        wrong = ConfigDict(cfg.to_dict())
+        wrong.draft.sets = sets
+        with pytest.raises(UserError, match="config.draft.sets"):
             settings.check(wrong)
     assert phase_of(ConfigDict(dict(phases=((5, 64, 2), (9, 256, 1)))), 5) == 1
     weights = loss_weights(cfg, jnp.int32(0))
