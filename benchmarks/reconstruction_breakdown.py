@@ -23,7 +23,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 from measuring import machine, report  # noqa: E402
 
-from iso3d_jax import command_line  # noqa: E402
+from iso3d_jax import command_line, sampling  # noqa: E402
 from iso3d_jax.data.pictures import load_picture  # noqa: E402
 from iso3d_jax.geometry.cameras import camera_condition  # noqa: E402
 from iso3d_jax.guidance import sds  # noqa: E402
@@ -129,7 +129,8 @@ def main():
     args = parser.parse_args()
     cfg = command_line.load_config(args.config)
     settings.check(cfg)
-    prior, spec = run.prior_of(load_model(args.model), load_picture(EXAMPLE))
+    model = load_model(args.model)
+    prior, spec = run.prior_of(model, sampling.prepare_all(model, [load_picture(EXAMPLE)])[0])
     scene = state.load(args.run, cfg) if args.run else state.start(cfg)
     if not args.run and args.warmup:
         scene, _ = step.run_steps(

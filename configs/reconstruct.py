@@ -30,6 +30,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c = ConfigDict()
     c.preset = preset
     c.seed = 22
+    c.picture = ""  # how it is fitted to the frame (data/pictures.py); empty: the model's own way
     c.mode = "sds"  # or "views": fit the sampled views, a draft
     c.init = "none"  # "views": start from such a draft, at this share of the schedules:
     c.init_skip = 0.5

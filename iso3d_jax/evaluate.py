@@ -28,6 +28,10 @@ _GSO = flags.DEFINE_string("gso", None, "folder in the layout of SyncDreamer's e
 _RUNS = flags.DEFINE_string("runs", None, "folder of reconstructions, NAME/mesh.glb, to score")
 _MESHES = flags.DEFINE_string("meshes", None, "folder of the true meshes for --runs, NAME.ply")
 _OUT = flags.DEFINE_string("out", None, "folder for the report", required=True)
+_PREPARE = flags.DEFINE_enum(
+    "prepare", None, ["centred", "framed", "launch", "i2i"],
+    "how pictures are fitted to the frame; the model's own if left out",
+)  # fmt: skip
 _STEPS = flags.DEFINE_integer("steps", 50, "DDIM steps", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "of the noise")
 _COUNT = flags.DEFINE_integer("objects", 0, "so many objects, evenly spaced; 0: all", lower_bound=0)
@@ -100,18 +104,19 @@ def load_task(model):
     from iso3d_jax.evaluation import folder, gso, report, views
 
     config = model.config
+    picture = _PREPARE.value or config.picture
     if _IMAGES.value:
-        task = folder.make_task(_IMAGES.value, config.resolution, config.picture)
+        task = folder.make_task(_IMAGES.value, config.resolution, picture)
         facts = {"images": _IMAGES.value}
     elif _GSO.value:
-        task = gso.make_task(_GSO.value, config.resolution, config.picture)
+        task = gso.make_task(_GSO.value, config.resolution, picture)
         facts = {"gso": _GSO.value}
     else:
-        task = views.make_task(MultiViewTable.load(_DATA.value, _SPLIT.value), config.picture)
+        task = views.make_task(MultiViewTable.load(_DATA.value, _SPLIT.value), picture)
         facts = {"data set": _DATA.value, "split": _SPLIT.value}
     if _COUNT.value:
         task = task.spaced(_COUNT.value)
-    facts |= {"objects": len(task), "views": task.azimuth_deg.shape[1]}
+    facts |= {"pictures": picture, "objects": len(task), "views": task.azimuth_deg.shape[1]}
     return task, facts | {"digest": report.task_digest(task)}
 
 
@@ -158,7 +163,7 @@ def evaluate_views(out: Path):
     print(f"{len(task)} objects: drawing their views ...", flush=True)
     generated = views.generate(model, task, steps=_STEPS.value, seed=_SEED.value)
     print("looking for the nearest training objects ...", flush=True)
-    retrieved, nearest = views.retrieve(model, task, train)
+    retrieved, nearest = views.retrieve(model, task, train, _PREPARE.value)
     answers = {
         f"{model.config.name} model": generated,
         "nearest training object": retrieved,

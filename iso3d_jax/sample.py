@@ -55,9 +55,9 @@ _SEPARATE = flags.DEFINE_bool(
 _PREPARE = flags.DEFINE_enum(
     "prepare",
     None,
-    ["centred", "launch", "i2i"],
-    "how the picture is fitted to the frame: the object centred; as the released launch.py does "
-    "it; as the released scripts/i2i.py does it. The model's own if left out",
+    ["centred", "framed", "launch", "i2i"],
+    "how the picture is fitted to the frame: the object centred; as it is framed; as the released "
+    "launch.py does it; as the released scripts/i2i.py does it. The model's own if left out",
 )
 _DTYPE = flags.DEFINE_enum(
     "dtype",

@@ -66,7 +66,7 @@ class Comparison:
             table = MultiViewTable.load(self.cfg.data, "train")
             encode_table(
                 table, self.frozen.vae, self.frozen.clip,
-                variants=self.cfg.stage1.data_variants, picture=self.frozen.config.picture,
+                variants=self.cfg.stage1.data_variants, pictures=[self.frozen.config.picture],
             ).save(folder)  # fmt: skip
         return str(folder)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -20,8 +21,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from iso3d_jax.data.colour import change_colours, on_white
+from iso3d_jax.data.pictures import MODES
 from iso3d_jax.data.stretch import draw_stretch, stretch_views
-from iso3d_jax.data.table import MultiViewTable, join, prepare_references
+from iso3d_jax.data.table import MultiViewTable, join, mix_references
 from iso3d_jax.errors import UserError
 from iso3d_jax.files import atomic_path, make_folder
 from iso3d_jax.progress import Progress
@@ -174,7 +176,7 @@ def encode_table(
     clip,
     *,
     variants: int,
-    picture: str,
+    pictures: Sequence[str],
     stretch: float = 0.0,
     seed: int = 0,
     label: str = "encoding",
@@ -184,7 +186,7 @@ def encode_table(
     Args:
       vae, clip: the frozen networks.
       variants: 1 keeps the objects' own colours and proportions only.
-      picture: how references are prepared (`prepare_picture`'s mode).
+      pictures: how references are prepared (`prepare_picture`'s modes), views taking turns.
       stretch: largest change of the ratio of height to width, as a logarithm.
       seed: of colours and proportions.
       label: of the progress line.
@@ -197,7 +199,7 @@ def encode_table(
         for i in range(len(table)):
             scale = draw_stretch(np.random.default_rng([seed, colour, i]), stretch * (colour > 0))
             views = stretch_views(table.images[i], scale)
-            refs = prepare_references(views[None], picture)[0]
+            refs = mix_references(views, pictures, shift=i + variant)
             if mirror:
                 views, refs = views[:, :, ::-1], refs[:, :, ::-1]
             m, e = encode(variant_key(seed, colour, i), views, refs, colour)
@@ -237,18 +239,26 @@ if __name__ == "__main__":
         "stretch", 0.0, "variants change height to width by up to this factor's logarithm"
     )
 
+    _PICTURES = flags.DEFINE_list(
+        "pictures", None, f"how references are fitted to the frame ({', '.join(MODES)}), several "
+        "taking turns from view to view; the image tower's own if left out",
+    )  # fmt: skip
+
     def main(_argv):
         from iso3d_jax.weights.bundle import load_model
 
         vae = load_model(_VAE.value, networks=("vae",))
         clip = load_model(_CLIP.value, networks=("clip",))
+        unknown = sorted(set(_PICTURES.value or ()) - set(MODES))
+        if unknown:
+            raise UserError(f"--pictures has {', '.join(unknown)}: there are {', '.join(MODES)}")
         table = join([MultiViewTable.load(path, _SPLIT.value) for path in _DATA.value])
         encoded = encode_table(
             table,
             vae.vae,
             clip.clip,
             variants=_VARIANTS.value,
-            picture=clip.config.picture,
+            pictures=_PICTURES.value or [clip.config.picture],
             stretch=_STRETCH.value,
         )
         encoded.save(_OUT.value)

@@ -4,9 +4,12 @@
 background (a studio shot, a catalogue picture) gets its background removed here; on a busy
 background it is refused, because a guess at what the object is would be wrong too often.
 
-`prepare_picture` gives what the image encoder sees. Three ways:
+`prepare_picture` gives what the image encoder sees. Four ways:
   'centred': the object's bounding box, centred, its longer side at 0.85 of the frame. What the
-      models trained here use, for their training references too.
+      models trained here use for people's pictures.
+  'framed': the picture as it is framed, with white added to make it square. For pictures by a
+      camera like the data sets', which shows the unit sphere: how much of the frame an object
+      fills then says how deep it is, so a part of the training references is of this kind.
   'launch': what the released `launch.py` does (area averaging of RGBA, then white).
   'i2i': what the released `scripts/i2i.py` does (white first, then bicubic).
 The released two keep the picture's own framing, and stretch it to a square.
@@ -29,7 +32,7 @@ LARGEST = 4096  # longer side; larger pictures are reduced when they are read
 LARGEST_PLAIN = 2048  # the same where the background has to be removed
 FILL = 0.85  # of the frame, for 'centred'
 VISIBLE = 25  # alpha above this (of 255) counts as part of the object
-MODES = ("centred", "launch", "i2i")
+MODES = ("centred", "framed", "launch", "i2i")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
@@ -86,15 +89,16 @@ def prepare_picture(rgba: np.ndarray, resolution: int, mode: str = "centred") ->
     Args:
       rgba: uint8 [H, W, 4].
       resolution: the frame's side in pixels.
-      mode: 'centred', 'launch' or 'i2i'; see the module's docstring.
+      mode: one of `MODES`; see the module's docstring.
 
     Returns:
       float32 [resolution, resolution, 3] in [0, 1].
     """
     if rgba.dtype != np.uint8 or rgba.ndim != 3 or rgba.shape[2] != 4:
         raise ValueError(f"expected uint8 [H, W, 4], got {rgba.dtype} {list(rgba.shape)}")
-    if mode == "centred":
-        return _centred(rgba, resolution)
+    if mode in ("centred", "framed"):
+        box = visible_box(rgba[..., 3]) if mode == "centred" else (0, 0, *rgba.shape[1::-1])
+        return _cut(rgba, box, FILL if mode == "centred" else 1.0, resolution)
     if mode == "launch":
         small = area_resize(rgba, resolution).astype(np.float32) / 255
         return small[..., :3] * small[..., 3:] + (1 - small[..., 3:])
@@ -113,14 +117,16 @@ def visible_box(alpha: np.ndarray) -> tuple[int, int, int, int]:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def _centred(rgba: np.ndarray, resolution: int) -> np.ndarray:
-    """The object centred, its longer side FILL of the frame.
+def _cut(
+    rgba: np.ndarray, box: tuple[int, int, int, int], fill: float, resolution: int
+) -> np.ndarray:
+    """A square about a box's centre, of which its longer side is the share `fill`.
 
     Compositing on white and resampling are both linear, so white comes first; this is the same
     as resampling colours multiplied by alpha. The frame is cut at fractions of a pixel.
     """
-    x0, y0, x1, y1 = visible_box(rgba[..., 3])
-    side = max(x1 - x0, y1 - y0) / FILL
+    x0, y0, x1, y1 = box
+    side = max(x1 - x0, y1 - y0) / fill
     left, top = (x0 + x1 - side) / 2, (y0 + y1 - side) / 2
     # The whole pixels that the frame touches, and those of them that the picture has.
     fx0, fy0 = math.floor(left), math.floor(top)
@@ -129,8 +135,8 @@ def _centred(rgba: np.ndarray, resolution: int) -> np.ndarray:
     cx0, cy0, cx1, cy1 = max(fx0, 0), max(fy0, 0), min(fx1, width), min(fy1, height)
     canvas = np.full((fy1 - fy0, fx1 - fx0, 3), 255, np.uint8)
     canvas[cy0 - fy0 : cy1 - fy0, cx0 - fx0 : cx1 - fx0] = _on_white(rgba[cy0:cy1, cx0:cx1])
-    box = (left - fx0, top - fy0, left - fx0 + side, top - fy0 + side)
-    image = Image.fromarray(canvas).resize((resolution,) * 2, Image.Resampling.BICUBIC, box=box)
+    frame = (left - fx0, top - fy0, left - fx0 + side, top - fy0 + side)
+    image = Image.fromarray(canvas).resize((resolution,) * 2, Image.Resampling.BICUBIC, box=frame)
     return np.asarray(image, np.float32) / 255
 
 

@@ -8,6 +8,7 @@ so a resumed run sees what an unbroken one would have seen. For larger ones see
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -72,6 +73,8 @@ def prepare_references(images: UInt8[np.ndarray, "N M H W 4"], mode: str = "cent
     `prepare_picture` composites on white, so alpha comes from preparing the view painted black.
     """
     resolution = images.shape[2]
+    if mode == "framed" and resolution == images.shape[3]:
+        return images.copy()
     out = np.zeros_like(images)
     for index in np.ndindex(images.shape[:2]):
         rgba = images[index]
@@ -82,6 +85,15 @@ def prepare_references(images: UInt8[np.ndarray, "N M H W 4"], mode: str = "cent
         colour = prepare_picture(rgba, resolution, mode) - (1.0 - alpha)
         straight = np.where(alpha > 1e-3, colour / np.maximum(alpha, 1e-3), 0.0)
         out[index] = np.clip(np.concatenate([straight, alpha], -1) * 255 + 0.5, 0, 255)
+    return out
+
+
+def mix_references(images: UInt8[np.ndarray, "M H W 4"], modes: Sequence[str], shift: int = 0):
+    """Every view of an object prepared in one of several ways, which take turns; see above."""
+    turn = (np.arange(len(images)) + shift) % len(modes)
+    out = np.empty_like(images)
+    for k, mode in enumerate(modes):
+        out[turn == k] = prepare_references(images[None, turn == k], mode)[0]
     return out
 
 

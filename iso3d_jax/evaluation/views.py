@@ -134,9 +134,15 @@ def generate(model: Model, task: ViewTask, *, steps: int = 50, seed: int = 0) ->
     return np.stack(out)
 
 
-def retrieve(model: Model, task: ViewTask, train: MultiViewTable) -> tuple[np.ndarray, list[str]]:
-    """The nearest-training-object baseline: its views [N, V, H, W, 3], and the objects' names."""
-    references = prepare_references(train.images, model.config.picture)
+def retrieve(
+    model: Model, task: ViewTask, train: MultiViewTable, picture: str | None = None
+) -> tuple[np.ndarray, list[str]]:
+    """The nearest-training-object baseline: its views [N, V, H, W, 3], and the objects' names.
+
+    Args:
+      picture: how the task's pictures were prepared; as the model wants them if None.
+    """
+    references = prepare_references(train.images, picture or model.config.picture)
     objects, views = references.shape[:2]
     flat = references.reshape(-1, *references.shape[2:])
     pictures = np.asarray(on_white(flat.astype(np.float32) / 255))

@@ -54,8 +54,12 @@ class Reconstruction:
     report: dict
 
 
-def prior_of(model, picture: np.ndarray, mesh: Mesh | None = None) -> tuple[Prior, PriorSpec]:
-    """A model and a picture as the guidance wants them; `mesh` is of the devices that share it.
+def prior_of(model, prepared: np.ndarray, mesh: Mesh | None = None) -> tuple[Prior, PriorSpec]:
+    """A model and a prepared picture as the guidance wants them.
+
+    Args:
+      prepared: [H, W, 3] in [0, 1] on white, from `sampling.prepare_all`.
+      mesh: of the devices that share the scene.
 
     Raises:
       UserError: the model's networks do not fit each other.
@@ -69,15 +73,14 @@ def prior_of(model, picture: np.ndarray, mesh: Mesh | None = None) -> tuple[Prio
             f"the model does not fit together: its autoencoder turns {c.resolution}x{c.resolution} "
             f"pixels into latents of {latent}, its config says {wanted}"
         )
-    prepared = sampling.prepare_all(model, [picture])
-    context = sampling.embed_pictures(model, prepared)
+    context = sampling.embed_pictures(model, prepared[None])
     spec = PriorSpec(
         c.resolution, float(c.scale_factor), c.parameterization, c.camera_encoding, mesh
     )
     prior = Prior(
-        sampling.network_for(model, prepared[0]), model.vae, context,
-        jnp.asarray(model.alphas_cumprod), jnp.asarray(prepared[0], jnp.float32),
-        jnp.asarray(pictures.white_mask(prepared)[0]),
+        sampling.network_for(model, prepared), model.vae, context,
+        jnp.asarray(model.alphas_cumprod), jnp.asarray(prepared, jnp.float32),
+        jnp.asarray(pictures.white_mask(prepared[None])[0]),
     )  # fmt: skip
     return prior, spec
 
@@ -140,11 +143,12 @@ def _reconstruct(model, picture, out: Path, cfg, model_id, init, programs) -> Re
         clock["start"] = now
 
     mesh = spread.mesh_for(cfg, jax.local_devices())
-    prior, spec = prior_of(model, picture, mesh)
+    (prepared,) = sampling.prepare_all(model, [picture], cfg.picture or None)
+    prior, spec = prior_of(model, prepared, mesh)
     about = about_run(model, picture, cfg, model_id, init)
     _check_disk(out, cfg)
     resumed = _check_same_run(out, about, cfg)
-    views = _sample_views(model, picture, out, cfg)
+    views = _sample_views(model, picture, prepared, out, cfg)
     lap("views")
     if not resumed:
         print(f"views: {out / 'views.png'} (drawn before the 3D starts: does this look right?)")
@@ -186,7 +190,6 @@ def _reconstruct(model, picture, out: Path, cfg, model_id, init, programs) -> Re
     threshold, overlap = surface.choose_threshold(current, cfg)
     shown = surface.hardened(current, cfg, threshold)
     turn = pictures.turntable(out / "turntable.mp4", shown, cfg)
-    prepared = sampling.prepare_all(model, [picture])[0]
     pictures.contact_sheet(out / "contact_sheet.png", prepared, views[0], turn)
     lap("turntable")
     facts = surface.write_mesh(out / "mesh.glb", current, cfg, threshold, turn=turn)
@@ -250,7 +253,7 @@ def _check_same_run(out: Path, about: dict, cfg: ConfigDict) -> bool:
     return True
 
 
-def _sample_views(model, picture: np.ndarray, out: Path, cfg: ConfigDict) -> np.ndarray:
+def _sample_views(model, picture, prepared, out: Path, cfg: ConfigDict) -> np.ndarray:
     """Draws the views, or reads them where this run drew them before; writes input and views."""
     file = out / "views.npz"
     if state.exists(out) and file.is_file():
@@ -260,7 +263,7 @@ def _sample_views(model, picture: np.ndarray, out: Path, cfg: ConfigDict) -> np.
     views = np.concatenate(
         [
             sampling.sample_views(
-                model, [picture], num_views=cfg.views, azimuth_deg=azimuth,
+                model, [prepared], num_views=cfg.views, azimuth_deg=azimuth,
                 elevation_deg=elevation, seed=cfg.seed,
             )
             for azimuth, elevation in cfg.draft.sets
@@ -268,7 +271,6 @@ def _sample_views(model, picture: np.ndarray, out: Path, cfg: ConfigDict) -> np.
     )  # fmt: skip
     with atomic_path(file) as temporary:
         np.savez(temporary, views=views)
-    prepared = sampling.prepare_all(model, [picture])[0]
     with atomic_path(out / "views.png") as temporary:
         rows = [[prepared, *row] for row in views]
         grids.tile(rows, max(256, model.config.resolution)).save(temporary)

@@ -6,6 +6,7 @@ import dataclasses
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from iso3d_jax.data.pictures import MODES as MODES_OF_PICTURES
 from iso3d_jax.errors import UserError
 from iso3d_jax.nerf.field import FieldSpec
 from iso3d_jax.nerf.hash_grid import HashGridSpec
@@ -50,6 +51,10 @@ def check(cfg: ConfigDict) -> None:
     """Refuses settings that make no sense, in one sentence."""
     if cfg.mode not in MODES:
         raise UserError(f"config.mode is 'sds' or 'views', not '{cfg.mode}'")
+    if cfg.picture not in ("", *MODES_OF_PICTURES):
+        raise UserError(
+            f"config.picture is empty or one of {', '.join(MODES_OF_PICTURES)}, not '{cfg.picture}'"
+        )
     if cfg.guidance.loss not in ("x0", "sds"):
         raise UserError(f"config.guidance.loss is 'x0' or 'sds', not '{cfg.guidance.loss}'")
     if cfg.memory not in ("normal", "low"):

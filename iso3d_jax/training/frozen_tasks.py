@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from iso3d_jax.data.colour import on_white
 from iso3d_jax.data.grids import tile
-from iso3d_jax.data.table import MultiViewTable
+from iso3d_jax.data.table import MultiViewTable, join
 from iso3d_jax.errors import UserError
 from iso3d_jax.models.params import FlatParams, merge_params, split_params
 from iso3d_jax.training import autoencoder, batches, image_tower, sharding
@@ -113,8 +113,9 @@ class ImageTowerTask(BaseTask):
 
     def __init__(self, cfg: ConfigDict):
         self.cfg = cfg
-        self.table = MultiViewTable.load(cfg.data, "train")
-        held_out = MultiViewTable.load(cfg.data, "validation")
+        sets = cfg.data.split(",")
+        self.table = join([MultiViewTable.load(path, "train") for path in sets])
+        held_out = join([MultiViewTable.load(path, "validation") for path in sets])
         self.held_out = image_tower.Batches(cfg.copy_and_resolve_references(), held_out)
         self.batches = image_tower.Batches(cfg, self.table)
         module = image_tower.TowerWithHeads(

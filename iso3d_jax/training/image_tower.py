@@ -118,10 +118,14 @@ class Batches:
 
     def __init__(self, cfg, table: MultiViewTable):
         self.cfg, self.table = cfg, table
-        self.references = prepare_references(table.images, cfg.model.picture)
+        self.references = {mode: prepare_references(table.images, mode) for mode in cfg.pictures}
 
     def branch(self, step: int) -> str:
         return "views"
+
+    def _prepared(self, modes, objects, views):
+        rows = zip(modes, objects, views, strict=True)
+        return np.stack([self.references[mode][i, view] for mode, i, view in rows])
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
         rng = np.random.default_rng([self.cfg.seed, step])
@@ -131,9 +135,11 @@ class Batches:
             rng, len(table), num_sets, table.azimuth_deg, batch, self.cfg.front_share
         )
         other = rng.integers(table.images.shape[1], size=batch)
+        modes = rng.choice(self.cfg.pictures, size=(batch, 2))
         views = target[:, None] * SET + np.arange(SET)
         images = table.images[obj[:, None], views]
-        references = np.stack([self.references[obj, ref], self.references[obj, other]], 1)
+        pairs = zip(modes.T, (ref, other), strict=True)
+        references = np.stack([self._prepared(mode, obj, view) for mode, view in pairs], 1)
         own = table.azimuth_deg[obj[:, None], np.stack([ref, other], 1)]  # [B, 2]
         azimuth = table.azimuth_deg[obj[:, None], views][:, None] - own[..., None]  # [B, 2, V]
         flip = rng.random(batch) < 0.5

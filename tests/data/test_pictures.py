@@ -256,6 +256,16 @@ def test_centred_does_not_depend_on_hidden_colours_or_size():
     assert np.abs(prepare_picture(clean, 64) - small).mean() < 0.01
 
 
+def test_framed_keeps_the_framing_and_adds_white_to_a_square():
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 4)).astype(np.uint8)
+    alpha = image[..., 3:] / 255
+    want = image[..., :3] / 255 * alpha + 1 - alpha
+    np.testing.assert_allclose(prepare_picture(image, 64, "framed"), want, atol=0.51 / 255)
+    wide = prepare_picture(image[16:48], 64, "framed")
+    np.testing.assert_allclose(wide[16:48], want[16:48], atol=0.51 / 255)
+    assert (wide[:16] == 1).all() and (wide[48:] == 1).all()
+
+
 def test_centred_is_quick_enough_for_training():
     image = np.asarray(disc(size=64, radius=25))
     prepare_picture(image, 64)

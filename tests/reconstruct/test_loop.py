@@ -163,7 +163,7 @@ def test_cameras_of_an_iteration():
 def test_settings_are_checked_and_phases_found(small_config):
     cfg = small_config
     settings.check(cfg)
-    for key, value in (("mode", "magic"), ("memory", "huge"), ("steps", 30)):
+    for key, value in (("mode", "magic"), ("memory", "huge"), ("picture", "round"), ("steps", 30)):
         wrong = ConfigDict(cfg.to_dict())
         wrong[key] = value
         with pytest.raises(UserError):
