@@ -32,7 +32,9 @@ _PREPARE = flags.DEFINE_enum(
     "prepare", None, ["centred", "framed", "launch", "i2i"],
     "how pictures are fitted to the frame; the model's own if left out",
 )  # fmt: skip
-_STEPS = flags.DEFINE_integer("steps", 50, "DDIM steps", lower_bound=1)
+_STEPS = flags.DEFINE_integer(
+    "steps", None, "DDIM steps; the model's own number if left out", lower_bound=1
+)
 _SEED = flags.DEFINE_integer("seed", 0, "of the noise")
 _COUNT = flags.DEFINE_integer("objects", 0, "so many objects, evenly spaced; 0: all", lower_bound=0)
 _ABLATE = flags.DEFINE_bool("ablate", False, "only the ablation of embedding and cameras")
@@ -124,6 +126,7 @@ def evaluate_views(out: Path):
     """Scores a model's views; returns the report, the pictures and the rows of views."""
     import numpy as np
 
+    from iso3d_jax import sampling
     from iso3d_jax.data.grids import tile
     from iso3d_jax.data.table import SET, MultiViewTable
     from iso3d_jax.errors import UserError
@@ -172,10 +175,11 @@ def evaluate_views(out: Path):
     print("scoring ...", flush=True)
     each = {n: scores.score_views(v, task, model, perceptual) for n, v in answers.items()}
     report["views"] = {n: scores.summary(s, task.azimuth_deg) for n, s in each.items()}
+    used = sampling.settings(model.config, steps=_STEPS.value)
     report["settings"] = {
-        "steps": _STEPS.value, "seed": _SEED.value, "guidance": model.config.guidance_scale,
-        "eta": model.config.eta,
-        "temperature": model.config.get("temperature", 1.0),
+        "steps": used["steps"], "spacing": used["spacing"], "seed": _SEED.value,
+        "guidance": used["guidance_scale"], "eta": used["eta"],
+        "temperature": used["temperature"],
     }  # fmt: skip
     report["settings"] |= {name: distance.name for name, distance in perceptual.items()}
     consistency_of(report, task, answers)

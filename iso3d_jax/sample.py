@@ -33,7 +33,7 @@ _ELEVATION_DEG = flags.DEFINE_float("elevation_deg", 15.0, "camera height, degre
 _AZIMUTH_DEG = flags.DEFINE_float(
     "azimuth_deg", 0.0, "of the first view; 0 is the side that the picture shows"
 )
-_STEPS = flags.DEFINE_integer("steps", 50, "DDIM steps")
+_STEPS = flags.DEFINE_integer("steps", None, "DDIM steps; the model's own number if left out")
 _GUIDANCE_SCALE = flags.DEFINE_float(
     "guidance_scale", None, "how strongly to follow the picture; the model's own if left out"
 )

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from ml_collections import ConfigDict
 
 from iso3d_jax.data.pictures import prepare_picture
 from iso3d_jax.diffusion import ddim
@@ -27,7 +28,21 @@ from iso3d_jax.models.unet import UNetWithReference
 if TYPE_CHECKING:
     from iso3d_jax.weights.bundle import Model
 
-STEPS, ETA, GUIDANCE_SCALE, ELEVATION_DEG = 50, 1.0, 10.0, 15.0  # the released script's
+ELEVATION_DEG = 15.0  # this and the following: the released script's
+DEFAULTS = dict(guidance_scale=10.0, eta=1.0, temperature=1.0, steps=50, spacing="leading")
+
+
+def settings(config: ConfigDict, **given) -> dict[str, Any]:
+    """How a model's views are drawn: arguments of `sample_latents`.
+
+    Args:
+      config: the model's; may have its own guidance_scale, eta, temperature, steps and spacing.
+      given: values that come before the model's own, where they are not None.
+    """
+    own = {name: config.get(name, default) for name, default in DEFAULTS.items()}
+    own |= {name: value for name, value in given.items() if value is not None}
+    shape = (config.latent_size, config.latent_size, config.latent_channels)
+    return own | {"latent_shape": shape, "parameterization": config.parameterization}
 
 
 def sample_views(
@@ -37,7 +52,7 @@ def sample_views(
     num_views: int = 4,
     elevation_deg: float = ELEVATION_DEG,
     azimuth_deg: float = 0.0,
-    steps: int = STEPS,
+    steps: int | None = None,
     guidance_scale: float | None = None,
     eta: float | None = None,
     temperature: float | None = None,
@@ -54,7 +69,7 @@ def sample_views(
       elevation_deg: of all views, degrees above the horizon.
       azimuth_deg: of the first view; 0 is the picture's own side, and the others follow
         counter-clockwise seen from above, 360 / num_views apart.
-      steps: DDIM steps.
+      steps: DDIM steps; the model's own number if None.
       guidance_scale: 1 follows the embedding alone, more exaggerates it; the model's own if None.
       eta: 0 is deterministic DDIM, 1 adds DDPM's noise; the model's own if None.
       temperature: of eta's noise; below 1 views are smoother and nearer to what is likeliest; the
@@ -67,11 +82,6 @@ def sample_views(
       float32 in [0, 1], on white.
     """
     config = model.config
-    guidance_scale = config.get("guidance_scale", GUIDANCE_SCALE) if guidance_scale is None else (
-        guidance_scale
-    )  # fmt: skip
-    eta = config.get("eta", ETA) if eta is None else eta
-    temperature = config.get("temperature", 1.0) if temperature is None else temperature
     prepared = prepare_all(model, pictures, prepare)
     if needs_reference(model) and len(prepared) > 1:  # each with its own reference beside the views
         options = dict(
@@ -87,12 +97,9 @@ def sample_views(
         camera_conditions(config.camera_encoding, num_views, elevation_deg, azimuth_deg),
         model.alphas_cumprod,
         jax.random.key(seed),
-        guidance_scale,
-        eta,
-        latent_shape=(config.latent_size, config.latent_size, config.latent_channels),
-        steps=steps,
-        parameterization=config.parameterization,
-        temperature=temperature,
+        **settings(
+            config, steps=steps, guidance_scale=guidance_scale, eta=eta, temperature=temperature
+        ),
     )
     return np.asarray(decode_views(model.vae, latents / config.scale_factor))
 
@@ -144,7 +151,9 @@ def camera_conditions(
     return cameras.camera_condition(jnp.full(num_views, elevation_deg), azimuths, encoding)
 
 
-@functools.partial(jax.jit, static_argnames=("latent_shape", "steps", "parameterization"))
+@functools.partial(
+    jax.jit, static_argnames=("latent_shape", "steps", "parameterization", "spacing")
+)
 def sample_latents(
     unet,
     context: Float[Array, "B 1 D"],
@@ -158,6 +167,7 @@ def sample_latents(
     steps: int,
     parameterization: str,
     temperature: float | Float[Array, ""] = 1.0,
+    spacing: str = "leading",
 ) -> Float[Array, "B V h w C"]:
     """Runs the whole DDIM loop; latents come out as the network saw them (scaled).
 
@@ -180,6 +190,7 @@ def sample_latents(
         return ddim.sample(
             denoise, z_T, loop_key, alphas_cumprod,
             steps=steps, eta=eta, parameterization=parameterization, temperature=temperature,
+            spacing=spacing,
         )[0]  # fmt: skip
 
     if context.shape[0] == 1:
@@ -205,11 +216,11 @@ def _embed(clip, images: Float[Array, "B H W 3"]) -> Float[Array, "B D"]:
     return clip(clip.preprocess(images))
 
 
-def check_options(num_views: int, elevation_deg: float, steps: int) -> None:
+def check_options(num_views: int, elevation_deg: float, steps: int | None) -> None:
     """Refuses numbers of the sampling commands that make no sense."""
     if not 1 <= num_views <= 64:
         raise UserError(f"the number of views is between 1 and 64, not {num_views}")
     if not -90 < elevation_deg < 90:
         raise UserError(f"the elevation is between -90 and 90 degrees, not {elevation_deg:g}")
-    if not 1 <= steps <= 999:
+    if steps is not None and not 1 <= steps <= 999:
         raise UserError(f"the number of steps is between 1 and 999, not {steps}")

@@ -15,11 +15,25 @@ from jaxtyping import Array, Float
 
 from iso3d_jax.diffusion.schedule import to_eps_x0
 
+SPACINGS = ("leading", "trailing")
 
-def timesteps(steps: int, num_timesteps: int = 1000, steps_offset: int = 1) -> np.ndarray:
-    """Descending timesteps, e.g. 981, 961, ..., 1 for 50 steps."""
+
+def timesteps(
+    steps: int, num_timesteps: int = 1000, steps_offset: int = 1, spacing: str = "leading"
+) -> np.ndarray:
+    """Descending timesteps; of 50, 'leading' has 981, 961, ..., 1 and 'trailing' 999, ..., 19.
+
+    The first is the released sampler's. The second begins where the noise is pure, as it is in
+    fact (Lin et al. 2024, "Common diffusion noise schedules and sample steps are flawed"), which
+    matters for few steps.
+    """
     if not 1 <= steps < num_timesteps:
         raise ValueError(f"steps must be between 1 and {num_timesteps - 1}, got {steps}")
+    if spacing not in SPACINGS:
+        raise ValueError(f"timestep spacing {spacing!r} is not one of {', '.join(SPACINGS)}")
+    if spacing == "trailing":
+        first = num_timesteps - np.arange(steps) * (num_timesteps / steps)
+        return np.rint(first).astype(np.int32) - 1
     ratio = num_timesteps // steps
     return (np.arange(steps) * ratio)[::-1].astype(np.int32) + steps_offset
 
@@ -48,6 +62,7 @@ def sample(
     eta: float = 1.0,
     parameterization: str = "eps",
     temperature: float | Array = 1.0,
+    spacing: str = "leading",
 ) -> Float[Array, "B V H W C"]:
     """Runs `steps` DDIM steps from noise to latents; traceable, one scan.
 
@@ -58,13 +73,14 @@ def sample(
       alphas_cumprod: the schedule.
       temperature: the steps' noise is multiplied by this (as in latent-diffusion's DDIMSampler);
         below 1 draws what is likelier, smoother and less varied.
+      spacing: of the timesteps.
 
     Returns:
       Latents at timestep 0, scaled as the network saw them.
     """
     num_timesteps = alphas_cumprod.shape[0]
-    ts = timesteps(steps, num_timesteps)
-    previous = np.maximum(ts - num_timesteps // steps, 0)
+    ts = timesteps(steps, num_timesteps, spacing=spacing)
+    previous = np.append(ts[1:], 0)
     alphas_cumprod = jnp.asarray(alphas_cumprod)
 
     def body(z_t, inputs):

@@ -97,7 +97,9 @@ def make_task(table: MultiViewTable, picture: str) -> ViewTask:
     )
 
 
-def generate(model: Model, task: ViewTask, *, steps: int = 50, seed: int = 0) -> np.ndarray:
+def generate(
+    model: Model, task: ViewTask, *, steps: int | None = None, seed: int = 0
+) -> np.ndarray:
     """The model's views at the task's cameras, [N, V, H, W, 3].
 
     The noise of object i, set s depends on (seed, i, s) alone.
@@ -121,12 +123,7 @@ def generate(model: Model, task: ViewTask, *, steps: int = 50, seed: int = 0) ->
                 ),
                 model.alphas_cumprod,
                 jax.random.fold_in(key, s) if s else key,
-                config.guidance_scale,
-                config.eta,
-                latent_shape=(config.latent_size, config.latent_size, config.latent_channels),
-                steps=steps,
-                parameterization=config.parameterization,
-                temperature=config.get("temperature", 1.0),
+                **sampling.settings(config, steps=steps),
             )
             decoded = sampling.decode_views(model.vae, latents / config.scale_factor)
             sets.append(np.asarray(decoded)[0])

@@ -261,12 +261,7 @@ class DenoiserTask(BaseTask):
                 camera,
                 self.frozen.alphas_cumprod,
                 jax.random.key(i),
-                config.guidance_scale,
-                config.eta,
-                latent_shape=(config.latent_size, config.latent_size, config.latent_channels),
-                steps=25,
-                parameterization=config.parameterization,
-                temperature=config.get("temperature", 1.0),
+                **sampling.settings(config, steps=min(25, config.get("steps", 25))),
             )
             drawn = np.asarray(
                 sampling.decode_views(self.frozen.vae, latents / config.scale_factor)

@@ -32,10 +32,15 @@ def test_timesteps_of_the_released_sampler():
     assert list(ddim.timesteps(50)[[0, 1, -1]]) == [981, 961, 1]
     with pytest.raises(ValueError, match="between"):
         ddim.timesteps(1000)
+    assert list(ddim.timesteps(4, spacing="trailing")) == [999, 749, 499, 249]
+    assert list(ddim.timesteps(3, spacing="trailing")) == [999, 666, 332]
+    with pytest.raises(ValueError, match="spacing"):
+        ddim.timesteps(4, spacing="even")
 
 
+@pytest.mark.parametrize("spacing", ddim.SPACINGS)
 @pytest.mark.parametrize("parameterization", schedule.PARAMETERIZATIONS)
-def test_a_perfect_predictor_samples_its_object(parameterization):
+def test_a_perfect_predictor_samples_its_object(parameterization, spacing):
     """eta 0 from any noise: a network that knows x0 leads to x0, up to the last step's noise."""
     alphas = jnp.asarray(ALPHAS)
 
@@ -52,6 +57,7 @@ def test_a_perfect_predictor_samples_its_object(parameterization):
         steps=20,
         eta=0.0,
         parameterization=parameterization,
+        spacing=spacing,
     )
     np.testing.assert_allclose(
         z0, X0, atol=0.12

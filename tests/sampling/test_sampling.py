@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from iso3d_jax import sampling
 from iso3d_jax.diffusion import ddim
@@ -101,3 +102,13 @@ def test_steps_are_those_of_the_released_script():
 def test_senseless_numbers_are_refused(bad):
     with pytest.raises(UserError, match="between"):
         sampling.check_options(*bad)
+
+
+def test_a_models_own_settings_come_after_what_is_given(random_model):
+    config = ConfigDict(random_model.config.to_dict() | {"steps": 4, "spacing": "trailing"})
+    used = sampling.settings(config, steps=None, eta=0.0)
+    assert (used["steps"], used["spacing"], used["eta"]) == (4, "trailing", 0.0)
+    assert used["guidance_scale"] == config.guidance_scale and used["temperature"] == 1.0
+    assert sampling.settings(config, steps=7)["steps"] == 7
+    plain = sampling.settings(random_model.config)
+    assert (plain["steps"], plain["spacing"], plain["latent_shape"]) == (50, "leading", (8, 8, 8))
