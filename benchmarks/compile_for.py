@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from iso3d_jax import command_line  # noqa: E402
+from iso3d_jax.errors import UserError  # noqa: E402
 from iso3d_jax.training import compile_for  # noqa: E402
 
 
@@ -83,4 +84,8 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
