@@ -60,10 +60,10 @@ def tiny_model() -> ConfigDict:
     model.parameterization = "v"
     model.camera_encoding = "harmonics"
     model.picture = "centred"
-    model.guidance_scale = 2.0  # these five: the best on the validation split
+    model.guidance_scale = 1.3  # these five: the best on the validation split
     model.eta = 1.0
-    model.temperature = 0.3
-    model.steps = 4
+    model.temperature = 0.0
+    model.steps = 2
     model.spacing = "trailing"
     model.unet = ConfigDict(
         dict(

@@ -103,7 +103,8 @@ def _figures(report: dict, model_name: str, resolution: int) -> list[tuple[str, 
 def _notes(resolution: int) -> list[str]:
     notes = [
         "The views come first and cost seconds: if they do not look like the object, neither will "
-        "the mesh. Another seed draws others.",
+        "the mesh. Another seed draws others, most of all with more steps and a higher temperature "
+        "(python -m iso3d_jax.sample).",
         "The model sees only an embedding of the picture, not its pixels (that is Isotropic3D’s "
         "idea), so colours and shape follow the picture, and details may not.",
     ]
