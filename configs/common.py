@@ -46,12 +46,12 @@ def full_model() -> ConfigDict:
 
 
 def tiny_model() -> ConfigDict:
-    """The model that ships with the package: the same code at 64x64, about 10 million weights.
+    """The model that ships with the package: the same code at 64x64, about 21 million weights.
 
     What differs from the full model beside sizes, and why: v-prediction, because at high noise an
     eps-loss hardly weighs x0, which is where embedding and cameras are learned; camera angles
     counted from the picture's side, as harmonics; the embedding also enters through the time
-    embedding, and with the camera as a coarse layout; a convolutional image tower.
+    embedding, and with the camera as a coarse layout; an image tower of dense layers.
     """
     model = ConfigDict()
     model.name = "tiny"
@@ -75,9 +75,9 @@ def tiny_model() -> ConfigDict:
             channel_mult=(1, 2, 2),
             num_head_channels=32,
             transformer_depth=1,
-            context_dim=128,
+            context_dim=512,
             camera_dim=16,
-            adm_in_channels=128,
+            adm_in_channels=512,
             use_scale_shift_norm=True,
             layout_size=8,
         )
@@ -93,9 +93,7 @@ def tiny_model() -> ConfigDict:
             patch=2,
         )
     )
-    model.clip = ConfigDict(
-        dict(image_size=64, patch_size=4, widths=(48, 96, 192), hidden=384, output_dim=128)
-    )
+    model.clip = ConfigDict(dict(image_size=32, hidden=1024, layers=3, output_dim=512))
     return model
 
 

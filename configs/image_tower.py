@@ -17,14 +17,16 @@ def get_config(arg=None):
     # How references are fitted to the frame, drawn with equal chances; what stands twice is drawn
     # twice as often. `model.picture` is how people's pictures will be.
     cfg.pictures = ("framed", "framed", "centred")
-    cfg.steps = 5000
-    cfg.batch_size = 32
+    cfg.steps = 12_000
+    cfg.batch_size = 128
+    cfg.embedding_noise = 0.03
+    cfg.drawn_views = 8
     cfg.learning_rate, cfg.final_learning_rate = 1e-3, 2e-5
-    cfg.weight_decay = 0.05
+    cfg.weight_decay = 0.005
     cfg.ema_decay = 0.99
     cfg.colour_strength = 1.0
     cfg.photo_strength = 1.0
-    cfg.contrast_weight = 0.003
+    cfg.edge_weight = 1.0
     cfg.size_weight = 0.001
     cfg.front_share = 0.6
     return cfg

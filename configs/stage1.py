@@ -20,7 +20,7 @@ def stage(cfg, preset, number):
     cfg.stage = number
     cfg.model = common.full_model() if preset == "full" else common.tiny_model()
     cfg.init_from = ""
-    cfg.init = common.ConfigDict(dict(vae="", clip=""))
+    cfg.init = common.ConfigDict(dict(vae="", clip="", drawing=""))
     cfg.data_encoded = ""
     cfg.data_variants = 4
     cfg.encoding = "once"  # or online: latents and embeddings anew in each step, from pictures
@@ -35,7 +35,9 @@ def stage(cfg, preset, number):
     cfg.loss_weighting = "plain"  # or min_snr
     cfg.min_snr_gamma = 5.0
     cfg.noise_offset = 0.0
-    cfg.trainable = "all"  # or attention, or lora (on attention)
+    cfg.trainable = (
+        "all"  # or attention, lora (on attention), refine (all but the layout's drawing)
+    )
     cfg.lora_rank = 16
     cfg.lora_alpha = 16.0
     cfg.accumulate = 1  # a batch in so many parts, one after the other
@@ -54,6 +56,8 @@ def stage(cfg, preset, number):
         cfg.data = "data/furniture64"
         cfg.data_encoded = "data/furniture64_encoded"
         cfg.init.vae, cfg.init.clip = "runs/decoder", "runs/image_tower"
+        cfg.trainable = "refine"
+        cfg.init.drawing = "runs/image_tower" if number == 1 else ""  # stage 2 has it from stage 1
         cfg.steps, cfg.batch_size, cfg.ema_decay = 6500, 16, 0.995
         cfg.learning_rate, cfg.final_learning_rate, cfg.warmup_steps = 8e-4, 2e-4, 50
     return cfg

@@ -4,6 +4,7 @@
     python -m iso3d_jax.convert --from sd-2-1-base/ --from clip-vit-h.safetensors --out models/base
     python -m iso3d_jax.convert --from models/mine --to torch --out mine.ckpt
     python -m iso3d_jax.convert --from models/mine --to diffusers --out mine_diffusers
+    python -m iso3d_jax.convert --from runs/stage2 --to compact --out models/small
 
 Reads the checkpoints of Isotropic3D, MVDream and Stable Diffusion 2 (.ckpt, .pt, .safetensors),
 diffusers' folders, and the CLIP vision towers of open_clip and transformers. --from is a file, a
@@ -25,7 +26,9 @@ _FROM = flags.DEFINE_multi_string(
 _OUT = flags.DEFINE_string(
     "out", None, "folder to write; a .ckpt or .pt file with --to torch", required=True
 )
-_TO = flags.DEFINE_enum("to", "jax", ["jax", "torch", "diffusers"], "the layout to write")
+_TO = flags.DEFINE_enum("to", "jax", ["jax", "torch", "diffusers", "compact"],
+    "the layout to write; compact is our own with a byte a weight",
+)  # fmt: skip
 _ARCH = flags.DEFINE_string(
     "arch", None, 'JSON file with what shapes do not tell, as {"unet": {"num_head_channels": 64}}'
 )
@@ -75,6 +78,10 @@ def main(argv):
         from iso3d_jax.weights.exporting import export_torch
 
         notes = export_torch(_FROM.value[0], _OUT.value, _DTYPE.value, _LEFTOVERS.value, report)
+    elif _TO.value == "compact":
+        from iso3d_jax.weights.exporting import export_compact
+
+        notes = export_compact(_FROM.value[0], _OUT.value)
     else:
         from iso3d_jax.weights.exporting import export_diffusers
 

@@ -308,25 +308,14 @@ def to_world(parts: list[Part], rotation: np.ndarray | None = None) -> list[Part
       BadMesh: all vertices in one point.
     """
     turn = WORLD_FROM_Y_UP if rotation is None else WORLD_FROM_Y_UP @ np.asarray(rotation)
-    return _fitted(
+    return fitted(
         dataclasses.replace(p, positions=p.positions @ turn.T, normals=p.normals @ turn.T)
         for p in parts
     )
 
 
-def stretched(parts: list[Part], scale: Float[np.ndarray, "3"]) -> list[Part]:
-    """Parts made longer and shorter along x, y and z, scaled into the unit sphere again."""
-
-    def normals(of: Part):
-        n = of.normals / scale
-        return n / np.maximum(np.linalg.norm(n, axis=-1, keepdims=True), 1e-12)
-
-    return _fitted(
-        dataclasses.replace(p, positions=p.positions * scale, normals=normals(p)) for p in parts
-    )
-
-
-def _fitted(parts: Iterable[Part]) -> list[Part]:
+def fitted(parts: Iterable[Part]) -> list[Part]:
+    """Parts moved and scaled into the unit sphere, as `to_world` says."""
     parts = list(parts)
     points = np.concatenate([p.positions.reshape(-1, 3) for p in parts])
     centre = (points.min(0) + points.max(0)) / 2

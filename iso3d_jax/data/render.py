@@ -7,7 +7,7 @@ Each object is drawn from `--sets` sets of four orthogonal cameras. A set has on
 [1, 1.15]; its azimuths are a random base + 0, 90, 180, 270 degrees. Objects sit in the unit
 sphere, Z-up, with their front at azimuth 0. With `--stretch S` each is first made longer or shorter
 along its three axes, by factors between exp(-S) and exp(S): further seeds of the same meshes are
-then further objects.
+then further objects. `--warp W` does the same to each of six pieces of every axis.
 
 An object's cameras and proportions depend on --seed and its name alone, so neither the order nor
 --workers changes the result, and a second run goes on where the first one stopped.
@@ -20,7 +20,6 @@ left out and why.
 import concurrent.futures
 import contextlib
 import difflib
-import hashlib
 import json
 import multiprocessing
 import os
@@ -30,7 +29,7 @@ import time
 import numpy as np
 
 from iso3d_jax import command_line
-from iso3d_jax.data import furniture, meshes, multiview, rasteriser
+from iso3d_jax.data import furniture, meshes, multiview, proportions, rasteriser
 from iso3d_jax.data.table import SET
 from iso3d_jax.errors import UserError
 from iso3d_jax.files import atomic_path, make_folder
@@ -51,7 +50,7 @@ def draw_cameras(name: str, seed: int, sets: int) -> dict[str, np.ndarray]:
     """
     from iso3d_jax.geometry import cameras  # imports JAX, which wrong flags need not wait for
 
-    rng = np.random.default_rng([seed, _digest(name)])
+    rng = np.random.default_rng([seed, proportions.digest(name)])
     columns = []
     for _ in range(sets):
         base = rng.uniform(0, 360)
@@ -70,22 +69,13 @@ def draw_cameras(name: str, seed: int, sets: int) -> dict[str, np.ndarray]:
     }
 
 
-def draw_proportions(name: str, seed: int, stretch: float) -> np.ndarray:
-    """Factors along x, y and z, with logarithms in [-stretch, stretch]; of name and seed alone."""
-    rng = np.random.default_rng([seed, _digest(name), 1])
-    return np.exp(rng.uniform(-stretch, stretch, 3))
-
-
-def _digest(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
-
-
 def render_object(
     asset: furniture.Asset,
     machine: rasteriser.Rasteriser,
     seed: int,
     sets: int,
     stretch: float = 0.0,
+    warp: float = 0.0,
 ) -> dict[str, np.ndarray]:
     """One record of the data set: cameras, `images` uint8 [4 * sets, res, res, 4] and the names.
 
@@ -97,7 +87,10 @@ def render_object(
     if refusal:
         raise meshes.BadMesh(refusal)
     if stretch:
-        parts = meshes.stretched(parts, draw_proportions(asset.name, seed, stretch))
+        factors = proportions.draw_proportions(asset.name, seed, stretch)
+        parts = proportions.stretched(parts, factors)
+    if warp:
+        parts = proportions.warped(parts, proportions.draw_slopes(asset.name, seed, warp))
     record = draw_cameras(asset.name, seed, sets)
     machine.load(parts)
     record["images"] = np.stack(
@@ -126,6 +119,7 @@ _RESOLUTION = flags.DEFINE_integer("resolution", 64, "side of a picture in pixel
 _SETS = flags.DEFINE_integer("sets", 6, "sets of four orthogonal views an object", 1, 1000)
 _SEED = flags.DEFINE_integer("seed", 0, "seed of the cameras and proportions", 0)
 _STRETCH = flags.DEFINE_float("stretch", 0.0, "change of proportions, as a logarithm", 0.0, 2.0)
+_WARP = flags.DEFINE_float("warp", 0.0, "the same for six pieces of each axis", 0.0, 2.0)
 _WORKERS = flags.DEFINE_integer("workers", 0, "processes; 0 is one a core", 0)
 _ONLY = flags.DEFINE_list("only", None, "names of the objects to render, with commas; default all")
 
@@ -163,7 +157,7 @@ def _pool(workers: int, resolution: int) -> concurrent.futures.Executor:
 
 
 def _check_settings(out: pathlib.Path, settings: dict):
-    """A folder holds one data set: refuses to mix resolutions, sets, seeds or stretches."""
+    """A folder holds one data set: refuses to mix resolutions, sets, seeds or proportions."""
     path = out / "settings.json"
     if path.exists():
         there = json.loads(path.read_text())
@@ -187,6 +181,7 @@ def render_all(
     seed: int = 0,
     workers: int = 1,
     stretch: float = 0.0,
+    warp: float = 0.0,
 ) -> dict[str, str]:
     """Renders what is not there yet. Returns {name: reason} of the objects left out.
 
@@ -195,7 +190,7 @@ def render_all(
     """
     for folder in ("objects", "icons"):
         make_folder(out / folder)
-    settings = {"resolution": resolution, "sets": sets, "seed": seed, "stretch": stretch}
+    settings = dict(resolution=resolution, sets=sets, seed=seed, stretch=stretch, warp=warp)
     _check_settings(out, settings)
     skipped = {a.name: reason for a in assets if (reason := furniture.unwanted(a))}
     todo = [a for a in assets if a.name not in skipped]
@@ -205,7 +200,7 @@ def render_all(
     if todo:
         rasteriser.Rasteriser(resolution).close()  # fail here, in one sentence, not in a worker
         with _pool(min(workers, len(todo)), resolution) as pool:
-            futures = {pool.submit(_work, a, out, seed, sets, stretch): a for a in todo}
+            futures = {pool.submit(_work, a, out, seed, sets, stretch, warp): a for a in todo}
             for future in concurrent.futures.as_completed(futures):
                 reason = future.result()
                 done += 1
@@ -260,7 +255,14 @@ def main(argv):
     assets = choose(furniture.find_assets(_ASSETS.value), _ONLY.value)
     workers = _WORKERS.value or os.cpu_count() or 1
     skipped = render_all(
-        assets, out, _RESOLUTION.value, _SETS.value, _SEED.value, workers, _STRETCH.value
+        assets,
+        out,
+        _RESOLUTION.value,
+        _SETS.value,
+        _SEED.value,
+        workers,
+        _STRETCH.value,
+        _WARP.value,
     )
     folder = multiview.prepare(out, out)
     write_credits(out)

@@ -57,6 +57,7 @@ class UNetConfig:
     use_scale_shift_norm: bool = False
     reference_channels: int = 0
     layout_size: int = 0
+    layout_width: int = 1024
 
 
 class ResBlock(nnx.Module):
@@ -164,7 +165,14 @@ class MultiViewUNet(nnx.Module):
         )
 
         self.layout = (
-            Layout(config.layout_size, base, config.context_dim, config.camera_dim, **kwargs)
+            Layout(
+                config.layout_size,
+                base,
+                config.context_dim,
+                config.camera_dim,
+                width=config.layout_width,
+                **kwargs,
+            )
             if config.layout_size
             else None
         )

@@ -16,6 +16,7 @@ from iso3d_jax.data.colour import on_white
 from iso3d_jax.data.grids import tile
 from iso3d_jax.data.table import MultiViewTable, join
 from iso3d_jax.errors import UserError
+from iso3d_jax.models.layout import Drawing
 from iso3d_jax.models.params import FlatParams, merge_params, split_params
 from iso3d_jax.training import autoencoder, batches, image_tower, sharding
 from iso3d_jax.weights import bundle
@@ -106,7 +107,7 @@ class AutoencoderTask(BaseTask):
 
 
 class ImageTowerTask(BaseTask):
-    """The image tower, from scratch, with the heads that its training needs."""
+    """The image tower, from scratch, with the decoder that its training needs."""
 
     label = "image tower"
     train_step = staticmethod(image_tower.train_step)
@@ -118,25 +119,30 @@ class ImageTowerTask(BaseTask):
         held_out = join([MultiViewTable.load(path, "validation") for path in sets])
         self.held_out = image_tower.Batches(cfg.copy_and_resolve_references(), held_out)
         self.batches = image_tower.Batches(cfg, self.table)
-        module = image_tower.TowerWithHeads(
-            bundle.build_network("clip", cfg.model, cfg.seed),
+        tower = bundle.build_network("clip", cfg.model, cfg.seed)
+        decoder = Drawing(
+            image_tower.COARSE,
             cfg.model.clip.output_dim,
+            cfg.model.unet.camera_dim,
             rngs=nnx.Rngs(cfg.seed + 1),
         )
+        module = image_tower.TowerWithDecoder(tower, decoder)
         self.graphdef, self.init_params = split_params(module)
 
     def preview(self, params: FlatParams) -> np.ndarray:
         batch = {k: v[:PREVIEW_OBJECTS] for k, v in self.held_out(0).items()}
         model = merge_params(self.graphdef, params)
-        references = on_white(batch["references"][:, 0].astype(np.float32) / 255)
-        drawn = model.draw(model.tower.embed(references), batch["camera"][:, 0])
+        references = on_white(batch["reference"].astype(np.float32) / 255)
+        drawn = model.decoder(model.tower.embed(references), batch["camera"])
         drawn = np.asarray(drawn[..., :3] + 1 - drawn[..., 3:])
         truth = on_white(batch["views"].astype(np.float32) / 255)
         rows = [[references[i], *drawn[i], *truth[i]] for i in range(len(references))]
         return np.asarray(tile(rows, self.cfg.model.resolution), np.float32) / 255
 
     def export(self, params: FlatParams, folder: Path) -> None:
-        tower = {k.removeprefix("tower/"): v for k, v in params.items() if k.startswith("tower/")}
-        bundle.save_bundle(
-            folder, bundle.make_config(self.cfg.model), {"clip": tower}, dtype=jnp.float32
-        )
+        weights = {}
+        for part, name in (("tower/", "clip"), ("decoder/", bundle.DRAWING)):
+            weights[name] = {
+                k.removeprefix(part): v for k, v in params.items() if k.startswith(part)
+            }
+        bundle.save_bundle(folder, bundle.make_config(self.cfg.model), weights, dtype=jnp.float32)

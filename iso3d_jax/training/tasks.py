@@ -57,7 +57,7 @@ def _require_inputs(cfg: ConfigDict) -> None:
     """
     missing = []
     tiny = cfg.model.name == "tiny"
-    if cfg.trainable != "all" and not cfg.init_from:
+    if cfg.trainable in ("attention", "lora") and not cfg.init_from:
         raise UserError(
             f"trainable={cfg.trainable} changes weights that exist, and a new network's attention "
             "has no gradient: add --config.init_from=DIR, or --config.trainable=all"
@@ -87,7 +87,7 @@ def _require_inputs(cfg: ConfigDict) -> None:
             f"stage {cfg.stage} of the {cfg.model.name} model cannot start; missing are: "
             + "; ".join(f"({i}) {m}" for i, m in enumerate(missing, 1))
         )
-    for path in (cfg.init_from, cfg.init.vae, cfg.init.clip):
+    for path in (cfg.init_from, cfg.init.vae, cfg.init.clip, cfg.init.drawing):
         if path:
             bundle.find_bundle(path)  # refuses a wrong path now, not after minutes of encoding
 
@@ -161,7 +161,7 @@ class DenoiserTask(BaseTask):
         )
         self.sharding_rules = denoiser.sharding_rules(cfg)
         self.graphdef, self.abstract_params, self.init_params = network(
-            cfg, self._load_init if cfg.init_from else None
+            cfg, self._load_init if cfg.init_from or cfg.init.drawing else None
         )
 
     def _table(self) -> EncodedTable | PictureTable:
@@ -212,6 +212,9 @@ class DenoiserTask(BaseTask):
 
     def _load_init(self) -> FlatParams:
         """The UNet that training starts from; it must fit the config to the last shape."""
+        fresh = split_params(denoiser.build_unet(self.cfg))[1]
+        if not self.cfg.init_from:
+            return fresh | self._load_drawing()
         weights = bundle.load_weights(self.cfg.init_from, ("unet",))["unet"]
         if not weights:
             raise UserError(f"the model in {self.cfg.init_from} has no weights for 'unet'")
@@ -222,10 +225,27 @@ class DenoiserTask(BaseTask):
             pad = ((0, 0), (0, 0), (0, extra), (0, 0))
             weights[stem] = jnp.pad(jnp.asarray(weights[stem], jnp.float32), pad)
         if not any(path.startswith("layout/") for path in weights):  # it starts silent, too
-            fresh = split_params(denoiser.build_unet(self.cfg))[1]
             weights |= {path: w for path, w in fresh.items() if path.startswith("layout/")}
+        weights |= self._load_drawing()
         unet = bundle.load_network("unet", self.config, weights, self.cfg.init_from)
         return split_params(unet)[1]
+
+    def _load_drawing(self) -> FlatParams:
+        """What `init.drawing` gives the UNet's layout: the decoder of an image tower's training."""
+        source = self.cfg.init.drawing
+        if not source:
+            return {}
+        name = bundle.DRAWING
+        found = bundle.load_weights(source, (name,))[name]
+        mine = {f"layout/drawing/{path}": jnp.asarray(w) for path, w in found.items()}
+        shapes = bundle.abstract_network("unet", self.config)[1]
+        wanted = {k: v.shape for k, v in shapes.items() if k.startswith("layout/drawing/")}
+        if not wanted or {path: w.shape for path, w in mine.items()} != wanted:
+            raise UserError(
+                f"--config.init.drawing: {source} has no drawing decoder that fits the UNet's "
+                "layout; it has to be the workdir of an image tower trained for this model"
+            )
+        return mine
 
     def _check_encoded(self, encoded: EncodedTable) -> None:
         want = (self.config.latent_size, self.config.latent_size, 2 * self.config.latent_channels)

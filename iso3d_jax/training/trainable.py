@@ -1,5 +1,8 @@
 """Which weights are trained: all, those of attention, or low-rank changes of them (LoRA).
 
+`refine` is all but the drawing of a small UNet's layout, which stays what the image tower was
+trained with: there it saw every view of an object at every step, which the stages do not.
+
 LoRA (Hu et al. 2021, equation 3): a kernel W of attention becomes W + (alpha / r) A B with A random
 and B zero at the start; only A and B are trained. They are weights by path as all others,
 `.../to_q/lora_a` beside `.../to_q/kernel`, and are added to their kernels before the network runs,
@@ -18,7 +21,7 @@ from iso3d_jax.errors import UserError
 from iso3d_jax.models.params import FlatParams
 from iso3d_jax.training.optimizer import choose
 
-KINDS = ("all", "attention", "lora")
+KINDS = ("all", "attention", "lora", "refine")
 _ATTENTION = re.compile(r"/attn[12]/to_(q|k|v|out)/")
 
 
@@ -52,6 +55,8 @@ def trained_paths(params: FlatParams, cfg: ConfigDict) -> list[str]:
         return sorted(params)
     if kind == "lora":
         paths = [path for path in params if path.endswith(("/lora_a", "/lora_b"))]
+    elif kind == "refine":
+        paths = [path for path in params if not path.startswith("layout/drawing/")]
     else:
         paths = [path for path in params if _ATTENTION.search(path)]
     if not paths:

@@ -21,17 +21,21 @@ from iso3d_jax.diffusion.schedule import make_schedule
 from iso3d_jax.errors import UserError
 from iso3d_jax.files import atomic_path
 from iso3d_jax.models.clip import CLIPConfig, CLIPVisionTower
-from iso3d_jax.models.conv_tower import ConvTower, ConvTowerConfig
+from iso3d_jax.models.dense_tower import DenseTower, DenseTowerConfig
 from iso3d_jax.models.params import merge_params
 from iso3d_jax.models.unet import MultiViewUNet, UNetConfig
 from iso3d_jax.models.vae import AutoencoderKL, VAEConfig
+from iso3d_jax.weights import compact
 
 NETWORKS = {
     "unet": (MultiViewUNet, UNetConfig),
     "vae": (AutoencoderKL, VAEConfig),
     "clip": (CLIPVisionTower, CLIPConfig),
 }
-CONV_TOWER = (ConvTower, ConvTowerConfig)  # a section "clip" with `widths` means this one
+DENSE_TOWER = (DenseTower, DenseTowerConfig)  # a section "clip" with `hidden` means this one
+DRAWING = (
+    "drawing"  # beside an image tower: the decoder that it was trained with, for a UNet's layout
+)
 TINY = Path(__file__).parent / "tiny"
 
 
@@ -47,7 +51,7 @@ class Model:
     config: ConfigDict
     unet: MultiViewUNet | None = None
     vae: AutoencoderKL | None = None
-    clip: CLIPVisionTower | None = None
+    clip: CLIPVisionTower | DenseTower | None = None
 
     @functools.cached_property
     def alphas_cumprod(self) -> np.ndarray:
@@ -67,7 +71,7 @@ def make_config(settings: ConfigDict) -> ConfigDict:
 
 def _kind(name: str, config: ConfigDict):
     """(module, its dataclass) of a network."""
-    return CONV_TOWER if name == "clip" and "widths" in config[name] else NETWORKS[name]
+    return DENSE_TOWER if name == "clip" and "hidden" in config[name] else NETWORKS[name]
 
 
 def network_config(name: str, config: ConfigDict):
@@ -104,14 +108,17 @@ def save_bundle(
       path: folder.
       config: the bundle's config (`make_config`).
       weights: {"unet" | "vae" | "clip": flat params}.
-      dtype: what to store; None keeps each array's own.
+      dtype: what to store; None keeps each array's own, int8 is a byte a weight (`compact.py`).
     """
     from safetensors.flax import save_file
 
     flat = {}
     for name, params in weights.items():
         for key, value in params.items():
-            flat[f"{name}/{key}"] = jnp.asarray(value, dtype or value.dtype)
+            if dtype == jnp.int8:
+                flat |= compact.pack(f"{name}/{key}", value)
+            else:
+                flat[f"{name}/{key}"] = jnp.asarray(value, dtype or value.dtype)
     with atomic_path(Path(path) / "model.safetensors") as temporary:
         save_file(flat, temporary)
     with atomic_path(Path(path) / "model.json") as temporary:
@@ -143,7 +150,11 @@ def load_config(path: str | Path | None) -> ConfigDict:
 
 
 def load_weights(path: str | Path | None, names: tuple[str, ...]) -> dict[str, dict]:
-    """Weights of the named networks, as stored: {name: flat params}."""
+    """Weights of the named networks, in the type they are stored in (of bytes: float32).
+
+    Returns:
+      {name: flat params}.
+    """
     from safetensors import SafetensorError, safe_open
 
     file = find_bundle(path) / "model.safetensors"
@@ -156,7 +167,7 @@ def load_weights(path: str | Path | None, names: tuple[str, ...]) -> dict[str, d
                     weights[name][rest] = tensors.get_tensor(key)
     except (SafetensorError, FileNotFoundError) as error:
         raise UserError(f"the model's weights cannot be read from {file}: {error}") from None
-    return weights
+    return {name: compact.unpack(stored) for name, stored in weights.items()}
 
 
 def held_as(path: str, dtype):

@@ -1,4 +1,4 @@
-"""From a model folder of ours to the authors' checkpoint or to diffusers' folders, streamed."""
+"""From a model folder of ours to the authors' checkpoint, diffusers' folders, or fewer bytes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from iso3d_jax.errors import UserError
 from iso3d_jax.files import atomic_path, make_folder
 from iso3d_jax.models.clip import CLIPConfig
-from iso3d_jax.weights import bundle
+from iso3d_jax.weights import bundle, compact
 from iso3d_jax.weights.conversion import DTYPES, shapes_of
 from iso3d_jax.weights.layouts import clip, diffusers, ldm
 from iso3d_jax.weights.rules import Rule, find, to_theirs
@@ -48,7 +49,7 @@ def export_torch(
         raise UserError(f"--out must end in .ckpt or .pt for the torch layout, not {out}")
     config, stored = _open_bundle(model)
     if "clip" in stored and not isinstance(bundle.network_config("clip", config), CLIPConfig):
-        raise UserError("the authors' code has no counterpart of a convolutional image tower")
+        raise UserError("the authors' code has no counterpart of a dense image tower")
     if config.get("camera_encoding") == "harmonics":
         raise UserError("the authors' code has no counterpart of the camera encoding 'harmonics'")
     entries: list[Entry] = []
@@ -124,6 +125,23 @@ def export_diffusers(
     return notes
 
 
+def export_compact(model: str | Path, out: str | Path) -> list[str]:
+    """Writes a model folder or training run with a byte a weight; see `compact.py`.
+
+    Returns:
+      Notes for the user.
+    """
+    source, folder = bundle.find_bundle(model), make_folder(out)
+    if folder.resolve() == source.resolve():
+        raise UserError(f"--out {out} is the model itself: name another folder")
+    config = bundle.load_config(source)
+    weights = bundle.load_weights(source, tuple(bundle.NETWORKS))
+    weights = {name: params for name, params in weights.items() if params}
+    bundle.save_bundle(folder, config, weights, dtype=jnp.int8)
+    before, after = ((path / "model.safetensors").stat().st_size for path in (source, folder))
+    return [f"{', '.join(weights)}: {before / 1e6:.1f} MB became {after / 1e6:.1f} MB"]
+
+
 def _write_json(path: Path, content: Mapping) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
@@ -135,6 +153,10 @@ def _open_bundle(model: str | Path) -> tuple[ConfigDict, dict[str, dict[str, Laz
     config = bundle.load_config(folder)
     stored: dict[str, dict[str, LazyTensor]] = {}
     for key, tensor in open_tensors(folder / "model.safetensors").items():
+        if key.endswith(compact.SCALE):
+            raise UserError(
+                f"{folder} holds a byte a weight: convert the model that it was made from"
+            )
         name, _, path = key.partition("/")
         stored.setdefault(name, {})[path] = tensor
     for name, tensors in stored.items():

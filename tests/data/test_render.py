@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from furniture_files import AZIMUTH, COLOURS, cube_mtl, cube_obj, write_catalogue, write_folder
 
-from iso3d_jax.data import furniture, meshes, render
+from iso3d_jax.data import furniture, meshes, proportions, render
 from iso3d_jax.data.multiview import open_dataset, prepare
 from iso3d_jax.data.rasteriser import Rasteriser, shrink
 from iso3d_jax.errors import UserError
@@ -156,7 +156,7 @@ def test_render_command_makes_a_data_set_and_goes_on(machine, tmp_path, run_pyth
     with pytest.raises(UserError, match=r"was rendered with --stretch 0.0, not 0.3"):
         render.render_all([], out, 16, 2, stretch=0.3)
     settings = json.loads((out / "settings.json").read_text())
-    assert settings == {"resolution": 16, "sets": 2, "seed": 0, "stretch": 0.0}
+    assert settings == {"resolution": 16, "sets": 2, "seed": 0, "stretch": 0.0, "warp": 0.0}
 
 
 def test_stretched_cube_is_a_box_in_the_unit_sphere_with_a_boxs_normals():
@@ -164,7 +164,7 @@ def test_stretched_cube_is_a_box_in_the_unit_sphere_with_a_boxs_normals():
     slanted = np.array([1.0, 1.0, 0.0]) / np.sqrt(2)
     parts = cube_parts()
     parts[0].normals = np.broadcast_to(slanted, parts[0].normals.shape)
-    stretched = meshes.stretched(parts, scale)
+    stretched = proportions.stretched(parts, scale)
     points = np.concatenate([part.positions.reshape(-1, 3) for part in stretched])
     np.testing.assert_allclose(np.ptp(points, axis=0), 2 * scale / np.linalg.norm(scale), rtol=1e-6)
     np.testing.assert_allclose(points.min(0), -points.max(0), atol=1e-6)
@@ -174,10 +174,31 @@ def test_stretched_cube_is_a_box_in_the_unit_sphere_with_a_boxs_normals():
 
 
 def test_proportions_depend_on_seed_and_name_alone():
-    scales = [render.draw_proportions(name, seed, 0.4) for name in "ab" for seed in (0, 1)]
+    scales = [proportions.draw_proportions(name, seed, 0.4) for name in "ab" for seed in (0, 1)]
     assert np.abs(np.log(scales)).max() <= 0.4 and len({s[0] for s in scales}) == 4
-    np.testing.assert_array_equal(scales[0], render.draw_proportions("a", 0, 0.4))
-    np.testing.assert_array_equal(render.draw_proportions("a", 0, 0.0), 1.0)
+    np.testing.assert_array_equal(scales[0], proportions.draw_proportions("a", 0, 0.4))
+    np.testing.assert_array_equal(proportions.draw_proportions("a", 0, 0.0), 1.0)
+
+
+def test_warped_pieces_of_an_axis_change_apart_and_left_is_as_right():
+    parts = cube_parts(z=3.0)
+    slopes = np.ones((3, 6))
+    slopes[2, :3] = 3.0  # the lower half of the height three times as long
+    warped = proportions.warped(parts, slopes)
+    before, after = (
+        np.concatenate([part.positions.reshape(-1, 3) for part in of]) for of in (parts, warped)
+    )
+    ratio = np.ptp(after, axis=0) / np.ptp(before, axis=0)
+    np.testing.assert_allclose(ratio[2] / ratio[:2], 2.0, rtol=1e-6)  # (1 + 3) / 2
+    assert np.linalg.norm(after, axis=-1).max() <= 1.0 + 1e-6
+    normals = np.concatenate([part.normals.reshape(-1, 3) for part in warped])
+    np.testing.assert_allclose(np.linalg.norm(normals, axis=-1), 1.0, rtol=1e-6)
+
+    drawn = proportions.draw_slopes("a", 3, 0.5)
+    np.testing.assert_array_equal(drawn[1], drawn[1, ::-1])
+    assert np.abs(np.log(drawn)).max() <= 0.5 and np.ptp(drawn) > 0.1
+    np.testing.assert_array_equal(drawn, proportions.draw_slopes("a", 3, 0.5))
+    assert (proportions.draw_slopes("b", 3, 0.5) != drawn).all(1).all()
 
 
 def test_second_run_renders_only_what_is_missing(machine, tmp_path, capsys):

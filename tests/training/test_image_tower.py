@@ -2,19 +2,43 @@
 
 import json
 
+import numpy as np
+import pytest
+
 from configs import image_tower as config
+from configs import stage1
+from iso3d_jax.errors import UserError
 from iso3d_jax.training.loop import fit
-from iso3d_jax.training.tasks import make_task
+from iso3d_jax.training.tasks import DenoiserTask, make_task
 from iso3d_jax.weights import bundle
 
 
-def test_the_tower_trains_previews_and_exports(tmp_path):
+def test_the_tower_trains_previews_exports_and_gives_the_unet_its_drawing(tmp_path):
     cfg = config.get_config("tiny")
-    cfg.model.clip.update(widths=(16, 16, 16), hidden=16, num_groups=4)
-    cfg.update(steps=6, batch_size=2, log_every=1, sample_every=6, warmup_steps=1)
+    cfg.model.clip.update(image_size=16, hidden=16)
+    cfg.update(steps=40, batch_size=8, drawn_views=4, log_every=1, sample_every=40, warmup_steps=1)
     fit(make_task(cfg), cfg, tmp_path)
 
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["drawing"] < lines[0]["drawing"]
     assert list((tmp_path / "samples").iterdir())
-    assert "layout/kernel" in bundle.load_weights(tmp_path, ("clip",))["clip"]
+    assert "direct/kernel" in bundle.load_weights(tmp_path, ("clip",))["clip"]
+
+    # The decoder becomes the UNet's layout, whether the UNet is new or has been trained.
+    drawing = bundle.load_weights(tmp_path, (bundle.DRAWING,))[bundle.DRAWING]
+    task = object.__new__(DenoiserTask)  # without the data
+    task.cfg = stage1.get_config("tiny")
+    task.config = bundle.make_config(task.cfg.model)
+    task.cfg.init.drawing = str(tmp_path)
+    new = task._load_init()
+    bundle.save_bundle(tmp_path / "base", task.config, {"unet": new}, dtype=None)
+    new["layout/drawing/draw/bias"] = new["layout/drawing/draw/bias"] + 1.0
+    bundle.save_bundle(tmp_path / "trained", task.config, {"unet": new}, dtype=None)
+    task.cfg.init_from = str(tmp_path / "trained")
+    for params in (bundle.load_weights(tmp_path / "base", ("unet",))["unet"], task._load_init()):
+        for path, value in drawing.items():
+            np.testing.assert_array_equal(params[f"layout/drawing/{path}"], value)
+
+    task.cfg.init.drawing = str(tmp_path / "trained")
+    with pytest.raises(UserError, match="no drawing decoder that fits"):
+        task._load_init()

@@ -104,10 +104,10 @@ def test_bfloat16_is_near_and_not_equal(make_config, make_task, plain):
     assert all(value.dtype == jnp.float32 for value in state.params.values())
 
 
-@pytest.mark.parametrize("kind, words", [("attention", "/to_"), ("lora", "/lora_")])
+@pytest.mark.parametrize("kind, words", [("attention", "/to_"), ("lora", "/lora_"), ("refine", "")])
 def test_only_the_named_weights_are_trained(make_config, make_task, kind, words):
     cfg = make_config(warmup_steps=0, trainable=kind)
-    cfg.model.unet.num_res_blocks = 1
+    cfg.model.unet.update(num_res_blocks=1, layout_size=4, layout_width=8)
     task = make_task(cfg)
     before = task.init_params()
     # Transformers are the identity at birth, so nothing behind them has a gradient: open them.
@@ -118,6 +118,7 @@ def test_only_the_named_weights_are_trained(make_config, make_task, kind, words)
     start, state, _ = first_step(cfg, task)
     changed = {k for k in opened if not np.array_equal(state.params[k], opened[k])}
     assert changed and all(words in path for path in changed)
+    assert not any(path.startswith("layout/drawing/") for path in changed)
     assert set(state.ema_params) == set(task.trained(opened))
     if kind == "lora":
         merged = trainable.merge_lora(state.params, cfg)

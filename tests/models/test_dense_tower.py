@@ -1,4 +1,4 @@
-"""The small convolutional image tower and its place in a model folder."""
+"""The small dense image tower and its place in a model folder."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,16 +7,16 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from iso3d_jax.errors import UserError
-from iso3d_jax.models.conv_tower import ConvTower, ConvTowerConfig
+from iso3d_jax.models.dense_tower import DenseTower, DenseTowerConfig
 from iso3d_jax.models.params import split_params
 from iso3d_jax.weights import bundle, exporting
 
-SECTION = dict(image_size=32, patch_size=4, widths=(8, 16), hidden=12, num_groups=4, output_dim=6)
+SECTION = dict(image_size=16, hidden=12, layers=2, output_dim=6)
 
 
 @pytest.fixture(scope="module")
 def tower():
-    return ConvTower(ConvTowerConfig(**SECTION), rngs=nnx.Rngs(0))
+    return DenseTower(DenseTowerConfig(**SECTION), rngs=nnx.Rngs(0))
 
 
 def test_pictures_of_any_size_are_embedded_alone_as_in_a_batch(tower):
@@ -27,7 +27,7 @@ def test_pictures_of_any_size_are_embedded_alone_as_in_a_batch(tower):
 
 
 def test_where_a_thing_is_changes_the_embedding(tower):
-    """The last map is flattened, not averaged: a mark left and a mark right are told apart."""
+    """A mark at the left and one at the right are told apart."""
     picture = np.ones((1, 32, 32, 3), np.float32)
     picture[:, 8:16, 4:10] = 0.0
     left, right = tower.embed(picture), tower.embed(picture[:, :, ::-1])
@@ -40,5 +40,5 @@ def test_a_model_folder_knows_which_tower_it_has(tower, tmp_path):
     again = bundle.load_model(tmp_path, networks=("clip",)).clip
     picture = np.random.default_rng(1).random((1, 32, 32, 3)).astype(np.float32)
     np.testing.assert_array_equal(again.embed(picture), tower.embed(picture))
-    with pytest.raises(UserError, match="convolutional image tower"):
+    with pytest.raises(UserError, match="dense image tower"):
         exporting.export_torch(tmp_path, tmp_path / "out.ckpt")

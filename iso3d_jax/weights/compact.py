@@ -1,0 +1,34 @@
+"""Weights a byte each: what a small package, or a slow line, wants.
+
+A matrix or convolution becomes whole numbers from -127 to 127 and one float32 scale per output
+channel (its last axis), 127 being the channel's largest weight. What is small anyway (biases,
+norms, the camera's MLP and other matrices of few weights) is bfloat16. Networks compute in float
+as ever.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+SCALE = ":scale"  # after the path of a weight that is stored as bytes
+_FEW = 1 << 13  # matrices of fewer weights are not worth the error
+
+
+def pack(path: str, weight: Array) -> dict[str, Array]:
+    """A weight as it is stored: {path: bytes, path:scale: float32}, or {path: bfloat16}."""
+    weight = jnp.asarray(weight, jnp.float32)
+    if weight.ndim < 2 or weight.size < _FEW or "/camera_embed/" in path:
+        return {path: weight.astype(jnp.bfloat16)}
+    largest = jnp.abs(weight).max(tuple(range(weight.ndim - 1)))
+    scale = jnp.where(largest > 0, largest / 127.0, 1.0)
+    return {path: jnp.rint(weight / scale).astype(jnp.int8), path + SCALE: scale}
+
+
+def unpack(stored: dict[str, Array]) -> dict[str, Array]:
+    """Stored weights by path, bytes turned to float32 again; others stay as they are."""
+    return {
+        path: value.astype(jnp.float32) * stored[path + SCALE] if path + SCALE in stored else value
+        for path, value in stored.items()
+        if not path.endswith(SCALE)
+    }
