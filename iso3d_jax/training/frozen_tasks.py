@@ -18,7 +18,7 @@ from iso3d_jax.data.table import MultiViewTable, join
 from iso3d_jax.errors import UserError
 from iso3d_jax.models.layout import Drawing
 from iso3d_jax.models.params import FlatParams, merge_params, split_params
-from iso3d_jax.training import autoencoder, batches, image_tower, sharding
+from iso3d_jax.training import autoencoder, batches, image_tower, sampled_views, sharding
 from iso3d_jax.weights import bundle
 
 PREVIEW_OBJECTS = 8
@@ -28,7 +28,7 @@ class BaseTask:
     """Batches and steps come from the subclass's module."""
 
     label: str
-    batches: autoencoder.Batches | image_tower.Batches | batches.Batches
+    batches: autoencoder.Batches | image_tower.Batches | batches.Batches | sampled_views.Batches
     init_params: FlatParams | Callable[[], FlatParams]
     sharding_rules = sharding.REPLICATED
 
@@ -146,3 +146,36 @@ class ImageTowerTask(BaseTask):
                 k.removeprefix(part): v for k, v in params.items() if k.startswith(part)
             }
         bundle.save_bundle(folder, bundle.make_config(self.cfg.model), weights, dtype=jnp.float32)
+
+
+class SampledViewsTask(BaseTask):
+    """A trained model's decoder, tuned on the views that the model samples; exports the model."""
+
+    label = "decoder of sampled views"
+    train_step = staticmethod(sampled_views.train_step)
+
+    def __init__(self, cfg: ConfigDict):
+        if not cfg.init_from:
+            raise UserError(
+                "the decoder of sampled views needs --config.init_from=DIR, the workdir of a "
+                "finished stage 2"
+            )
+        self.cfg, self.model = cfg, bundle.load_model(cfg.init_from)
+        table = join([MultiViewTable.load(path, "train") for path in cfg.data.split(",")])
+        self.batches = sampled_views.Batches(
+            cfg, *sampled_views.draw_samples(self.model, table, cfg)
+        )
+        self.graphdef, self.init_params = split_params(self.model.vae)
+
+    def trained(self, params: FlatParams) -> list[str] | None:
+        return autoencoder.trained_paths(params, self.cfg)
+
+    def preview(self, params: FlatParams) -> np.ndarray:
+        vae, count = merge_params(self.graphdef, params), 2 * PREVIEW_OBJECTS
+        drawn = jax.jit(lambda v, z: v.decode(z) * 0.5 + 0.5)(vae, self.batches.latents[:count])
+        truth = self.batches.views[:count].astype(np.float32) / 255
+        return np.asarray(tile([list(np.asarray(drawn)), list(truth)]), np.float32) / 255
+
+    def export(self, params: FlatParams, folder: Path) -> None:
+        others = {name: split_params(getattr(self.model, name))[1] for name in ("unet", "clip")}
+        bundle.save_bundle(folder, self.model.config, {**others, "vae": params})

@@ -32,6 +32,7 @@ from iso3d_jax.training.frozen_tasks import (
     AutoencoderTask,
     BaseTask,
     ImageTowerTask,
+    SampledViewsTask,
 )
 from iso3d_jax.training.optimizer import choose
 from iso3d_jax.weights import bundle
@@ -44,6 +45,7 @@ def make_task(cfg: ConfigDict):
     kinds = {
         "autoencoder": AutoencoderTask,
         "image_tower": ImageTowerTask,
+        "sampled_views": SampledViewsTask,
         "denoiser": DenoiserTask,
     }
     return kinds[cfg.task](cfg)

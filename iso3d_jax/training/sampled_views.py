@@ -1,0 +1,108 @@
+"""The last step of a small model: its decoder learns to draw the latents that its UNet samples.
+
+The autoencoder saw latents of true pictures alone. Sampled ones are softer; decoded, they leave
+haze around the object and marks in the frame's corners. So views of training objects are sampled
+once and the decoder, and nothing else, goes on with those latents and the true views: squared
+error, and one minus the overlap of what is not white, without which the outlines come out soft and
+too large.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from iso3d_jax import sampling
+from iso3d_jax.data.colour import change_colours, on_white
+from iso3d_jax.data.table import SET, MultiViewTable, prepare_references
+from iso3d_jax.geometry.cameras import camera_condition
+from iso3d_jax.models.params import merge_params
+from iso3d_jax.progress import Progress
+from iso3d_jax.training.state import TrainState, apply_gradients
+from iso3d_jax.weights.bundle import Model
+
+WHITE = 0.04  # ink above which a pixel is the object's, as in `evaluation/pixels.py`
+STEEP = 60.0  # of the soft mask's edge
+
+
+def mask_overlap(pictures, truth):
+    """Soft intersection over union of what is not white; pictures [N, H, W, 3] in [0, 1] -> [N]."""
+    true = ((1.0 - truth).max(-1) > WHITE).astype(jnp.float32)
+    soft = jax.nn.sigmoid(((1.0 - pictures).max(-1) - WHITE) * STEEP)
+    both = soft * true
+    return both.sum((1, 2)) / jnp.maximum((soft + true - both).sum((1, 2)), 1.0)
+
+
+def draw_samples(model: Model, table: MultiViewTable, cfg) -> tuple[np.ndarray, np.ndarray]:
+    """Sampled latents of one set of views of `cfg.objects` training objects, and the true views.
+
+    Returns:
+      Unscaled latents [N, h, w, C] and pictures on white [N, H, W, 3], bytes.
+    """
+    settings = sampling.settings(model.config)
+    rng = np.random.default_rng([cfg.seed, 7])
+    objects = rng.permutation(len(table))[: cfg.objects]
+    progress = Progress(len(objects), "sampling views", unit="object")
+
+    @jax.jit
+    def one(unet, clip, key, reference, views, camera):
+        rgba = jnp.concatenate([reference[None], views]).astype(jnp.float32) / 255.0
+        rgb = change_colours(key, rgba[None, ..., :3], cfg.colour_strength)[0]
+        pictures = on_white(jnp.concatenate([rgb, rgba[..., 3:]], -1))
+        latents = sampling.sample_latents(
+            unet, clip.embed(pictures[:1])[:, None], camera, model.alphas_cumprod, key, **settings
+        )  # fmt: skip
+        return latents[0] / model.config.scale_factor, pictures[1:]
+
+    latents, truth = [], []
+    for done, i in enumerate(objects):
+        start = rng.integers(table.images.shape[1] // SET) * SET
+        views, picture = slice(start, start + SET), rng.integers(table.images.shape[1])
+        shown = table.images[i : i + 1, picture : picture + 1]
+        reference = prepare_references(shown, str(rng.choice(cfg.pictures)))[0, 0]
+        azimuth = table.azimuth_deg[i, views] - table.azimuth_deg[i, picture]
+        camera = camera_condition(
+            table.elevation_deg[i, views], azimuth, model.config.camera_encoding
+        )
+        key = jax.random.fold_in(jax.random.key(cfg.seed), i)
+        z, pictures = one(
+            model.unet, model.clip, key, reference, table.images[i, views], np.asarray(camera)
+        )
+        latents.append(np.asarray(z))
+        truth.append((np.asarray(pictures) * 255 + 0.5).astype(np.uint8))
+        progress.update(done + 1)
+    progress.close()
+    return np.concatenate(latents), np.concatenate(truth)
+
+
+def train_step(state: TrainState, batch: dict, *, graphdef, tx, cfg) -> tuple[TrainState, dict]:
+    """One step. Batch: `latents` [N, h, w, C], unscaled; `views` uint8 [N, H, W, 3]."""
+    truth = batch["views"].astype(jnp.float32) / 255.0
+
+    def loss_fn(trained):
+        vae = merge_params(graphdef, {**state.params, **trained})
+        drawn = jnp.clip(vae.decode(batch["latents"]) * 0.5 + 0.5, -0.2, 1.2)
+        error = ((drawn - truth) ** 2).mean()
+        overlap = mask_overlap(drawn, truth).mean()
+        return error + cfg.mask_weight * (1.0 - overlap), (error, overlap)
+
+    trained = {path: state.params[path] for path in state.ema_params}
+    (loss, (error, overlap)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
+    state, norms = apply_gradients(state, grads, tx, cfg.ema_decay)
+    return state, {"loss": loss, "psnr": -10 * jnp.log10(error), "mask_overlap": overlap, **norms}
+
+
+class Batches:
+    """Random views among the sampled ones; a pure function of (seed, step)."""
+
+    def __init__(self, cfg, latents: np.ndarray, views: np.ndarray):
+        self.cfg, self.latents, self.views = cfg, latents, views
+
+    def branch(self, step: int) -> str:
+        return "views"
+
+    def __call__(self, step: int) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng([self.cfg.seed, step])
+        rows = rng.integers(len(self.views), size=self.cfg.batch_size)
+        return {"latents": self.latents[rows], "views": self.views[rows]}

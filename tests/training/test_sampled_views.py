@@ -1,0 +1,46 @@
+"""The decoder learns to draw what the model samples; everything else of the model stays."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import decoder as config
+from iso3d_jax.errors import UserError
+from iso3d_jax.training.loop import fit
+from iso3d_jax.training.sampled_views import mask_overlap
+from iso3d_jax.training.tasks import make_task
+from iso3d_jax.weights import bundle
+
+
+def test_overlap_is_one_for_the_truth_and_half_for_twice_the_area():
+    truth = jnp.ones((2, 16, 16, 3)).at[:, 4:12, 4:8].set(0.2)
+    drawn = jnp.where(truth == 1.0, 1.2, truth)  # whiter than white: without doubt not the object
+    wider = drawn.at[1, 4:12, 8:12].set(0.2)
+    np.testing.assert_allclose(mask_overlap(wider, truth), [1.0, 0.5], atol=1e-3)
+    assert mask_overlap(truth, truth)[0] < 0.7  # white at the threshold's foot is still in doubt
+
+
+def test_the_shipped_models_decoder_goes_on_and_the_rest_stays(tmp_path):
+    cfg = config.get_config()
+    with pytest.raises(UserError, match="needs --config.init_from"):
+        make_task(cfg)
+    cfg.init_from = str(bundle.TINY)
+    cfg.update(steps=3, objects=2, batch_size=4, log_every=1, sample_every=3, warmup_steps=1)
+    fit(make_task(cfg), cfg, tmp_path)
+
+    names = ("unet", "vae", "clip")
+    before, after = (bundle.load_weights(path, names) for path in (bundle.TINY, tmp_path))
+    as_saved = {n: {k: v.astype(jnp.bfloat16) for k, v in w.items()} for n, w in before.items()}
+    changed = {
+        f"{name}/{path.split('/')[0]}"
+        for name in names
+        for path, value in as_saved[name].items()
+        if not np.array_equal(value, after[name][path])
+    }
+    assert changed == {"vae/decoder", "vae/post_quant_conv"}
+    assert bundle.load_config(tmp_path) == bundle.load_config(None)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert 0.3 < lines[-1]["mask_overlap"] <= 1.0 and lines[-1]["psnr"] > 10.0
+    assert list((tmp_path / "samples").iterdir())
