@@ -107,7 +107,7 @@ def get_config(arg: str = "") -> ConfigDict:
         c.shading.probability = 0.0
         c.loss.opaque = (at(3000), 0.0, 100.0, at(8000))
         c.optimiser.final = 0.1
-        c.show.update(density_scale=4.0, sharpness=4.0)
+        c.show.sharpness = 4.0  # a larger density_scale swells the mesh: docs/reconstruction.md
         c.draft.update(steps=300, rays=3072, sets=((0.0, 15.0), (30.0, 0.0), (60.0, 30.0)))
         c.video.update(frames=40, resolution=112, seconds=4.0)
         c.mesh.update(resolution=128, faces=10_000, texture=512)

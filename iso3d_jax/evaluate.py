@@ -238,7 +238,7 @@ def consistency_of(report: dict, task, answers: dict) -> None:
 
 def evaluate_shapes() -> dict:
     """Scores reconstructed meshes."""
-    from iso3d_jax.evaluation import reconstructions, shapes, visible
+    from iso3d_jax.evaluation import reconstructions, sealed, shapes, visible
 
     means, objects, sides = reconstructions.score_runs(_RUNS.value, _MESHES.value)
     return {
@@ -246,7 +246,9 @@ def evaluate_shapes() -> dict:
         "protocol": "each mesh scaled to a bounding box whose longest side is 1 and centred; "
         f"points seen from {visible.VIEWS} cameras at {visible.ELEVATION_DEG:g} degrees, thinned "
         f"to {visible.VOXEL}; Chamfer distance (mean + mean) / 2, F-score at {shapes.F_DISTANCE}, "
-        f"volumes on {shapes.GRID}^3 cubes of [-1, 1]^3",
+        f"volumes on {shapes.GRID}^3 cubes of [-1, 1]^3, by crossings and, sealed, by what "
+        f"{sealed.DIRECTIONS} cameras see; closed truths are those where both overlap by "
+        f"{shapes.CLOSED}",
         "data": {"runs": _RUNS.value, "meshes": _MESHES.value, "objects": len(objects)},
         "shapes": means,
         "sides": sides,

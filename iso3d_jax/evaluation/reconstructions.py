@@ -22,9 +22,9 @@ import trimesh
 from iso3d_jax.errors import UserError
 from iso3d_jax.evaluation import gso, shapes, visible
 from iso3d_jax.evaluation.isotropy import isotropy
+from iso3d_jax.evaluation.scores import SHAPE_METRICS
 
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply")
-METRICS = ("chamfer", "f_score", "volume_iou", "normal_consistency")
 
 
 def load_mesh(path: Path, turn_deg: float = 0.0, z_up: bool | None = None) -> trimesh.Trimesh:
@@ -84,6 +84,9 @@ def score_runs(
 ) -> tuple[dict[str, dict], list[dict], dict[str, dict]]:
     """Mean scores of the results and of the baselines, those of each object, and isotropy.
 
+    A score that is not known is None: a volume without insides, `closed_volume_iou` of an object
+    whose true mesh is not closed. Means are over the objects that have it.
+
     Isotropy is `isotropy.isotropy`'s figures by row and metric of `shapes.SIDE_METRICS`, of the
     surface that is seen from each side. Of the distance, smaller is better.
 
@@ -112,8 +115,13 @@ def score_runs(
         for row in rows:
             rows[row].append(shapes.compare(answers[row], truth[name]))
             sides[row].append(shapes.compare_sides(answers[row], truth[name]))
-    means = {row: {k: _mean([s[k] for s in each]) for k in METRICS} for row, each in rows.items()}
-    objects = [{"name": n, "scores": s} for n, s in zip(names, rows["reconstruction"], strict=True)]
+    means = {
+        row: {k: _mean([s[k] for s in each]) for k in SHAPE_METRICS} for row, each in rows.items()
+    }
+    objects = [
+        {"name": n, "scores": {k: v if np.isfinite(v) else None for k, v in s.items()}}
+        for n, s in zip(names, rows["reconstruction"], strict=True)
+    ]
     return means, objects, {row: _by_side(each) for row, each in sides.items()}
 
 
@@ -130,7 +138,6 @@ def _measure(mesh: trimesh.Trimesh, name: str, size: int) -> shapes.Measured:
         raise UserError(f"a mesh of {name} cannot be scored: {error}") from None
 
 
-def _mean(values: list[float]) -> float:
-    """The mean of the values that are known (a volume without insides is not)."""
+def _mean(values: list[float]) -> float | None:
     known = [v for v in values if np.isfinite(v)]
-    return float(np.mean(known)) if known else float("nan")
+    return float(np.mean(known)) if known else None

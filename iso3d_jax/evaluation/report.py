@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from iso3d_jax import __version__
-from iso3d_jax.evaluation.scores import METRICS
+from iso3d_jax.evaluation.scores import METRICS, SHAPE_METRICS
 from iso3d_jax.evaluation.views import ViewTask
 from iso3d_jax.weights.bundle import find_bundle
 
@@ -157,9 +157,8 @@ def tables_of(report: dict) -> list[tuple[str, list[str], list[list[str]]]]:
     if report.get("ablation"):
         tables.append(ablation_table(report["ablation"]))
     if "shapes" in report:
-        keys = ("chamfer", "f_score", "volume_iou", "normal_consistency")
-        rows = [[n, *(number(r[k], 4) for k in keys)] for n, r in report["shapes"].items()]
-        head = ["answer", "Chamfer distance", "F-score at 0.02", "volume IoU", "normal consistency"]
+        rows = [[n, *(number(r[k], 4) for k in SHAPE_METRICS)] for n, r in report["shapes"].items()]
+        head = ["answer", *SHAPE_METRICS.values()]
         tables.append((f"{report['data']['objects']} meshes", head, rows))
     if "sides" in report:
         tables.append(sides_table(report["sides"]))

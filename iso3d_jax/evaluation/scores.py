@@ -24,6 +24,14 @@ METRICS = {
     "embedding_to_picture": ("embedding similarity to the picture", True),
     "consistency": ("consistency (dB)", True),
 }
+SHAPE_METRICS = {  # of `shapes.compare`: name -> heading
+    "chamfer": "Chamfer distance",
+    "f_score": "F-score at 0.02",
+    "volume_iou": "volume IoU",
+    "closed_volume_iou": "volume IoU, closed truths",
+    "sealed_iou": "sealed volume IoU",
+    "normal_consistency": "normal consistency",
+}
 
 
 def score_views(

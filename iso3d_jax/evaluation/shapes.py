@@ -8,7 +8,10 @@ azimuth and scales the truth alone, as its results are already in that frame). T
   squared, on points of the surface that is seen from 16 cameras (`visible.py`);
 * F-score: the harmonic mean of precision and recall, the shares of those points within a distance
   of the other's, 0.02 unless told;
-* volume IoU: of the insides, at the centres of 64^3 cubes over [-1, 1]^3;
+* volume IoU: of the insides by counting crossings, at the centres of 64^3 cubes over [-1, 1]^3;
+* sealed IoU (not SyncDreamer's): the same of what is hidden from outside, which the many true
+  meshes that are not closed have too (`sealed.py`). On closed ones the two agree, and
+  `closed_volume_iou` is the volume IoU where they do so in the truth, NaN elsewhere;
 * normal consistency (not SyncDreamer's): the mean over both directions of |n . n'| of a point and
   the nearest point of the other surface. The sign is dropped: files of furniture wind their
   triangles either way.
@@ -26,10 +29,12 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from iso3d_jax.evaluation import visible
+from iso3d_jax.evaluation.sealed import sealed_occupancy
 from iso3d_jax.evaluation.visible import SIZE
 
 GRID = 64  # cubes along an edge of [-1, 1]^3
 F_DISTANCE = 0.02
+CLOSED = 0.8  # a mesh counts as closed if its insides by crossings and by sight overlap by so much
 SIDE_METRICS = ("distance", "f_score", "normal_consistency")  # of the surface seen from a side
 
 
@@ -161,11 +166,12 @@ def volume_iou(a: Bool[np.ndarray, "G G G"], b: Bool[np.ndarray, "G G G"]) -> fl
 
 @dataclasses.dataclass
 class Measured:
-    """What the scores need of a mesh: the points that are seen, their normals, the inside."""
+    """What the scores need of a mesh: the points that are seen, their normals, the insides."""
 
     points: Float[np.ndarray, "P 3"]
     normals: Float[np.ndarray, "P 3"]
     inside: Bool[np.ndarray, "G G G"]
+    sealed: Bool[np.ndarray, "G G G"]
     sides: list[visible.Surface]  # what each camera sees of it, thinned
 
 
@@ -188,16 +194,23 @@ def of_frame(
     """`measure` of a mesh that is scaled and centred already."""
     sides = visible.seen(vertices, faces, size)
     return Measured(
-        *visible.together(sides), occupancy(vertices, faces), [visible.thinned(*s) for s in sides]
+        *visible.together(sides),
+        inside=occupancy(vertices, faces),
+        sealed=sealed_occupancy(vertices, faces, GRID),
+        sides=[visible.thinned(*s) for s in sides],
     )
 
 
 def compare(result: Measured, truth: Measured) -> dict[str, float]:
     """All scores of one mesh against the true one, both turned alike (Z up, front +x)."""
+    volume = volume_iou(result.inside, truth.inside)
+    closed = volume_iou(truth.inside, truth.sealed) >= CLOSED
     return {
         "chamfer": chamfer(result.points, truth.points),
         "f_score": f_score(result.points, truth.points),
-        "volume_iou": volume_iou(result.inside, truth.inside),
+        "volume_iou": volume,
+        "closed_volume_iou": volume if closed else float("nan"),
+        "sealed_iou": volume_iou(result.sealed, truth.sealed),
         "normal_consistency": normal_consistency(
             result.points, result.normals, truth.points, truth.normals
         ),

@@ -27,6 +27,46 @@ def camera_axes(azimuth_deg: float, elevation_deg: float):
     return np.stack([right, np.cross(backward, right), backward]), backward * DISTANCE
 
 
+def rasterise(
+    x: Float[np.ndarray, "T 3"],
+    y: Float[np.ndarray, "T 3"],
+    nearness: Float[np.ndarray, "T 3"],
+    size: int,
+):
+    """The triangle that each of size x size pixels shows; pixel centres are whole numbers.
+
+    Args:
+      x, y: the triangles' corners in the picture, in columns and rows; both windings count.
+      nearness: of each corner; linear over the picture, more is nearer. 1 / depth of a perspective
+        camera, the height towards an orthographic one.
+
+    Returns:
+      Of the pixels that show any: their number row * size + column, ascending, their triangle, its
+      corners' weights in the picture [P, 3], and their nearness.
+    """
+    low_x, low_y = (np.ceil(p.min(1)).astype(int).clip(0) for p in (x, y))
+    high_x, high_y = (np.floor(p.max(1)).astype(int).clip(max=size - 1) for p in (x, y))
+    wide, tall = (high_x - low_x + 1).clip(0), (high_y - low_y + 1).clip(0)
+    pairs = wide * tall
+    triangle = np.repeat(np.arange(len(x)), pairs)
+    rank = np.arange(pairs.sum()) - np.repeat(np.cumsum(pairs) - pairs, pairs)
+    column = low_x[triangle] + rank % wide[triangle].clip(1)
+    row = low_y[triangle] + rank // wide[triangle].clip(1)
+    tx, ty = x[triangle] - column[:, None], y[triangle] - row[:, None]  # [P, 3]
+    nx, ny = np.roll(tx, -1, 1), np.roll(ty, -1, 1)
+    cross = tx * ny - ty * nx  # edge k opposes corner k - 1
+    weights = np.roll(cross, -1, 1)
+    area = weights.sum(-1)
+    inside = ((weights >= 0).all(-1) | (weights <= 0).all(-1)) & (np.abs(area) > 1e-12)
+    triangle, pixel = triangle[inside], (row * size + column)[inside]
+    weights = weights[inside] / area[inside, None]
+    near = (weights * nearness[triangle]).sum(-1)
+    order = np.lexsort((-near, pixel))
+    pixels, first = np.unique(pixel[order], return_index=True)
+    chosen = order[first]
+    return pixels, triangle[chosen], weights[chosen], near[chosen]
+
+
 def first_hits(
     vertices: Float[np.ndarray, "N 3"], faces: Int[np.ndarray, "T 3"], azimuth_deg: float, size: int
 ) -> tuple[Int[np.ndarray, " P"], Float[np.ndarray, "P 3"]]:
@@ -36,33 +76,11 @@ def first_hits(
     """
     axes, position = camera_axes(azimuth_deg, ELEVATION_DEG)
     local = (vertices - position) @ axes.T  # right, up, backward
-    x = (
-        FOCAL * size * local[:, 0] / -local[:, 2] + size / 2 - 0.5
-    )  # pixel centres are whole numbers
+    x = FOCAL * size * local[:, 0] / -local[:, 2] + size / 2 - 0.5
     y = size / 2 - 0.5 - FOCAL * size * local[:, 1] / -local[:, 2]
-    px, py, inverse = x[faces], y[faces], -1.0 / local[:, 2][faces]  # [T, 3]
-    low_x, low_y = (np.ceil(p.min(1)).astype(int).clip(0) for p in (px, py))
-    high_x, high_y = (np.floor(p.max(1)).astype(int).clip(max=size - 1) for p in (px, py))
-    wide, tall = (high_x - low_x + 1).clip(0), (high_y - low_y + 1).clip(0)
-    pairs = wide * tall
-    triangle = np.repeat(np.arange(len(faces)), pairs)
-    rank = np.arange(pairs.sum()) - np.repeat(np.cumsum(pairs) - pairs, pairs)
-    column = low_x[triangle] + rank % wide[triangle].clip(1)
-    row = low_y[triangle] + rank // wide[triangle].clip(1)
-    tx, ty = px[triangle] - column[:, None], py[triangle] - row[:, None]  # [P, 3]
-    nx, ny = np.roll(tx, -1, 1), np.roll(ty, -1, 1)
-    cross = tx * ny - ty * nx  # edge k opposes corner k - 1
-    weights = np.roll(cross, -1, 1)
-    area = weights.sum(-1)
-    inside = ((weights >= 0).all(-1) | (weights <= 0).all(-1)) & (np.abs(area) > 1e-12)
-    triangle, pixel = triangle[inside], (row * size + column)[inside]
-    weights = weights[inside] / area[inside, None]
-    nearness = (weights * inverse[triangle]).sum(-1)  # 1 / depth is linear in the picture
-    order = np.lexsort((-nearness, pixel))
-    _, first = np.unique(pixel[order], return_index=True)
-    chosen = order[first]
-    triangle = triangle[chosen]
-    weights = weights[chosen] * inverse[triangle] / nearness[chosen, None]
+    inverse = -1.0 / local[:, 2][faces]  # 1 / depth, [T, 3]
+    _, triangle, weights, nearness = rasterise(x[faces], y[faces], inverse, size)
+    weights = weights * inverse[triangle] / nearness[:, None]
     return triangle, (weights[..., None] * vertices[faces[triangle]]).sum(1)
 
 
