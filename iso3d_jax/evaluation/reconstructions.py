@@ -23,6 +23,7 @@ from iso3d_jax.errors import UserError
 from iso3d_jax.evaluation import gso, shapes, visible
 from iso3d_jax.evaluation.isotropy import isotropy
 from iso3d_jax.evaluation.scores import SHAPE_METRICS
+from iso3d_jax.progress import Progress
 
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply")
 
@@ -101,6 +102,7 @@ def score_runs(
             raise UserError(f"--meshes {meshes} has no mesh of {name} ({', '.join(SUFFIXES)})")
         truth[name] = _measure(mesh, name, size)
     names = list(results)
+    progress = Progress(len(names), "scoring meshes", unit="object")
     ball = shapes.measure(trimesh.creation.icosphere(subdivisions=4, radius=0.5), size)
     rows: dict[str, list[dict]] = {"reconstruction": [], "a ball": []}
     if len(names) > 1:
@@ -115,6 +117,7 @@ def score_runs(
         for row in rows:
             rows[row].append(shapes.compare(answers[row], truth[name]))
             sides[row].append(shapes.compare_sides(answers[row], truth[name]))
+        progress.update(i + 1)
     means = {
         row: {k: _mean([s[k] for s in each]) for k in SHAPE_METRICS} for row, each in rows.items()
     }
