@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.ndimage import maximum_filter
 
-from iso3d_jax.evaluation.visible import camera_axes, rasterise
+from iso3d_jax.evaluation.visible import camera_axes, nearest
 
 DIRECTIONS = 100
 SIZE = 256  # pixels of a depth picture
@@ -44,10 +44,8 @@ def sealed_occupancy(
         axes, _ = camera_axes(azimuth, elevation)  # right, up, towards the camera
         local = vertices @ axes.T
         x, y = _pixels(local).T
-        pixel, _, _, height = rasterise(x[faces], y[faces], local[:, 2][faces], SIZE)
-        surface = np.full(SIZE * SIZE, -np.inf)
-        surface[pixel] = height
-        surface = maximum_filter(surface.reshape(SIZE, SIZE), GAP, mode="nearest")
+        surface = nearest(x[faces], y[faces], local[:, 2][faces], SIZE)
+        surface = maximum_filter(surface, GAP, mode="nearest")
         place = centres[hidden] @ axes.T
         column, row = np.rint(_pixels(place)).astype(int).T
         hidden = hidden[place[:, 2] <= surface[row, column]]

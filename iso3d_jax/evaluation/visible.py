@@ -27,6 +27,33 @@ def camera_axes(azimuth_deg: float, elevation_deg: float):
     return np.stack([right, np.cross(backward, right), backward]), backward * DISTANCE
 
 
+def _covered(x, y, nearness, size: int):
+    """Every pixel that every triangle covers: pixel, triangle, its corners' weights, nearness.
+
+    See `rasterise`, which keeps the nearest of each pixel.
+    """
+    # Columns one by one: numpy is slow along an axis of three.
+    xs, ys = np.ascontiguousarray(x.T), np.ascontiguousarray(y.T)
+    low = [np.ceil(np.minimum(np.minimum(*p[:2]), p[2])).astype(int).clip(0) for p in (xs, ys)]
+    high = [np.floor(np.maximum(np.maximum(*p[:2]), p[2])).astype(int) for p in (xs, ys)]
+    wide, tall = ((h.clip(max=size - 1) - l + 1).clip(0) for h, l in zip(high, low, strict=True))
+    pairs = wide * tall
+    triangle = np.repeat(np.arange(len(x)), pairs)
+    rank = np.arange(len(triangle)) - np.repeat(np.cumsum(pairs) - pairs, pairs)
+    down, across = np.divmod(rank, wide[triangle])
+    column, row = low[0][triangle] + across, low[1][triangle] + down
+    tx, ty = xs[:, triangle] - column, ys[:, triangle] - row  # [3, P]
+    cross = [tx[i] * ty[j] - ty[i] * tx[j] for i, j in ((1, 2), (2, 0), (0, 1))]
+    area = cross[0] + cross[1] + cross[2]
+    inside = np.abs(area) > 1e-12
+    for c in cross:
+        inside &= c * area >= 0
+    triangle, pixel = triangle[inside], (row * size + column)[inside]
+    weights = np.stack([c[inside] / area[inside] for c in cross], -1)
+    near = sum(weights[:, k] * nearness[triangle, k] for k in range(3))
+    return pixel, triangle, weights, near
+
+
 def rasterise(
     x: Float[np.ndarray, "T 3"],
     y: Float[np.ndarray, "T 3"],
@@ -44,27 +71,24 @@ def rasterise(
       Of the pixels that show any: their number row * size + column, ascending, their triangle, its
       corners' weights in the picture [P, 3], and their nearness.
     """
-    low_x, low_y = (np.ceil(p.min(1)).astype(int).clip(0) for p in (x, y))
-    high_x, high_y = (np.floor(p.max(1)).astype(int).clip(max=size - 1) for p in (x, y))
-    wide, tall = (high_x - low_x + 1).clip(0), (high_y - low_y + 1).clip(0)
-    pairs = wide * tall
-    triangle = np.repeat(np.arange(len(x)), pairs)
-    rank = np.arange(pairs.sum()) - np.repeat(np.cumsum(pairs) - pairs, pairs)
-    column = low_x[triangle] + rank % wide[triangle].clip(1)
-    row = low_y[triangle] + rank // wide[triangle].clip(1)
-    tx, ty = x[triangle] - column[:, None], y[triangle] - row[:, None]  # [P, 3]
-    nx, ny = np.roll(tx, -1, 1), np.roll(ty, -1, 1)
-    cross = tx * ny - ty * nx  # edge k opposes corner k - 1
-    weights = np.roll(cross, -1, 1)
-    area = weights.sum(-1)
-    inside = ((weights >= 0).all(-1) | (weights <= 0).all(-1)) & (np.abs(area) > 1e-12)
-    triangle, pixel = triangle[inside], (row * size + column)[inside]
-    weights = weights[inside] / area[inside, None]
-    near = (weights * nearness[triangle]).sum(-1)
+    pixel, triangle, weights, near = _covered(x, y, nearness, size)
     order = np.lexsort((-near, pixel))
     pixels, first = np.unique(pixel[order], return_index=True)
     chosen = order[first]
     return pixels, triangle[chosen], weights[chosen], near[chosen]
+
+
+def nearest(
+    x: Float[np.ndarray, "T 3"],
+    y: Float[np.ndarray, "T 3"],
+    nearness: Float[np.ndarray, "T 3"],
+    size: int,
+) -> Float[np.ndarray, "S S"]:
+    """The nearness that each pixel shows, as in `rasterise`; -inf where it shows nothing."""
+    pixel, _, _, near = _covered(x, y, nearness, size)
+    picture = np.full(size * size, -np.inf)
+    np.maximum.at(picture, pixel, near)
+    return picture.reshape(size, size)
 
 
 def first_hits(
