@@ -13,6 +13,7 @@ def get_config(arg=None):
     config_presets.parse(arg, PRESETS)
     cfg = common.training()
     cfg.task = "image_tower"
+    cfg.init_from = ""  # a tower to go on from, or a small model
     cfg.model = common.tiny_model()
     # How references are fitted to the frame, drawn with equal chances; what stands twice is drawn
     # twice as often. `model.picture` is how people's pictures will be.

@@ -27,6 +27,11 @@ _IMAGES = flags.DEFINE_string("images", None, "folder of pictures to score inste
 _GSO = flags.DEFINE_string("gso", None, "folder in the layout of SyncDreamer's evaluation")
 _RUNS = flags.DEFINE_string("runs", None, "folder of reconstructions, NAME/mesh.glb, to score")
 _MESHES = flags.DEFINE_string("meshes", None, "folder of the true meshes for --runs, NAME.ply")
+_FRAME = flags.DEFINE_enum(
+    "frame", "box", ["box", "truth"],
+    "with --runs: each mesh scaled and centred by its own box, or all by the true mesh's, for "
+    "pictures that kept their framing",
+)  # fmt: skip
 _OUT = flags.DEFINE_string("out", None, "folder for the report", required=True)
 _PREPARE = flags.DEFINE_enum(
     "prepare", None, ["centred", "framed", "launch", "i2i"],
@@ -240,15 +245,21 @@ def evaluate_shapes() -> dict:
     """Scores reconstructed meshes."""
     from iso3d_jax.evaluation import reconstructions, sealed, shapes, visible
 
-    means, objects, sides = reconstructions.score_runs(_RUNS.value, _MESHES.value)
+    means, objects, sides = reconstructions.score_runs(
+        _RUNS.value, _MESHES.value, frame=_FRAME.value
+    )
+    scaled = {
+        "box": "each mesh scaled to a bounding box whose longest side is 1 and centred",
+        "truth": "the true mesh scaled to a bounding box whose longest side is 1 and centred, the "
+        "result moved with it",
+    }[_FRAME.value]
     return {
         "title": "Evaluation of reconstructed meshes",
-        "protocol": "each mesh scaled to a bounding box whose longest side is 1 and centred; "
-        f"points seen from {visible.VIEWS} cameras at {visible.ELEVATION_DEG:g} degrees, thinned "
-        f"to {visible.VOXEL}; Chamfer distance (mean + mean) / 2, F-score at {shapes.F_DISTANCE}, "
-        f"volumes on {shapes.GRID}^3 cubes of [-1, 1]^3, by crossings and, sealed, by what "
-        f"{sealed.DIRECTIONS} cameras see; closed truths are those where both overlap by "
-        f"{shapes.CLOSED}",
+        "protocol": f"{scaled}; points seen from {visible.VIEWS} cameras at "
+        f"{visible.ELEVATION_DEG:g} degrees, thinned to {visible.VOXEL}; Chamfer distance "
+        f"(mean + mean) / 2, F-score at {shapes.F_DISTANCE}, volumes on {shapes.GRID}^3 cubes of "
+        f"[-1, 1]^3, by crossings and, sealed, by what {sealed.DIRECTIONS} cameras see; closed "
+        f"truths are those where both overlap by {shapes.CLOSED}",
         "data": {"runs": _RUNS.value, "meshes": _MESHES.value, "objects": len(objects)},
         "shapes": means,
         "sides": sides,

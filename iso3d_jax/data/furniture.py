@@ -1,8 +1,9 @@
-"""Where objects come from: Sweet Home 3D furniture catalogues and folders of meshes.
+"""Where objects come from: Sweet Home 3D furniture catalogues, folders of meshes, and rules.
 
 A `.sh3f` file is a zip: OBJ models with materials and textures, an icon of each, and
 `PluginFurnitureCatalog.properties` with names, categories, creators and the licence. The Debian
-package `sweethome3d-furniture` installs five of them.
+package `sweethome3d-furniture` installs five of them. `procedural:N` stands for N objects made by
+the rules of `iso3d_jax.data.procedural`.
 """
 
 import dataclasses
@@ -14,10 +15,11 @@ import zipfile
 
 import numpy as np
 
-from iso3d_jax.data import meshes
+from iso3d_jax.data import meshes, procedural
 from iso3d_jax.errors import UserError
 
 MESH_SUFFIXES = (".obj", ".glb", ".gltf", ".ply", ".stl", ".off")
+PROCEDURAL = "procedural:"
 CATALOGUE = "PluginFurnitureCatalog.properties"
 FLATTEST = 0.06  # shortest side of the bounding box over the longest
 THINNEST = 0.10  # middle side over the longest
@@ -57,6 +59,7 @@ class Asset:
       model: the model's path inside the zip, "" for a mesh file.
       icon: the icon's path inside the zip, "" where there is none.
       rotation: nine numbers, row by row, or None.
+      number: of a procedural object, which has no file.
     """
 
     name: str
@@ -69,6 +72,7 @@ class Asset:
     model: str = ""
     icon: str = ""
     rotation: tuple[float, ...] | None = None
+    number: int | None = None
 
 
 def parse_properties(text: str) -> tuple[dict[str, str], list[dict[str, str]]]:
@@ -160,8 +164,27 @@ def _mesh_file(file: pathlib.Path, name: str, source: str) -> Asset:
     return Asset(name, file.stem, "", "unknown", "unknown", source, file)
 
 
+def _procedural(place: str) -> list[Asset]:
+    count = place.removeprefix(PROCEDURAL)
+    if not count.isdigit() or not 1 <= int(count) <= 1_000_000:
+        raise UserError(
+            f"--assets {place}: the number of procedural objects is between 1 and 1,000,000, as in "
+            f"{PROCEDURAL}1000"
+        )
+    return [
+        Asset(
+            name=f"procedural-{n:06d}", title=procedural.kind_of(n), category="procedural",
+            creator="iso3d_jax", license="Apache-2.0", source="procedural",
+            path=pathlib.Path("procedural"), number=n,
+        )
+        for n in range(int(count))
+    ]  # fmt: skip
+
+
 def find_assets(places: list[str]) -> list[Asset]:
     """All objects of .sh3f catalogues, mesh files and folders of either, in a fixed order.
+
+    A place may also be `procedural:N`.
 
     Two objects of the same name get "-2", "-3" and so on in that order.
 
@@ -170,6 +193,9 @@ def find_assets(places: list[str]) -> list[Asset]:
     """
     found: list[Asset] = []
     for place in places:
+        if place.startswith(PROCEDURAL):
+            found += _procedural(place)
+            continue
         path = pathlib.Path(place)
         if not path.exists():
             raise UserError(
@@ -226,6 +252,8 @@ def load_asset(asset: Asset) -> list[meshes.Part]:
     Raises:
       meshes.BadMesh: with the reason.
     """
+    if asset.number is not None:
+        return procedural.make(asset.number)
     if asset.model:
         with zipfile.ZipFile(asset.path) as archive:
             resolve = meshes.relative_to(posixpath.dirname(asset.model))

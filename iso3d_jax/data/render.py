@@ -112,8 +112,9 @@ def render_object(
 
 
 _ASSETS = flags.DEFINE_list(
-    "assets", None, "folders of meshes, mesh files or .sh3f catalogues, with commas", required=True
-)
+    "assets", None, "folders of meshes, mesh files, .sh3f catalogues, procedural:N; with commas",
+    required=True,
+)  # fmt: skip
 _OUT = flags.DEFINE_string("out", None, "folder of the data set", required=True)
 _RESOLUTION = flags.DEFINE_integer("resolution", 64, "side of a picture in pixels", 8, 2048)
 _SETS = flags.DEFINE_integer("sets", 6, "sets of four orthogonal views an object", 1, 1000)

@@ -25,6 +25,7 @@ from iso3d_jax.evaluation.isotropy import isotropy
 from iso3d_jax.evaluation.scores import SHAPE_METRICS
 from iso3d_jax.progress import Progress
 
+FRAMES = ("box", "truth")
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply")
 
 
@@ -81,7 +82,7 @@ def load_truth(folder: str | Path, name: str) -> trimesh.Trimesh | None:
 
 
 def score_runs(
-    runs: str | Path, meshes: str | Path, size: int = shapes.SIZE
+    runs: str | Path, meshes: str | Path, size: int = shapes.SIZE, frame: str = "box"
 ) -> tuple[dict[str, dict], list[dict], dict[str, dict]]:
     """Mean scores of the results and of the baselines, those of each object, and isotropy.
 
@@ -91,16 +92,23 @@ def score_runs(
     Isotropy is `isotropy.isotropy`'s figures by row and metric of `shapes.SIDE_METRICS`, of the
     surface that is seen from each side. Of the distance, smaller is better.
 
+    Args:
+      frame: "box", each mesh scaled and centred by its own bounding box; or "truth", all by the
+        true mesh's, so that a result of the wrong size or in the wrong place scores less.
+
     Raises:
       UserError: a folder that is not there, or a result without truth.
     """
     results = find_results(runs)
-    truth = {}
+    if frame not in FRAMES:
+        raise UserError(f"--frame is one of {', '.join(FRAMES)}, not {frame}")
+    truth, frames = {}, {}
     for name in results:
         mesh = load_truth(meshes, name)
         if mesh is None:
             raise UserError(f"--meshes {meshes} has no mesh of {name} ({', '.join(SUFFIXES)})")
         truth[name] = _measure(mesh, name, size)
+        frames[name] = shapes.box_frame(mesh.vertices) if frame == "truth" else None
     names = list(results)
     progress = Progress(len(names), "scoring meshes", unit="object")
     ball = shapes.measure(trimesh.creation.icosphere(subdivisions=4, radius=0.5), size)
@@ -110,7 +118,7 @@ def score_runs(
     sides: dict[str, list[dict]] = {row: [] for row in rows}
     for i, name in enumerate(names):
         answers = {
-            "reconstruction": _measure(load_mesh(results[name]), name, size),
+            "reconstruction": _measure(load_mesh(results[name]), name, size, frames[name]),
             "a ball": ball,
             "another object's true mesh": truth[names[i - 1]],
         }
@@ -134,9 +142,11 @@ def _by_side(each: list[dict]) -> dict[str, dict]:
     return {k: isotropy(np.stack([s[k] for s in each]), azimuth) for k in shapes.SIDE_METRICS}
 
 
-def _measure(mesh: trimesh.Trimesh, name: str, size: int) -> shapes.Measured:
+def _measure(
+    mesh: trimesh.Trimesh, name: str, size: int, frame: shapes.Frame | None = None
+) -> shapes.Measured:
     try:
-        return shapes.measure(mesh, size)
+        return shapes.measure(mesh, size, frame)
     except ValueError as error:
         raise UserError(f"a mesh of {name} cannot be scored: {error}") from None
 

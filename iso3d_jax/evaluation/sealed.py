@@ -17,7 +17,7 @@ from iso3d_jax.evaluation.visible import camera_axes, nearest
 
 DIRECTIONS = 100
 SIZE = 256  # pixels of a depth picture
-HALF = 0.9  # of its side: the half diagonal of a cube of side 1, and a margin
+HALF = 0.9  # of its side, at least: the half diagonal of a cube of side 1, and a margin
 GAP = 3  # pixels: what is narrower than so many shows nothing behind it (two thirds of a cube)
 
 
@@ -34,26 +34,27 @@ def sealed_occupancy(
     """Which centres of the cubes of [-1, 1]^3 no camera outside sees.
 
     Args:
-      vertices: in a box around the origin whose longest side is 1.
+      vertices: around the origin; the precision is that of a box whose longest side is 1.
       grid: cubes along an edge.
     """
     centres = (np.arange(grid) + 0.5) * 2 / grid - 1
-    near = np.flatnonzero(np.abs(centres) <= 0.5 + 1 / grid)
+    near = np.flatnonzero(np.abs(centres) <= np.abs(vertices).max() + 1 / grid)
+    half = max(HALF, np.sqrt(3) * np.abs(centres[near]).max() + 0.007)
     hidden = np.stack(np.meshgrid(near, near, near, indexing="ij"), -1).reshape(-1, 3)
     for azimuth, elevation in directions():
         axes, _ = camera_axes(azimuth, elevation)  # right, up, towards the camera
         local = vertices @ axes.T
-        x, y = _pixels(local).T
+        x, y = _pixels(local, half).T
         surface = nearest(x[faces], y[faces], local[:, 2][faces], SIZE)
         surface = maximum_filter(surface, GAP, mode="nearest")
         place = centres[hidden] @ axes.T
-        column, row = np.rint(_pixels(place)).astype(int).T
+        column, row = np.rint(_pixels(place, half)).astype(int).T
         hidden = hidden[place[:, 2] <= surface[row, column]]
     inside = np.zeros((grid,) * 3, bool)
     inside[tuple(hidden.T)] = True
     return inside
 
 
-def _pixels(place: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 2"]:
+def _pixels(place: Float[np.ndarray, "N 3"], half: float) -> Float[np.ndarray, "N 2"]:
     """Column and row in an orthographic picture of a point in a camera's axes."""
-    return place[:, :2] * SIZE / (2 * HALF) + SIZE / 2 - 0.5
+    return place[:, :2] * SIZE / (2 * half) + SIZE / 2 - 0.5

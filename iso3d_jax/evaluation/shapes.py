@@ -1,8 +1,9 @@
 """Scores of a mesh against the true one, after SyncDreamer's protocol (eval_mesh.py).
 
-Both meshes are scaled so that the longest side of their bounding box is 1, and centred; what is
-upright and which way is front they must agree on (SyncDreamer turns the truth by the picture's
-azimuth and scales the truth alone, as its results are already in that frame). Then
+Both meshes are scaled so that the longest side of their bounding box is 1, and centred; or, as
+SyncDreamer has it, whose results keep the frame that the truth was rendered in, both are moved by
+what does so to the truth. What is upright and which way is front they must agree on (SyncDreamer
+turns the truth by the picture's azimuth). Then
 
 * Chamfer distance: (mean distance from A's points to B's nearest + the same from B to A) / 2, not
   squared, on points of the surface that is seen from 16 cameras (`visible.py`);
@@ -35,11 +36,12 @@ from iso3d_jax.evaluation.visible import SIZE
 GRID = 64  # cubes along an edge of [-1, 1]^3
 F_DISTANCE = 0.02
 CLOSED = 0.8  # a mesh counts as closed if its insides by crossings and by sight overlap by so much
+Frame = tuple[np.ndarray, float]  # a place and a length, to be the origin and 1
 SIDE_METRICS = ("distance", "f_score", "normal_consistency")  # of the surface seen from a side
 
 
-def normalise(vertices: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
-    """Scaled to a bounding box whose longest side is 1, and centred.
+def box_frame(vertices: Float[np.ndarray, "N 3"]) -> Frame:
+    """The centre of the bounding box, and its longest side.
 
     Raises:
       ValueError: no vertices, or all in one point.
@@ -48,7 +50,19 @@ def normalise(vertices: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
     if not len(vertices) or not np.ptp(vertices, 0).max() > 0:
         raise ValueError("the mesh has no extent")
     low, high = vertices.min(0), vertices.max(0)
-    return (vertices - (low + high) / 2) / (high - low).max()
+    return (low + high) / 2, float((high - low).max())
+
+
+def normalise(
+    vertices: Float[np.ndarray, "N 3"], frame: Frame | None = None
+) -> Float[np.ndarray, "N 3"]:
+    """Scaled to a bounding box whose longest side is 1, and centred; or moved as `frame` says.
+
+    Raises:
+      ValueError: no vertices, or all in one point.
+    """
+    centre, side = frame or box_frame(vertices)
+    return (np.asarray(vertices, np.float64) - centre) / side
 
 
 def chamfer(a: Float[np.ndarray, "N 3"], b: Float[np.ndarray, "M 3"]) -> float:
@@ -175,16 +189,17 @@ class Measured:
     sides: list[visible.Surface]  # what each camera sees of it, thinned
 
 
-def measure(mesh: trimesh.Trimesh, size: int = SIZE) -> Measured:
+def measure(mesh: trimesh.Trimesh, size: int = SIZE, frame: Frame | None = None) -> Measured:
     """Scales, centres and samples a mesh (Z up).
 
     Args:
+      frame: another mesh's `box_frame`, to leave place and size beside it; None takes its own.
       size: of the depth pictures that the points come from, pixels.
 
     Raises:
       ValueError: a mesh without extent, or with nothing to see.
     """
-    vertices, faces = normalise(mesh.vertices), np.asarray(mesh.faces)
+    vertices, faces = normalise(mesh.vertices, frame), np.asarray(mesh.faces)
     return of_frame(vertices, faces, size)
 
 

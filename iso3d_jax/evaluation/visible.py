@@ -36,7 +36,7 @@ def _covered(x, y, nearness, size: int):
     xs, ys = np.ascontiguousarray(x.T), np.ascontiguousarray(y.T)
     low = [np.ceil(np.minimum(np.minimum(*p[:2]), p[2])).astype(int).clip(0) for p in (xs, ys)]
     high = [np.floor(np.maximum(np.maximum(*p[:2]), p[2])).astype(int) for p in (xs, ys)]
-    wide, tall = ((h.clip(max=size - 1) - l + 1).clip(0) for h, l in zip(high, low, strict=True))
+    wide, tall = ((b.clip(max=size - 1) - a + 1).clip(0) for a, b in zip(low, high, strict=True))
     pairs = wide * tall
     triangle = np.repeat(np.arange(len(x)), pairs)
     rank = np.arange(len(triangle)) - np.repeat(np.cumsum(pairs) - pairs, pairs)

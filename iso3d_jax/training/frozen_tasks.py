@@ -107,7 +107,7 @@ class AutoencoderTask(BaseTask):
 
 
 class ImageTowerTask(BaseTask):
-    """The image tower, from scratch, with the decoder that its training needs."""
+    """The image tower, with the decoder that its training needs; from scratch, or `init_from`."""
 
     label = "image tower"
     train_step = staticmethod(image_tower.train_step)
@@ -128,6 +128,21 @@ class ImageTowerTask(BaseTask):
         )
         module = image_tower.TowerWithDecoder(tower, decoder)
         self.graphdef, self.init_params = split_params(module)
+        if cfg.init_from:
+            self.init_params = self._load(cfg.init_from)
+
+    def _load(self, source: str) -> FlatParams:
+        """The weights of a tower that was trained before, or of a whole model; all must fit."""
+        tower = bundle.load_weights(source, ("clip",))["clip"]
+        parts = {"tower/": tower, "decoder/": bundle.load_drawing(source)}
+        found = {part + k: w for part, weights in parts.items() for k, w in weights.items()}
+        shapes = {path: w.shape for path, w in found.items()}
+        if shapes != {path: w.shape for path, w in self.init_params.items()}:
+            raise UserError(
+                f"--config.init_from: {source} has no image tower with a drawing decoder of this "
+                "config's size; it has to be the workdir of an image tower, or a small model"
+            )
+        return {path: jnp.asarray(w, jnp.float32) for path, w in found.items()}
 
     def preview(self, params: FlatParams) -> np.ndarray:
         batch = {k: v[:PREVIEW_OBJECTS] for k, v in self.held_out(0).items()}

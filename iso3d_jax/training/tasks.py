@@ -237,15 +237,15 @@ class DenoiserTask(BaseTask):
         source = self.cfg.init.drawing
         if not source:
             return {}
-        name = bundle.DRAWING
-        found = bundle.load_weights(source, (name,))[name]
+        found = bundle.load_drawing(source)
         mine = {f"layout/drawing/{path}": jnp.asarray(w) for path, w in found.items()}
         shapes = bundle.abstract_network("unet", self.config)[1]
         wanted = {k: v.shape for k, v in shapes.items() if k.startswith("layout/drawing/")}
         if not wanted or {path: w.shape for path, w in mine.items()} != wanted:
             raise UserError(
                 f"--config.init.drawing: {source} has no drawing decoder that fits the UNet's "
-                "layout; it has to be the workdir of an image tower trained for this model"
+                "layout; it has to be the workdir of an image tower trained for this model, or a "
+                "whole model"
             )
         return mine
 

@@ -170,6 +170,15 @@ def load_weights(path: str | Path | None, names: tuple[str, ...]) -> dict[str, d
     return {name: compact.unpack(stored) for name, stored in weights.items()}
 
 
+def load_drawing(path: str | Path | None) -> dict:
+    """The decoder of an image tower's training: beside the tower, or in a whole model's UNet."""
+    stored = load_weights(path, (DRAWING, "unet"))
+    if stored[DRAWING]:
+        return stored[DRAWING]
+    inside = "layout/drawing/"
+    return {k.removeprefix(inside): w for k, w in stored["unet"].items() if k.startswith(inside)}
+
+
 def held_as(path: str, dtype):
     """The type of a network's weight where the others are `dtype`.
 

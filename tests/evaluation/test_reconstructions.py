@@ -64,6 +64,28 @@ def test_a_mesh_turned_the_wrong_way_scores_worse(folders):
     assert "another object's true mesh" not in means
 
 
+def test_place_and_size_count_in_the_frame_of_the_truth(folders):
+    runs, truth = folders
+    (runs / "b.ply").unlink()
+    scores = {}
+    for kind in ("right", "wrong"):
+        mesh = lopsided()
+        if kind == "wrong":  # larger, and the same after scaling it to its own box
+            mesh.apply_scale(1.4)
+        y_up(mesh).export(runs / "a" / "mesh.glb")
+        for frame in reconstructions.FRAMES:
+            means, _, _ = reconstructions.score_runs(runs, truth, size=48, frame=frame)
+            scores[kind, frame] = means["reconstruction"]
+    for key in (("right", "box"), ("right", "truth"), ("wrong", "box")):
+        assert scores[key]["volume_iou"] == pytest.approx(1, abs=0.01)
+    # A body inside itself at 1.4 times its size about a point of it: 1 / 1.4^3, less what moved.
+    wrong = scores["wrong", "truth"]
+    assert 0.2 < wrong["volume_iou"] < 1 / 1.4**3 + 0.03
+    assert 0.2 < wrong["sealed_iou"] < 1 / 1.4**3 + 0.03
+    with pytest.raises(UserError, match="--frame"):
+        reconstructions.score_runs(runs, truth, frame="own")
+
+
 def test_what_is_missing_is_said(folders, tmp_path):
     runs, truth = folders
     with pytest.raises(UserError, match="no mesh of a"):
