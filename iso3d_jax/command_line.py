@@ -46,6 +46,7 @@ from iso3d_jax.errors import UserError
 _CONFIG_FLAG = "config"
 _REQUIRED = "must have a value other than None"  # absl's words for a required flag
 _config_defaults: list[str | None] = []
+_default_presets: list[str] = []  # with `own_preset`
 
 
 class _OwnFlags:
@@ -72,13 +73,16 @@ def flags_for(module: str):
     return flags if module == "__main__" else _OwnFlags()
 
 
-def define_config_flag(default: str | None = None) -> None:
+def define_config_flag(default: str | None = None, *, own_preset: bool = False) -> None:
     """Gives the command a `--config file.py:preset` flag with `--config.key=value` overrides.
 
     Args:
       default: the config used where none is given, or None if one must be given.
+      own_preset: the default's preset is also meant where its file is given without one, which
+        otherwise has its first.
     """
     _config_defaults[:] = [default]
+    _default_presets[:] = [default] if own_preset else []
 
 
 def get_config() -> ConfigDict:
@@ -193,6 +197,8 @@ def _read_flags(argv: list[str]) -> list[str]:
         spec = spec if spec is not None else _config_defaults[0]
         if not spec:
             raise UserError("no config was given: add --config FILE.py or --config FILE.py:PRESET")
+        for default in _default_presets:
+            spec = with_preset(spec, default)
         config = load_config(spec)
         _check_overrides(config, argv)
         try:
@@ -235,6 +241,21 @@ def _take_config(argv: list[str]) -> tuple[str | None, list[str]]:
             rest.append(argv[index])
         index += 1
     return spec, rest
+
+
+def with_preset(spec: str, default: str) -> str:
+    """A config with the preset of `default` where it is the same file and names none.
+
+    `file.py` and `file.py:key=value` name none.
+    """
+    path, _, given = spec.partition(":")
+    own, _, preset = default.partition(":")
+    if given and "=" not in given.split(",")[0]:
+        return spec
+    beside_package = Path(__file__).resolve().parents[1] / path
+    if Path(own).resolve() not in (Path(path).resolve(), beside_package.resolve()):
+        return spec
+    return f"{path}:{preset},{given}".rstrip(",")
 
 
 def _check_overrides(config: ConfigDict, argv: Sequence[str]) -> None:

@@ -7,9 +7,9 @@ Then score distillation optimises a radiance field, and its surface is written a
 index.html shows all of it in a browser, without a network.
 Ctrl-C saves; the same command goes on. `--mode views` is a draft in about a minute instead: it
 fits the drawn views and nothing else. Without --model the small model that ships with the package
-is used; without --config the preset that suits the model. `--images FOLDER` instead of --image
-makes one object of every picture in it, each in its own folder below --out; a picture that fails
-does not stop the others.
+is used; without --config, or with a config file and no preset, the preset that suits the model.
+`--images FOLDER` instead of --image makes one object of every picture in it, each in its own folder
+below --out; a picture that fails does not stop the others.
 """
 
 import hashlib
@@ -128,5 +128,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    command_line.define_config_flag(default_config(sys.argv))
+    command_line.define_config_flag(default_config(sys.argv), own_preset=True)
     command_line.run(main)

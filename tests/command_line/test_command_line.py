@@ -1,6 +1,7 @@
 """Flags, configs and errors: every mistake is one sentence and status 2."""
 
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -225,3 +226,17 @@ def test_configs_are_found_from_any_folder(run_python):
         "print(command_line.load_config('configs/stage1.py:tiny').model.name)"
     )
     assert output(run_python("-c", program)) == "tiny"
+
+
+def test_a_config_without_a_preset_has_the_one_that_suits_the_command(tmp_path):
+    own = str(Path(command_line.__file__).parents[1] / "configs" / "reconstruct.py")
+    default = f"{own}:tiny"
+    meant = {
+        own: default,
+        "configs/reconstruct.py": "configs/reconstruct.py:tiny",
+        "configs/reconstruct.py:steps=50": "configs/reconstruct.py:tiny,steps=50",
+        "configs/reconstruct.py:fast": "configs/reconstruct.py:fast",
+        str(tmp_path / "reconstruct.py"): str(tmp_path / "reconstruct.py"),
+    }
+    for given, expected in meant.items():
+        assert command_line.with_preset(given, default) == expected
