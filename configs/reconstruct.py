@@ -8,7 +8,7 @@ Presets:
                64x64 then 256x256 renders, guidance 10. For the full-size model on an accelerator.
   fast         the same with 2,500 iterations, for the full-size model.
   tiny         for the 64x64 model that ships with the package: a draft from sampled views, then the
-               second half of 200 iterations; two and a half minutes on one core.
+               last 60 of 200 iterations; two and a half minutes on one core.
 
 Options: `:tiny,steps=200` runs fewer (or more) iterations and scales every schedule with them.
 """
@@ -58,7 +58,8 @@ def get_config(arg: str = "") -> ConfigDict:
         dict(fov_deg=(15.0, 60.0), elevation_deg=(0.0, 30.0), distance=(0.8, 1.0))
     )  # distance in units of 1 / tan(fov / 2)
     c.guidance = ConfigDict(
-        dict(loss="x0", scale=10.0, rescale=0.5,
+        # or "sds"; or "pixels", x0 decoded and held to the renders, outlines weighed by `mask`
+        dict(loss="x0", scale=10.0, rescale=0.5, mask=0.5,
              low=(0, 0.98, 0.02, at(8000)), high=(0, 0.98, 0.50, at(8000)))
     )  # fmt: skip
     # weights: a number, or (first iteration, first value, last value, last iteration)
@@ -83,10 +84,12 @@ def get_config(arg: str = "") -> ConfigDict:
     # "low": the autoencoder sees a view at a time and is computed twice; rays go in smaller chunks
     c.memory = "normal"
     # a draft from sampled views: how they are drawn and fitted; `sets` has the azimuth of the first
-    # view and the elevation of each set of `views`, the picture's own side first
+    # view and the elevation of each set of `views`, the picture's own side first; the object is
+    # where a channel is so far from white (not at all, surely); `hull`: see reconstruction/hull.py
     c.draft = ConfigDict(
         dict(steps=1000, rays=8192, fov_deg=40.0, distance=1.075, sets=((0.0, 15.0),),
-             mask=0.5, opaque=0.01, sparsity=0.0, orientation=0.1)
+             white=(0.02, 0.12), mask=0.5, hull=0.0, hull_resolution=64,
+             opaque=0.01, sparsity=0.0, orientation=0.1)
     )  # fmt: skip
     # few iterations leave rims half transparent: the turntable and the mesh show the density times
     # this, and then its edge as many times steeper (see harden in iso3d_jax/nerf/field.py)
@@ -95,7 +98,8 @@ def get_config(arg: str = "") -> ConfigDict:
     c.mesh = ConfigDict(dict(resolution=256, faces=40_000, texture=1024))
 
     if preset == "tiny":
-        c.init = "views"  # nearer to true meshes than either alone, see docs/reconstruction.md
+        c.init, c.init_skip = "views", 0.7  # nearer to true meshes than either alone, and see
+        # docs/reconstruction.md for what guidance, outlines and hull give
         c.phases = ((steps, 32, 1),)
         c.save_every, c.preview_every, c.steps_per_call = 100, 100, 10
         c.field.update(levels=8, log2_table_size=14, base_resolution=8, growth=1.4, hidden=32)
@@ -103,12 +107,13 @@ def get_config(arg: str = "") -> ConfigDict:
                         alpha_threshold=3e-3, chunk=0)  # fmt: skip
         c.occupancy.update(every=8, threshold=1e-3, warmup=steps)
         c.camera.update(fov_deg=(20.0, 50.0), distance=(1.0, 1.15))
-        c.guidance.update(scale=5.0)
+        c.guidance.update(scale=1.3)  # that of the model's own sampling; 5 eats solids away
         c.shading.probability = 0.0
         c.loss.opaque = (at(3000), 0.0, 100.0, at(8000))
         c.optimiser.final = 0.1
         c.show.sharpness = 4.0  # a larger density_scale swells the mesh: docs/reconstruction.md
-        c.draft.update(steps=300, rays=3072, sets=((0.0, 15.0), (30.0, 0.0), (60.0, 30.0)))
+        c.draft.update(steps=300, rays=3072, sets=((0.0, 15.0), (30.0, 0.0), (60.0, 30.0)),
+                       white=(0.04, 0.2), hull=1.0)  # fmt: skip
         c.video.update(frames=40, resolution=112, seconds=4.0)
         c.mesh.update(resolution=128, faces=10_000, texture=512)
     return c

@@ -157,3 +157,24 @@ def get_rays(
     rays_d = directions / jnp.linalg.norm(directions, axis=-1, keepdims=True)
     rays_o = jnp.broadcast_to(c2w[..., None, None, :3, 3], rays_d.shape)
     return rays_o, rays_d
+
+
+def project(
+    points: Float[Array, "N 3"],
+    c2w: Float[Array, "... 4 4"],
+    fov_deg: Float[Array, "..."],
+    height: int,
+    width: int,
+) -> tuple[Float[Array, "... N"], Float[Array, "... N"]]:
+    """Row and column of points in pictures, the inverse of `get_rays`; pixel centres are whole.
+
+    Points have to lie in front of the cameras.
+    """
+    focal = 0.5 * height / jnp.tan(jnp.deg2rad(jnp.asarray(fov_deg, jnp.float32)) * 0.5)
+    local = jnp.einsum(
+        "...nj,...jk->...nk", points - c2w[..., None, :3, 3], c2w[..., :3, :3],
+        precision=jax.lax.Precision.HIGHEST,
+    )  # fmt: skip
+    scale = focal[..., None] / -local[..., 2]
+    row = 0.5 * height - 0.5 - scale * local[..., 1]
+    return row, 0.5 * width - 0.5 + scale * local[..., 0]

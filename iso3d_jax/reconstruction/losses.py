@@ -16,10 +16,11 @@ from iso3d_jax.guidance import regularisers, sds
 from iso3d_jax.guidance.annealing import draw_timestep
 from iso3d_jax.nerf import field, render, shading
 from iso3d_jax.reconstruction import cameras, spread
+from iso3d_jax.reconstruction.hull import hull_loss
 from iso3d_jax.reconstruction.settings import field_spec, phase_end, render_spec
 
 LOSSES = (
-    "guidance", "reference_l2", "photometric", "mask", "orientation", "sparsity", "opaque"
+    "guidance", "reference_l2", "photometric", "mask", "hull", "orientation", "sparsity", "opaque"
 )  # fmt: skip
 
 
@@ -40,12 +41,13 @@ class Prior(NamedTuple):
 
 
 class Pictures(NamedTuple):
-    """What a draft is fitted to: rays and the colours and masks seen along them."""
+    """What a draft is fitted to: rays, the colours and masks seen along them, their hull."""
 
     rays_o: Float[Array, "R 3"]
     rays_d: Float[Array, "R 3"]
     rgb: Float[Array, "R 3"]
     mask: Float[Array, " R"]
+    hull: Float[Array, "G G G"] | None = None
 
 
 class PriorSpec(NamedTuple):
@@ -89,6 +91,16 @@ def encode(
     mean, logvar = mean.astype(jnp.float32), logvar.astype(jnp.float32)
     std = jnp.exp(0.5 * jnp.clip(logvar, -30.0, 20.0))
     return (mean + std * jax.random.normal(key, mean.shape)) * scale
+
+
+def decode(vae, latents: Float[Array, "N h w C"], spec: PriorSpec) -> Float[Array, "N H W 3"]:
+    """Pictures in [0, 1] of scaled latents."""
+    return jnp.clip(vae.decode(latents / spec.scale_factor) * 0.5 + 0.5, 0.0, 1.0)
+
+
+def white_mask(images: Float[Array, "... 3"], low=0.02, high=0.12) -> Float[Array, "..."]:
+    """Soft masks of objects on white: how far the darkest channel is from white."""
+    return jnp.clip((1.0 - jnp.min(images, -1) - low) / (high - low), 0.0, 1.0)
 
 
 def _orientation(key, params, rays_o, rays_d, samples, weights, cfg):
@@ -193,13 +205,13 @@ def sds_losses(
             probability=cfg.shading.probability,
         )  # fmt: skip
         rays = *rays, jnp.repeat(source, resolution**2, 0)
-    (rgb, _), scalars = spread.map_rays(
+    (rgb, opacity), scalars = spread.map_rays(
         spec.mesh, functools.partial(_scene, cfg=cfg, weight=cfg.loss),
         (k_render, k_normal), (params, occupied, kind, ambient), rays,
     )  # fmt: skip
-    images = rgb.reshape(-1, resolution, resolution, 3)  # [G*V, H, W, 3]
-    shape = (images.shape[0], spec.resolution, spec.resolution, 3)
-    images = jax.image.resize(images, shape, "linear", antialias=False)
+    rendered = rgb.reshape(-1, resolution, resolution, 3)  # [G*V, H, W, 3]
+    shape = (rendered.shape[0], spec.resolution, spec.resolution, 3)
+    images = jax.image.resize(rendered, shape, "linear", antialias=False)
     images = spread.split(spec.mesh, images)
     latents = encode(prior.vae, images, k_encode, spec.scale_factor, cfg.memory)
     latents = spread.gather(spec.mesh, latents).reshape(groups, cfg.views, *latents.shape[1:])
@@ -214,11 +226,18 @@ def sds_losses(
         inputs = jax.tree.map(functools.partial(spread.split, spec.mesh), (z_t, t, context, camera))
         return spread.gather(spec.mesh, prior.unet(*inputs))
 
-    guidance, _ = sds.score_distillation(
+    guidance, x0 = sds.score_distillation(
         denoise, latents, jax.random.normal(k_noise, latents.shape), t, prior.alphas_cumprod[t],
         context, camera, parameterization=spec.parameterization, scale=g.scale,
-        rescale=g.rescale, kind=g.loss,
+        rescale=g.rescale, kind="x0" if g.loss == "pixels" else g.loss,
     )  # fmt: skip
+    if g.loss == "pixels":
+        wanted = decode(prior.vae, spread.split(spec.mesh, x0.reshape(-1, *x0.shape[2:])), spec)
+        wanted = jax.image.resize(spread.gather(spec.mesh, wanted), rendered.shape, "linear")
+        guidance = sds.pixel_loss(
+            rendered, opacity.reshape(rendered.shape[:3]), wanted, white_mask(wanted),
+            mask_weight=g.mask, size=x0[0, 0].size,
+        )  # fmt: skip
     on_scene, facts = _losses_on_scene(scalars)
     losses = {"guidance": guidance} | on_scene
     if active(cfg.loss.get("reference_l2", 0.0)):
@@ -237,7 +256,7 @@ def views_losses(
     del step, phase
     k_rays, k_render, k_normal = jax.random.split(key, 3)
     index = jax.random.randint(k_rays, (cfg.draft.rays,), 0, pictures.rgb.shape[0])
-    rays_o, rays_d, rgb, mask = (x[index] for x in pictures)
+    rays_o, rays_d, rgb, mask = (x[index] for x in pictures[:4])
     (seen, opacity), scalars = spread.map_rays(
         spec.mesh, functools.partial(_scene, cfg=cfg, weight=cfg.draft),
         (k_render, k_normal), (params, occupied, None, None), (rays_o, rays_d),
@@ -247,5 +266,10 @@ def views_losses(
         "photometric": jnp.mean(jnp.square(seen - rgb)),
         "mask": -jnp.mean(mask * jnp.log(opacity) + (1 - mask) * jnp.log1p(-opacity)),
     }
+    if pictures.hull is not None:
+        losses["hull"] = hull_loss(
+            params, pictures.hull, jax.random.fold_in(key, 3), field_spec(cfg),
+            points=cfg.draft.rays, step_size=cfg.render.step_size,
+        )  # fmt: skip
     on_scene, facts = _losses_on_scene(scalars)
     return losses | on_scene, facts

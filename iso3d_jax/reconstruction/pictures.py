@@ -20,7 +20,8 @@ from iso3d_jax.nerf.field import FieldSpec
 from iso3d_jax.nerf.render import RenderSpec
 from iso3d_jax.reconstruction import cameras, settings
 from iso3d_jax.reconstruction.cameras import Views
-from iso3d_jax.reconstruction.losses import Pictures
+from iso3d_jax.reconstruction.hull import visual_hull
+from iso3d_jax.reconstruction.losses import Pictures, white_mask
 from iso3d_jax.reconstruction.state import State
 
 SHOW = dict(elevation_deg=15.0, fov_deg=40.0, scale=1.1)
@@ -140,24 +141,19 @@ def contact_sheet(
         grids.tile(rows, tile).save(temporary)
 
 
-def white_mask(images: Float[Array, "V H W 3"], low=0.02, high=0.12) -> Float[np.ndarray, "V H W"]:
-    """Soft masks of objects on white: how far the darkest channel is from white."""
-    distance = 1.0 - np.min(np.asarray(images), -1)
-    return np.clip((distance - low) / (high - low), 0.0, 1.0).astype(np.float32)
-
-
 def from_views(
-    images: Float[np.ndarray, "V H W 3"], views: Views, mask: np.ndarray | None = None
-) -> Pictures:
+    images: Float[Array, "V H W 3"], views: Views, mask: Float[Array, "V H W"] | None = None,
+    hull: dict | None = None,
+) -> Pictures:  # fmt: skip
     """The pixels of given pictures as rays with colours and masks.
 
     Args:
       images: in [0, 1], on white; one a view of `views`.
       mask: opacities [V, H, W], or None to take what is not white.
+      hull: arguments of `visual_hull` besides; None leaves it out.
     """
     rays_o, rays_d, _ = views.rays(images.shape[1])
+    images = jnp.asarray(images, jnp.float32)
     mask = white_mask(images) if mask is None else mask
-    return Pictures(
-        rays_o, rays_d, jnp.asarray(images, jnp.float32).reshape(-1, 3),
-        jnp.asarray(mask, jnp.float32).reshape(-1),
-    )  # fmt: skip
+    carved = visual_hull(mask, views, **hull) if hull else None
+    return Pictures(rays_o, rays_d, images.reshape(-1, 3), mask.reshape(-1), carved)

@@ -34,7 +34,7 @@ from iso3d_jax.errors import UserError
 from iso3d_jax.files import FolderLock, atomic_path, make_folder
 from iso3d_jax.progress import duration
 from iso3d_jax.reconstruction import cameras, loop, pictures, settings, spread, state, surface
-from iso3d_jax.reconstruction.losses import Pictures, Prior, PriorSpec
+from iso3d_jax.reconstruction.losses import Pictures, Prior, PriorSpec, white_mask
 from iso3d_jax.reconstruction.state import State
 
 PACKAGES = ("iso3d_jax", "jax", "jaxlib", "flax", "optax", "numpy", "trimesh", "xatlas",
@@ -80,7 +80,7 @@ def prior_of(model, prepared: np.ndarray, mesh: Mesh | None = None) -> tuple[Pri
     prior = Prior(
         sampling.network_for(model, prepared), model.vae, context,
         jnp.asarray(model.alphas_cumprod), jnp.asarray(prepared, jnp.float32),
-        jnp.asarray(pictures.white_mask(prepared[None])[0]),
+        white_mask(jnp.asarray(prepared, jnp.float32)),
     )  # fmt: skip
     return prior, spec
 
@@ -103,7 +103,9 @@ def draft_source(views: np.ndarray, cfg: ConfigDict) -> Pictures:
         for azimuth, elevation in d.sets
     ]
     together = cameras.Views(*(jnp.concatenate(column) for column in zip(*rings, strict=True)))
-    return pictures.from_views(views.reshape(-1, *views.shape[2:]), together)
+    wanted = dict(resolution=d.hull_resolution, radius=cfg.field.radius) if d.hull else None
+    flat = jnp.asarray(views.reshape(-1, *views.shape[2:]))
+    return pictures.from_views(flat, together, white_mask(flat, *d.white), wanted)
 
 
 def reconstruct(

@@ -55,8 +55,10 @@ def check(cfg: ConfigDict) -> None:
         raise UserError(
             f"config.picture is empty or one of {', '.join(MODES_OF_PICTURES)}, not '{cfg.picture}'"
         )
-    if cfg.guidance.loss not in ("x0", "sds"):
-        raise UserError(f"config.guidance.loss is 'x0' or 'sds', not '{cfg.guidance.loss}'")
+    if cfg.guidance.loss not in ("x0", "sds", "pixels"):
+        raise UserError(
+            f"config.guidance.loss is 'x0', 'sds' or 'pixels', not '{cfg.guidance.loss}'"
+        )
     if cfg.memory not in ("normal", "low"):
         raise UserError(f"config.memory is 'normal' or 'low', not '{cfg.memory}'")
     if cfg.spread not in ("objects", "views"):

@@ -36,7 +36,7 @@ _LATER = dict(
     optimizer="adamw", on_bad_step="stop", spike_factor=0.0, max_skips=10, accumulate=1,
     trainable="all", lora_rank=16, lora_alpha=16.0, loss_weighting="plain", min_snr_gamma=5.0,
     noise_offset=0.0, num_views=4, reference="attention", ablation="", dtype="float32",
-    remat="none", loader="memory", encoding="once",
+    remat="none", loader="memory", encoding="once", init_from="",
 )  # fmt: skip
 
 

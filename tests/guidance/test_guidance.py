@@ -69,6 +69,23 @@ def test_perfect_predictor_gives_zero_gradient(kind, parameterization):
     assert float(jnp.abs(jax.grad(loss)(latents)).max()) < 1e-5
 
 
+def test_pixel_loss_pulls_renders_to_the_decoded_picture_and_nowhere_else():
+    key = jax.random.key(0)
+    wanted = jax.random.uniform(key, (2, 4, 4, 3))
+    mask = jnp.zeros((2, 4, 4)).at[:, 1:3].set(1.0)
+    opacity = jnp.clip(mask, 1e-3, 1 - 1e-3)
+
+    def loss(rgb, opacity, wanted):
+        return sds.pixel_loss(rgb, opacity, wanted, mask, mask_weight=0.5, size=512)
+
+    of_rgb, of_wanted = jax.grad(loss, (0, 2))(wanted, opacity, wanted)
+    assert jnp.all(of_rgb == 0) and jnp.all(of_wanted == 0)
+    value = loss(wanted + 0.1, opacity, wanted) - loss(wanted, opacity, wanted)
+    np.testing.assert_allclose(value, 0.5 * 512 * 0.01, rtol=1e-4)
+    slope = jax.grad(loss, 1)(wanted, jnp.full_like(mask, 0.5), wanted)
+    assert jnp.all(slope[:, 1:3] < 0) and jnp.all(slope[:, 3:] > 0)  # more inside, less outside
+
+
 def test_unconditional_branch_comes_first_and_sees_zeros():
     z_t, camera = jnp.ones((1, 2, 2, 2, 1)), jnp.zeros((1, 2, 16))
 

@@ -28,6 +28,11 @@ class PixelAutoencoder:
         mean = x.reshape(n, height // 4, width // 4, 16 * c)
         return mean, jnp.full_like(mean, -30.0)
 
+    def decode(self, z):
+        n, height, width, c = z.shape
+        x = z.reshape(n, height, width, 4, 4, c // 16).transpose(0, 1, 3, 2, 4, 5)
+        return x.reshape(n, height * 4, width * 4, c // 16)
+
 
 jax.tree_util.register_static(PixelAutoencoder)
 

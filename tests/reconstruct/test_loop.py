@@ -104,7 +104,9 @@ def check_red_square(scene, cfg):
     assert opacity[:, 6:10, 6:10].min() > 0.5 > opacity[:, 0].max()
 
 
-def test_distillation_reaches_what_the_prior_is_sure_of(prior, small_config, tmp_path):
+@pytest.mark.parametrize("loss", ["x0", "pixels"])
+def test_distillation_reaches_what_the_prior_is_sure_of(loss, prior, small_config, tmp_path):
+    small_config.guidance.loss = loss
     cfg = small_config
     cfg.steps = 150
     cfg.phases = ((150, 16, 1),)

@@ -39,6 +39,23 @@ def test_the_tower_trains_previews_exports_and_gives_the_unet_its_drawing(tmp_pa
         for path, value in drawing.items():
             np.testing.assert_array_equal(params[f"layout/drawing/{path}"], value)
 
+    # A whole model's drawing will do, too; a folder without one will not.
     task.cfg.init.drawing = str(tmp_path / "trained")
+    np.testing.assert_array_equal(
+        task._load_init()["layout/drawing/draw/bias"], drawing["draw/bias"] + 1.0
+    )
+    tower = bundle.load_weights(tmp_path, ("clip",))
+    bundle.save_bundle(tmp_path / "bare", bundle.make_config(cfg.model), tower)
+    task.cfg.init.drawing = str(tmp_path / "bare")
     with pytest.raises(UserError, match="no drawing decoder that fits"):
         task._load_init()
+
+    # Another training goes on from tower and decoder.
+    cfg.init_from = str(tmp_path)
+    found = make_task(cfg).init_params
+    for part, weights in (("tower/", tower["clip"]), ("decoder/", drawing)):
+        for path, value in weights.items():
+            np.testing.assert_array_equal(found[part + path], value)
+    cfg.init_from = str(tmp_path / "bare")
+    with pytest.raises(UserError, match="no image tower with a drawing decoder"):
+        make_task(cfg)
