@@ -5,6 +5,7 @@
     python -m iso3d_jax.convert --from models/mine --to torch --out mine.ckpt
     python -m iso3d_jax.convert --from models/mine --to diffusers --out mine_diffusers
     python -m iso3d_jax.convert --from runs/stage2 --to compact --out models/small
+    python -m iso3d_jax.convert --from models/a --from models/b --to average --out models/mean
 
 Reads the checkpoints of Isotropic3D, MVDream and Stable Diffusion 2 (.ckpt, .pt, .safetensors),
 diffusers' folders, and the CLIP vision towers of open_clip and transformers. --from is a file, a
@@ -26,8 +27,8 @@ _FROM = flags.DEFINE_multi_string(
 _OUT = flags.DEFINE_string(
     "out", None, "folder to write; a .ckpt or .pt file with --to torch", required=True
 )
-_TO = flags.DEFINE_enum("to", "jax", ["jax", "torch", "diffusers", "compact"],
-    "the layout to write; compact is our own with a byte a weight",
+_TO = flags.DEFINE_enum("to", "jax", ["jax", "torch", "diffusers", "compact", "average"],
+    "the layout to write; compact is our own with a byte a weight, average the mean of several",
 )  # fmt: skip
 _ARCH = flags.DEFINE_string(
     "arch", None, 'JSON file with what shapes do not tell, as {"unet": {"num_head_channels": 64}}'
@@ -41,7 +42,8 @@ _LEFTOVERS = flags.DEFINE_string(
 def main(argv):
     """Checks what was given, converts."""
     del argv
-    if _TO.value != "jax" and (len(_FROM.value) > 1 or _ARCH.value):
+    several = len(_FROM.value) > 1 and _TO.value != "average"
+    if _TO.value != "jax" and (several or _ARCH.value):
         raise UserError(f"--to {_TO.value} takes one --from, a model folder, and no --arch")
     if _LEFTOVERS.value and _TO.value != "torch":
         raise UserError("--leftovers goes with --to torch alone")
@@ -82,6 +84,10 @@ def main(argv):
         from iso3d_jax.weights.exporting import export_compact
 
         notes = export_compact(_FROM.value[0], _OUT.value)
+    elif _TO.value == "average":
+        from iso3d_jax.weights.averaging import average
+
+        notes = average(_FROM.value, _OUT.value)
     else:
         from iso3d_jax.weights.exporting import export_diffusers
 
