@@ -134,6 +134,11 @@ def orthogonal_azimuths(start_deg: Float[Array, "..."], num_views: int) -> Float
     return jnp.mod(jnp.asarray(start_deg, jnp.float32)[..., None] + steps, 360.0)
 
 
+def _focal(fov_deg, height: int):
+    """Focal length in pixels."""
+    return 0.5 * height / jnp.tan(jnp.deg2rad(jnp.asarray(fov_deg, jnp.float32)) * 0.5)
+
+
 def get_rays(
     c2w: Float[Array, "... 4 4"], fov_deg: Float[Array, "..."], height: int, width: int
 ) -> tuple[Float[Array, "... H W 3"], Float[Array, "... H W 3"]]:
@@ -146,7 +151,7 @@ def get_rays(
     Returns:
       `rays_o` and unit `rays_d`, in world coordinates.
     """
-    focal = 0.5 * height / jnp.tan(jnp.deg2rad(jnp.asarray(fov_deg, jnp.float32)) * 0.5)
+    focal = _focal(fov_deg, height)
     x = (jnp.arange(width, dtype=jnp.float32) + 0.5 - 0.5 * width) / focal[..., None]
     y = (0.5 * height - jnp.arange(height, dtype=jnp.float32) - 0.5) / focal[..., None]
     x, y = jnp.broadcast_arrays(x[..., None, :], y[..., :, None])  # [..., H, W]
@@ -170,7 +175,7 @@ def project(
 
     Points have to lie in front of the cameras.
     """
-    focal = 0.5 * height / jnp.tan(jnp.deg2rad(jnp.asarray(fov_deg, jnp.float32)) * 0.5)
+    focal = _focal(fov_deg, height)
     local = jnp.einsum(
         "...nj,...jk->...nk", points - c2w[..., None, :3, 3], c2w[..., :3, :3],
         precision=jax.lax.Precision.HIGHEST,

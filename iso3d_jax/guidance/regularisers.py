@@ -36,3 +36,9 @@ def opaque_loss(opacity: Float[Array, " R"]) -> Float[Array, ""]:
     """Binary cross-entropy of the clipped opacity with itself: half-transparent rays cost."""
     value = jnp.clip(opacity, 1e-3, 1.0 - 1e-3)
     return jnp.mean(-(value * jnp.log(value) + (1.0 - value) * jnp.log1p(-value)))
+
+
+def cross_entropy(opacity: Float[Array, "..."], wanted: Float[Array, "..."]) -> Float[Array, ""]:
+    """Mean binary cross-entropy of opacities with the wanted ones, both in [0, 1]."""
+    opacity = jnp.clip(opacity, 1e-3, 1 - 1e-3)
+    return -jnp.mean(wanted * jnp.log(opacity) + (1 - wanted) * jnp.log1p(-opacity))

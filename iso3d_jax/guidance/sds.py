@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from iso3d_jax.diffusion import schedule
+from iso3d_jax.guidance import regularisers
 
 LOSSES = ("x0", "sds")  # of latents; `pixel_loss` is the x0 loss of pictures
 
@@ -129,8 +130,7 @@ def pixel_loss(
       size: numbers in a view's latents, so that this loss is about as large as that of latents.
     """
     wanted, mask = jax.lax.stop_gradient((wanted, mask))
-    opacity = jnp.clip(opacity, 1e-3, 1 - 1e-3)
-    outline = -jnp.mean(mask * jnp.log(opacity) + (1 - mask) * jnp.log1p(-opacity))
+    outline = regularisers.cross_entropy(opacity, mask)
     return 0.5 * size * (jnp.mean(jnp.square(rgb - wanted)) + mask_weight * outline)
 
 

@@ -15,6 +15,7 @@ from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float
 
 from iso3d_jax.geometry import cameras
+from iso3d_jax.guidance import regularisers
 from iso3d_jax.nerf import field
 from iso3d_jax.nerf.field import FieldSpec
 from iso3d_jax.reconstruction.cameras import Views
@@ -54,5 +55,4 @@ def hull_loss(
     x = (cell + jax.random.uniform(k_place, cell.shape)) * (2.0 * spec.radius / resolution)
     density = field.density(params, x - spec.radius, spec)
     wanted = hull[cell[:, 0], cell[:, 1], cell[:, 2]]
-    alpha = jnp.clip(-jnp.expm1(-density * step_size), 1e-3, 1 - 1e-3)
-    return -jnp.mean(wanted * jnp.log(alpha) + (1 - wanted) * jnp.log1p(-alpha))
+    return regularisers.cross_entropy(-jnp.expm1(-density * step_size), wanted)

@@ -261,10 +261,9 @@ def views_losses(
         spec.mesh, functools.partial(_scene, cfg=cfg, weight=cfg.draft),
         (k_render, k_normal), (params, occupied, None, None), (rays_o, rays_d),
     )  # fmt: skip
-    opacity = jnp.clip(opacity, 1e-3, 1 - 1e-3)
     losses = {
         "photometric": jnp.mean(jnp.square(seen - rgb)),
-        "mask": -jnp.mean(mask * jnp.log(opacity) + (1 - mask) * jnp.log1p(-opacity)),
+        "mask": regularisers.cross_entropy(opacity, mask),
     }
     if pictures.hull is not None:
         losses["hull"] = hull_loss(

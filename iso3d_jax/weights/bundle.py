@@ -172,11 +172,11 @@ def load_weights(path: str | Path | None, names: tuple[str, ...]) -> dict[str, d
 
 def load_drawing(path: str | Path | None) -> dict:
     """The decoder of an image tower's training: beside the tower, or in a whole model's UNet."""
-    stored = load_weights(path, (DRAWING, "unet"))
-    if stored[DRAWING]:
-        return stored[DRAWING]
-    inside = "layout/drawing/"
-    return {k.removeprefix(inside): w for k, w in stored["unet"].items() if k.startswith(inside)}
+    beside = load_weights(path, (DRAWING,))[DRAWING]
+    if beside:
+        return beside
+    inside, unet = "layout/drawing/", load_weights(path, ("unet",))["unet"]
+    return {k.removeprefix(inside): w for k, w in unet.items() if k.startswith(inside)}
 
 
 def held_as(path: str, dtype):

@@ -85,7 +85,7 @@ def table(m: Maker) -> None:
         part = width * m.u(0.15, 0.35)
         side = m.one(-1, 1) * (width - part) / 2 * 0.95
         m.add(wood, box([0, side, height - deep / 2], [depth * 0.9, part, deep]))
-        fronts(m, m.colour(), depth * 0.45, [side], height - deep, deep, part, m.n(1, 4), 1)
+        fronts(m, m.colour(), depth * 0.45, side, height - deep, deep, part, m.n(1, 4), 1)
     for _ in range(m.n(0, 2) if m.chance(0.3) else 0):  # things on it
         at = [m.u(-0.3, 0.3) * depth, m.u(-0.3, 0.3) * width, height + thick]
         size = m.u(0.05, 0.2)
@@ -93,21 +93,19 @@ def table(m: Maker) -> None:
                                 at))  # fmt: skip
 
 
-def fronts(m, colour, x, centres, z, tall, wide, rows, columns) -> None:
-    """Drawers or doors with handles on a front at x."""
-    handle = m.colour()
-    for y in centres:
-        for r in range(rows):
-            for c in range(columns):
-                cell = [tall / rows, wide / columns]
-                at = [x, y + (c + 0.5) * cell[1] - wide / 2, z + (r + 0.5) * cell[0]]
-                m.add(colour, box(at, [0.02, cell[1] * 0.92, cell[0] * 0.92]))
-                if columns > 1 or rows == 1:
-                    side = (1 if c % 2 == 0 else -1) * cell[1] * 0.38
-                    ends = [[x + 0.025, at[1] + side, at[2] + s * cell[0] * 0.1] for s in (-1, 1)]
-                else:
-                    ends = [[x + 0.025, at[1] + s * cell[1] * 0.12, at[2]] for s in (-1, 1)]
-                m.add(handle, rod(*ends, 0.01))
+def fronts(m, colour, x, y, z, tall, wide, rows, columns) -> None:
+    """Drawers or doors with handles on a front at x, about y, from z up."""
+    handle, cell = m.colour(), [tall / rows, wide / columns]
+    for r in range(rows):
+        for c in range(columns):
+            at = [x, y + (c + 0.5) * cell[1] - wide / 2, z + (r + 0.5) * cell[0]]
+            m.add(colour, box(at, [0.02, cell[1] * 0.92, cell[0] * 0.92]))
+            if columns > 1 or rows == 1:
+                side = (1 if c % 2 == 0 else -1) * cell[1] * 0.38
+                ends = [[x + 0.025, at[1] + side, at[2] + s * cell[0] * 0.1] for s in (-1, 1)]
+            else:
+                ends = [[x + 0.025, at[1] + s * cell[1] * 0.12, at[2]] for s in (-1, 1)]
+            m.add(handle, rod(*ends, 0.01))
 
 
 def cabinet(m: Maker) -> None:
@@ -121,7 +119,7 @@ def cabinet(m: Maker) -> None:
     if m.chance(0.4):
         m.add(m.colour(), box([0, 0, feet + height], [depth * 1.06, width * 1.04, 0.03]))
     rows, columns = (m.n(1, 6), m.n(1, 2)) if m.chance(0.6) else (1, m.n(1, 4))
-    fronts(m, front, depth / 2, [0.0], feet, height, width, rows, columns)
+    fronts(m, front, depth / 2, 0.0, feet, height, width, rows, columns)
 
 
 def shelf(m: Maker) -> None:

@@ -140,7 +140,7 @@ def appliance(m: Maker) -> None:
         disc = lathe([(0, 0), (r, 0), (r * 0.9, 0.03), (0, 0.03)])
         m.add(trim, turned(disc, 90, axis=1) + [x - 0.01, 0, height * m.u(0.4, 0.6)])
     elif kind == "doors":
-        fronts(m, body if m.chance(0.5) else trim, x, [0.0], 0, height, width, m.n(1, 2), 1)
+        fronts(m, body if m.chance(0.5) else trim, x, 0.0, 0, height, width, m.n(1, 2), 1)
     elif kind == "screen":
         m.add(trim, box([x, width * m.u(-0.1, 0.1), height * 0.5],
                         [0.02, width * m.u(0.4, 0.9), height * m.u(0.3, 0.8)]))  # fmt: skip
