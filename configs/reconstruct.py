@@ -19,6 +19,16 @@ from iso3d_jax import config_presets
 
 PRESETS = {"isotropic3d": 10_000, "fast": 2_500, "tiny": 200}
 
+# twelve sets of four views: every 7.5 degrees a view, elevations spread over those of training
+SETS_ALL_ROUND = tuple(
+    (7.5 * k, elevation)
+    for k, elevation in zip(
+        (0, 4, 8, 2, 6, 10, 1, 3, 5, 7, 9, 11),
+        (15, 0, 30, 7, 22, 15, 30, 18, 11, 4, 26, 9),
+        strict=True,
+    )
+)
+
 
 def get_config(arg: str = "") -> ConfigDict:
     preset, options = config_presets.parse(arg, tuple(PRESETS), steps=0)
@@ -85,15 +95,17 @@ def get_config(arg: str = "") -> ConfigDict:
     c.memory = "normal"
     # a draft from sampled views: how they are drawn and fitted; `sets` has the azimuth of the first
     # view and the elevation of each set of `views`, the picture's own side first; the object is
-    # where a channel is so far from white (not at all, surely); `hull`: see reconstruction/hull.py
+    # where a channel is so far from white (not at all, surely); `hull`: see reconstruction/hull.py;
+    # `networks`: their learning rate, in place of `optimiser.networks`
     c.draft = ConfigDict(
         dict(steps=1000, rays=8192, fov_deg=40.0, distance=1.075, sets=((0.0, 15.0),),
-             white=(0.02, 0.12), mask=0.5, hull=0.0, hull_resolution=64,
+             white=(0.02, 0.12), mask=0.5, hull=0.0, hull_resolution=64, networks=0.001,
              opaque=0.01, sparsity=0.0, orientation=0.1)
     )  # fmt: skip
     # few iterations leave rims half transparent: the turntable and the mesh show the density times
-    # this, and then its edge as many times steeper (see harden in iso3d_jax/nerf/field.py)
-    c.show = ConfigDict(dict(density_scale=1.0, sharpness=1.0))
+    # this, and then its edge as many times steeper (see harden in iso3d_jax/nerf/field.py) about
+    # the surface: where outlines begin ("outline") or where it is half of that inside ("half")
+    c.show = ConfigDict(dict(density_scale=1.0, sharpness=1.0, surface="outline"))
     c.video = ConfigDict(dict(frames=120, resolution=256, seconds=4.0))
     c.mesh = ConfigDict(dict(resolution=256, faces=40_000, texture=1024))
 
@@ -111,9 +123,9 @@ def get_config(arg: str = "") -> ConfigDict:
         c.shading.probability = 0.0
         c.loss.opaque = (at(3000), 0.0, 100.0, at(8000))
         c.optimiser.final = 0.1
-        c.show.sharpness = 4.0  # a larger density_scale swells the mesh: docs/reconstruction.md
-        c.draft.update(steps=300, rays=3072, sets=((0.0, 15.0), (30.0, 0.0), (60.0, 30.0)),
-                       white=(0.04, 0.2), hull=1.0)  # fmt: skip
+        c.show.update(sharpness=4.0, surface="half")  # what else was tried: docs/reconstruction.md
+        c.draft.update(steps=300, rays=3072, sets=SETS_ALL_ROUND, white=(0.04, 0.2), hull=1.0,
+                       networks=0.005)  # fmt: skip
         c.video.update(frames=40, resolution=112, seconds=4.0)
         c.mesh.update(resolution=128, faces=10_000, texture=512)
     return c

@@ -33,6 +33,13 @@ def tile(rows: Sequence[Sequence[np.ndarray]], cell: int | None = None) -> Image
     return sheet
 
 
+def untile(sheet: Image.Image, cell: int) -> list[list[np.ndarray]]:
+    """The pictures [cell, cell, 3], uint8, of a sheet from `tile`; short rows end in white."""
+    pixels = np.asarray(sheet.convert("RGB"))
+    starts = [range(GAP, size - cell, cell + GAP) for size in pixels.shape[:2]]
+    return [[pixels[y : y + cell, x : x + cell] for x in starts[1]] for y in starts[0]]
+
+
 def to_image(picture: np.ndarray) -> Image.Image:
     """[H, W, 3], float in [0, 1] or uint8, to an RGB image."""
     if picture.dtype != np.uint8:

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from iso3d_jax.data.pictures import load_picture
 from iso3d_jax.errors import UserError
 from iso3d_jax.reconstruction import loop, run
+from iso3d_jax.reconstruction import pictures as draw
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -75,6 +76,7 @@ def reconstruct_all(
     """Reconstructs every picture into a folder of its name; what is finished is left as it is.
 
     A picture that is refused, or whose optimisation fails, does not keep the others from theirs.
+    `sheet.png` shows all that came out.
 
     Args:
       pictures: from `find_pictures`.
@@ -113,11 +115,6 @@ def reconstruct_all(
             failed[name] = str(error)
             print(f"failed: {name}: {error}", file=sys.stderr, flush=True)
 
-    devices = jax.local_devices()[: len(pictures)]
-    if len(devices) == 1 or cfg.spread == "views":
-        work(model, {}, [])
-        return failed
-
     def work_on(device, stopped: list[int]) -> None:
         with jax.default_device(device):
             try:
@@ -126,13 +123,32 @@ def reconstruct_all(
                 stopped.append(getattr(error, "signum", 0))
                 raise
 
+    devices = jax.local_devices()[: len(pictures)]
+    if len(devices) == 1 or cfg.spread == "views":
+        work(model, {}, [])
+    else:
+        _on_all(devices, work_on)
+    _write_sheet(Path(out), [name for name in pictures if name not in failed], cfg)
+    return failed
+
+
+def _on_all(devices: list, work_on: Callable) -> None:
+    """Runs `work_on(device, stopped)` for all devices at once; the first cause is raised."""
     with loop.signals() as stopped, concurrent.futures.ThreadPoolExecutor(len(devices)) as pool:
         futures = [pool.submit(work_on, device, stopped) for device in devices]
         errors = [e for e in (future.exception() for future in futures) if e is not None]
         errors.sort(key=lambda error: isinstance(error, loop.Interrupted))  # a cause comes first
         if errors or stopped:
             raise errors[0] if errors else loop.Interrupted(stopped[0])
-    return failed
+
+
+def _write_sheet(out: Path, names: list[str], cfg: ConfigDict) -> None:
+    """One picture of all objects, a row each, in the order of the names."""
+    sheets = [out / name / "contact_sheet.png" for name in names]
+    sheets = [path for path in sheets if path.is_file()]
+    if sheets:
+        draw.sheet_of_sheets(out / "sheet.png", sheets, cfg.views)
+        print(f"wrote {out / 'sheet.png'}: a row for each of {len(sheets)} objects")
 
 
 def _on_device(model, device):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
+from PIL import Image
 
 from iso3d_jax.data import grids
 from iso3d_jax.files import atomic_path
@@ -24,6 +26,7 @@ from iso3d_jax.reconstruction.hull import visual_hull
 from iso3d_jax.reconstruction.losses import Pictures, white_mask
 from iso3d_jax.reconstruction.state import State
 
+TILE = 192  # side of a picture in a contact sheet
 SHOW = dict(elevation_deg=15.0, fov_deg=40.0, scale=1.1)
 
 
@@ -127,7 +130,7 @@ def turntable(path: Path, state: State, cfg: ConfigDict) -> Turntable:
 
 
 def contact_sheet(
-    path: Path, picture: np.ndarray, views: np.ndarray, turn: Turntable, tile: int = 192
+    path: Path, picture: np.ndarray, views: np.ndarray, turn: Turntable, tile: int = TILE
 ) -> None:
     """Writes one picture of a run: the input and the views, then colours and normals all round.
 
@@ -139,6 +142,22 @@ def contact_sheet(
     rows = [[picture, *views], list(eight.rgb / 255.0), list(eight.normal / 255.0)]
     with atomic_path(path) as temporary:
         grids.tile(rows, tile).save(temporary)
+
+
+def sheet_of_sheets(path: Path, sheets: Sequence[Path], views: int) -> None:
+    """Writes one picture of many runs, a row each: the input, the views, four sides of the object.
+
+    Args:
+      sheets: the runs' contact sheets, from `contact_sheet`.
+      views: how many each has.
+    """
+    rows = []
+    for sheet in sheets:
+        with Image.open(sheet) as image:
+            first, colours, *_ = grids.untile(image, TILE)
+        rows.append([*first[: 1 + views], *colours[:8:2]])
+    with atomic_path(path) as temporary:
+        grids.tile(rows, TILE // 2).save(temporary)
 
 
 def from_views(

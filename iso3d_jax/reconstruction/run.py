@@ -41,6 +41,7 @@ PACKAGES = ("iso3d_jax", "jax", "jaxlib", "flax", "optax", "numpy", "trimesh", "
             "fast-simplification")  # fmt: skip
 
 OTHER_FILES = 50_000_000  # bytes: pictures, video, mesh and page, generously
+SHOWN_SETS = 3  # of views, in views.png; the others are much the same, from between
 
 
 @dataclasses.dataclass
@@ -92,6 +93,7 @@ def draft_config(cfg: ConfigDict, resolution: int) -> ConfigDict:
     draft.steps = cfg.draft.steps
     draft.phases = ((cfg.draft.steps, resolution, 1),)
     draft.occupancy.warmup = cfg.draft.steps
+    draft.optimiser.networks = cfg.draft.networks
     return draft
 
 
@@ -189,7 +191,7 @@ def _reconstruct(model, picture, out: Path, cfg, model_id, init, programs) -> Re
     )
     lap("optimisation")
     phase_seconds |= {k: round(v, 2) for k, v in times.items()}
-    threshold, overlap = surface.choose_threshold(current, cfg)
+    threshold, overlap = surface.choose_surface(current, cfg)
     shown = surface.hardened(current, cfg, threshold)
     turn = pictures.turntable(out / "turntable.mp4", shown, cfg)
     pictures.contact_sheet(out / "contact_sheet.png", prepared, views[0], turn)
@@ -274,7 +276,7 @@ def _sample_views(model, picture, prepared, out: Path, cfg: ConfigDict) -> np.nd
     with atomic_path(file) as temporary:
         np.savez(temporary, views=views)
     with atomic_path(out / "views.png") as temporary:
-        rows = [[prepared, *row] for row in views]
+        rows = [[prepared, *row] for row in views[:SHOWN_SETS]]
         grids.tile(rows, max(256, model.config.resolution)).save(temporary)
     return views
 

@@ -22,6 +22,7 @@ from iso3d_jax.reconstruction.state import State
 
 CHUNK = 1 << 16
 ABOVE, DEPTH = 3, 12
+SCENE_GRID = 64
 
 
 @functools.partial(jax.jit, static_argnames="spec")
@@ -128,6 +129,32 @@ def choose_threshold(state: State, cfg: ConfigDict, resolution: int = 48) -> tup
     return float(np.sqrt(good[0] * good[-1])), float(overlap.max())
 
 
+def half_maximum(density: np.ndarray, outer: float) -> float:
+    """Half of the density that is usual inside, where a soft rim is half way up.
+
+    Args:
+      density: of points evenly spread over the scene.
+      outer: the density where the rim begins; the inside is the median of all above it.
+    """
+    inside = density[density > outer]
+    return max(0.5 * float(np.median(inside)), outer) if len(inside) else float(outer)
+
+
+def choose_surface(state: State, cfg: ConfigDict) -> tuple[float, float]:
+    """The density on the surface and the overlap of `choose_threshold`, as `cfg.show.surface` says.
+
+    "outline": that of `choose_threshold`, where the rim of the scene begins to hide what is behind.
+    "half": `half_maximum`, for scenes whose rim is soft, which makes thin parts fat.
+    """
+    outer, overlap = choose_threshold(state, cfg)
+    if cfg.get("show", {}).get("surface", "outline") == "outline":
+        return outer, overlap
+    axis = (np.arange(SCENE_GRID, dtype=np.float32) + 0.5) / SCENE_GRID * 2 - 1
+    x = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
+    density = visible_density(state.params, settings.field_spec(cfg).radius * x, cfg)
+    return half_maximum(density, outer), overlap
+
+
 def hardened(state: State, cfg: ConfigDict, threshold: float) -> State:
     """The scene as people see it: its edge `cfg.show.sharpness` times as steep, nothing moved.
 
@@ -146,7 +173,7 @@ def make_mesh(
     """Extracts, unwraps and colours the scene's surface.
 
     Args:
-      threshold: density on the surface, or None to choose it by `choose_threshold`.
+      threshold: density on the surface, or None to choose it by `choose_surface`.
       resolution: of the marching cubes along the object's longest side, or None for the config's.
 
     Returns:
@@ -156,7 +183,7 @@ def make_mesh(
     optimised = settings.field_spec(cfg)  # whose colours were seen, not the more solid one's
     facts: dict = {}
     if threshold is None:
-        threshold, facts["silhouette_iou"] = choose_threshold(state, cfg)
+        threshold, facts["silhouette_iou"] = choose_surface(state, cfg)
     surface = isosurface.extract(
         lambda x: visible_density(state.params, x, cfg),
         threshold,
