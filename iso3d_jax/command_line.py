@@ -100,9 +100,7 @@ def load_config(spec: str) -> ConfigDict:
       UserError: the file is missing, is not a config file, or does not know the preset.
     """
     path, colon, preset = spec.partition(":")
-    beside_package = Path(__file__).resolve().parents[1] / path
-    if not os.path.isfile(path) and beside_package.is_file():
-        path = str(beside_package)
+    path = _config_path(path)
     if not os.path.isfile(path):
         raise UserError(f"config file not found: {path}{_nearby_config(path)}")
     module_spec = importlib.util.spec_from_file_location(
@@ -252,8 +250,7 @@ def with_preset(spec: str, default: str) -> str:
     own, _, preset = default.partition(":")
     if given and "=" not in given.split(",")[0]:
         return spec
-    beside_package = Path(__file__).resolve().parents[1] / path
-    if Path(own).resolve() not in (Path(path).resolve(), beside_package.resolve()):
+    if Path(own).resolve() != Path(_config_path(path)).resolve():
         return spec
     return f"{path}:{preset},{given}".rstrip(",")
 
@@ -274,6 +271,12 @@ def _check_overrides(config: ConfigDict, argv: Sequence[str]) -> None:
                 hint = nearest(key, sorted(value.keys()))
                 raise UserError(f"unknown config key '{key}' in {flag}: {hint}")
             value, seen = value.get_oneway_ref(key).get(), f"{seen}.{key}"
+
+
+def _config_path(path: str) -> str:
+    """The file of that name in the working folder, or beside the package where there is none."""
+    beside_package = Path(__file__).resolve().parents[1] / path
+    return str(beside_package) if not os.path.isfile(path) and beside_package.is_file() else path
 
 
 def _nearby_config(path: str) -> str:

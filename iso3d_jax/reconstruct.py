@@ -9,7 +9,7 @@ Ctrl-C saves; the same command goes on. `--mode views` is a draft in about a min
 fits the drawn views and nothing else. Without --model the small model that ships with the package
 is used; without --config, or with a config file and no preset, the preset that suits the model.
 `--images FOLDER` instead of --image makes one object of every picture in it, each in its own folder
-below --out; a picture that fails does not stop the others.
+below --out, and sheet.png of them all; a picture that fails does not stop the others.
 """
 
 import hashlib

@@ -102,15 +102,18 @@ def score_runs(
     results = find_results(runs)
     if frame not in FRAMES:
         raise UserError(f"--frame is one of {', '.join(FRAMES)}, not {frame}")
+    true_meshes = {name: load_truth(meshes, name) for name in results}
+    names = list(results)
+    missing = [name for name in names if true_meshes[name] is None]
+    if missing:
+        raise UserError(f"--meshes {meshes} has no mesh of {missing[0]} ({', '.join(SUFFIXES)})")
+    progress = Progress(2 * len(names), "scoring meshes", unit="mesh")
     truth, frames = {}, {}
-    for name in results:
-        mesh = load_truth(meshes, name)
-        if mesh is None:
-            raise UserError(f"--meshes {meshes} has no mesh of {name} ({', '.join(SUFFIXES)})")
+    for i, name in enumerate(names):
+        mesh = true_meshes.pop(name)
         truth[name] = _measure(mesh, name, size)
         frames[name] = shapes.box_frame(mesh.vertices) if frame == "truth" else None
-    names = list(results)
-    progress = Progress(len(names), "scoring meshes", unit="object")
+        progress.update(i + 1)
     ball = shapes.measure(trimesh.creation.icosphere(subdivisions=4, radius=0.5), size)
     rows: dict[str, list[dict]] = {"reconstruction": [], "a ball": []}
     if len(names) > 1:
@@ -125,7 +128,7 @@ def score_runs(
         for row in rows:
             rows[row].append(shapes.compare(answers[row], truth[name]))
             sides[row].append(shapes.compare_sides(answers[row], truth[name]))
-        progress.update(i + 1)
+        progress.update(len(names) + i + 1)
     means = {
         row: {k: _mean([s[k] for s in each]) for k in SHAPE_METRICS} for row, each in rows.items()
     }

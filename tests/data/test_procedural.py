@@ -44,7 +44,6 @@ def test_a_number_is_always_the_same_object_and_kinds_take_turns():
     ("solid", "volume"),
     [
         (solids.box([0, 0, 0], [0.5, 0.6, 0.4]), 0.12),
-        (solids.box([0, 0, 0], [0.5, 0.6, 0.4], lean=(0.2, 0.1)), 0.12),
         (solids.lathe([(0, -0.4), (0.3, -0.4), (0.3, 0.4), (0, 0.4)]), np.pi * 0.09 * 0.8),
         (solids.rod([-0.3, -0.2, -0.4], [0.3, 0.2, 0.4], 0.12, sides=16), np.pi * 0.0144 * 1.077),
         (solids.blob([0, 0, 0], [0.5, 0.4, 0.3]), 4 / 3 * np.pi * 0.06),

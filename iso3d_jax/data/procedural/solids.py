@@ -18,11 +18,11 @@ def _grid(points: Float[np.ndarray, "R C 3"], wrap: bool) -> Triangles:
     return both[area > 1e-12]
 
 
-def box(centre, size, lean=(0.0, 0.0)) -> Triangles:
-    """A box; `lean` moves its top along x and y."""
+def box(centre, size) -> Triangles:
+    """A box."""
     x, y, z = np.asarray(size, float) / 2
     ring = np.array([[-x, -y, 0], [x, -y, 0], [x, y, 0], [-x, y, 0]])
-    low, high = np.array([0, 0, -z]), np.array([lean[0], lean[1], z])
+    low, high = np.array([0, 0, -z]), np.array([0, 0, z])
     rows = np.stack([0 * ring + low, ring + low, ring + high, 0 * ring + high])
     return _grid(rows, True) + np.asarray(centre, float)
 
