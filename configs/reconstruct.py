@@ -104,7 +104,7 @@ def get_config(arg: str = "") -> ConfigDict:
     )  # fmt: skip
     # few iterations leave rims half transparent: the turntable and the mesh show the density times
     # this, and then its edge as many times steeper (see harden in iso3d_jax/nerf/field.py) about
-    # the surface: where outlines begin ("outline") or where it is half of that inside ("half")
+    # the surface: where outlines begin ("outline"), or most like the sampled views' hull ("hull")
     c.show = ConfigDict(dict(density_scale=1.0, sharpness=1.0, surface="outline"))
     c.video = ConfigDict(dict(frames=120, resolution=256, seconds=4.0))
     c.mesh = ConfigDict(dict(resolution=256, faces=40_000, texture=1024))
@@ -123,7 +123,7 @@ def get_config(arg: str = "") -> ConfigDict:
         c.shading.probability = 0.0
         c.loss.opaque = (at(3000), 0.0, 100.0, at(8000))
         c.optimiser.final = 0.1
-        c.show.update(sharpness=4.0, surface="half")  # what else was tried: docs/reconstruction.md
+        c.show.update(sharpness=4.0, surface="hull")  # what else was tried: docs/reconstruction.md
         c.draft.update(steps=300, rays=3072, sets=SETS_ALL_ROUND, white=(0.04, 0.2), hull=1.0,
                        networks=0.005)  # fmt: skip
         c.video.update(frames=40, resolution=112, seconds=4.0)

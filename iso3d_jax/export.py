@@ -46,6 +46,7 @@ def main(argv):
 
     from ml_collections import ConfigDict
 
+    from iso3d_jax.reconstruction import run as whole
     from iso3d_jax.reconstruction import state, surface
 
     cfg = ConfigDict(state.load_about(run)["config"])
@@ -53,11 +54,14 @@ def main(argv):
         cfg.mesh.faces = _FACES.value or 20 * _RESOLUTION.value**2
     if _TEXTURE.value:
         cfg.mesh.texture = _TEXTURE.value
-    facts = surface.write_mesh(out, state.load(run, cfg), cfg, threshold, _RESOLUTION.value)
-    overlap = f", silhouettes agree to {facts['silhouette_iou']:.3f}" if threshold is None else ""
+    scene, alike = state.load(run, cfg), ""
+    if threshold is None:
+        threshold, facts = surface.choose_surface(scene, cfg, whole.load_hull(run, cfg))
+        alike = f", silhouettes agree to {facts['silhouette_iou']:.3f}"
+    facts = surface.write_mesh(out, scene, cfg, threshold, _RESOLUTION.value)
     print(
         f"wrote {', '.join(str(out.parent / name) for name in facts['files'])}: {facts['faces']} "
-        f"faces, {facts['bytes'] / 1e6:.1f} MB, density threshold {facts['threshold']:.3g}{overlap}"
+        f"faces, {facts['bytes'] / 1e6:.1f} MB, density threshold {threshold:.3g}{alike}"
     )
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from iso3d_jax.evaluation.pixels import psnr
-from iso3d_jax.reconstruction import pictures, run, settings, state
+from iso3d_jax.reconstruction import draft, pictures, settings, state
 from iso3d_jax.reconstruction.cameras import Views
 from iso3d_jax.reconstruction.losses import PriorSpec
 from iso3d_jax.reconstruction.step import run_steps
@@ -47,7 +47,7 @@ def fit_config(cfg: ConfigDict, resolution: int, steps: int = STEPS) -> ConfigDi
     """
     cfg = ConfigDict(cfg.to_dict())
     cfg.draft.steps = steps
-    cfg = run.draft_config(cfg, resolution)
+    cfg = draft.config_of(cfg, resolution)
     cfg.steps_per_call = steps
     cfg.seed = 0
     for section, values in FIT.items():

@@ -22,7 +22,6 @@ from iso3d_jax.nerf.field import FieldSpec
 from iso3d_jax.nerf.render import RenderSpec
 from iso3d_jax.reconstruction import cameras, settings
 from iso3d_jax.reconstruction.cameras import Views
-from iso3d_jax.reconstruction.hull import visual_hull
 from iso3d_jax.reconstruction.losses import Pictures, white_mask
 from iso3d_jax.reconstruction.state import State
 
@@ -162,17 +161,16 @@ def sheet_of_sheets(path: Path, sheets: Sequence[Path], views: int) -> None:
 
 def from_views(
     images: Float[Array, "V H W 3"], views: Views, mask: Float[Array, "V H W"] | None = None,
-    hull: dict | None = None,
+    hull: Float[Array, "G G G"] | None = None,
 ) -> Pictures:  # fmt: skip
     """The pixels of given pictures as rays with colours and masks.
 
     Args:
       images: in [0, 1], on white; one a view of `views`.
       mask: opacities [V, H, W], or None to take what is not white.
-      hull: arguments of `visual_hull` besides; None leaves it out.
+      hull: of the views, from `visual_hull`; None leaves it out.
     """
     rays_o, rays_d, _ = views.rays(images.shape[1])
     images = jnp.asarray(images, jnp.float32)
     mask = white_mask(images) if mask is None else mask
-    carved = visual_hull(mask, views, **hull) if hull else None
-    return Pictures(rays_o, rays_d, images.reshape(-1, 3), mask.reshape(-1), carved)
+    return Pictures(rays_o, rays_d, images.reshape(-1, 3), mask.reshape(-1), hull)

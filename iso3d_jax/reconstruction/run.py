@@ -33,8 +33,8 @@ from iso3d_jax.data import grids
 from iso3d_jax.errors import UserError
 from iso3d_jax.files import FolderLock, atomic_path, make_folder
 from iso3d_jax.progress import duration
-from iso3d_jax.reconstruction import cameras, loop, pictures, settings, spread, state, surface
-from iso3d_jax.reconstruction.losses import Pictures, Prior, PriorSpec, white_mask
+from iso3d_jax.reconstruction import draft, loop, pictures, settings, spread, state, surface
+from iso3d_jax.reconstruction.losses import Prior, PriorSpec, white_mask
 from iso3d_jax.reconstruction.state import State
 
 PACKAGES = ("iso3d_jax", "jax", "jaxlib", "flax", "optax", "numpy", "trimesh", "xatlas",
@@ -86,30 +86,6 @@ def prior_of(model, prepared: np.ndarray, mesh: Mesh | None = None) -> tuple[Pri
     return prior, spec
 
 
-def draft_config(cfg: ConfigDict, resolution: int) -> ConfigDict:
-    """The config of the draft that belongs to a reconstruction's config."""
-    draft = ConfigDict(cfg.to_dict())
-    draft.mode = "views"
-    draft.steps = cfg.draft.steps
-    draft.phases = ((cfg.draft.steps, resolution, 1),)
-    draft.occupancy.warmup = cfg.draft.steps
-    draft.optimiser.networks = cfg.draft.networks
-    return draft
-
-
-def draft_source(views: np.ndarray, cfg: ConfigDict) -> Pictures:
-    """The sampled views [S, V, H, W, 3] as rays; their cameras are what the sampling assumed."""
-    d = cfg.draft
-    rings = [
-        cameras.ring(views.shape[1], elevation, d.fov_deg, d.distance, azimuth)
-        for azimuth, elevation in d.sets
-    ]
-    together = cameras.Views(*(jnp.concatenate(column) for column in zip(*rings, strict=True)))
-    wanted = dict(resolution=d.hull_resolution, radius=cfg.field.radius) if d.hull else None
-    flat = jnp.asarray(views.reshape(-1, *views.shape[2:]))
-    return pictures.from_views(flat, together, white_mask(flat, *d.white), wanted)
-
-
 def reconstruct(
     model, picture: np.ndarray, out: str | Path, cfg: ConfigDict, *, model_id: str = "", init=None,
     programs: dict[str, loop.Programs] | None = None,
@@ -157,22 +133,22 @@ def _reconstruct(model, picture, out: Path, cfg, model_id, init, programs) -> Re
     if not resumed:
         print(f"views: {out / 'views.png'} (drawn before the 3D starts: does this look right?)")
 
-    main = draft_config(cfg, spec.resolution) if cfg.mode == "views" else cfg
-    fit = draft_source(views, cfg)
+    main = draft.config_of(cfg, spec.resolution) if cfg.mode == "views" else cfg
+    fit = draft.source_of(views, cfg)
     phase_seconds = {}
     if resumed:
         current = state.load(out, main)
         about = state.load_about(out)
         print(f"going on at iteration {int(current.step)} of {main.steps}")
     elif cfg.mode == "sds" and init == "views":
-        current, phase_seconds = _draft(fit, cfg, spec, out, about, programs)
-        current = _begin_from(current, cfg)
+        current, phase_seconds = draft.fit(fit, cfg, spec, out, about, programs)
+        current = draft.begin_from(current, cfg)
     elif cfg.mode == "sds" and init != "none":
         theirs = ConfigDict(state.load_about(init)["config"])
         if theirs.field != cfg.field:
             raise UserError(f"--init {init}: that scene has another size, see config.field")
         theirs.mode = "sds"
-        current = _begin_from(state.load(init, theirs), cfg)
+        current = draft.begin_from(state.load(init, theirs), cfg)
     else:
         current = state.start(main)
     lap("draft")
@@ -191,13 +167,12 @@ def _reconstruct(model, picture, out: Path, cfg, model_id, init, programs) -> Re
     )
     lap("optimisation")
     phase_seconds |= {k: round(v, 2) for k, v in times.items()}
-    threshold, overlap = surface.choose_surface(current, cfg)
+    threshold, alike = surface.choose_surface(current, cfg, draft.load_hull(out, cfg))
     shown = surface.hardened(current, cfg, threshold)
     turn = pictures.turntable(out / "turntable.mp4", shown, cfg)
     pictures.contact_sheet(out / "contact_sheet.png", prepared, views[0], turn)
     lap("turntable")
-    facts = surface.write_mesh(out / "mesh.glb", current, cfg, threshold, turn=turn)
-    facts["silhouette_iou"] = overlap
+    facts = surface.write_mesh(out / "mesh.glb", current, cfg, threshold, turn=turn) | alike
     lap("mesh")
     report = _report(about, history, seconds, phase_seconds, facts, cfg)
     with atomic_path(out / "report.json") as temporary:
@@ -279,27 +254,6 @@ def _sample_views(model, picture, prepared, out: Path, cfg: ConfigDict) -> np.nd
         rows = [[prepared, *row] for row in views[:SHOWN_SETS]]
         grids.tile(rows, max(256, model.config.resolution)).save(temporary)
     return views
-
-
-def _draft(fit: Pictures, cfg: ConfigDict, spec: PriorSpec, out: Path, about: dict, programs):
-    """Fits the sampled views in the folder's `draft/`; a stopped draft goes on too."""
-    folder = make_folder(out / "draft")
-    draft = draft_config(cfg, spec.resolution)
-    about = {**about, "config": draft.to_dict()}
-    if state.exists(folder) and state.load_about(folder)["picture"] == about["picture"]:
-        current = state.load(folder, draft)
-    else:
-        current = state.start(draft)
-    current, _, times = loop.optimise(
-        current, fit, draft, spec, folder, about, label="draft from views", programs=programs
-    )
-    return current, {f"draft_{k}": round(v, 2) for k, v in times.items()}
-
-
-def _begin_from(draft: State, cfg: ConfigDict) -> State:
-    """A fresh optimiser on a draft's scene, past the part of the schedules that it stands for."""
-    begin = state.start(cfg, draft.params)
-    return begin._replace(step=jnp.int32(round(cfg.init_skip * cfg.steps)), occs=draft.occs)
 
 
 def peak_memory_gb() -> dict[str, float]:

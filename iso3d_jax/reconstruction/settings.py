@@ -59,8 +59,8 @@ def check(cfg: ConfigDict) -> None:
         raise UserError(
             f"config.guidance.loss is 'x0', 'sds' or 'pixels', not '{cfg.guidance.loss}'"
         )
-    if cfg.show.surface not in ("outline", "half"):
-        raise UserError(f"config.show.surface is 'outline' or 'half', not '{cfg.show.surface}'")
+    if cfg.show.surface not in ("outline", "hull"):
+        raise UserError(f"config.show.surface is 'outline' or 'hull', not '{cfg.show.surface}'")
     if cfg.memory not in ("normal", "low"):
         raise UserError(f"config.memory is 'normal' or 'low', not '{cfg.memory}'")
     if cfg.spread not in ("objects", "views"):

@@ -22,7 +22,6 @@ from iso3d_jax.reconstruction.state import State
 
 CHUNK = 1 << 16
 ABOVE, DEPTH = 3, 12
-SCENE_GRID = 64
 
 
 @functools.partial(jax.jit, static_argnames="spec")
@@ -129,30 +128,48 @@ def choose_threshold(state: State, cfg: ConfigDict, resolution: int = 48) -> tup
     return float(np.sqrt(good[0] * good[-1])), float(overlap.max())
 
 
-def half_maximum(density: np.ndarray, outer: float) -> float:
-    """Half of the density that is usual inside, where a soft rim is half way up.
+def level_like(density: np.ndarray, solid: np.ndarray, lowest: float) -> tuple[float, float]:
+    """The level whose inside, density > level, overlaps a given solid most.
 
     Args:
-      density: of points evenly spread over the scene.
-      outer: the density where the rim begins; the inside is the median of all above it.
+      density, solid: of the same points, evenly spread over the scene; solid is boolean.
+      lowest: of the levels to choose from.
+
+    Returns:
+      (level, overlap): of the levels within half a percent of the best intersection over union,
+      the middle one, and the best.
     """
-    inside = density[density > outer]
-    return max(0.5 * float(np.median(inside)), outer) if len(inside) else float(outer)
+    candidates = np.geomspace(lowest, max(float(density.max()), 1.001 * lowest), 60)[:-1]
+    overlap = np.array(
+        [np.sum(solid & (density > c)) / max(np.sum(solid | (density > c)), 1) for c in candidates]
+    )
+    good = candidates[overlap >= overlap.max() * 0.995]
+    return float(np.sqrt(good[0] * good[-1])), float(overlap.max())
 
 
-def choose_surface(state: State, cfg: ConfigDict) -> tuple[float, float]:
-    """The density on the surface and the overlap of `choose_threshold`, as `cfg.show.surface` says.
+def choose_surface(state: State, cfg: ConfigDict, hull: np.ndarray | None) -> tuple[float, dict]:
+    """The density on the surface, as `cfg.show.surface` says, and facts for the report.
 
     "outline": that of `choose_threshold`, where the rim of the scene begins to hide what is behind.
-    "half": `half_maximum`, for scenes whose rim is soft, which makes thin parts fat.
+    "hull": the one whose inside is most like the visual hull of the sampled views; a soft rim lies
+    outside of it and would make thin parts fat.
+
+    Args:
+      hull: of the sampled views, [G, G, G] over the scene's box; "outline" needs none.
     """
-    outer, overlap = choose_threshold(state, cfg)
+    outer, silhouettes = choose_threshold(state, cfg)
+    facts = {"silhouette_iou": silhouettes}
     if cfg.get("show", {}).get("surface", "outline") == "outline":
-        return outer, overlap
-    axis = (np.arange(SCENE_GRID, dtype=np.float32) + 0.5) / SCENE_GRID * 2 - 1
+        return outer, facts
+    size = hull.shape[0]
+    axis = (np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1
     x = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
     density = visible_density(state.params, settings.field_spec(cfg).radius * x, cfg)
-    return half_maximum(density, outer), overlap
+    solid = np.asarray(hull).reshape(-1) > 0.5
+    if not solid.any():  # the views agree on nothing: the scene's own outline is all there is
+        return outer, facts
+    level, facts["hull_iou"] = level_like(density, solid, outer)
+    return level, facts
 
 
 def hardened(state: State, cfg: ConfigDict, threshold: float) -> State:
@@ -168,22 +185,19 @@ def hardened(state: State, cfg: ConfigDict, threshold: float) -> State:
 
 
 def make_mesh(
-    state: State, cfg: ConfigDict, threshold: float | None = None, resolution: int | None = None
+    state: State, cfg: ConfigDict, threshold: float, resolution: int | None = None
 ) -> tuple[texture.TexturedMesh, dict]:
     """Extracts, unwraps and colours the scene's surface.
 
     Args:
-      threshold: density on the surface, or None to choose it by `choose_surface`.
+      threshold: density on the surface, see `choose_surface`.
       resolution: of the marching cubes along the object's longest side, or None for the config's.
 
     Returns:
-      The mesh, and facts for the report: threshold, overlap, vertices, faces, parts, watertight.
+      The mesh, and facts for the report: threshold, vertices, faces, parts, watertight.
     """
     spec = settings.shown_field_spec(cfg)
     optimised = settings.field_spec(cfg)  # whose colours were seen, not the more solid one's
-    facts: dict = {}
-    if threshold is None:
-        threshold, facts["silhouette_iou"] = choose_surface(state, cfg)
     surface = isosurface.extract(
         lambda x: visible_density(state.params, x, cfg),
         threshold,
@@ -196,7 +210,7 @@ def make_mesh(
         lambda x, n: surface_colour(state.params, x, n, cfg.render.step_size, optimised),
         cfg.mesh.texture,
     )
-    facts |= {
+    facts = {
         "threshold": float(threshold),
         "vertices": len(mesh.vertices),
         "faces": len(mesh.faces),
@@ -228,7 +242,7 @@ def agreement(mesh: texture.TexturedMesh, turn: Turntable) -> dict[str, float]:
 
 
 def write_mesh(
-    path: Path, state: State, cfg: ConfigDict, threshold: float | None = None,
+    path: Path, state: State, cfg: ConfigDict, threshold: float,
     resolution: int | None = None, turn: Turntable | None = None,
 ) -> dict:  # fmt: skip
     """Writes the scene's mesh as .glb, .obj or .ply; returns the facts for the report.

@@ -13,7 +13,7 @@ import json, os, signal, sys, threading, time
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 from iso3d_jax import command_line
-from iso3d_jax.reconstruction import batch, cameras, loop, losses, pictures, run, state
+from iso3d_jax.reconstruction import batch, cameras, draft, loop, losses, pictures, run, state
 from iso3d_jax.weights.bundle import Model
 
 folder, out, config = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
@@ -23,7 +23,7 @@ cfg.field.update(levels=2, log2_table_size=8, base_resolution=4, hidden=8)
 cfg.render.update(step_size=2 / 16, candidates=4.0, samples=2.0, normals=1.0)
 cfg.occupancy.update(resolution=8)
 cfg.draft.update(steps=4, rays=64, orientation=0.0)
-cfg = run.draft_config(cfg, 8)
+cfg = draft.config_of(cfg, 8)
 cfg.steps_per_call = cfg.preview_every = 2
 first = threading.Barrier(2, timeout=300)  # passed only where two objects are made at a time
 used, began = {}, {}

@@ -7,7 +7,7 @@ import optax
 
 from iso3d_jax.geometry.cameras import camera_to_world, get_rays, project
 from iso3d_jax.nerf import field
-from iso3d_jax.reconstruction import cameras, run
+from iso3d_jax.reconstruction import cameras, draft
 from iso3d_jax.reconstruction.hull import hull_loss, visual_hull
 from iso3d_jax.reconstruction.settings import field_spec
 
@@ -74,12 +74,12 @@ def test_the_loss_fills_the_hull_and_empties_the_rest(small_config):
 
 
 def test_a_draft_has_the_hull_of_all_its_sets_where_it_is_asked_for(small_config, red_square):
-    cfg = run.draft_config(small_config, 16)
+    cfg = draft.config_of(small_config, 16)
     cfg.draft.sets = ((0.0, 15.0), (45.0, 0.0))
     sets = np.broadcast_to(red_square, (2, 4, 16, 16, 3))
     cfg.draft.hull = 0.0
-    assert run.draft_source(sets, cfg).hull is None
+    assert draft.source_of(sets, cfg).hull is None
     cfg.draft.hull, cfg.draft.hull_resolution = 1.0, 24
-    hull = np.asarray(run.draft_source(sets, cfg).hull)
+    hull = np.asarray(draft.source_of(sets, cfg).hull)
     assert hull.shape == (24, 24, 24)
     assert hull[11:13, 11:13, 11:13].min() == 1 and hull[:, :, 0].max() == 0

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from iso3d_jax import command_line
 from iso3d_jax.errors import UserError
 from iso3d_jax.nerf import field
-from iso3d_jax.reconstruction import cameras, loop, pictures, run, settings, state
+from iso3d_jax.reconstruction import cameras, draft, loop, pictures, settings, state
 from iso3d_jax.reconstruction.losses import PriorSpec
 from iso3d_jax.reconstruction.settings import phase_of
 from iso3d_jax.reconstruction.step import loss_weights
@@ -117,11 +117,11 @@ def test_distillation_reaches_what_the_prior_is_sure_of(loss, prior, small_confi
 
 
 def test_draft_reaches_its_views(red_square, small_config, tmp_path):
-    cfg = run.draft_config(small_config, 16)
+    cfg = draft.config_of(small_config, 16)
     cfg.steps = cfg.draft.steps = 120
     cfg.phases = ((120, 16, 1),)
     cfg.draft.sets = ((0.0, 15.0), (45.0, 0.0))
-    source = run.draft_source(np.broadcast_to(red_square, (2, 4, 16, 16, 3)), cfg)
+    source = draft.source_of(np.broadcast_to(red_square, (2, 4, 16, 16, 3)), cfg)
     assert len(source.rays_o) == 2 * 4 * 16 * 16
     assert float(source.mask.mean()) == pytest.approx(0.25)
     scene, _, _ = loop.optimise(state.start(cfg), source, cfg, SPEC, tmp_path, {}, label="draft")

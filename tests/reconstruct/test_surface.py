@@ -5,43 +5,56 @@ import numpy as np
 import pytest
 
 from iso3d_jax.errors import EmptySurface, UserError
-from iso3d_jax.reconstruction import run, settings, state, surface
+from iso3d_jax.reconstruction import draft, settings, state, surface
 
 
-def test_half_maximum_is_where_a_soft_rim_is_half_way_up():
-    """A ball whose density falls linearly over a wide rim, in much empty space."""
-    axis = np.linspace(-1, 1, 64)
+def ball(radius, size=32):
+    axis = (np.arange(size) + 0.5) / size * 2 - 1
+    grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"))
+    return np.clip((radius - np.linalg.norm(grid, axis=0)) * size / 2 + 0.5, 0, 1)
+
+
+def test_level_like_finds_the_shell_of_a_soft_rim_that_is_asked_for():
+    """Density falls linearly from 40 at .3 to nothing at .7; its levels are balls."""
+    axis = np.linspace(-1, 1, 80)
     distance = np.linalg.norm(np.stack(np.meshgrid(axis, axis, axis, indexing="ij")), axis=0)
-    density = 40.0 * np.clip((0.6 - distance) / 0.2, 0, 1)  # full within .4, nothing beyond .6
-    level = surface.half_maximum(density, 2.0)
-    inside = density[density > 2.0]
-    assert level == 0.5 * np.median(inside) and 10 < level <= 20
-    assert surface.half_maximum(np.pad(density, 64), 2.0) == level  # emptiness does not count
-    assert surface.half_maximum(3 * density, 6.0) == pytest.approx(3 * level)
-    hard = np.where(distance < 0.5, 40.0, 0.0)
-    assert surface.half_maximum(hard, 2.0) == 20.0
-    assert surface.half_maximum(density, 39.0) == 39.0  # never outside the outline
-    assert surface.half_maximum(density, 99.0) == 99.0  # nothing is as dense
+    density = 40.0 * np.clip((0.7 - distance) / 0.4, 0, 1)
+    for radius in (0.4, 0.5, 0.65):
+        level, overlap = surface.level_like(density, distance < radius, 0.5)
+        assert level == pytest.approx(100.0 * (0.7 - radius), rel=0.08) and overlap > 0.95
+    level, overlap = surface.level_like(density, distance < 0.69, 4.0)  # no lower than it may be
+    assert 4.0 <= level < 4.5 and overlap < 0.95
+    assert surface.level_like(0 * density, distance < 0.5, 3.0)[1] == 0
 
 
-def test_surface_of_a_blob_is_inside_its_outline_where_half_is_asked_for(small_config):
+def test_surface_follows_the_hull_of_the_views_where_the_config_says_so(small_config):
     cfg = small_config
     blob = state.start(cfg)  # softplus of a cone: a rim as soft as can be
     blob = blob._replace(occs=jnp.ones_like(blob.occs))
     cfg.show.surface = "outline"
-    outer, overlap = surface.choose_surface(blob, cfg)
-    assert (outer, overlap) == surface.choose_threshold(blob, cfg)
-    cfg.show.surface = "half"
-    half, _ = surface.choose_surface(blob, cfg)
-    x = np.random.default_rng(0).uniform(-1, 1, (200_000, 3)).astype(np.float32)
-    density = surface.visible_density(blob.params, x, cfg)
-    wanted = 0.5 * np.median(density[density > outer])
-    assert half == pytest.approx(max(wanted, outer), rel=0.02)
+    outer, facts = surface.choose_surface(blob, cfg, None)
+    assert (outer, facts["silhouette_iou"]) == surface.choose_threshold(blob, cfg)
+    cfg.show.surface = "hull"
+    levels = []
+    for radius in (0.4, 0.3):
+        hull = ball(radius)
+        level, facts = surface.choose_surface(blob, cfg, hull)
+        inside = surface.visible_density(blob.params, points_of(hull.shape[0]), cfg) > level
+        assert inside.sum() == pytest.approx((hull > 0.5).sum(), rel=0.1)
+        assert facts["hull_iou"] > 0.85 and level > outer
+        levels.append(level)
+    assert levels[1] > levels[0]
+    assert surface.choose_surface(blob, cfg, 0 * ball(0.3))[0] == outer  # views that agree nowhere
     del cfg.show["surface"]  # as in runs from before there was a choice
-    assert surface.choose_surface(blob, cfg)[0] == outer
+    assert surface.choose_surface(blob, cfg, None)[0] == outer
     cfg.show.surface = "middle"
-    with pytest.raises(UserError, match=r"config\.show\.surface is 'outline' or 'half'"):
+    with pytest.raises(UserError, match=r"config\.show\.surface is 'outline' or 'hull'"):
         settings.check(cfg)
+
+
+def points_of(size):
+    axis = (np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1
+    return np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
 
 
 def test_an_empty_scene_has_no_surface(small_config):
@@ -49,11 +62,24 @@ def test_an_empty_scene_has_no_surface(small_config):
     empty = state.start(small_config)
     empty = empty._replace(occs=jnp.ones_like(empty.occs))
     with pytest.raises(EmptySurface):
-        surface.choose_surface(empty, small_config)
+        surface.choose_surface(empty, small_config, ball(0.3))
+
+
+def test_the_hull_of_a_run_is_that_of_its_views(small_config, red_square, tmp_path):
+    cfg = small_config
+    cfg.draft.sets, cfg.draft.hull_resolution = ((0.0, 15.0), (45.0, 0.0)), 24
+    cfg.show.surface = "outline"
+    assert draft.load_hull(tmp_path, cfg) is None
+    cfg.show.surface = "hull"
+    with pytest.raises(UserError, match=r"views\.npz is missing.*give --threshold"):
+        draft.load_hull(tmp_path, cfg)
+    np.savez(tmp_path / "views.npz", views=np.broadcast_to(red_square, (2, 4, 16, 16, 3)))
+    hull = draft.load_hull(tmp_path, cfg)
+    assert hull.shape == (24,) * 3 and hull[11:13, 11:13, 11:13].min() == 1 == 1 - hull[0].max()
 
 
 def test_a_draft_s_networks_have_their_own_learning_rate(small_config):
     small_config.draft.networks, small_config.optimiser.networks = 0.5, 0.25
-    draft = run.draft_config(small_config, 16)
-    assert draft.optimiser.networks == 0.5 and small_config.optimiser.networks == 0.25
-    assert draft.optimiser.encoding == small_config.optimiser.encoding
+    cfg = draft.config_of(small_config, 16)
+    assert cfg.optimiser.networks == 0.5 and small_config.optimiser.networks == 0.25
+    assert cfg.optimiser.encoding == small_config.optimiser.encoding

@@ -1,0 +1,93 @@
+"""A draft: a scene fitted to the sampled views, for distillation to begin from; and their hull."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from iso3d_jax.errors import UserError
+from iso3d_jax.files import make_folder
+from iso3d_jax.reconstruction import cameras, loop, pictures, state
+from iso3d_jax.reconstruction.hull import visual_hull
+from iso3d_jax.reconstruction.losses import Pictures, PriorSpec, white_mask
+from iso3d_jax.reconstruction.state import State
+
+
+def config_of(cfg: ConfigDict, resolution: int) -> ConfigDict:
+    """The config of the draft that belongs to a reconstruction's config."""
+    draft = ConfigDict(cfg.to_dict())
+    draft.mode = "views"
+    draft.steps = cfg.draft.steps
+    draft.phases = ((cfg.draft.steps, resolution, 1),)
+    draft.occupancy.warmup = cfg.draft.steps
+    draft.optimiser.networks = cfg.draft.networks
+    return draft
+
+
+def _cameras_of(views: np.ndarray, cfg: ConfigDict) -> cameras.Views:
+    """The cameras of the sampled views [S, V, H, W, 3]: what the sampling assumed."""
+    d = cfg.draft
+    rings = [
+        cameras.ring(views.shape[1], elevation, d.fov_deg, d.distance, azimuth)
+        for azimuth, elevation in d.sets
+    ]
+    return cameras.Views(*(jnp.concatenate(column) for column in zip(*rings, strict=True)))
+
+
+def sampled_hull(views: np.ndarray, cfg: ConfigDict) -> np.ndarray:
+    """The visual hull [G, G, G] of the sampled views [S, V, H, W, 3] over the scene's box."""
+    mask = white_mask(jnp.asarray(views.reshape(-1, *views.shape[2:])), *cfg.draft.white)
+    hull = visual_hull(
+        mask, _cameras_of(views, cfg), resolution=cfg.draft.hull_resolution,
+        radius=cfg.field.radius,
+    )  # fmt: skip
+    return np.asarray(hull)
+
+
+def load_hull(folder: str | Path, cfg: ConfigDict) -> np.ndarray | None:
+    """The visual hull of a run's sampled views, or None where its surface needs none.
+
+    Raises:
+      UserError: the views are not there.
+    """
+    if cfg.get("show", {}).get("surface", "outline") != "hull":
+        return None
+    file = Path(folder) / "views.npz"
+    if not file.is_file():
+        raise UserError(
+            f"{file} is missing: the surface is chosen by the sampled views; give --threshold"
+        )
+    return sampled_hull(np.load(file)["views"], cfg)
+
+
+def source_of(views: np.ndarray, cfg: ConfigDict) -> Pictures:
+    """The sampled views [S, V, H, W, 3] as rays with colours and outlines, and their hull."""
+    flat = jnp.asarray(views.reshape(-1, *views.shape[2:]))
+    hull = jnp.asarray(sampled_hull(views, cfg)) if cfg.draft.hull else None
+    return pictures.from_views(
+        flat, _cameras_of(views, cfg), white_mask(flat, *cfg.draft.white), hull
+    )
+
+
+def fit(source: Pictures, cfg: ConfigDict, spec: PriorSpec, out: Path, about: dict, programs):
+    """Fits the sampled views in the folder's `draft/`; a stopped draft goes on too."""
+    folder = make_folder(out / "draft")
+    draft = config_of(cfg, spec.resolution)
+    about = {**about, "config": draft.to_dict()}
+    if state.exists(folder) and state.load_about(folder)["picture"] == about["picture"]:
+        current = state.load(folder, draft)
+    else:
+        current = state.start(draft)
+    current, _, times = loop.optimise(
+        current, source, draft, spec, folder, about, label="draft from views", programs=programs
+    )
+    return current, {f"draft_{k}": round(v, 2) for k, v in times.items()}
+
+
+def begin_from(draft: State, cfg: ConfigDict) -> State:
+    """A fresh optimiser on a draft's scene, past the part of the schedules that it stands for."""
+    begin = state.start(cfg, draft.params)
+    return begin._replace(step=jnp.int32(round(cfg.init_skip * cfg.steps)), occs=draft.occs)
