@@ -95,11 +95,12 @@ def get_config(arg: str = "") -> ConfigDict:
     c.memory = "normal"
     # a draft from sampled views: how they are drawn and fitted; `sets` has the azimuth of the first
     # view and the elevation of each set of `views`, the picture's own side first; the object is
-    # where a channel is so far from white (not at all, surely); `hull`: see reconstruction/hull.py;
-    # `networks`: their learning rate, in place of `optimiser.networks`
+    # where a channel is so far from white (not at all, surely), and with `fill` where white is
+    # enclosed by it; `hull`: see reconstruction/hull.py; `networks`: their learning rate, in place
+    # of `optimiser.networks`
     c.draft = ConfigDict(
         dict(steps=1000, rays=8192, fov_deg=40.0, distance=1.075, sets=((0.0, 15.0),),
-             white=(0.02, 0.12), mask=0.5, hull=0.0, hull_resolution=64, networks=0.001,
+             white=(0.02, 0.12), fill=False, mask=0.5, hull=0.0, hull_resolution=64, networks=0.001,
              opaque=0.01, sparsity=0.0, orientation=0.1)
     )  # fmt: skip
     # few iterations leave rims half transparent: the turntable and the mesh show the density times
@@ -123,9 +124,9 @@ def get_config(arg: str = "") -> ConfigDict:
         c.shading.probability = 0.0
         c.loss.opaque = (at(3000), 0.0, 100.0, at(8000))
         c.optimiser.final = 0.1
-        c.show.update(sharpness=4.0, surface="hull")  # what else was tried: docs/reconstruction.md
-        c.draft.update(steps=300, rays=3072, sets=SETS_ALL_ROUND, white=(0.04, 0.2), hull=1.0,
-                       networks=0.005)  # fmt: skip
+        c.show.update(sharpness=8.0, surface="hull")  # what else was tried: docs/reconstruction.md
+        c.draft.update(steps=300, rays=3072, sets=SETS_ALL_ROUND, white=(0.04, 0.2), fill=True,
+                       hull=1.0, networks=0.005)  # fmt: skip
         c.video.update(frames=40, resolution=112, seconds=4.0)
         c.mesh.update(resolution=128, faces=10_000, texture=512)
     return c

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
+from scipy import ndimage
 
 from iso3d_jax.errors import UserError
 from iso3d_jax.files import make_folder
@@ -37,12 +38,27 @@ def _cameras_of(views: np.ndarray, cfg: ConfigDict) -> cameras.Views:
     return cameras.Views(*(jnp.concatenate(column) for column in zip(*rings, strict=True)))
 
 
+def outlines(views: np.ndarray, cfg: ConfigDict) -> np.ndarray:
+    """Soft masks [S * V, H, W] of the object in the sampled views [S, V, H, W, 3] on white.
+
+    With `cfg.draft.fill` what is white inside of an outline is the object too: the small model
+    draws pale things, and hardly a hole.
+    """
+    mask = np.asarray(
+        white_mask(jnp.asarray(views.reshape(-1, *views.shape[2:])), *cfg.draft.white)
+    )
+    if not cfg.draft.fill:
+        return mask
+    solid = mask > 0.5
+    inside = np.stack([ndimage.binary_fill_holes(one) for one in solid])
+    return np.where(inside & ~solid, np.float32(1.0), mask)
+
+
 def sampled_hull(views: np.ndarray, cfg: ConfigDict) -> np.ndarray:
     """The visual hull [G, G, G] of the sampled views [S, V, H, W, 3] over the scene's box."""
-    mask = white_mask(jnp.asarray(views.reshape(-1, *views.shape[2:])), *cfg.draft.white)
     hull = visual_hull(
-        mask, _cameras_of(views, cfg), resolution=cfg.draft.hull_resolution,
-        radius=cfg.field.radius,
+        jnp.asarray(outlines(views, cfg)), _cameras_of(views, cfg),
+        resolution=cfg.draft.hull_resolution, radius=cfg.field.radius,
     )  # fmt: skip
     return np.asarray(hull)
 
@@ -67,9 +83,8 @@ def source_of(views: np.ndarray, cfg: ConfigDict) -> Pictures:
     """The sampled views [S, V, H, W, 3] as rays with colours and outlines, and their hull."""
     flat = jnp.asarray(views.reshape(-1, *views.shape[2:]))
     hull = jnp.asarray(sampled_hull(views, cfg)) if cfg.draft.hull else None
-    return pictures.from_views(
-        flat, _cameras_of(views, cfg), white_mask(flat, *cfg.draft.white), hull
-    )
+    mask = jnp.asarray(outlines(views, cfg))
+    return pictures.from_views(flat, _cameras_of(views, cfg), mask, hull)
 
 
 def fit(source: Pictures, cfg: ConfigDict, spec: PriorSpec, out: Path, about: dict, programs):

@@ -83,3 +83,21 @@ def test_a_draft_s_networks_have_their_own_learning_rate(small_config):
     cfg = draft.config_of(small_config, 16)
     assert cfg.optimiser.networks == 0.5 and small_config.optimiser.networks == 0.25
     assert cfg.optimiser.encoding == small_config.optimiser.encoding
+
+
+def test_white_inside_of_an_outline_is_the_object_where_it_is_filled(small_config):
+    """A ring with a white middle, and one that is open on one side."""
+    closed = np.ones((16, 16, 3), np.float32)
+    closed[3:13, 3:13] = 0.4
+    closed[6:10, 6:10] = 1.0
+    opened = closed.copy()
+    opened[7:9, :8] = 1.0
+    views = np.stack([closed, opened])[None]
+    small_config.draft.fill = False
+    hollow = draft.outlines(views, small_config)
+    small_config.draft.fill = True
+    filled = draft.outlines(views, small_config)
+    assert filled.shape == (2, 16, 16) and filled.dtype == np.float32
+    assert hollow[0].sum() == 100 - 16 and filled[0].sum() == 100
+    np.testing.assert_array_equal(filled[1], hollow[1])
+    assert filled[0, :3].max() == 0
