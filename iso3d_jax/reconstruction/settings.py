@@ -38,8 +38,14 @@ def render_spec(cfg: ConfigDict) -> RenderSpec:
 
 
 def generous(spec: RenderSpec) -> RenderSpec:
-    """The same with twice the samples, for pictures that people look at."""
-    return dataclasses.replace(spec, candidates=2 * spec.candidates, samples=2 * spec.samples)
+    """The same with steps half as long and twice as many, for pictures that people look at.
+
+    A long step into a dense scene lands at another depth, and another colour, from pixel to pixel,
+    which shows as rings like those of wood.
+    """
+    return dataclasses.replace(
+        spec, step_size=spec.step_size / 2, candidates=2 * spec.candidates, samples=2 * spec.samples
+    )
 
 
 def freeze(cfg: ConfigDict) -> FrozenConfigDict:

@@ -93,6 +93,7 @@ def test_a_run_killed_twice_ends_with_the_same_bits(tmp_path):
     check_kills(tmp_path, 2, 24, 0, "checkpoint_every=3")
 
 
+@pytest.mark.slow
 def test_a_resumed_run_compiles_nothing_again(tmp_path):
     cache = {
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
