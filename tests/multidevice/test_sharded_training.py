@@ -41,15 +41,15 @@ def curves(run_python, devices, *mixes):
 
 
 def test_eight_devices_train_as_one(run_python):
-    """4 x data and 2 x tensor; 2 x data, 2 x fsdp and 2 x tensor."""
+    """2 x data, 2 x fsdp and 2 x tensor."""
     (one,) = curves(run_python, 1, "1,1")
+    (eight,) = curves(run_python, 8, "2,2")
     assert len(one) == 10
-    for eight in curves(run_python, 8, "1,2", "2,2"):
-        np.testing.assert_allclose(eight, one, rtol=1e-5)
+    np.testing.assert_allclose(eight, one, rtol=1e-5)
 
 
 @pytest.mark.slow
 def test_every_mix_of_the_axes(run_python):
     (one,) = curves(run_python, 1, "1,1")
-    for eight in curves(run_python, 8, "1,1", "2,1", "4,1", "8,1", "4,2", "2,4", "1,8"):
+    for eight in curves(run_python, 8, "1,1", "2,1", "4,1", "8,1", "1,2", "4,2", "2,4", "1,8"):
         np.testing.assert_allclose(eight, one, rtol=1e-5)
