@@ -20,14 +20,10 @@ from iso3d_jax import config_presets
 PRESETS = {"isotropic3d": 10_000, "fast": 2_500, "tiny": 200}
 
 # twelve sets of four views: every 7.5 degrees a view, elevations spread over those of training
-SETS_ALL_ROUND = tuple(
-    (7.5 * k, elevation)
-    for k, elevation in zip(
-        (0, 4, 8, 2, 6, 10, 1, 3, 5, 7, 9, 11),
-        (15, 0, 30, 7, 22, 15, 30, 18, 11, 4, 26, 9),
-        strict=True,
-    )
-)
+SETS_ALL_ROUND = (
+    (0.0, 15), (30.0, 0), (60.0, 30), (15.0, 7), (45.0, 22), (75.0, 15),
+    (7.5, 30), (22.5, 18), (37.5, 11), (52.5, 4), (67.5, 26), (82.5, 9),
+)  # fmt: skip
 
 
 def get_config(arg: str = "") -> ConfigDict:

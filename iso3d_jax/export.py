@@ -46,8 +46,7 @@ def main(argv):
 
     from ml_collections import ConfigDict
 
-    from iso3d_jax.reconstruction import run as whole
-    from iso3d_jax.reconstruction import state, surface
+    from iso3d_jax.reconstruction import draft, state, surface
 
     cfg = ConfigDict(state.load_about(run)["config"])
     if _FACES.value or _RESOLUTION.value:
@@ -56,7 +55,7 @@ def main(argv):
         cfg.mesh.texture = _TEXTURE.value
     scene, alike = state.load(run, cfg), ""
     if threshold is None:
-        threshold, facts = surface.choose_surface(scene, cfg, whole.load_hull(run, cfg))
+        threshold, facts = surface.choose_surface(scene, cfg, draft.load_hull(run, cfg))
         alike = f", silhouettes agree to {facts['silhouette_iou']:.3f}"
     facts = surface.write_mesh(out, scene, cfg, threshold, _RESOLUTION.value)
     print(

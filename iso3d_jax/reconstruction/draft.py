@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from ml_collections import ConfigDict
 from scipy import ndimage
 
@@ -54,22 +55,37 @@ def outlines(views: np.ndarray, cfg: ConfigDict) -> np.ndarray:
     return np.where(inside & ~solid, np.float32(1.0), mask)
 
 
-def sampled_hull(views: np.ndarray, cfg: ConfigDict) -> np.ndarray:
+def _hull_of(mask: np.ndarray, sides: cameras.Views, cfg: ConfigDict) -> Array:
+    return visual_hull(
+        jnp.asarray(mask), sides, resolution=cfg.draft.hull_resolution, radius=cfg.field.radius
+    )
+
+
+def sampled_hull(views: np.ndarray, cfg: ConfigDict) -> Array:
     """The visual hull [G, G, G] of the sampled views [S, V, H, W, 3] over the scene's box."""
-    hull = visual_hull(
-        jnp.asarray(outlines(views, cfg)), _cameras_of(views, cfg),
-        resolution=cfg.draft.hull_resolution, radius=cfg.field.radius,
-    )  # fmt: skip
-    return np.asarray(hull)
+    return _hull_of(outlines(views, cfg), _cameras_of(views, cfg), cfg)
 
 
-def load_hull(folder: str | Path, cfg: ConfigDict) -> np.ndarray | None:
+def source_of(views: np.ndarray, cfg: ConfigDict) -> Pictures:
+    """The sampled views [S, V, H, W, 3] as rays with colours and outlines, and their hull."""
+    mask, sides = outlines(views, cfg), _cameras_of(views, cfg)
+    hull = _hull_of(mask, sides, cfg) if cfg.draft.hull else None
+    flat = jnp.asarray(views.reshape(-1, *views.shape[2:]))
+    return pictures.from_views(flat, sides, jnp.asarray(mask), hull)
+
+
+def wants_hull(cfg: ConfigDict) -> bool:
+    """Whether the surface is chosen by the hull; not in runs from before there was a choice."""
+    return cfg.get("show", {}).get("surface", "outline") == "hull"
+
+
+def load_hull(folder: str | Path, cfg: ConfigDict) -> Array | None:
     """The visual hull of a run's sampled views, or None where its surface needs none.
 
     Raises:
       UserError: the views are not there.
     """
-    if cfg.get("show", {}).get("surface", "outline") != "hull":
+    if not wants_hull(cfg):
         return None
     file = Path(folder) / "views.npz"
     if not file.is_file():
@@ -77,14 +93,6 @@ def load_hull(folder: str | Path, cfg: ConfigDict) -> np.ndarray | None:
             f"{file} is missing: the surface is chosen by the sampled views; give --threshold"
         )
     return sampled_hull(np.load(file)["views"], cfg)
-
-
-def source_of(views: np.ndarray, cfg: ConfigDict) -> Pictures:
-    """The sampled views [S, V, H, W, 3] as rays with colours and outlines, and their hull."""
-    flat = jnp.asarray(views.reshape(-1, *views.shape[2:]))
-    hull = jnp.asarray(sampled_hull(views, cfg)) if cfg.draft.hull else None
-    mask = jnp.asarray(outlines(views, cfg))
-    return pictures.from_views(flat, _cameras_of(views, cfg), mask, hull)
 
 
 def fit(source: Pictures, cfg: ConfigDict, spec: PriorSpec, out: Path, about: dict, programs):

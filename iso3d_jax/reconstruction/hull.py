@@ -21,6 +21,12 @@ from iso3d_jax.nerf.field import FieldSpec
 from iso3d_jax.reconstruction.cameras import Views
 
 
+def cell_middles(resolution: int, radius: float) -> Float[Array, "N 3"]:
+    """The middles of the cells of a grid over [-radius, radius]^3, x slowest."""
+    axis = (jnp.arange(resolution) + 0.5) * (2.0 * radius / resolution) - radius
+    return jnp.stack(jnp.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
+
+
 @functools.partial(jax.jit, static_argnames=("resolution", "radius"))
 def visual_hull(
     mask: Float[Array, "V H W"], views: Views, *, resolution: int, radius: float
@@ -30,8 +36,7 @@ def visual_hull(
     Args:
       mask: of the views, groups after one another. Points outside a frame are not ruled out by it.
     """
-    axis = (jnp.arange(resolution) + 0.5) * (2.0 * radius / resolution) - radius
-    points = jnp.stack(jnp.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
+    points = cell_middles(resolution, radius)
     flat = Views(*(x.reshape(-1) for x in views))
     c2w = cameras.camera_to_world(flat.elevation_deg, flat.azimuth_deg, flat.distance)
 

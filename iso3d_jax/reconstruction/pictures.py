@@ -128,9 +128,7 @@ def turntable(path: Path, state: State, cfg: ConfigDict) -> Turntable:
     return turn
 
 
-def contact_sheet(
-    path: Path, picture: np.ndarray, views: np.ndarray, turn: Turntable, tile: int = TILE
-) -> None:
+def contact_sheet(path: Path, picture: np.ndarray, views: np.ndarray, turn: Turntable) -> None:
     """Writes one picture of a run: the input and the views, then colours and normals all round.
 
     Args:
@@ -140,7 +138,7 @@ def contact_sheet(
     eight, _ = turn.some(8)
     rows = [[picture, *views], list(eight.rgb / 255.0), list(eight.normal / 255.0)]
     with atomic_path(path) as temporary:
-        grids.tile(rows, tile).save(temporary)
+        grids.tile(rows, TILE).save(temporary)
 
 
 def sheet_of_sheets(path: Path, sheets: Sequence[Path], views: int) -> None:

@@ -167,7 +167,10 @@ def _reconstruct(model, picture, out: Path, cfg, model_id, init, programs) -> Re
     )
     lap("optimisation")
     phase_seconds |= {k: round(v, 2) for k, v in times.items()}
-    threshold, alike = surface.choose_surface(current, cfg, draft.load_hull(out, cfg))
+    hull = None
+    if draft.wants_hull(cfg):  # carved for the draft's own loss already, where it has one
+        hull = draft.sampled_hull(views, cfg) if fit.hull is None else fit.hull
+    threshold, alike = surface.choose_surface(current, cfg, hull)
     shown = surface.hardened(current, cfg, threshold)
     turn = pictures.turntable(out / "turntable.mp4", shown, cfg)
     pictures.contact_sheet(out / "contact_sheet.png", prepared, views[0], turn)

@@ -17,6 +17,7 @@ from iso3d_jax.mesh import drawing, files, isosurface, texture
 from iso3d_jax.nerf import field, occupancy, render, sampling
 from iso3d_jax.nerf.field import FieldSpec
 from iso3d_jax.reconstruction import cameras, settings
+from iso3d_jax.reconstruction.hull import cell_middles
 from iso3d_jax.reconstruction.pictures import SHOW, Turntable, all_round
 from iso3d_jax.reconstruction.state import State
 
@@ -120,11 +121,16 @@ def choose_threshold(state: State, cfg: ConfigDict, resolution: int = 48) -> tup
             "the surface is empty: no ray through the scene is more than half opaque; optimise "
             "longer, or give --threshold a small density such as 1"
         )
-    candidates = np.geomspace(0.3, max(float(largest.max()), 1.0), 60)
+    return _most_alike(solid, largest, np.geomspace(0.3, max(float(largest.max()), 1.0), 60))
+
+
+def _most_alike(solid: np.ndarray, values: np.ndarray, levels: np.ndarray) -> tuple[float, float]:
+    """The middle one of the levels at which values > level overlaps `solid` to half a percent of
+    the best (intersection over union), and that best."""
     overlap = np.array(
-        [np.sum(solid & (largest > c)) / np.sum(solid | (largest > c)) for c in candidates]
+        [np.sum(solid & (values > c)) / max(np.sum(solid | (values > c)), 1) for c in levels]
     )
-    good = candidates[overlap >= overlap.max() * 0.995]
+    good = levels[overlap >= overlap.max() * 0.995]
     return float(np.sqrt(good[0] * good[-1])), float(overlap.max())
 
 
@@ -139,15 +145,11 @@ def level_like(density: np.ndarray, solid: np.ndarray, lowest: float) -> tuple[f
       (level, overlap): of the levels within half a percent of the best intersection over union,
       the middle one, and the best.
     """
-    candidates = np.geomspace(lowest, max(float(density.max()), 1.001 * lowest), 60)[:-1]
-    overlap = np.array(
-        [np.sum(solid & (density > c)) / max(np.sum(solid | (density > c)), 1) for c in candidates]
-    )
-    good = candidates[overlap >= overlap.max() * 0.995]
-    return float(np.sqrt(good[0] * good[-1])), float(overlap.max())
+    levels = np.geomspace(lowest, max(float(density.max()), 1.001 * lowest), 60)[:-1]
+    return _most_alike(solid, density, levels)
 
 
-def choose_surface(state: State, cfg: ConfigDict, hull: np.ndarray | None) -> tuple[float, dict]:
+def choose_surface(state: State, cfg: ConfigDict, hull: Array | None) -> tuple[float, dict]:
     """The density on the surface, as `cfg.show.surface` says, and facts for the report.
 
     "outline": that of `choose_threshold`, where the rim of the scene begins to hide what is behind.
@@ -155,16 +157,15 @@ def choose_surface(state: State, cfg: ConfigDict, hull: np.ndarray | None) -> tu
     outside of it and would make thin parts fat.
 
     Args:
-      hull: of the sampled views, [G, G, G] over the scene's box; "outline" needs none.
+      hull: of the sampled views, [G, G, G] over the scene's box, where `draft.wants_hull`; None
+        stands for "outline".
     """
     outer, silhouettes = choose_threshold(state, cfg)
     facts = {"silhouette_iou": silhouettes}
-    if cfg.get("show", {}).get("surface", "outline") == "outline":
+    if hull is None:
         return outer, facts
-    size = hull.shape[0]
-    axis = (np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1
-    x = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
-    density = visible_density(state.params, settings.field_spec(cfg).radius * x, cfg)
+    x = np.asarray(cell_middles(hull.shape[0], settings.field_spec(cfg).radius))
+    density = visible_density(state.params, x, cfg)
     solid = np.asarray(hull).reshape(-1) > 0.5
     if not solid.any():  # the views agree on nothing: the scene's own outline is all there is
         return outer, facts
