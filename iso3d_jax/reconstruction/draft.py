@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -74,6 +75,19 @@ def source_of(views: np.ndarray, cfg: ConfigDict) -> Pictures:
     return pictures.from_views(flat, sides, jnp.asarray(mask), hull)
 
 
+def load_views(file: Path) -> np.ndarray:
+    """The sampled views [S, V, H, W, 3] of a run.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    try:
+        with np.load(file) as stored:
+            return stored["views"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        raise UserError(f"{file} is damaged; reconstruct into another --out") from None
+
+
 def wants_hull(cfg: ConfigDict) -> bool:
     """Whether the surface is chosen by the hull; not in runs from before there was a choice."""
     return cfg.get("show", {}).get("surface", "outline") == "hull"
@@ -83,7 +97,7 @@ def load_hull(folder: str | Path, cfg: ConfigDict) -> Array | None:
     """The visual hull of a run's sampled views, or None where its surface needs none.
 
     Raises:
-      UserError: the views are not there.
+      UserError: the views are not there, or damaged.
     """
     if not wants_hull(cfg):
         return None
@@ -92,7 +106,7 @@ def load_hull(folder: str | Path, cfg: ConfigDict) -> Array | None:
         raise UserError(
             f"{file} is missing: the surface is chosen by the sampled views; give --threshold"
         )
-    return sampled_hull(np.load(file)["views"], cfg)
+    return sampled_hull(load_views(file), cfg)
 
 
 def fit(source: Pictures, cfg: ConfigDict, spec: PriorSpec, out: Path, about: dict, programs):

@@ -239,7 +239,7 @@ def _sample_views(model, picture, prepared, out: Path, cfg: ConfigDict) -> np.nd
     """Draws the views, or reads them where this run drew them before; writes input and views."""
     file = out / "views.npz"
     if state.exists(out) and file.is_file():
-        return np.load(file)["views"]
+        return draft.load_views(file)
     with atomic_path(out / "input.png") as temporary:
         Image.fromarray(picture).save(temporary)
     views = np.concatenate(

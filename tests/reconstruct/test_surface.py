@@ -76,6 +76,9 @@ def test_the_hull_of_a_run_is_that_of_its_views(small_config, red_square, tmp_pa
     np.savez(tmp_path / "views.npz", views=np.broadcast_to(red_square, (2, 4, 16, 16, 3)))
     hull = draft.load_hull(tmp_path, cfg)
     assert hull.shape == (24,) * 3 and hull[11:13, 11:13, 11:13].min() == 1 == 1 - hull[0].max()
+    (tmp_path / "views.npz").write_bytes((tmp_path / "views.npz").read_bytes()[:500])
+    with pytest.raises(UserError, match=r"views\.npz is damaged"):
+        draft.load_hull(tmp_path, cfg)
 
 
 def test_a_draft_s_networks_have_their_own_learning_rate(small_config):
