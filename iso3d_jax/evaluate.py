@@ -5,6 +5,8 @@
     python -m iso3d_jax.evaluate --gso DIR --out out/evaluation            Google Scanned Objects
     python -m iso3d_jax.evaluate --data DIR --ablate --out out/ablation    what the model looks at
     python -m iso3d_jax.evaluate --runs DIR --meshes DIR --out out/shapes  reconstructed meshes
+    python -m iso3d_jax.evaluate --data DIR --model runs/image_tower --out out/tower
+                                                              an image tower or an autoencoder alone
 
 Writes report.json, table.md, index.html (open it in a browser) and contact.png. docs/evaluation.md
 says what each figure is, to the digit.
@@ -63,6 +65,7 @@ _PAGE = flags.DEFINE_integer(
 def main(_argv):
     from iso3d_jax.errors import UserError
     from iso3d_jax.files import make_folder
+    from iso3d_jax.weights.bundle import stored_networks
 
     given = [n for n, v in (("images", _IMAGES), ("gso", _GSO), ("runs", _RUNS)) if v.value]
     if len(given) > 1:
@@ -72,6 +75,8 @@ def main(_argv):
     out = make_folder(_OUT.value)
     if _RUNS.value:
         report, pictures, answers = evaluate_shapes(), None, None
+    elif _MODEL.value and "unet" not in stored_networks(_MODEL.value):
+        report, pictures, answers = evaluate_parts(), None, None
     else:
         report, pictures, answers = evaluate_views(out)
     write(out, report, pictures, answers)
@@ -239,6 +244,35 @@ def consistency_of(report: dict, task, answers: dict) -> None:
         report["views"][name]["consistency"] = score(name, views)
     if task.truth is not None:
         report["consistency_of_truth"] = score("true views", task.truth)
+
+
+def evaluate_parts() -> dict:
+    """Scores an autoencoder or an image tower that is no whole model yet."""
+    from iso3d_jax.data.table import MultiViewTable
+    from iso3d_jax.errors import UserError
+    from iso3d_jax.evaluation import parts
+    from iso3d_jax.evaluation.report import model_facts
+    from iso3d_jax.weights.bundle import load_config
+
+    if _IMAGES.value or _GSO.value or _ABLATE.value:
+        raise UserError(
+            f"{_MODEL.value} has no denoiser, only its parts can be scored: give --data alone"
+        )
+    config, table = load_config(_MODEL.value), MultiViewTable.load(_DATA.value, _SPLIT.value)
+    picture = _PREPARE.value or config.picture
+    print(f"{len(table)} objects: what the parts of {_MODEL.value} keep of them ...", flush=True)
+    return {
+        "title": f"Evaluation of parts of the {config.name} model",
+        "protocol": "autoencoder: views encoded and decoded again. Image tower: its decoder draws "
+        "all views from the embedding of the view nearest to azimuth +30 degrees; drawings "
+        f"enlarged, object where alpha exceeds {parts.DRAWN_ALPHA}",
+        "model": model_facts(_MODEL.value, config.name),
+        "data": {
+            "data set": _DATA.value, "split": _SPLIT.value, "pictures": picture,
+            "objects": len(table), "views": table.images.shape[1],
+        },
+        "parts": parts.score(_MODEL.value, table, picture),
+    }  # fmt: skip
 
 
 def evaluate_shapes() -> dict:

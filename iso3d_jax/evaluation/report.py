@@ -160,6 +160,14 @@ def tables_of(report: dict) -> list[tuple[str, list[str], list[list[str]]]]:
         rows = [[n, *(number(r[k], 4) for k in SHAPE_METRICS)] for n, r in report["shapes"].items()]
         head = ["answer", *SHAPE_METRICS.values()]
         tables.append((f"{report['data']['objects']} meshes", head, rows))
+    if "parts" in report:
+        keys = [k for k in METRICS if any(k in row for row in report["parts"].values())]
+        rows = [
+            [n, *(number(r.get(k, np.nan), digits_of(k)) for k in keys)]
+            for n, r in report["parts"].items()
+        ]
+        head = ["part", *(METRICS[k][0] for k in keys)]
+        tables.append((f"{report['data']['objects']} objects, all their views", head, rows))
     if "sides" in report:
         tables.append(sides_table(report["sides"]))
     return tables

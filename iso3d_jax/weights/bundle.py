@@ -170,6 +170,18 @@ def load_weights(path: str | Path | None, names: tuple[str, ...]) -> dict[str, d
     return {name: compact.unpack(stored) for name, stored in weights.items()}
 
 
+def stored_networks(path: str | Path | None) -> set[str]:
+    """Which networks a bundle holds weights of."""
+    from safetensors import SafetensorError, safe_open
+
+    file = find_bundle(path) / "model.safetensors"
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            return {key.partition("/")[0] for key in tensors.keys()}
+    except (SafetensorError, FileNotFoundError) as error:
+        raise UserError(f"the model's weights cannot be read from {file}: {error}") from None
+
+
 def load_drawing(path: str | Path | None) -> dict:
     """The decoder of an image tower's training: beside the tower, or in a whole model's UNet."""
     beside = load_weights(path, (DRAWING,))[DRAWING]
