@@ -97,6 +97,20 @@ def mix_references(images: UInt8[np.ndarray, "M H W 4"], modes: Sequence[str], s
     return out
 
 
+def shrink(rgba: np.ndarray, size: int) -> np.ndarray:
+    """Straight RGBA bytes [N, M, H, W, 4] to area means of S x S, as straight RGBA bytes."""
+
+    def one(images):
+        x = images.astype(np.float32) / 255
+        x[..., :3] *= x[..., 3:]
+        step = x.shape[-2] // size
+        x = x.reshape(*x.shape[:-3], size, step, size, step, 4).mean((-4, -2))
+        x[..., :3] /= np.maximum(x[..., 3:], 1e-3)
+        return (x * 255 + 0.5).astype(np.uint8)
+
+    return np.stack([one(images) for images in rgba])
+
+
 def draw_views(
     rng: np.random.Generator,
     num_objects: int,

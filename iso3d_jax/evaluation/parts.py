@@ -13,14 +13,13 @@ from flax import nnx
 from jaxtyping import Float
 
 from iso3d_jax.data.colour import on_white
-from iso3d_jax.data.table import MultiViewTable, prepare_references
+from iso3d_jax.data.table import MultiViewTable, prepare_references, shrink
 from iso3d_jax.errors import UserError
 from iso3d_jax.evaluation import pixels
 from iso3d_jax.evaluation.views import picture_views
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.models.layout import Drawing
 from iso3d_jax.models.params import merge_params, split_params
-from iso3d_jax.training.image_tower import COARSE, shrink
 from iso3d_jax.weights import bundle
 
 DRAWN_ALPHA = 0.4  # of an enlarged drawing: from here on it is object
@@ -48,14 +47,15 @@ def tower_scores(path: str, table: MultiViewTable, picture: str) -> dict[str, di
     """
     config = bundle.load_config(path)
     tower = bundle.load_model(path, networks=("clip",)).clip
-    dims = COARSE, config.clip.output_dim, config.unet.camera_dim
-    graphdef, shapes = split_params(Drawing(*dims, rngs=nnx.Rngs(0)))
     weights = bundle.load_drawing(path)
-    if set(weights) != set(shapes):
+    if not weights:
         raise UserError(
             f"the image tower in {path} has no drawing decoder beside it, so there is nothing to "
             "score: it has to be the workdir of an image tower's training"
         )
+    size = 2 * config.unet.layout_size
+    dims = size, config.clip.output_dim, config.unet.camera_dim
+    graphdef, shapes = split_params(Drawing(*dims, rngs=nnx.Rngs(0)))
     drawing = merge_params(graphdef, {k: jnp.asarray(weights[k], jnp.float32) for k in shapes})
     rows, reference = np.arange(len(table)), picture_views(table)
     shown = prepare_references(table.images[rows, reference][:, None], picture)[:, 0]
@@ -63,10 +63,10 @@ def tower_scores(path: str, table: MultiViewTable, picture: str) -> dict[str, di
     camera = camera_condition(table.elevation_deg, azimuth_deg, config.camera_encoding)
     pictures = on_white(shown.astype(np.float32) / 255)
     drawn = jax.jit(lambda t, d, x, c: d(t.embed(x), c))(tower, drawing, pictures, camera)
-    true = shrink(table.images, COARSE)[..., 3] / np.float32(255)
+    true = shrink(table.images, size)[..., 3] / np.float32(255)
     return {
         "drawings of the image tower": {"mask_iou": coarse_iou(np.asarray(drawn[..., 3]), table)},
-        f"true pictures as coarse, {COARSE}x{COARSE}": {"mask_iou": coarse_iou(true, table)},
+        f"true pictures as coarse, {size}x{size}": {"mask_iou": coarse_iou(true, table)},
     }
 
 

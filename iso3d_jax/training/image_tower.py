@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from iso3d_jax.data.colour import change_colours, on_white
-from iso3d_jax.data.table import MultiViewTable, prepare_references
+from iso3d_jax.data.table import MultiViewTable, prepare_references, shrink
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.models.layout import Drawing
 from iso3d_jax.models.params import merge_params
@@ -27,20 +27,6 @@ class TowerWithDecoder(nnx.Module):
 
     def __init__(self, tower: nnx.Module, decoder: Drawing):
         self.tower, self.decoder = tower, decoder
-
-
-def shrink(rgba: np.ndarray, size: int) -> np.ndarray:
-    """Straight RGBA bytes [N, M, H, W, 4] to area means of S x S, as straight RGBA bytes."""
-
-    def one(images):
-        x = images.astype(np.float32) / 255
-        x[..., :3] *= x[..., 3:]
-        step = x.shape[-2] // size
-        x = x.reshape(*x.shape[:-3], size, step, size, step, 4).mean((-4, -2))
-        x[..., :3] /= np.maximum(x[..., 3:], 1e-3)
-        return (x * 255 + 0.5).astype(np.uint8)
-
-    return np.stack([one(images) for images in rgba])
 
 
 def disturb(key, images, strength: float):
