@@ -1,5 +1,6 @@
 # make demo            a picture to views, a turntable, a mesh and a page that shows them all
 # make demo IMAGE=x.png  the same for your own picture
+# make -j2 weights     the small model anew, from meshes: two hours (docs/training.md)
 # make test            the tests; make test-slow: those that take minutes each
 # make lint            ruff, pyright and shellcheck
 # PYTHON=python3.12 chooses the interpreter that .venv is made with.
@@ -55,6 +56,8 @@ $(BIN)/python:
 	  { echo "error: $(PYTHON) is too old or missing: Python 3.11 or newer is needed;" \
 	         "try make PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
+
+include launch/tiny_model.mk
 
 clean:
 	rm -rf out build .pytest_cache .ruff_cache *.egg-info

@@ -32,7 +32,7 @@ def get_config(arg=None):
     cfg.init_from = ""
     if preset == "decoder":
         cfg.trainable = "decoder"
-        cfg.steps, cfg.batch_size = 2000, 16
+        cfg.steps, cfg.batch_size = 700, 16
         cfg.learning_rate = 1e-3
         cfg.background_weight = 2.0
     return cfg

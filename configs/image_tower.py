@@ -18,7 +18,7 @@ def get_config(arg=None):
     # How references are fitted to the frame, drawn with equal chances; what stands twice is drawn
     # twice as often. `model.picture` is how people's pictures will be.
     cfg.pictures = ("framed", "framed", "centred")
-    cfg.steps = 12_000
+    cfg.steps = 7000
     cfg.batch_size = 128
     cfg.embedding_noise = 0.03
     cfg.drawn_views = 8

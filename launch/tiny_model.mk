@@ -1,0 +1,77 @@
+# The small model from the assets to its scores; docs/training.md has the time and the expected
+# number of each step. From the project's root:
+#
+#     make -j2 weights                 two steps at a time where they do not need each other
+#     make weights ASSETS=other.sh3f   of other meshes
+#
+# A killed run goes on with the same command. How long each step took stands in runs/times.txt.
+
+ASSETS ?= /usr/share/sweethome3d/furniture
+MODEL ?= models/tiny
+PROCEDURAL ?= 2600
+TRAIN_FLAGS ?=
+DONE := runs/finished
+FURNITURE := data/furniture64
+SETS := stretch1 stretch2 warp3 warp4 procedural
+TOWER_DATA := data/furniture64,data/stretch1,data/stretch2,data/warp3,data/warp4,data/procedural
+LATENTS_DATA := data/furniture64,data/stretch1,data/warp3
+COMMA := ,
+PYTHON_M := $(BIN)/python -m iso3d_jax.
+TRAIN = $(PYTHON_M)train --workdir runs/$(notdir $@) $(TRAIN_FLAGS)
+
+# $(call step,COMMAND): runs it, notes how long it took, and marks it finished.
+define step
+	@mkdir -p $(DONE)
+	@begun=$$(date +%s); echo "$(notdir $@): $(1)"; $(1) && \
+	  echo "$(notdir $@) $$(($$(date +%s) - begun)) s" >> runs/times.txt && touch $@
+endef
+
+.PHONY: weights
+weights: $(DONE)/evaluate
+
+$(DONE)/furniture64: | $(VENV)/.installed-test
+	$(call step,$(PYTHON_M)data.render --assets $(ASSETS) --out $(FURNITURE))
+
+# The autoencoder on one core (NPROC=1), which suits its convolutions, while the other renders.
+# The same meshes with other proportions, and objects made by rules, are further objects.
+$(DONE)/stretch1: VARIED := --assets $(ASSETS) --stretch 0.4 --seed 1
+$(DONE)/stretch2: VARIED := --assets $(ASSETS) --stretch 0.4 --seed 2
+$(DONE)/warp3: VARIED := --assets $(ASSETS) --stretch 0.3 --warp 0.5 --seed 3
+$(DONE)/warp4: VARIED := --assets $(ASSETS) --stretch 0.3 --warp 0.5 --seed 4
+$(DONE)/procedural: VARIED := --assets procedural:$(PROCEDURAL)
+$(addprefix $(DONE)/,$(SETS)): $(DONE)/furniture64
+	$(call step,$(PYTHON_M)data.render $(VARIED) --workers 1 --out data/$(notdir $@))
+
+$(DONE)/autoencoder: $(DONE)/furniture64
+	$(call step,NPROC=1 $(TRAIN) --config configs/autoencoder.py \
+	  --config.data=$(FURNITURE))
+
+$(DONE)/decoder: $(DONE)/autoencoder
+	$(call step,NPROC=1 $(TRAIN) --config configs/autoencoder.py:decoder \
+	  --config.data=$(FURNITURE) --config.init_from=runs/autoencoder)
+
+$(DONE)/image_tower: $(addprefix $(DONE)/,$(SETS))
+	$(call step,$(TRAIN) --config configs/image_tower.py \
+	  --config.data=$(TOWER_DATA))
+
+$(DONE)/encode: $(DONE)/autoencoder $(DONE)/image_tower
+	$(call step,$(PYTHON_M)data.encode --data $(LATENTS_DATA) \
+	  --vae runs/autoencoder --clip runs/image_tower --out data/furniture64_encoded --variants 1 \
+	  --pictures framed$(COMMA)framed$(COMMA)centred)
+
+$(DONE)/stage1: $(DONE)/encode $(DONE)/decoder
+	$(call step,$(TRAIN) --config configs/stage1.py:furniture)
+
+$(DONE)/stage2: $(DONE)/stage1
+	$(call step,$(TRAIN) --config configs/stage2.py:furniture)
+
+$(DONE)/tiny: $(DONE)/stage2
+	$(call step,$(TRAIN) --config configs/decoder.py \
+	  --config.init_from=runs/stage2 --config.data=$(LATENTS_DATA))
+
+$(DONE)/compact: $(DONE)/tiny
+	$(call step,$(PYTHON_M)convert --from runs/tiny --to compact --out $(MODEL))
+
+$(DONE)/evaluate: $(DONE)/compact
+	$(call step,$(PYTHON_M)evaluate --model $(MODEL) --data $(FURNITURE) --prepare framed \
+	  --out out/evaluation)
