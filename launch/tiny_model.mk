@@ -32,7 +32,6 @@ weights: $(DONE)/evaluate
 $(DONE)/furniture64: | $(VENV)/.installed-test
 	$(call step,$(PYTHON_M)data.render --assets $(ASSETS) --out $(FURNITURE))
 
-# The autoencoder on one core (NPROC=1), which suits its convolutions, while the other renders.
 # The same meshes with other proportions, and objects made by rules, are further objects.
 $(DONE)/stretch1: VARIED := --assets $(ASSETS) --stretch 0.4 --seed 1
 $(DONE)/stretch2: VARIED := --assets $(ASSETS) --stretch 0.4 --seed 2
@@ -42,6 +41,7 @@ $(DONE)/procedural: VARIED := --assets procedural:$(PROCEDURAL)
 $(addprefix $(DONE)/,$(SETS)): $(DONE)/furniture64
 	$(call step,$(PYTHON_M)data.render $(VARIED) --workers 1 --out data/$(notdir $@))
 
+# The autoencoder on one core (NPROC=1), which suits its convolutions, while the other renders.
 $(DONE)/autoencoder: $(DONE)/furniture64
 	$(call step,NPROC=1 $(TRAIN) --config configs/autoencoder.py \
 	  --config.data=$(FURNITURE))

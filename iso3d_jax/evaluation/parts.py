@@ -29,9 +29,7 @@ def coarse_iou(alpha: Float[np.ndarray, "N V h w"], table: MultiViewTable) -> fl
     """Mask IoU of coarse pictures, enlarged, with a table's views; the mean over all views."""
     size = table.images.shape[2]
     large = jax.image.resize(jnp.asarray(alpha), (*alpha.shape[:2], size, size), "cubic")
-    drawn, true = np.asarray(large) > DRAWN_ALPHA, table.images[..., 3] > 127
-    union = (drawn | true).sum((2, 3))
-    return float(((drawn & true).sum((2, 3)) / np.maximum(union, 1)).mean())
+    return float(pixels.overlap(np.asarray(large) > DRAWN_ALPHA, table.images[..., 3] > 127).mean())
 
 
 def tower_scores(path: str, table: MultiViewTable, picture: str) -> dict[str, dict[str, float]]:

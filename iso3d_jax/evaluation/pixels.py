@@ -57,6 +57,10 @@ def mask_of(pictures: Float[np.ndarray, "*n H W 3"]) -> Bool[np.ndarray, "*n H W
 
 def mask_iou(a: Float[np.ndarray, "*n H W 3"], b: Float[np.ndarray, "*n H W 3"]):
     """Intersection over union of the masks; 1 where both are empty."""
-    a, b = mask_of(a), mask_of(b)
+    return overlap(mask_of(a), mask_of(b))
+
+
+def overlap(a: Bool[np.ndarray, "*n H W"], b: Bool[np.ndarray, "*n H W"]):
+    """Intersection over union of masks; 1 where both are empty."""
     union = (a | b).sum((-2, -1))
     return np.where(union > 0, (a & b).sum((-2, -1)) / np.maximum(union, 1), 1.0)
