@@ -6,6 +6,7 @@ a user would otherwise have to remember: resolution, camera encoding, parameteri
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -149,37 +150,38 @@ def load_config(path: str | Path | None) -> ConfigDict:
         raise UserError(f"{file} is damaged: {error}") from None
 
 
+@contextlib.contextmanager
+def _open_weights(path: str | Path | None):
+    """A bundle's tensors, to be read one by one; UserError where the file is damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    file = find_bundle(path) / "model.safetensors"
+    try:
+        with safe_open(file, framework="flax") as tensors:
+            yield tensors
+    except (SafetensorError, FileNotFoundError) as error:
+        raise UserError(f"the model's weights cannot be read from {file}: {error}") from None
+
+
 def load_weights(path: str | Path | None, names: tuple[str, ...]) -> dict[str, dict]:
     """Weights of the named networks, in the type they are stored in (of bytes: float32).
 
     Returns:
       {name: flat params}.
     """
-    from safetensors import SafetensorError, safe_open
-
-    file = find_bundle(path) / "model.safetensors"
     weights: dict[str, dict] = {name: {} for name in names}
-    try:
-        with safe_open(file, framework="flax") as tensors:
-            for key in tensors.keys():
-                name, _, rest = key.partition("/")
-                if name in weights:
-                    weights[name][rest] = tensors.get_tensor(key)
-    except (SafetensorError, FileNotFoundError) as error:
-        raise UserError(f"the model's weights cannot be read from {file}: {error}") from None
+    with _open_weights(path) as tensors:
+        for key in tensors.keys():
+            name, _, rest = key.partition("/")
+            if name in weights:
+                weights[name][rest] = tensors.get_tensor(key)
     return {name: compact.unpack(stored) for name, stored in weights.items()}
 
 
 def stored_networks(path: str | Path | None) -> set[str]:
     """Which networks a bundle holds weights of."""
-    from safetensors import SafetensorError, safe_open
-
-    file = find_bundle(path) / "model.safetensors"
-    try:
-        with safe_open(file, framework="numpy") as tensors:
-            return {key.partition("/")[0] for key in tensors.keys()}
-    except (SafetensorError, FileNotFoundError) as error:
-        raise UserError(f"the model's weights cannot be read from {file}: {error}") from None
+    with _open_weights(path) as tensors:
+        return {key.partition("/")[0] for key in tensors.keys()}
 
 
 def load_drawing(path: str | Path | None) -> dict:
