@@ -51,7 +51,8 @@ def tiny_model() -> ConfigDict:
     What differs from the full model beside sizes, and why: v-prediction, because at high noise an
     eps-loss hardly weighs x0, which is where embedding and cameras are learned; camera angles
     counted from the picture's side, as harmonics; the embedding also enters through the time
-    embedding, and with the camera as a coarse layout; an image tower of dense layers.
+    embedding, and with the camera as a coarse layout; an image tower of dense layers and an
+    autoencoder that encodes into principal components.
     """
     model = ConfigDict()
     model.name = "tiny"
@@ -83,15 +84,7 @@ def tiny_model() -> ConfigDict:
         )
     )
     model.vae = ConfigDict(
-        dict(
-            ch=32,
-            ch_mult=(1, 2, 3),
-            num_res_blocks=1,
-            z_channels=8,
-            embed_dim=8,
-            num_groups=16,
-            patch=2,
-        )
+        dict(components=8, ch=64, ch_mult=(1, 1), num_res_blocks=1, num_groups=16, patch=4)
     )
     model.clip = ConfigDict(dict(image_size=32, hidden=1024, layers=3, output_dim=512))
     return model

@@ -18,7 +18,6 @@ def get_config(arg=None):
     cfg.task = "sampled_views"
     cfg.model = common.tiny_model()  # what init_from holds counts; this names it
     cfg.init_from = ""
-    cfg.trainable = "decoder"
     cfg.objects = 1200  # whose views are sampled, once
     cfg.pictures = ("framed", "centred")
     cfg.colour_strength = 0.7

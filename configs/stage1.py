@@ -55,7 +55,7 @@ def stage(cfg, preset, number):
     else:
         cfg.data = "data/furniture64"
         cfg.data_encoded = "data/furniture64_encoded"
-        cfg.init.vae, cfg.init.clip = "runs/decoder", "runs/image_tower"
+        cfg.init.vae, cfg.init.clip = "runs/autoencoder", "runs/image_tower"
         cfg.trainable = "refine"
         cfg.init.drawing = "runs/image_tower" if number == 1 else ""  # stage 2 has it from stage 1
         cfg.steps, cfg.batch_size, cfg.ema_decay = 2600, 16, 0.995

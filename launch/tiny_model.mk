@@ -8,7 +8,7 @@
 
 ASSETS ?= /usr/share/sweethome3d/furniture
 MODEL ?= models/tiny
-PROCEDURAL ?= 2600
+PROCEDURAL ?= 5200
 TRAIN_FLAGS ?=
 DONE := runs/finished
 FURNITURE := data/furniture64
@@ -46,10 +46,6 @@ $(DONE)/autoencoder: $(DONE)/furniture64
 	$(call step,NPROC=1 $(TRAIN) --config configs/autoencoder.py \
 	  --config.data=$(FURNITURE))
 
-$(DONE)/decoder: $(DONE)/autoencoder
-	$(call step,NPROC=1 $(TRAIN) --config configs/autoencoder.py:decoder \
-	  --config.data=$(FURNITURE) --config.init_from=runs/autoencoder)
-
 $(DONE)/image_tower: $(addprefix $(DONE)/,$(SETS))
 	$(call step,$(TRAIN) --config configs/image_tower.py \
 	  --config.data=$(TOWER_DATA))
@@ -59,7 +55,7 @@ $(DONE)/encode: $(DONE)/autoencoder $(DONE)/image_tower
 	  --vae runs/autoencoder --clip runs/image_tower --out data/furniture64_encoded --variants 1 \
 	  --pictures framed$(COMMA)framed$(COMMA)centred)
 
-$(DONE)/stage1: $(DONE)/encode $(DONE)/decoder
+$(DONE)/stage1: $(DONE)/encode
 	$(call step,$(TRAIN) --config configs/stage1.py:furniture)
 
 $(DONE)/stage2: $(DONE)/stage1

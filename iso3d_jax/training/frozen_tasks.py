@@ -62,7 +62,7 @@ class BaseTask:
 
 
 class AutoencoderTask(BaseTask):
-    """The KL autoencoder; its export measures the latents' scale."""
+    """A small autoencoder's decoder; or, from `init_from`, that of any autoencoder."""
 
     label = "autoencoder"
     train_step = staticmethod(autoencoder.train_step)
@@ -72,21 +72,24 @@ class AutoencoderTask(BaseTask):
         self.table = MultiViewTable.load(cfg.data, "train")
         self.held_out = MultiViewTable.load(cfg.data, "validation").images[:PREVIEW_OBJECTS, :2]
         self.batches = autoencoder.Batches(cfg, self.table)
-        if autoencoder.trained_paths({}, cfg) is not None and not cfg.init_from:
-            raise UserError(
-                f"trainable '{cfg.trainable}' needs --config.init_from=DIR, the workdir of a "
-                "trained autoencoder"
-            )
-        vae, self.scale_factor = bundle.build_network("vae", cfg.model, cfg.seed), None
-        if cfg.init_from:
-            if cfg.trainable == "decoder":  # the latents stay, and with them their scale
-                self.scale_factor = bundle.load_config(cfg.init_from).scale_factor
-            weights = bundle.load_weights(cfg.init_from, ("vae",))["vae"]
-            vae = bundle.load_network("vae", cfg.model, weights, cfg.init_from)
+        if cfg.init_from:  # the latents stay, and with them their scale
+            self.config = bundle.load_config(cfg.init_from)
+            vae = bundle.load_model(cfg.init_from, networks=("vae",)).vae
+        else:
+            self.config = bundle.make_config(cfg.model)
+            vae = bundle.build_network("vae", cfg.model, cfg.seed)
+            autoencoder.find_components(vae, self.table, cfg)
+            self.config.scale_factor = self._measure(vae)
         self.graphdef, self.init_params = split_params(vae)
 
+    def _measure(self, vae) -> float:
+        """What makes latents of deviation 1."""
+        images = on_white(self.table.images[:64, 0].astype(np.float32) / 255)
+        mean, logvar = vae.encode(images * 2 - 1)
+        return float(1.0 / jnp.sqrt(jnp.var(mean) + jnp.exp(logvar).mean()))
+
     def trained(self, params: FlatParams) -> list[str] | None:
-        return autoencoder.trained_paths(params, self.cfg)
+        return autoencoder.decoder_paths(params)
 
     def preview(self, params: FlatParams) -> np.ndarray:
         vae = merge_params(self.graphdef, params)
@@ -97,13 +100,7 @@ class AutoencoderTask(BaseTask):
         return np.asarray(tile([list(images), list(np.asarray(decoded))]), np.float32) / 255
 
     def export(self, params: FlatParams, folder: Path) -> None:
-        vae = merge_params(self.graphdef, params)
-        images = on_white(self.table.images[:64, 0].astype(np.float32) / 255)
-        mean, logvar = vae.encode(images * 2 - 1)
-        config = bundle.make_config(self.cfg.model)
-        measured = float(1.0 / jnp.sqrt(jnp.var(mean) + jnp.exp(logvar).mean()))
-        config.scale_factor = self.scale_factor or measured
-        bundle.save_bundle(folder, config, {"vae": params}, dtype=jnp.float32)
+        bundle.save_bundle(folder, self.config, {"vae": params}, dtype=jnp.float32)
 
 
 class ImageTowerTask(BaseTask):
@@ -183,7 +180,7 @@ class SampledViewsTask(BaseTask):
         self.graphdef, self.init_params = split_params(self.model.vae)
 
     def trained(self, params: FlatParams) -> list[str] | None:
-        return autoencoder.trained_paths(params, self.cfg)
+        return autoencoder.decoder_paths(params)
 
     def preview(self, params: FlatParams) -> np.ndarray:
         vae, count = merge_params(self.graphdef, params), 2 * PREVIEW_OBJECTS

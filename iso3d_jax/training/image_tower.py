@@ -17,6 +17,7 @@ from iso3d_jax.data.table import MultiViewTable, prepare_references, shrink
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.models.layout import Drawing
 from iso3d_jax.models.params import merge_params
+from iso3d_jax.progress import Progress
 from iso3d_jax.training.state import TrainState, apply_gradients, step_key
 
 COARSE = 16  # side of the pictures that the decoder draws
@@ -86,6 +87,17 @@ def train_step(state: TrainState, batch: dict, *, graphdef, tx, cfg) -> tuple[Tr
     return state, {"loss": loss, **extra, **norms}
 
 
+def _prepared(table: MultiViewTable, mode: str, size: int) -> np.ndarray:
+    """All views as pictures of the tower's size, prepared in one way; thousands take minutes."""
+    progress = Progress(len(table), f"pictures, {mode}", unit="object")
+    small = []
+    for done, views in enumerate(table.images, 1):
+        small.append(shrink(prepare_references(views[None], mode), size)[0])
+        progress.update(done)
+    progress.close()
+    return np.stack(small)
+
+
 class Batches:
     """A picture and some views of each drawn object; a pure function of (seed, step)."""
 
@@ -93,7 +105,7 @@ class Batches:
         self.cfg, self.table = cfg, table
         self.views = shrink(table.images, COARSE)
         self.references = {
-            mode: shrink(prepare_references(table.images, mode), cfg.model.clip.image_size)
+            mode: _prepared(table, mode, cfg.model.clip.image_size)
             for mode in sorted(set(cfg.pictures))
         }
         facing = np.abs((table.azimuth_deg + 180.0) % 360.0 - 180.0) <= 90.0

@@ -24,6 +24,7 @@ from iso3d_jax.files import atomic_path
 from iso3d_jax.models.clip import CLIPConfig, CLIPVisionTower
 from iso3d_jax.models.dense_tower import DenseTower, DenseTowerConfig
 from iso3d_jax.models.params import merge_params
+from iso3d_jax.models.patch_autoencoder import PatchAutoencoder, PatchAutoencoderConfig
 from iso3d_jax.models.unet import MultiViewUNet, UNetConfig
 from iso3d_jax.models.vae import AutoencoderKL, VAEConfig
 from iso3d_jax.weights import compact
@@ -33,7 +34,11 @@ NETWORKS = {
     "vae": (AutoencoderKL, VAEConfig),
     "clip": (CLIPVisionTower, CLIPConfig),
 }
-DENSE_TOWER = (DenseTower, DenseTowerConfig)  # a section "clip" with `hidden` means this one
+# What small models have instead: (the entry of the section that tells, module, its dataclass).
+SMALL = {
+    "clip": ("hidden", DenseTower, DenseTowerConfig),
+    "vae": ("components", PatchAutoencoder, PatchAutoencoderConfig),
+}
 DRAWING = (
     "drawing"  # beside an image tower: the decoder that it was trained with, for a UNet's layout
 )
@@ -51,7 +56,7 @@ class Model:
 
     config: ConfigDict
     unet: MultiViewUNet | None = None
-    vae: AutoencoderKL | None = None
+    vae: AutoencoderKL | PatchAutoencoder | None = None
     clip: CLIPVisionTower | DenseTower | None = None
 
     @functools.cached_property
@@ -65,14 +70,16 @@ def make_config(settings: ConfigDict) -> ConfigDict:
     vae = config.vae
     factor = 2 ** (len(vae.ch_mult) - 1) * vae.get("patch", 1)
     config.latent_size = config.resolution // factor
-    config.latent_channels = vae.get("embed_dim", 4)
+    config.latent_channels = vae.get("components", vae.get("embed_dim", 4))
     config.context_dim = config.unet.get("context_dim", 1024)
     return config
 
 
 def _kind(name: str, config: ConfigDict):
     """(module, its dataclass) of a network."""
-    return DENSE_TOWER if name == "clip" and "hidden" in config[name] else NETWORKS[name]
+    if name in SMALL and SMALL[name][0] in config[name]:
+        return SMALL[name][1:]
+    return NETWORKS[name]
 
 
 def network_config(name: str, config: ConfigDict):

@@ -12,7 +12,7 @@ import pytest
 from iso3d_jax import command_line
 
 ROOT = Path(__file__).resolve().parents[2]
-TRAINED = ("autoencoder", "decoder", "image_tower", "stage1", "stage2", "tiny")
+TRAINED = ("autoencoder", "image_tower", "stage1", "stage2", "tiny")
 
 
 @pytest.fixture
