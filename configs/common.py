@@ -81,6 +81,7 @@ def tiny_model() -> ConfigDict:
             adm_in_channels=512,
             use_scale_shift_norm=True,
             layout_size=8,
+            shortcut=True,
         )
     )
     model.vae = ConfigDict(

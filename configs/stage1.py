@@ -58,7 +58,7 @@ def stage(cfg, preset, number):
         cfg.init.vae, cfg.init.clip = "runs/autoencoder", "runs/image_tower"
         cfg.trainable = "refine"
         cfg.init.drawing = "runs/image_tower" if number == 1 else ""  # stage 2 has it from stage 1
-        cfg.steps, cfg.batch_size, cfg.ema_decay = 2600, 16, 0.995
+        cfg.steps, cfg.batch_size, cfg.ema_decay = 5000, 16, 0.995
         cfg.learning_rate, cfg.final_learning_rate, cfg.warmup_steps = 8e-4, 2e-4, 50
     return cfg
 

@@ -31,7 +31,7 @@ def get_config(arg=None):
         cfg.steps = 150
         cfg.learning_rate = 4e-4
     else:
-        cfg.steps = 450
+        cfg.steps = 900
         cfg.learning_rate, cfg.final_learning_rate = 5e-4, 2e-5
     return ablate(cfg, options.ablation)
 

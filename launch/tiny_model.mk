@@ -13,8 +13,8 @@ TRAIN_FLAGS ?=
 DONE := runs/finished
 FURNITURE := data/furniture64
 SETS := stretch1 stretch2 warp3 warp4 procedural
-TOWER_DATA := data/furniture64,data/stretch1,data/stretch2,data/warp3,data/warp4,data/procedural
-LATENTS_DATA := data/furniture64,data/stretch1,data/warp3
+LATENTS_DATA := data/furniture64,data/stretch1,data/stretch2,data/warp3,data/warp4
+TOWER_DATA := $(LATENTS_DATA),data/procedural
 COMMA := ,
 PYTHON_M := $(BIN)/python -m iso3d_jax.
 TRAIN = $(PYTHON_M)train --workdir runs/$(notdir $@) $(TRAIN_FLAGS)
@@ -52,7 +52,7 @@ $(DONE)/image_tower: $(addprefix $(DONE)/,$(SETS))
 
 $(DONE)/encode: $(DONE)/autoencoder $(DONE)/image_tower
 	$(call step,$(PYTHON_M)data.encode --data $(LATENTS_DATA) \
-	  --vae runs/autoencoder --clip runs/image_tower --out data/furniture64_encoded --variants 1 \
+	  --vae runs/autoencoder --clip runs/image_tower --out data/furniture64_encoded --variants 2 \
 	  --pictures framed$(COMMA)framed$(COMMA)centred)
 
 $(DONE)/stage1: $(DONE)/encode

@@ -65,9 +65,10 @@ class Drawing(nnx.Module):
 
 
 class Layout(nnx.Module):
-    """`__call__(token [B, E], camera [B, V, 16]) -> [B, V, size, size, channels]`.
+    """`__call__(token [B, E], camera [B, V, 16]) -> [B, V, size, size, 16]`.
 
-    The drawing has twice `size` pixels a side; four neighbours are the channels of one place.
+    The drawing has twice `size` pixels a side; four neighbours are the numbers of one place.
+    `to_channels` makes of them what is added to the UNet's first features.
     """
 
     def __init__(
@@ -84,14 +85,45 @@ class Layout(nnx.Module):
     ):
         kwargs = dict(rngs=rngs, dtype=dtype, param_dtype=param_dtype)
         self.drawing = Drawing(2 * size, embedding_dim, camera_dim, width=width, **kwargs)
+        self.num_inputs = 4 * _CHANNELS
         # Starts silent, so that a trained network can be given a layout and go on from where it is.
         zeros = nnx.initializers.zeros
-        self.to_channels = nnx.Linear(4 * _CHANNELS, channels, kernel_init=zeros, **kwargs)
+        self.to_channels = nnx.Linear(self.num_inputs, channels, kernel_init=zeros, **kwargs)
 
     def __call__(
         self, token: Float[Array, "B E"], camera: Float[Array, "B V 16"]
-    ) -> Float[Array, "B V S S C"]:
+    ) -> Float[Array, "B V S S D"]:
         x = self.drawing(token, camera)
         b, v, s = x.shape[0], x.shape[1], x.shape[2] // 2
-        x = x.reshape(b, v, s, 2, s, 2, -1).swapaxes(3, 4).reshape(b, v, s, s, -1)
-        return self.to_channels(x)
+        return x.reshape(b, v, s, 2, s, 2, -1).swapaxes(3, 4).reshape(b, v, s, s, -1)
+
+
+class Shortcut(nnx.Module):
+    """A straight line from a small network's inputs to its output, place by place.
+
+    `__call__(inputs [N, H, W, D], emb [N, E]) -> [N, H, W, C]`.
+
+    What a drawing and noisy latents say of the target is mostly linear, with factors that depend on
+    the noise level; a network of normalised layers takes thousands of steps to pass it through.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        emb_dim: int,
+        *,
+        rngs: nnx.Rngs,
+        dtype=jnp.float32,
+        param_dtype=jnp.float32,
+    ):
+        kwargs = dict(rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        zeros = nnx.initializers.zeros  # starts silent, as the network's own output does
+        self.scale = nnx.Linear(emb_dim, inputs, kernel_init=zeros, **kwargs)
+        self.line = nnx.Linear(inputs, outputs, kernel_init=zeros, **kwargs)
+
+    def __call__(
+        self, inputs: Float[Array, "N H W D"], emb: Float[Array, "N E"]
+    ) -> Float[Array, "N H W C"]:
+        scale = 1.0 + self.scale(jax.nn.silu(emb))
+        return self.line(inputs * scale[:, None, None])

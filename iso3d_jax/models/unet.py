@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from iso3d_jax.models.attention import SpatialTransformer
 from iso3d_jax.models.embeddings import EmbeddingMLP, timestep_embedding
 from iso3d_jax.models.layers import GroupNorm, conv
-from iso3d_jax.models.layout import Layout
+from iso3d_jax.models.layout import Layout, Shortcut
 
 # What the backward pass finds ready and what it computes again: everything is kept; matrix products
 # without a batch axis are; only each block's input is.
@@ -39,7 +39,8 @@ class UNetConfig:
     both to make camera and embedding interact. With `reference_channels`, a clean reference latent
     of so many channels enters beside every noisy one (the project page's CCR, an ablation). With
     `layout_size`, the side of the latents, a coarse map drawn from embedding and camera is added to
-    every view's first features (`models/layout.py`).
+    every view's first features (`models/layout.py`); with `shortcut` that map and the noisy latents
+    also reach the output by a straight line.
     """
 
     in_channels: int = 4
@@ -58,6 +59,7 @@ class UNetConfig:
     reference_channels: int = 0
     layout_size: int = 0
     layout_width: int = 1024
+    shortcut: bool = False
 
 
 class ResBlock(nnx.Module):
@@ -225,6 +227,11 @@ class MultiViewUNet(nnx.Module):
                 )
                 ds = ds // 2 if last else ds
         self.output_blocks = nnx.List(blocks)
+        if config.shortcut:
+            straight = config.in_channels + (self.layout.num_inputs if self.layout else 0)
+            self.shortcut = Shortcut(straight, config.out_channels, emb_dim, **kwargs)
+        else:
+            self.shortcut = None
         self.norm_out = GroupNorm(base, config.num_groups, epsilon=1e-5, **kwargs)
         self.conv_out = conv(base, config.out_channels, zero=True, **kwargs)
 
@@ -255,6 +262,7 @@ class MultiViewUNet(nnx.Module):
             training shows such a network as "no reference".
         """
         batch, num_views = z_t.shape[:2]
+        straight = [z_t]
         if self.config.reference_channels:
             shape = (*z_t.shape[:-1], self.config.reference_channels)
             beside = jnp.zeros(shape) if reference is None else jnp.broadcast_to(reference, shape)
@@ -284,12 +292,17 @@ class MultiViewUNet(nnx.Module):
         for i, block in enumerate(self.input_blocks):
             x = run(block, x)
             if i == 0 and self.layout is not None:
-                x = x + self.layout(token, camera).reshape(x.shape)
+                places = self.layout(token, camera)
+                straight.append(places)
+                x = x + self.layout.to_channels(places).reshape(x.shape)
             skips.append(x)
         x = run(self.middle_block, x)
         for block in self.output_blocks:
             x = run(block, jnp.concatenate([x, skips.pop()], -1))
         x = self.conv_out(jax.nn.silu(self.norm_out(x)))
+        if self.shortcut is not None:
+            inputs = jnp.concatenate([part.astype(self.dtype) for part in straight], -1)
+            x = x + self.shortcut(inputs.reshape(batch * num_views, *inputs.shape[2:]), emb)
         return x.reshape(batch, num_views, *x.shape[1:]).astype(jnp.float32)
 
 

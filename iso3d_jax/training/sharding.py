@@ -31,7 +31,8 @@ UNET_RULES: Rules = (
     (r"(to_q|to_k|to_v|ff/proj_in)/kernel$", P("fsdp", "tensor")),
     (r"(to_out|ff/proj_out)/kernel$", P("tensor", "fsdp")),
     (
-        r"(emb|linear_in|linear_out|layout/[\w/]+|transformer/proj_in|transformer/proj_out)/kernel$",
+        r"(emb|linear_in|linear_out|layout/[\w/]+|shortcut/\w+|transformer/proj_in|"
+        r"transformer/proj_out)/kernel$",
         P(None, "fsdp"),
     ),
     (

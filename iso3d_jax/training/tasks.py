@@ -226,8 +226,9 @@ class DenoiserTask(BaseTask):
             # The new channels start without effect: the network is stage 1's at first.
             pad = ((0, 0), (0, 0), (0, extra), (0, 0))
             weights[stem] = jnp.pad(jnp.asarray(weights[stem], jnp.float32), pad)
-        if not any(path.startswith("layout/") for path in weights):  # it starts silent, too
-            weights |= {path: w for path, w in fresh.items() if path.startswith("layout/")}
+        for part in ("layout/", "shortcut/"):  # where it is new it starts silent, too
+            if not any(path.startswith(part) for path in weights):
+                weights |= {path: w for path, w in fresh.items() if path.startswith(part)}
         weights |= self._load_drawing()
         unet = bundle.load_network("unet", self.config, weights, self.cfg.init_from)
         return split_params(unet)[1]

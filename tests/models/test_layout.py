@@ -42,8 +42,12 @@ def test_a_trained_network_that_is_given_a_layout_is_unchanged_at_first():
 
 
 def test_views_are_drawn_one_by_one_and_the_camera_multiplies_the_embedding():
-    layout = Layout(4, 6, embedding_dim=7, camera_dim=16, rngs=nnx.Rngs(0))
-    layout.to_channels.kernel[...] = normal(16, 6)
+    module = Layout(4, 6, embedding_dim=7, camera_dim=16, rngs=nnx.Rngs(0))
+    module.to_channels.kernel[...] = normal(16, 6)
+
+    def layout(token, camera):
+        return module.to_channels(module(token, camera))
+
     token, camera = normal(2, 7), normal(2, 3, 16, seed=1)
     maps = layout(token, camera)
     assert maps.shape == (2, 3, 4, 4, 6)
@@ -56,3 +60,26 @@ def test_views_are_drawn_one_by_one_and_the_camera_multiplies_the_embedding():
         ).max()
         > 1e-2
     )
+
+
+def test_a_shortcut_is_silent_at_first_and_then_a_line_scaled_by_the_noise_level():
+    config = dataclasses.replace(CONFIG, layout_size=4, shortcut=True)
+    graphdef, weights = split_params(MultiViewUNet(config, rngs=nnx.Rngs(0)))
+    z_t, t, context = normal(2, 3, 4, 4, 3), jnp.full((2, 3), 500.0), normal(2, 1, 7)
+    camera = normal(2, 3, 16)
+    run = jax.jit(lambda weights, *args: merge_params(graphdef, weights)(*args))
+    np.testing.assert_array_equal(run(weights, z_t, t, context, camera), 0.0)
+
+    # With the network itself still silent, the output is the line alone.
+    line = normal(*weights["shortcut/line/kernel"].shape)
+    weights["shortcut/line/kernel"] = line
+    unet = merge_params(graphdef, weights)
+    straight = jnp.concatenate([z_t, unet.layout(context[:, 0], camera)], -1) @ line
+    np.testing.assert_allclose(run(weights, z_t, t, context, camera), straight, atol=1e-4)
+    np.testing.assert_allclose(
+        run(weights, z_t[:, ::-1], t, context, camera[:, ::-1]), straight[:, ::-1], atol=1e-4
+    )
+
+    weights["shortcut/scale/kernel"] = 0.1 * normal(*weights["shortcut/scale/kernel"].shape)
+    early, late = (run(weights, z_t, jnp.full((2, 3), s), context, camera) for s in (20.0, 980.0))
+    assert np.abs(early - late).max() > 1e-2
