@@ -3,7 +3,7 @@
     python -m iso3d_jax.train --config configs/decoder.py --workdir runs/tiny \\
         --config.init_from=runs/stage2 --config.data=data/furniture64,data/stretch1,data/warp3
 
-Its result is the whole model. Four minutes of two cores, with the sampling of the views.
+Its result is the whole model. Three minutes of two cores, with the sampling of the views.
 """
 
 from configs import common
@@ -24,8 +24,8 @@ def get_config(arg=None):
     cfg.mask_weight = 0.4
     cfg.edge_weight = 1.5
     cfg.chroma_weight = 2.0
-    cfg.steps, cfg.batch_size = 3000, 16
-    cfg.learning_rate, cfg.final_learning_rate, cfg.warmup_steps = 6e-4, 2e-6, 30
+    cfg.steps, cfg.batch_size = 1500, 16
+    cfg.learning_rate, cfg.final_learning_rate, cfg.warmup_steps = 2e-4, 1e-6, 30
     cfg.weight_decay = 0.0
     cfg.ema_decay = 0.98
     return cfg
