@@ -1,6 +1,6 @@
 # make demo            a picture to views, a turntable, a mesh and a page that shows them all
 # make demo IMAGE=x.png  the same for your own picture
-# make -j2 weights     the small model anew from meshes, in 2 h 20 min (docs/training.md)
+# make -j2 weights     the small model anew from meshes, in 70 min (docs/training.md)
 # make test            the tests; make test-slow: those that take minutes each
 # make lint            ruff, pyright and shellcheck
 # PYTHON=python3.12 chooses the interpreter that .venv is made with.
