@@ -14,6 +14,11 @@ TO_YIQ = np.array(
 _FROM_YIQ = np.linalg.inv(TO_YIQ).astype(np.float32)
 
 
+def weighed_axes(chroma: float) -> Float[np.ndarray, "3 3"]:
+    """[axis, RGB]: to brightness and two colour axes, these `chroma` times as large."""
+    return TO_YIQ * np.array([[1.0], [chroma], [chroma]])
+
+
 def change_colours(key: jax.Array, rgb: Float[Array, "N ... 3"], strength: float = 1.0):
     """A random hue, saturation, brightness, contrast and tint for each of N objects.
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from iso3d_jax.data.colour import TO_YIQ, change_colours, on_white
+from iso3d_jax.data.colour import change_colours, on_white, weighed_axes
 from iso3d_jax.data.table import MultiViewTable
 from iso3d_jax.models.params import FlatParams, merge_params
 from iso3d_jax.models.patch_autoencoder import PatchAutoencoder
@@ -46,7 +46,7 @@ def find_components(vae: PatchAutoencoder, table: MultiViewTable, cfg) -> None:
     images = _recoloured(jax.random.key(cfg.seed), rgba, cfg.colour_strength)
     side = vae.config.side
     patches = np.asarray(fold(images, side)).reshape(-1, side**2 * images.shape[-1])
-    vae.set_components(patches, TO_YIQ * np.array([[1.0], [COLOUR_WEIGHT], [COLOUR_WEIGHT]]))
+    vae.set_components(patches, weighed_axes(COLOUR_WEIGHT))
 
 
 def train_step(state: TrainState, batch: dict, *, graphdef, tx, cfg) -> tuple[TrainState, dict]:

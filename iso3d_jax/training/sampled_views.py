@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from iso3d_jax import sampling
-from iso3d_jax.data.colour import TO_YIQ, change_colours, on_white
+from iso3d_jax.data.colour import change_colours, on_white, weighed_axes
 from iso3d_jax.data.table import SET, MultiViewTable, prepare_references
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.models.params import merge_params
@@ -89,7 +89,7 @@ def train_step(state: TrainState, batch: dict, *, graphdef, tx, cfg) -> tuple[Tr
         vae = merge_params(graphdef, {**state.params, **trained})
         drawn = jnp.clip(vae.decode(batch["latents"]) * 0.5 + 0.5, -0.2, 1.2)
         error = drawn - truth
-        weighed = error @ (TO_YIQ * np.array([[1.0], [cfg.chroma_weight], [cfg.chroma_weight]])).T
+        weighed = error @ weighed_axes(cfg.chroma_weight).T
         loss = (weighed**2).mean()
         for axis in (1, 2):
             loss += cfg.edge_weight * (jnp.diff(weighed, axis=axis) ** 2).mean()

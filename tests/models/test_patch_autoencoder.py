@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from iso3d_jax.data.colour import weighed_axes
 from iso3d_jax.models.patch_autoencoder import PatchAutoencoder, PatchAutoencoderConfig
 from iso3d_jax.models.vae import fold
-from iso3d_jax.training.autoencoder import COLOUR_WEIGHT, TO_YIQ
+from iso3d_jax.training.autoencoder import COLOUR_WEIGHT
 
 
 @pytest.fixture
@@ -31,9 +32,7 @@ def fitted(vae, images, colours):
     return vae
 
 
-@pytest.mark.parametrize(
-    "colours", [np.eye(3), TO_YIQ * np.array([[1.0], [COLOUR_WEIGHT], [COLOUR_WEIGHT]])]
-)
+@pytest.mark.parametrize("colours", [np.eye(3), weighed_axes(COLOUR_WEIGHT)])
 def test_pictures_of_few_patterns_come_back_from_components_alone(vae, colours):
     fitted(vae, pictures(20, rank=5), colours)
     new = pictures(3, rank=5, seed=1)
