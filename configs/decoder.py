@@ -24,6 +24,7 @@ def get_config(arg=None):
     cfg.mask_weight = 0.4
     cfg.edge_weight = 1.5
     cfg.chroma_weight = 2.0
+    cfg.vividness_weight = 50.0
     cfg.steps, cfg.batch_size = 1500, 16
     cfg.learning_rate, cfg.final_learning_rate, cfg.warmup_steps = 2e-4, 1e-6, 30
     cfg.weight_decay = 0.0

@@ -1,4 +1,4 @@
-"""Scores of a picture against the true one: PSNR, SSIM, mask IoU.
+"""Scores of a picture against the true one: PSNR, SSIM, mask IoU, colour error.
 
 Pictures are [..., H, W, 3] in [0, 1], objects on white; a score has the leading axes' shape.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
+
+from iso3d_jax.data.colour import TO_YIQ
 
 MASK_THRESHOLD = 0.04  # farther from white than this in any channel is object
 LARGEST_PSNR = 100.0  # of equal pictures
@@ -64,3 +66,16 @@ def overlap(a: Bool[np.ndarray, "*n H W"], b: Bool[np.ndarray, "*n H W"]):
     """Intersection over union of masks; 1 where both are empty."""
     union = (a | b).sum((-2, -1))
     return np.where(union > 0, (a & b).sum((-2, -1)) / np.maximum(union, 1), 1.0)
+
+
+def colour_error(a: Float[np.ndarray, "*n H W 3"], b: Float[np.ndarray, "*n H W 3"]):
+    """Distance of the objects' mean colours, brightness left aside; 0 for equal ones.
+
+    In YIQ's plane of hue and saturation, where grey is the origin and pure red lies 0.63 from it;
+    the means of both are over what is not white in b. 0 where that is nothing.
+    """
+    mask = mask_of(b)[..., None]
+    off = ((np.asarray(a, np.float64) - b) * mask).sum((-3, -2)) / np.maximum(
+        mask.sum((-3, -2)), 1
+    )
+    return np.hypot(*np.moveaxis(off @ TO_YIQ[1:].T, -1, 0))

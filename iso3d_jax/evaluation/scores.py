@@ -20,6 +20,7 @@ METRICS = {
     "lpips": ("LPIPS", False),
     "st_lpips": ("ST-LPIPS", False),
     "mask_iou": ("mask IoU", True),
+    "colour_error": ("colour error", False),
     "embedding": ("embedding similarity", True),
     "embedding_to_picture": ("embedding similarity to the picture", True),
     "consistency": ("consistency (dB)", True),
@@ -58,6 +59,7 @@ def score_views(
         for name, distance in (perceptual or {}).items():
             scores[name] = distance(*flat).reshape(views.shape[:2])
         scores["mask_iou"] = pixels.mask_iou(views, task.truth)
+        scores["colour_error"] = pixels.colour_error(views, task.truth)
         scores["embedding"] = similarity(embedded, embed_views(model, task.truth))
     scores["embedding_to_picture"] = similarity(embedded, picture)
     return scores
@@ -68,7 +70,7 @@ def summary(
 ) -> dict:
     """Means over all views, over those of the picture's side and of the far side; isotropy.
 
-    For LPIPS and ST-LPIPS, where smaller is better, isotropy is of 1 less their value.
+    Where smaller is better (LPIPS, ST-LPIPS, the colour error), isotropy is of 1 less their value.
     """
     off = angular_distance(azimuth_deg, 0.0)
     parts = {"all": off >= 0, "front": off <= FRONT_DEG, "back": off >= BACK_DEG}

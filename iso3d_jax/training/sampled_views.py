@@ -4,8 +4,10 @@ The autoencoder saw latents of true pictures alone. Sampled ones are softer; dec
 haze around the object and marks in the frame's corners. So views of training objects are sampled
 once and the decoder, and nothing else, goes on with those latents and the true views: squared
 error, colour weighed more than brightness; that of the differences between neighbours, without
-which the patches of an encoder of principal components show as a grid; and one minus the overlap
-of what is not white, without which the outlines come out soft and too large.
+which the patches of an encoder of principal components show as a grid; one minus the overlap of
+what is not white, without which the outlines come out soft and too large; and the error of how
+colourful an object is, whatever its hue, without which it comes out pale: where the latents leave
+the colour in doubt, the squared error is least for a mean colour, which is greyer than any.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from iso3d_jax import sampling
-from iso3d_jax.data.colour import change_colours, on_white, weighed_axes
+from iso3d_jax.data.colour import TO_YIQ, change_colours, on_white, weighed_axes
 from iso3d_jax.data.table import SET, MultiViewTable, prepare_references
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.models.params import merge_params
@@ -37,6 +39,17 @@ def mask_overlap(pictures, truth):
     soft = jax.nn.sigmoid(((1.0 - pictures).mean(-1) - WHITE) * STEEP)
     both = soft * true
     return both.sum((1, 2)) / jnp.maximum((soft + true - both).sum((1, 2)), 1.0)
+
+
+def chroma(pictures, truth):
+    """How colourful each object is: its mean colour's squared distance from grey -> [N].
+
+    Of pictures [N, H, W, 3], over what is not white in the truth. Squared, so that it
+    hardly counts near grey: with the distance itself, white objects came out in pastels.
+    """
+    mask = ((1.0 - truth).max(-1, keepdims=True) > WHITE).astype(jnp.float32)
+    mean = (pictures * mask).sum((1, 2)) / jnp.maximum(mask.sum((1, 2)), 1.0)
+    return ((mean @ TO_YIQ[1:].T) ** 2).sum(-1)
 
 
 def draw_samples(model: Model, table: MultiViewTable, cfg) -> tuple[np.ndarray, np.ndarray]:
@@ -93,13 +106,21 @@ def train_step(state: TrainState, batch: dict, *, graphdef, tx, cfg) -> tuple[Tr
         loss = (weighed**2).mean()
         for axis in (1, 2):
             loss += cfg.edge_weight * (jnp.diff(weighed, axis=axis) ** 2).mean()
+        colourful, should_be = chroma(drawn, truth), chroma(truth, truth)
+        loss += cfg.vividness_weight * ((colourful - should_be) ** 2).mean()
         overlap = mask_overlap(drawn, truth).mean()
-        return loss + cfg.mask_weight * (1.0 - overlap), ((error**2).mean(), overlap)
+        loss += cfg.mask_weight * (1.0 - overlap)
+        vividness = jnp.sqrt(colourful).mean() / jnp.maximum(jnp.sqrt(should_be).mean(), 1e-3)
+        return loss, {
+            "psnr": -10 * jnp.log10((error**2).mean()),
+            "mask_overlap": overlap,
+            "vividness": vividness,
+        }
 
     trained = {path: state.params[path] for path in state.ema_params}
-    (loss, (error, overlap)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
+    (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
     state, norms = apply_gradients(state, grads, tx, cfg.ema_decay)
-    return state, {"loss": loss, "psnr": -10 * jnp.log10(error), "mask_overlap": overlap, **norms}
+    return state, {"loss": loss, **metrics, **norms}
 
 
 class Batches:

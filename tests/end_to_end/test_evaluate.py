@@ -17,7 +17,7 @@ def test_a_split_a_folder_and_the_ablation(run_python, model_folder, tmp_path):
     report = json.loads((out / "report.json").read_text())
     rows = ["random model", "nearest training object", "mean training picture"]
     assert list(report["views"]) == rows and len(report["objects"]) == 2
-    metrics = {"psnr", "ssim", "mask_iou", "embedding", "embedding_to_picture"}
+    metrics = {"psnr", "ssim", "mask_iou", "colour_error", "embedding", "embedding_to_picture"}
     assert set(report["views"][rows[1]]["mean"]["all"]) == metrics
     assert set(report["code"]) >= {"iso3d_jax", "jax", "python", "device"}
     assert len(report["model"]["sha256 of model.safetensors"]) == 64

@@ -1,4 +1,4 @@
-"""PSNR and SSIM against scikit-image, mask IoU of shifted squares."""
+"""PSNR and SSIM against scikit-image, mask IoU of shifted squares, errors of known colours."""
 
 import numpy as np
 import pytest
@@ -41,3 +41,18 @@ def test_mask_iou_of_shifted_squares():
     assert pixels.mask_iou(a, a)[0] == 1.0
     white = np.ones_like(a)
     assert pixels.mask_iou(a, white)[0] == 0.0 and pixels.mask_iou(white, white)[0] == 1.0
+
+
+def test_colour_error_of_known_colours():
+    def square(colour):
+        picture = np.ones((1, 8, 8, 3))
+        picture[:, 2:6, 2:6] = colour
+        return picture
+
+    grey, red, cyan = square(0.5), square([1, 0, 0]), square([0, 1, 1])
+    assert pixels.colour_error(red, grey)[0] == pytest.approx(0.632, abs=1e-3)
+    assert pixels.colour_error(red, cyan)[0] == pytest.approx(2 * 0.632, abs=2e-3)
+    assert pixels.colour_error(square(0.9), grey)[0] == pytest.approx(0.0, abs=1e-6)
+    assert pixels.colour_error(red, np.ones_like(red))[0] == 0.0  # no object, no colour
+    red_ground = np.where(np.arange(8)[:, None, None] < 1, [1.0, 0, 0], grey)
+    assert pixels.colour_error(red_ground, grey)[0] == pytest.approx(0.0, abs=1e-6)

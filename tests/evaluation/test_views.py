@@ -35,6 +35,7 @@ def test_true_views_score_perfectly_and_blank_ones_do_not(test_split, random_mod
     assert perfect["psnr"].min() >= 99
     for name in ("ssim", "mask_iou", "embedding"):
         np.testing.assert_allclose(perfect[name], 1.0, atol=1e-5)
+    np.testing.assert_allclose(perfect["colour_error"], 0.0, atol=1e-6)
     blank = scores.score_views(np.ones_like(task.truth), task, random_model)
     assert blank["psnr"].max() < 25 and blank["mask_iou"].max() == 0.0
     assert blank["ssim"].max() < 0.99 and blank["embedding"].max() < 0.99999

@@ -10,7 +10,7 @@ import pytest
 from configs import decoder as config
 from iso3d_jax.errors import UserError
 from iso3d_jax.training.loop import fit
-from iso3d_jax.training.sampled_views import mask_overlap
+from iso3d_jax.training.sampled_views import chroma, mask_overlap
 from iso3d_jax.training.tasks import make_task
 from iso3d_jax.weights import bundle
 
@@ -29,6 +29,14 @@ def test_what_makes_a_pale_object_more_of_one_does_not_tint_it():
     pull = jax.grad(lambda x: mask_overlap(x, truth).sum())(drawn)[0, 3, 3]
     assert pull[0] < 0.0
     np.testing.assert_allclose(pull, pull[0], rtol=1e-5)
+
+
+def test_colourful_is_the_objects_mean_colour_whatever_its_hue():
+    truth = jnp.ones((4, 8, 8, 3)).at[:, 2:6, 2:6].set(0.5)
+    drawn = truth.at[1, 2:6, 2:6].set(jnp.array([1.0, 0.0, 0.0]))
+    drawn = drawn.at[2, 2:6, 2:6].set(jnp.array([0.0, 1.0, 1.0]))
+    drawn = drawn.at[3, 0].set(0.0).at[3, 0, :, 0].set(1.0)  # red, but not on the object
+    np.testing.assert_allclose(chroma(drawn, truth), [0.0, 0.4, 0.4, 0.0], atol=1e-3)
 
 
 def test_the_shipped_models_decoder_goes_on_and_the_rest_stays(tmp_path):
@@ -52,4 +60,5 @@ def test_the_shipped_models_decoder_goes_on_and_the_rest_stays(tmp_path):
     assert bundle.load_config(tmp_path) == bundle.load_config(None)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert 0.3 < lines[-1]["mask_overlap"] <= 1.0 and lines[-1]["psnr"] > 10.0
+    assert 0.1 < lines[-1]["vividness"] < 3.0
     assert list((tmp_path / "samples").iterdir())
