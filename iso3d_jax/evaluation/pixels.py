@@ -75,7 +75,5 @@ def colour_error(a: Float[np.ndarray, "*n H W 3"], b: Float[np.ndarray, "*n H W 
     the means of both are over what is not white in b. 0 where that is nothing.
     """
     mask = mask_of(b)[..., None]
-    off = ((np.asarray(a, np.float64) - b) * mask).sum((-3, -2)) / np.maximum(
-        mask.sum((-3, -2)), 1
-    )
+    off = ((np.asarray(a, np.float64) - b) * mask).sum((-3, -2)) / np.maximum(mask.sum((-3, -2)), 1)
     return np.hypot(*np.moveaxis(off @ TO_YIQ[1:].T, -1, 0))
