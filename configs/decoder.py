@@ -22,6 +22,7 @@ def get_config(arg=None):
     cfg.pictures = ("framed", "centred")
     cfg.colour_strength = 0.7
     cfg.mask_weight = 0.4
+    cfg.ink_weight = 0.1
     cfg.edge_weight = 1.5
     cfg.chroma_weight = 2.0
     cfg.vividness_weight = 50.0

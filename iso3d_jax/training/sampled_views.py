@@ -5,9 +5,10 @@ haze around the object and marks in the frame's corners. So views of training ob
 once and the decoder, and nothing else, goes on with those latents and the true views: squared
 error, colour weighed more than brightness; that of the differences between neighbours, without
 which the patches of an encoder of principal components show as a grid; one minus the overlap of
-what is not white, without which the outlines come out soft and too large; and the error of how
-colourful an object is, whatever its hue, without which it comes out pale: where the latents leave
-the colour in doubt, the squared error is least for a mean colour, which is greyer than any.
+what is not white, without which the outlines come out soft and too large; that of ink, without
+which they fade into the ground; and the error of how colourful an object is, whatever its hue,
+without which it comes out pale: where the latents leave the colour in doubt, the squared error is
+least for a mean colour, which is greyer than any.
 """
 
 from __future__ import annotations
@@ -39,6 +40,17 @@ def mask_overlap(pictures, truth):
     soft = jax.nn.sigmoid(((1.0 - pictures).mean(-1) - WHITE) * STEEP)
     both = soft * true
     return both.sum((1, 2)) / jnp.maximum((soft + true - both).sum((1, 2)), 1.0)
+
+
+def ink_overlap(pictures, truth):
+    """The smaller ink of each pixel over the larger, both summed; [N, H, W, 3] x 2 -> [N].
+
+    1 for equal pictures. An absolute error, relative to the object's ink: where an outline is in
+    doubt it is least for all of the ink or none, where the squared error asks for half.
+    """
+    ink, true = (jnp.maximum(1.0 - x.mean(-1), 0.0) for x in (pictures, truth))
+    either = jnp.maximum(ink, true).sum((1, 2))
+    return jnp.minimum(ink, true).sum((1, 2)) / jnp.maximum(either, WHITE)
 
 
 def chroma(pictures, truth):
@@ -110,6 +122,7 @@ def train_step(state: TrainState, batch: dict, *, graphdef, tx, cfg) -> tuple[Tr
         loss += cfg.vividness_weight * ((colourful - should_be) ** 2).mean()
         overlap = mask_overlap(drawn, truth).mean()
         loss += cfg.mask_weight * (1.0 - overlap)
+        loss += cfg.ink_weight * (1.0 - ink_overlap(drawn, truth).mean())
         vividness = jnp.sqrt(colourful).mean() / jnp.maximum(jnp.sqrt(should_be).mean(), 1e-3)
         return loss, {
             "psnr": -10 * jnp.log10((error**2).mean()),

@@ -10,7 +10,7 @@ import pytest
 from configs import decoder as config
 from iso3d_jax.errors import UserError
 from iso3d_jax.training.loop import fit
-from iso3d_jax.training.sampled_views import chroma, mask_overlap
+from iso3d_jax.training.sampled_views import chroma, ink_overlap, mask_overlap
 from iso3d_jax.training.tasks import make_task
 from iso3d_jax.weights import bundle
 
@@ -29,6 +29,18 @@ def test_what_makes_a_pale_object_more_of_one_does_not_tint_it():
     pull = jax.grad(lambda x: mask_overlap(x, truth).sum())(drawn)[0, 3, 3]
     assert pull[0] < 0.0
     np.testing.assert_allclose(pull, pull[0], rtol=1e-5)
+
+
+def test_a_doubtful_edge_is_best_with_all_of_the_ink_or_none():
+    truth = jnp.ones((3, 8, 8, 3)).at[:, 2:6, 2:6].set(0.2)
+    np.testing.assert_allclose(ink_overlap(truth, truth), 1.0)
+    edges = jnp.stack([truth[0].at[2:6, 6].set(x) for x in (1.0, 0.6, 0.2)])
+    wider = truth.at[:, 2:6, 6].set(0.2)
+    either = (ink_overlap(edges, truth) + ink_overlap(edges, wider)) / 2  # one of two, none knows
+    assert either[1] < min(either[0], either[2])
+    squared = ((edges - truth) ** 2 + (edges - wider) ** 2).mean((1, 2, 3))
+    assert squared.argmin() == 1
+    assert ink_overlap(jnp.ones_like(truth), truth)[0] == 0.0
 
 
 def test_colourful_is_the_objects_mean_colour_whatever_its_hue():
