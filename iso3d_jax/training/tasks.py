@@ -183,7 +183,7 @@ class DenoiserTask(BaseTask):
                 self.frozen.vae,
                 self.frozen.clip,
                 variants=cfg.data_variants,
-                picture=picture,
+                pictures=[picture],
                 label=f"{self.label}: encoding",
             )
         self._check_encoded(table)

@@ -19,21 +19,35 @@ def small(model_folder):
     ]  # fmt: skip
 
 
-@pytest.mark.slow
-def test_two_stages_then_views(run_python, refused, small, tmp_path):
-    stage1, stage2 = tmp_path / "stage1", tmp_path / "stage2"
-    first = [*TRAIN, "--config=configs/stage1.py:tiny", f"--workdir={stage1}", *small]
-    process = run_python(*first, "--config.steps=2", "--config.ablate_every=2")
+@pytest.fixture(scope="module")
+def first(small, tmp_path_factory):
+    """The folder and the command of a stage 1 of two steps."""
+    stage1 = tmp_path_factory.mktemp("train") / "stage1"
+    return stage1, [*TRAIN, "--config=configs/stage1.py:tiny", f"--workdir={stage1}", *small]
+
+
+@pytest.fixture(scope="module")
+def stage1(run_python, first):
+    folder, command = first
+    process = run_python(*command, "--config.steps=2", "--config.ablate_every=2")
     assert process.returncode == 0, process.stderr
-    lines = (stage1 / "metrics.jsonl").read_text().splitlines()
-    last = json.loads(lines[-1])
+    return folder
+
+
+def test_stage_1_as_it_is_typed(stage1):
+    last = json.loads((stage1 / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["step"] == 2
     for case in ("right", "another_embedding", "no_embedding", "cameras_turned_90"):
         assert last[f"x0_db/t0980/{case}"] < 20
+    assert (stage1 / "model" / "model.safetensors").is_file()
 
-    message = refused(*first, "--config.steps=4", "--config.model.unet.model_channels=64")
+
+@pytest.mark.slow
+def test_stage_2_then_views(run_python, refused, small, first, stage1, tmp_path):
+    message = refused(*first[1], "--config.steps=4", "--config.model.unet.model_channels=64")
     assert str(stage1) in message or "checkpoint" in message
 
+    stage2 = tmp_path / "stage2"
     process = run_python(
         *TRAIN, "--config=configs/stage2.py:tiny", f"--workdir={stage2}", *small,
         f"--config.init_from={stage1}", "--config.steps=2",
