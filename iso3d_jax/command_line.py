@@ -82,7 +82,7 @@ def define_config_flag(default: str | None = None, *, own_preset: bool = False) 
         otherwise has its first.
     """
     _config_defaults[:] = [default]
-    _default_presets[:] = [default] if own_preset else []
+    _default_presets[:] = [default] if own_preset and default else []
 
 
 def get_config() -> ConfigDict:

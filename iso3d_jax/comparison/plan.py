@@ -113,7 +113,7 @@ def training_config(
       encoded: folder of the encoded data that all share.
       stage1: workdir of this seed's stage 1.
     """
-    source = cfg.stage1 if name == "stage1" else cfg.stage2[name]
+    source = cfg.stage1 if name == "stage1" else cfg.stage2[name]  # pyright: ignore[reportCallIssue]
     made = ConfigDict(source.to_dict())
     made.seed = source.seed + seed
     made.data, made.data_encoded = cfg.data, encoded

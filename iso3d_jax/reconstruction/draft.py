@@ -52,7 +52,7 @@ def outlines(views: np.ndarray, cfg: ConfigDict) -> np.ndarray:
     if not cfg.draft.fill:
         return mask
     solid = mask > 0.5
-    inside = np.stack([ndimage.binary_fill_holes(one) for one in solid])
+    inside = np.stack([np.asarray(ndimage.binary_fill_holes(one)) for one in solid])
     return np.where(inside & ~solid, np.float32(1.0), mask)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import flax.struct
 import jax
@@ -87,7 +87,8 @@ def apply_gradients(
     grad_norm = optax.tree.norm(grads)
     if isinstance(state.opt_state, GuardState):
         watched = grad_norm if loss is None else loss
-        updates, opt_state = tx.update(grads, state.opt_state, trained, loss=watched)
+        guarded = cast(optax.GradientTransformationExtraArgs, tx)
+        updates, opt_state = guarded.update(grads, state.opt_state, trained, loss=watched)
     else:
         updates, opt_state = tx.update(grads, state.opt_state, trained)
     moved: FlatParams = optax.apply_updates(trained, updates)

@@ -74,7 +74,7 @@ def _require_inputs(cfg: ConfigDict) -> None:
         )
     if not tiny:
         for name, what in (("vae", "the autoencoder"), ("clip", "the CLIP vision tower")):
-            if not cfg.init[name]:
+            if not cfg.init[name]:  # pyright: ignore[reportCallIssue]
                 missing.append(
                     f"--config.init.{name}=DIR, {what}, made with python -m iso3d_jax.convert"
                 )
@@ -142,6 +142,7 @@ class DenoiserTask(BaseTask):
     """Stage 1 or 2. The autoencoder and the image tower are frozen and come from model folders."""
 
     train_step = staticmethod(denoiser.train_step)
+    batches: batches.Batches
 
     def __init__(self, cfg: ConfigDict):
         self.cfg = cfg
@@ -153,7 +154,7 @@ class DenoiserTask(BaseTask):
         with cfg.unlocked():
             for key in ("vae", "clip", "scale_factor", "picture", "resolution"):
                 if key in self.frozen.config:
-                    cfg.model[key] = self.frozen.config[key]
+                    cfg.model[key] = self.frozen.config[key]  # pyright: ignore[reportCallIssue]
         self.config = bundle.make_config(cfg.model)
         self.batches = batches.make_batches(cfg, self._table())
         self._encode: Callable[[dict], dict] | None = None

@@ -23,7 +23,7 @@ def micro(tmp_path):
     frozen = load_frozen(cfg.stage1)
     encoded = encode_table(
         dataclasses.replace(table, **four), frozen.vae, frozen.clip, variants=1,
-        picture=frozen.config.picture,
+        pictures=[frozen.config.picture],
     )  # fmt: skip
     encoded.save(tmp_path / "encoded")
     for training in (cfg.stage1, *(cfg.stage2[name] for name in cfg.stage2)):

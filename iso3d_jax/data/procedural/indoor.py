@@ -105,7 +105,7 @@ def fronts(m, colour, x, y, z, tall, wide, rows, columns) -> None:
                 ends = [[x + 0.025, at[1] + side, at[2] + s * cell[0] * 0.1] for s in (-1, 1)]
             else:
                 ends = [[x + 0.025, at[1] + s * cell[1] * 0.12, at[2]] for s in (-1, 1)]
-            m.add(handle, rod(*ends, 0.01))
+            m.add(handle, rod(ends[0], ends[1], 0.01))
 
 
 def cabinet(m: Maker) -> None:
