@@ -63,7 +63,7 @@ def test_all_runs_go_on_where_they_were_stopped(micro, tmp_path, capsys, monkeyp
     shutil.rmtree(out / "seed1/runs/ccr")
     assert compare.compare(micro, out)["runs"] == report["runs"]
     printed = capsys.readouterr().out
-    assert "seed 1: ccr: drawing" in printed and "training" not in printed
+    assert "seed 1: ccr: drawing" in printed and ": training " not in printed
     assert "seed 0" not in printed and "method: drawing" not in printed
 
     micro.objects = 1
