@@ -21,7 +21,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
-# What takes minutes each: killed runs, real processes, every mix of mesh axes, the whole demo.
+# What takes minutes each: killed runs, real processes, every mix of mesh axes, comparison, recipe.
 test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 

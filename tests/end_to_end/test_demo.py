@@ -6,7 +6,6 @@ import trimesh
 DEMO = ("-m", "iso3d_jax.demo")
 
 
-@pytest.mark.slow
 def test_demo_then_export(run_python, refused, model_folder, tmp_path):
     """Four iterations with a random model: every file is there, and none of it means anything."""
     out = tmp_path / "demo"

@@ -2,13 +2,11 @@
 
 import json
 
-import pytest
 from PIL import Image, ImageDraw
 
 EVALUATE = ("-m", "iso3d_jax.evaluate")
 
 
-@pytest.mark.slow
 def test_a_split_a_folder_and_the_ablation(run_python, model_folder, tmp_path):
     common = [*EVALUATE, "--model", model_folder, "--steps=2", "--consistency_objects=0"]
     out = tmp_path / "split"

@@ -42,7 +42,6 @@ def test_stage_1_as_it_is_typed(stage1):
     assert (stage1 / "model" / "model.safetensors").is_file()
 
 
-@pytest.mark.slow
 def test_stage_2_then_views(run_python, refused, small, first, stage1, tmp_path):
     message = refused(*first[1], "--config.steps=4", "--config.model.unet.model_channels=64")
     assert str(stage1) in message or "checkpoint" in message
