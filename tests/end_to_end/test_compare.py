@@ -67,7 +67,7 @@ def test_all_runs_go_on_where_they_were_stopped(micro, tmp_path, capsys, monkeyp
     assert "seed 0" not in printed and "method: drawing" not in printed
 
     micro.objects = 1
-    with pytest.raises(UserError, match=r"another config \(config.objects\)"):
+    with pytest.raises(UserError, match=r"another config or other networks \(config.objects\)"):
         compare.compare(micro, out)
 
 
