@@ -52,9 +52,9 @@ def ssim(a: Float[np.ndarray, "*n H W 3"], b: Float[np.ndarray, "*n H W 3"]):
     return (numerator / denominator).mean((-3, -2, -1))
 
 
-def mask_of(pictures: Float[np.ndarray, "*n H W 3"]) -> Bool[np.ndarray, "*n H W"]:
-    """Where a picture is not white."""
-    return (1.0 - np.asarray(pictures)).max(-1) > MASK_THRESHOLD
+def mask_of(pictures):
+    """Where a picture is not white: [..., H, W, 3], NumPy's or JAX's (traceable) -> [..., H, W]."""
+    return (1.0 - pictures).max(-1) > MASK_THRESHOLD
 
 
 def mask_iou(a: Float[np.ndarray, "*n H W 3"], b: Float[np.ndarray, "*n H W 3"]):

@@ -20,13 +20,13 @@ import numpy as np
 from iso3d_jax import sampling
 from iso3d_jax.data.colour import TO_YIQ, change_colours, on_white, weighed_axes
 from iso3d_jax.data.table import SET, MultiViewTable, prepare_references
+from iso3d_jax.evaluation.pixels import MASK_THRESHOLD, mask_of
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.models.params import merge_params
 from iso3d_jax.progress import Progress
 from iso3d_jax.training.state import TrainState, apply_gradients
 from iso3d_jax.weights.bundle import Model
 
-WHITE = 0.04  # ink above which a pixel is the object's, as in `evaluation/pixels.py`
 STEEP = 60.0  # of the soft mask's edge
 
 
@@ -36,8 +36,8 @@ def mask_overlap(pictures, truth):
     Of the drawn pictures it is the mean ink that counts: with the largest channel's, the cheapest
     way to make a pale object not white was to tint it.
     """
-    true = ((1.0 - truth).max(-1) > WHITE).astype(jnp.float32)
-    soft = jax.nn.sigmoid(((1.0 - pictures).mean(-1) - WHITE) * STEEP)
+    true = mask_of(truth).astype(jnp.float32)
+    soft = jax.nn.sigmoid(((1.0 - pictures).mean(-1) - MASK_THRESHOLD) * STEEP)
     both = soft * true
     return both.sum((1, 2)) / jnp.maximum((soft + true - both).sum((1, 2)), 1.0)
 
@@ -50,7 +50,7 @@ def ink_overlap(pictures, truth):
     """
     ink, true = (jnp.maximum(1.0 - x.mean(-1), 0.0) for x in (pictures, truth))
     either = jnp.maximum(ink, true).sum((1, 2))
-    return jnp.minimum(ink, true).sum((1, 2)) / jnp.maximum(either, WHITE)
+    return jnp.minimum(ink, true).sum((1, 2)) / jnp.maximum(either, MASK_THRESHOLD)
 
 
 def chroma(pictures, truth):
@@ -59,7 +59,7 @@ def chroma(pictures, truth):
     Of pictures [N, H, W, 3], over what is not white in the truth. Squared, so that it
     hardly counts near grey: with the distance itself, white objects came out in pastels.
     """
-    mask = ((1.0 - truth).max(-1, keepdims=True) > WHITE).astype(jnp.float32)
+    mask = mask_of(truth).astype(jnp.float32)[..., None]
     mean = (pictures * mask).sum((1, 2)) / jnp.maximum(mask.sum((1, 2)), 1.0)
     return ((mean @ TO_YIQ[1:].T) ** 2).sum(-1)
 
