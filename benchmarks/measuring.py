@@ -61,7 +61,9 @@ def abstract_network(name: str, config: ConfigDict, dtype, held, sharding=None):
     """A network that computes in `dtype`, its weights abstract and held as `load_model` does."""
     graphdef, shapes = bundle.abstract_network(name, config, dtype)
     weights = {
-        path: jax.ShapeDtypeStruct(leaf.shape, bundle.held_as(path, held), sharding=sharding)
+        path: jax.ShapeDtypeStruct(
+            leaf.shape, bundle.param_dtype_for(path, held), sharding=sharding
+        )
         for path, leaf in shapes.items()
     }
     return merge_params(graphdef, weights)

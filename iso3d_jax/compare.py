@@ -22,6 +22,7 @@ flags = command_line.flags_for(__name__)
 _OUT = flags.DEFINE_string("out", None, "folder for runs and results", required=True)
 _SEEDS = flags.DEFINE_integer("seeds", None, "train everything so often", lower_bound=1)
 _RUNS = flags.DEFINE_list("runs", None, "only these: method, no_ema, ccr, no_stage1, reference_l2")
+_DTYPE = flags.DEFINE_enum(*command_line.DTYPE_FLAG)
 command_line.define_config_flag("configs/compare.py:tiny")
 
 
@@ -32,18 +33,20 @@ def main(_argv):
     from iso3d_jax.reconstruction.loop import Interrupted
 
     try:
-        compare(cfg, _OUT.value, _RUNS.value)
+        compare(cfg, _OUT.value, _RUNS.value, _DTYPE.value)
     except Interrupted as stop:
         sys.exit(128 + stop.signum)
 
 
-def compare(cfg, out, names=None) -> dict:
+def compare(cfg, out, names=None, dtype=None) -> dict:
     """Makes what is missing of a comparison, writes its results and returns the report.
 
     Args:
       cfg: from configs/compare.py.
       out: folder of the comparison, a new one or one of the same config.
       names: of the runs; all of `plan.RUNS` if None.
+      dtype: what trained models are measured in, as of `load_model`; the training configs have
+        their own.
 
     Raises:
       UserError: an unknown run, or a folder of another comparison.
@@ -63,7 +66,7 @@ def compare(cfg, out, names=None) -> dict:
     plan.check(cfg)
     out = make_folder(Path(out).absolute())
     plan.claim(out, cfg)
-    comparison = Comparison(cfg, out, lambda text: print(text, flush=True))
+    comparison = Comparison(cfg, out, lambda text: print(text, flush=True), dtype)
     figures: dict[str, list] = {name: [] for name in names}
     shown: dict[str, list] = {name: [] for name in names}
     for seed in range(cfg.seeds):

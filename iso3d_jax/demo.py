@@ -36,6 +36,7 @@ _OUT = flags.DEFINE_string("out", "out/demo", "folder for the results")
 _CONFIG = flags.DEFINE_string(
     "reconstruction", None, "the --config of iso3d_jax.reconstruct; the model's own if left out"
 )
+_DTYPE = flags.DEFINE_enum(*command_line.DTYPE_FLAG)
 
 
 def main(argv):
@@ -56,6 +57,7 @@ def main(argv):
     arguments = [f"--image={image}", f"--out={out}"]
     arguments += [f"--model={_MODEL.value}"] if _MODEL.value else []
     arguments += [f"--config={_CONFIG.value}"] if _CONFIG.value else []
+    arguments += [f"--dtype={_DTYPE.value}"] if _DTYPE.value else []
     print(f"$ python -m iso3d_jax.reconstruct {' '.join(arguments)}", flush=True)
     status = subprocess.run([sys.executable, "-m", "iso3d_jax.reconstruct", *arguments]).returncode
     if status:
@@ -65,12 +67,12 @@ def main(argv):
         picture_name=image.name,
         model_name=model.name,
         resolution=model.resolution,
-        others=views_of_examples(_MODEL.value, image) if image == EXAMPLE else (),
+        others=(views_of_examples(_MODEL.value, image, _DTYPE.value) if image == EXAMPLE else ()),
     )
     print(f"\nThe page with everything on it:\n{page}")
 
 
-def views_of_examples(model_folder: str | None, shown: Path) -> list:
+def views_of_examples(model_folder: str | None, shown: Path, dtype: str | None) -> list:
     """The other pictures of the package: name, RGBA, and four views of each, drawn in one go."""
     from iso3d_jax import sampling
     from iso3d_jax.data.pictures import load_picture
@@ -79,7 +81,7 @@ def views_of_examples(model_folder: str | None, shown: Path) -> list:
     paths = [path for path in sorted(EXAMPLES.glob("*.png")) if path != shown]
     print(f"drawing views of {len(paths)} more pictures ...", flush=True)
     pictures = [load_picture(path) for path in paths]
-    views = np.asarray(sampling.sample_views(load_model(model_folder), pictures))
+    views = np.asarray(sampling.sample_views(load_model(model_folder, dtype), pictures))
     return list(zip([path.stem for path in paths], pictures, views, strict=True))
 
 

@@ -60,6 +60,7 @@ _OBJECTS = flags.DEFINE_integer("sheet_objects", 8, "rows of the contact sheet",
 _PAGE = flags.DEFINE_integer(
     "page_objects", 40, "objects on the page: half the best, half the worst", lower_bound=1
 )
+_DTYPE = flags.DEFINE_enum(*command_line.DTYPE_FLAG)
 
 
 def main(_argv):
@@ -145,7 +146,7 @@ def evaluate_views(out: Path):
     from iso3d_jax.files import atomic_path
     from iso3d_jax.weights.bundle import load_model
 
-    model = load_model(_MODEL.value)
+    model = load_model(_MODEL.value, _DTYPE.value)
     perceptual = load_perceptual()
     task, facts = load_task(model)
     if _ABLATE.value and task.truth is None:
@@ -164,7 +165,7 @@ def evaluate_views(out: Path):
         )  # fmt: skip
         report["ablation"] = ablation.ablate(model.unet, probe, seed=_SEED.value)
         if _ABLATE.value:
-            report["settings"] = {"seed": _SEED.value}
+            report["settings"] = {"seed": _SEED.value, "dtype": model.dtype}
             return report, None, None
 
     train = MultiViewTable.load(_DATA.value, "train")
@@ -189,7 +190,7 @@ def evaluate_views(out: Path):
     report["settings"] = {
         "steps": used["steps"], "spacing": used["spacing"], "seed": _SEED.value,
         "guidance": used["guidance_scale"], "eta": used["eta"],
-        "temperature": used["temperature"],
+        "temperature": used["temperature"], "dtype": model.dtype,
     }  # fmt: skip
     report["settings"] |= {name: distance.name for name, distance in perceptual.items()}
     consistency_of(report, task, answers)
@@ -271,7 +272,7 @@ def evaluate_parts() -> dict:
             "data set": _DATA.value, "split": _SPLIT.value, "pictures": picture,
             "objects": len(table), "views": table.images.shape[1],
         },
-        "parts": parts.score(_MODEL.value, table, picture),
+        "parts": parts.score(_MODEL.value, table, picture, _DTYPE.value),
     }  # fmt: skip
 
 

@@ -35,6 +35,7 @@ _MODE = flags.DEFINE_enum(
 _INIT = flags.DEFINE_string(
     "init", None, "what sds starts from: none, views (a draft first), or the folder of a run"
 )
+_DTYPE = flags.DEFINE_enum(*command_line.DTYPE_FLAG)
 
 
 def default_config(argv: list[str]) -> str:
@@ -104,7 +105,7 @@ def main(argv):
     init = _INIT.value if _INIT.value is not None else cfg.init
     if init not in ("none", "views") and not state.exists(init):
         raise UserError(f"--init is none, views or the folder of a run; {init} holds no run")
-    model = load_model(_MODEL.value)
+    model = load_model(_MODEL.value, _DTYPE.value)
     identity = model_id(_MODEL.value)
     failed = {}
     try:

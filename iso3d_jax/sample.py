@@ -59,12 +59,7 @@ _PREPARE = flags.DEFINE_enum(
     "how the picture is fitted to the frame: the object centred; as it is framed; as the released "
     "launch.py does it; as the released scripts/i2i.py does it. The model's own if left out",
 )
-_DTYPE = flags.DEFINE_enum(
-    "dtype",
-    None,
-    ["float32", "bfloat16"],
-    "of weights and arithmetic; if left out bfloat16 on a GPU or TPU and float32 on a CPU",
-)
+_DTYPE = flags.DEFINE_enum(*command_line.DTYPE_FLAG)
 _CELL = flags.DEFINE_integer(
     "cell", 0, "pixels a view in the PNG; by default the model's resolution, but at least 256"
 )
@@ -88,12 +83,11 @@ def main(argv):
 
     from iso3d_jax import sampling
     from iso3d_jax.progress import Progress
-    from iso3d_jax.weights.bundle import default_dtype, load_model
+    from iso3d_jax.weights.bundle import load_model
 
     sampling.check_options(_NUM_VIEWS.value, _ELEVATION_DEG.value, _STEPS.value)
     make_folder(out.parent)
-    dtype = _DTYPE.value or default_dtype()
-    model = load_model(_MODEL.value, dtype, param_dtype=dtype)
+    model = load_model(_MODEL.value, _DTYPE.value)
     rows = []
     progress = Progress(len(paths), "sampling", unit="pictures")
     for first in range(0, len(paths), _BATCH_SIZE.value):

@@ -29,11 +29,19 @@ _COMPILE_FOR = flags.DEFINE_string(
     "do not train: compile for chips such as v5p:4x4x4 or h100:8, print memory, time and cost",
 )
 _PRICE = flags.DEFINE_float("price", None, "dollars a chip and hour, for --compile_for")
+_DTYPE = flags.DEFINE_enum(
+    "dtype", None, ["float32", "bfloat16"],
+    "of the computation, in place of the config's; weights that are trained and sums are float32",
+)  # fmt: skip
 command_line.define_config_flag()
 
 
 def main(_argv):
     cfg = command_line.get_config()
+    if _DTYPE.value:
+        if "dtype" not in cfg:
+            raise UserError(f"--dtype is for stages 1 and 2: the {cfg.task} trains in float32")
+        cfg.dtype = _DTYPE.value
     if _COMPILE_FOR.value:
         from iso3d_jax.training import compile_for
 

@@ -22,6 +22,7 @@ LAYERS = [
     {"reconstruction"},
     {"evaluation"},
     {"training"},
+    {"planning"},
     {"comparison"},
     {"command_line"},
     {"train", "sample", "reconstruct", "export", "convert", "evaluate", "compare"},

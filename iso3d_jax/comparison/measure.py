@@ -44,8 +44,8 @@ class _Task(DenoiserTask):
 class Comparison:
     """All runs of one folder; what they share is made once: data, task, compiled programs."""
 
-    def __init__(self, cfg: ConfigDict, out: Path, note: Callable[[str], None] = print):
-        self.cfg, self.out, self.note = cfg, out, note
+    def __init__(self, cfg: ConfigDict, out: Path, note: Callable[[str], None] = print, dtype=None):
+        self.cfg, self.out, self.note, self.dtype = cfg, out, note, dtype
         self.train_programs: dict[str, dict] = {}
         self.scene_programs: dict[str, dict] = {}
         table = MultiViewTable.load(cfg.data, cfg.split)
@@ -122,7 +122,7 @@ class Comparison:
                 return json.loads((folder / "scores.json").read_text()), dict(data)
         cfg, task = self.cfg, self.task
         which = plan.RUNS[name]
-        model = load_model(self.train(which.training, seed))
+        model = load_model(self.train(which.training, seed), self.dtype)
         if which.reference_l2:  # the method's model: its views and figures are the method's
             figures, shown = self.measure(which.training, seed)
             figures = {k: v for k, v in figures.items() if not k.startswith("scene")}

@@ -225,6 +225,7 @@ if __name__ == "__main__":
 
     _DATA = flags.DEFINE_list("data", "samples", "rendered data sets; 'samples' is the shipped one")
     _SPLIT = flags.DEFINE_string("split", "train", "train, validation or test")
+    _DTYPE = flags.DEFINE_enum(*command_line.DTYPE_FLAG)
     _VAE = flags.DEFINE_string(
         "vae", None, "model folder with the autoencoder; the shipped one if left out"
     )
@@ -247,8 +248,8 @@ if __name__ == "__main__":
     def main(_argv):
         from iso3d_jax.weights.bundle import load_model
 
-        vae = load_model(_VAE.value, networks=("vae",))
-        clip = load_model(_CLIP.value, networks=("clip",))
+        vae = load_model(_VAE.value, _DTYPE.value, ("vae",))
+        clip = load_model(_CLIP.value, _DTYPE.value, ("clip",))
         unknown = sorted(set(_PICTURES.value or ()) - set(MODES))
         if unknown:
             raise UserError(f"--pictures has {', '.join(unknown)}: there are {', '.join(MODES)}")

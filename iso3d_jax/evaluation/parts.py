@@ -32,19 +32,22 @@ def coarse_iou(alpha: Float[np.ndarray, "N V h w"], table: MultiViewTable) -> fl
     return float(pixels.overlap(np.asarray(large) > DRAWN_ALPHA, table.images[..., 3] > 127).mean())
 
 
-def tower_scores(path: str, table: MultiViewTable, picture: str) -> dict[str, dict[str, float]]:
+def tower_scores(
+    path: str, table: MultiViewTable, picture: str, dtype: str | None = None
+) -> dict[str, dict[str, float]]:
     """Mask IoU of the drawings of a table's views from one picture of each object.
 
     Args:
       path: the folder of an image tower, or of a whole model with a layout.
       table: the objects.
       picture: how their pictures are fitted to the frame.
+      dtype: of the tower, as of `load_model`.
 
     Returns:
       {"drawings of the image tower": scores, "true pictures as coarse": scores}.
     """
     config = bundle.load_config(path)
-    tower = bundle.load_model(path, networks=("clip",)).clip
+    tower = bundle.load_model(path, dtype, networks=("clip",)).clip
     weights = bundle.load_drawing(path)
     if not weights:
         raise UserError(
@@ -68,9 +71,11 @@ def tower_scores(path: str, table: MultiViewTable, picture: str) -> dict[str, di
     }
 
 
-def autoencoder_scores(path: str, table: MultiViewTable) -> dict[str, dict[str, float]]:
+def autoencoder_scores(
+    path: str, table: MultiViewTable, dtype: str | None = None
+) -> dict[str, dict[str, float]]:
     """PSNR, SSIM and mask IoU of a table's views, encoded and decoded again."""
-    vae = bundle.load_model(path, networks=("vae",)).vae
+    vae = bundle.load_model(path, dtype, networks=("vae",)).vae
     again = jax.jit(lambda v, x: jnp.clip(v.decode(v.encode(2 * x - 1)[0]) * 0.5 + 0.5, 0, 1))
     scores: dict[str, list[np.ndarray]] = {"psnr": [], "ssim": [], "mask_iou": []}
     for views in table.images:
@@ -81,7 +86,9 @@ def autoencoder_scores(path: str, table: MultiViewTable) -> dict[str, dict[str, 
     return {"autoencoder": {name: float(np.mean(found)) for name, found in scores.items()}}
 
 
-def score(path: str, table: MultiViewTable, picture: str) -> dict[str, dict[str, float]]:
+def score(
+    path: str, table: MultiViewTable, picture: str, dtype: str | None = None
+) -> dict[str, dict[str, float]]:
     """Scores of all parts that a folder holds; UserError where they do not fit the table."""
     held, size = bundle.stored_networks(path), bundle.load_config(path).resolution
     if table.images.shape[2] != size:
@@ -89,5 +96,5 @@ def score(path: str, table: MultiViewTable, picture: str) -> dict[str, dict[str,
             f"the data set has pictures of {table.images.shape[2]} pixels and the model in {path} "
             f"is for {size}: give a data set of its size with --data"
         )
-    found = autoencoder_scores(path, table) if "vae" in held else {}
-    return found | (tower_scores(path, table, picture) if "clip" in held else {})
+    found = autoencoder_scores(path, table, dtype) if "vae" in held else {}
+    return found | (tower_scores(path, table, picture, dtype) if "clip" in held else {})

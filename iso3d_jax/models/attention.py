@@ -15,63 +15,80 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from iso3d_jax.models import device, splash
+from iso3d_jax.models import kernels, splash
 from iso3d_jax.models.layers import GroupNorm
 
-# On a CPU, attention of so many scores a head goes by blocks of so many queries: at 4096 tokens a
-# block of scores is 2 MB and stays in the core's cache, where the whole is read from memory again
-# for each step of the softmax: more than three times as slow at 1024 tokens, four times at 4096.
-LARGE_HEAD = 1 << 20
-BLOCK = 128
+CORE_BLOCK = 128  # queries; at 4096 keys a block of scores is 2 MB
 
 
 def attend(
     q: Float[Array, "N L H D"], k: Float[Array, "N M H D"], v: Float[Array, "N M H D"]
 ) -> Float[Array, "N L H D"]:
-    """softmax(q k^T / sqrt(D)) v by the best kernel.
-
-    In half precision cuDNN's on GPUs and, for long sequences, the splash kernel on TPUs; for long
-    sequences `attend_by_blocks` on CPUs; XLA's elsewhere.
-    """
-    platform, half = device.platform(), q.dtype in (jnp.bfloat16, jnp.float16)
-    if platform == "tpu" and half and splash.fits(q.shape[1], k.shape[1]):
+    """softmax(q k^T / sqrt(D)) v by the kernel that `kernels.choose` names."""
+    (n, length, heads, width), keys = q.shape, k.shape[1]
+    shape = kernels.Shape(q.dtype, n, length, keys, heads, width)
+    kernel = kernels.choose(shape)
+    if kernel == "splash":
         return splash.attend(q, k, v)
-    # The blocks are a loop over objects and heads, which a mesh would have divided among devices.
-    alone = jax.sharding.get_abstract_mesh().size <= 1
-    if platform == "cpu" and alone and q.shape[1] * k.shape[1] >= LARGE_HEAD:
-        return attend_by_blocks(q, k, v)
-    fused = platform == "gpu" and half
-    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn" if fused else "xla")
+    if kernel == "cores":
+        return attend_by_cores(q, k, v)
+    if kernel == "queries":
+        return attend_by_queries(q, k, v, block=kernels.block_of_queries(shape))
+    return jax.nn.dot_product_attention(q, k, v, implementation=kernel)
 
 
-def attend_by_blocks(
+def attend_by_queries(
+    q: Float[Array, "N L H D"],
+    k: Float[Array, "N M H D"],
+    v: Float[Array, "N M H D"],
+    *,
+    block: int,
+) -> Float[Array, "N L H D"]:
+    """`attend`, `block` queries of all rows and heads at a time.
+
+    The backward pass computes a block's scores again instead of keeping them all.
+    """
+    n, length, heads, width = q.shape
+    blocks = -(-length // block)
+    q = jnp.pad(q, ((0, 0), (0, blocks * block - length), (0, 0), (0, 0)))
+    q = jnp.moveaxis(q.reshape(n, blocks, block, heads, width), 1, 0)
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def one_block(queries):
+        return jax.nn.dot_product_attention(queries, k, v, implementation="xla")
+
+    out = jnp.moveaxis(jax.lax.map(one_block, q), 0, 1)  # [N, blocks, block, H, D]
+    return out.reshape(n, blocks * block, heads, width)[:, :length]
+
+
+def attend_by_cores(
     q: Float[Array, "N L H D"], k: Float[Array, "N M H D"], v: Float[Array, "N M H D"]
 ) -> Float[Array, "N L H D"]:
-    """`attend`, one head and `BLOCK` queries at a time; scores and softmax in float32.
+    """`attend`, one head and `CORE_BLOCK` queries at a time; scores and softmax in float32.
 
     The backward pass computes a block's scores again instead of keeping them all.
     """
     (n, length, heads, dim), m = q.shape, k.shape[1]
     wide = jnp.promote_types(q.dtype, jnp.float32)
-    blocks, scale = -(-length // BLOCK), dim**-0.5
-    q = jnp.pad(q, ((0, 0), (0, blocks * BLOCK - length), (0, 0), (0, 0)))
-    q = q.swapaxes(1, 2).reshape(n * heads, blocks, BLOCK, dim)
+    blocks, scale = -(-length // CORE_BLOCK), dim**-0.5
+    q = jnp.pad(q, ((0, 0), (0, blocks * CORE_BLOCK - length), (0, 0), (0, 0)))
+    q = q.swapaxes(1, 2).reshape(n * heads, blocks, CORE_BLOCK, dim)
     k = k.transpose(0, 2, 3, 1).reshape(n * heads, dim, m)
     v = v.swapaxes(1, 2).reshape(n * heads, m, dim)
 
     def one_head(qkv):
-        queries, keys, values = qkv  # [blocks, BLOCK, D], [D, M], [M, D]
+        queries, keys, values = qkv  # [blocks, CORE_BLOCK, D], [D, M], [M, D]
 
         @functools.partial(jax.checkpoint, prevent_cse=False)
         def one_block(block):
-            scores = jnp.matmul(block, keys, preferred_element_type=wide) * scale  # [BLOCK, M]
+            scores = jnp.matmul(block, keys, preferred_element_type=wide) * scale  # [block, M]
             p = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
             out = jnp.matmul(p.astype(values.dtype), values, preferred_element_type=wide)
             return (out / p.sum(-1, keepdims=True)).astype(values.dtype)
 
         return jax.lax.map(one_block, queries)
 
-    out = jax.lax.map(one_head, (q, k, v)).reshape(n, heads, blocks * BLOCK, dim)
+    out = jax.lax.map(one_head, (q, k, v)).reshape(n, heads, blocks * CORE_BLOCK, dim)
     return out[:, :, :length].swapaxes(1, 2)
 
 

@@ -58,6 +58,7 @@ def is_finished(out: Path, about: dict) -> bool:
             report.get("picture_sha256") == about["picture"],
             report.get("model") == about["model"],
             report.get("init") == about["init"],
+            report.get("dtype") == about["dtype"],
             run.comparable_config(report.get("config", {})) == ours,
         )
     )

@@ -194,6 +194,7 @@ def about_run(model, picture: np.ndarray, cfg: ConfigDict, model_id: str, init) 
     return {
         "picture": hashlib.sha256(picture.tobytes() + str(picture.shape).encode()).hexdigest(),
         "model": model_id or str(model.config.name),
+        "dtype": model.dtype,
         "config": cfg.to_dict(),
         "init": str(init),
     }
@@ -225,6 +226,11 @@ def _check_same_run(out: Path, about: dict, cfg: ConfigDict) -> bool:
     for key, name in (("picture", "picture"), ("model", "model"), ("init", "--init")):
         if there[key] != about[key]:
             raise UserError(f"{out} holds a run with another {name}: give another --out")
+    if there["dtype"] != about["dtype"]:
+        raise UserError(
+            f"{out} holds a run in {there['dtype']} and this one is in {about['dtype']}: add "
+            f"--dtype {there['dtype']}, or give another --out"
+        )
     ours, theirs = comparable_config(cfg.to_dict()), comparable_config(there["config"])
     if ours != theirs:
         keys = [k for k in sorted(set(ours) | set(theirs)) if ours.get(k) != theirs.get(k)]
@@ -284,6 +290,7 @@ def _report(about, history, seconds, phase_seconds, facts, cfg) -> dict:
         "iterations": cfg.steps,
         "picture_sha256": about["picture"],
         "model": about["model"],
+        "dtype": about["dtype"],
         "seconds": seconds | {"of_optimisation": phase_seconds},
         "peak_memory_gb": peak_memory_gb(),
         "mesh": facts,

@@ -61,7 +61,7 @@ def _sent_as(cfg):
 
     # Low-rank changes are added to their kernels in float32, before the network sees them.
     dtype = "float32" if cfg.trainable == "lora" else cfg.dtype
-    return lambda path: bundle.held_as(path, DTYPES[dtype])
+    return lambda path: bundle.param_dtype_for(path, DTYPES[dtype])
 
 
 def check_options(cfg) -> None:

@@ -130,9 +130,9 @@ def _online_encoder(frozen: bundle.Model, mesh: Mesh) -> Callable[[dict], dict]:
 
 
 def load_frozen(cfg: ConfigDict) -> bundle.Model:
-    """vae and clip from `init.vae` and `init.clip` (empty: the package's own)."""
-    vae = bundle.load_model(cfg.init.vae or None, networks=("vae",))
-    clip = bundle.load_model(cfg.init.clip or None, networks=("clip",))
+    """vae and clip from `init.vae` and `init.clip` (empty: the package's own), in `cfg.dtype`."""
+    vae = bundle.load_model(cfg.init.vae or None, cfg.dtype, ("vae",))
+    clip = bundle.load_model(cfg.init.clip or None, cfg.dtype, ("clip",))
     config = ConfigDict(vae.config.to_dict())
     config.clip = clip.config.clip
     return bundle.Model(config=config, vae=vae.vae, clip=clip.clip)

@@ -63,6 +63,12 @@ class Model:
     def alphas_cumprod(self) -> np.ndarray:
         return make_schedule()
 
+    @property
+    def dtype(self) -> str:
+        """The networks' compute type, such as 'bfloat16'."""
+        network = next(n for n in (self.unet, self.vae, self.clip) if n is not None)
+        return jnp.dtype(network.dtype).name
+
 
 def make_config(settings: ConfigDict) -> ConfigDict:
     """A bundle's config from a training config's `model` section, derived sizes filled in."""
@@ -117,6 +123,7 @@ def save_bundle(
       config: the bundle's config (`make_config`).
       weights: {"unet" | "vae" | "clip": flat params}.
       dtype: what to store; None keeps each array's own, int8 is a byte a weight (`compact.py`).
+        The camera's MLP is stored as float32 in any case but int8's.
     """
     from safetensors.flax import save_file
 
@@ -126,7 +133,8 @@ def save_bundle(
             if dtype == jnp.int8:
                 flat |= compact.pack(f"{name}/{key}", value)
             else:
-                flat[f"{name}/{key}"] = jnp.asarray(value, dtype or value.dtype)
+                kind = param_dtype_for(key, dtype) if dtype else value.dtype
+                flat[f"{name}/{key}"] = jnp.asarray(value, kind)
     with atomic_path(Path(path) / "model.safetensors") as temporary:
         save_file(flat, temporary)
     with atomic_path(Path(path) / "model.json") as temporary:
@@ -200,7 +208,7 @@ def load_drawing(path: str | Path | None) -> dict:
     return {k.removeprefix(inside): w for k, w in unet.items() if k.startswith(inside)}
 
 
-def held_as(path: str, dtype):
+def param_dtype_for(path: str, dtype):
     """The type of a network's weight where the others are `dtype`.
 
     The camera's MLP stays float32: in bfloat16 the released camera vectors, which all lie within
@@ -237,32 +245,35 @@ def load_network(
             )
     return merge_params(
         graphdef,
-        {key: jnp.asarray(params[key], held_as(key, param_dtype)) for key in shapes},
+        {key: jnp.asarray(params[key], param_dtype_for(key, param_dtype)) for key in shapes},
     )
 
 
 def default_dtype() -> str:
-    """What networks that only evaluate run in: bfloat16 where the device is fast at it."""
+    """What networks that are not trained run in: bfloat16 where the device is fast at it."""
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
 def load_model(
     path: str | Path | None = None,
-    dtype=jnp.float32,
+    dtype=None,
     networks: tuple[str, ...] = ("unet", "vae", "clip"),
-    param_dtype=jnp.float32,
+    param_dtype=None,
 ) -> Model:
     """Loads a model folder, or a training run's; None is the tiny model of the package.
 
     Args:
       path: folder with model.json, or a workdir whose `model/` has one.
-      dtype: compute type of the networks.
+      dtype: compute type of the networks; None is `default_dtype`, bfloat16 on GPUs and TPUs.
       networks: which to load; each must be in the bundle.
-      param_dtype: type of the weights in memory; the camera's MLP is float32 in any case.
+      param_dtype: type of the weights in memory, `dtype` if None; the camera's MLP is float32 in
+        any case.
 
     Raises:
       UserError: no such model, damaged or unfitting files, a network that it lacks.
     """
+    dtype = jnp.dtype(default_dtype() if dtype is None else dtype)
+    param_dtype = dtype if param_dtype is None else param_dtype
     folder = find_bundle(path)
     config = load_config(folder)
     weights = load_weights(folder, networks)

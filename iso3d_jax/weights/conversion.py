@@ -43,7 +43,7 @@ class Part:
         """What a writer needs, in our order; the camera's MLP stays float32."""
 
         def entry(path):
-            kind = np.dtype(bundle.held_as(path, dtype))
+            kind = np.dtype(bundle.param_dtype_for(path, dtype))
             return (
                 f"{self.network}/{path}",
                 self.shapes[path],

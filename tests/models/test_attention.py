@@ -28,13 +28,13 @@ def written_out(q, k, v):
 @pytest.mark.parametrize(("length", "keys"), [(256, 256), (300, 77), (5, 130)])
 def test_attention_by_blocks_is_the_softmax(length, keys):
     q, k, v = arrays(length, keys)
-    got = jax.jit(attention.attend_by_blocks)(q, k, v)
+    got = jax.jit(attention.attend_by_cores)(q, k, v)
     np.testing.assert_allclose(got, written_out(q, k, v), atol=1e-4)
 
 
 def test_attention_by_blocks_in_bfloat16():
     q, k, v = arrays(200, 200, dtype=jnp.bfloat16)
-    got = jax.jit(attention.attend_by_blocks)(q, k, v)
+    got = jax.jit(attention.attend_by_cores)(q, k, v)
     assert got.dtype == jnp.bfloat16
     np.testing.assert_allclose(got.astype(jnp.float32), written_out(q, k, v), atol=0.1)
 
@@ -49,7 +49,7 @@ def test_gradients_by_blocks_are_the_plain_ones(policy):
         return jax.jit(jax.grad(jax.checkpoint(loss, policy=policy), (0, 1, 2)))(q, k, v)
 
     plain = functools.partial(jax.nn.dot_product_attention, implementation="xla")
-    for ours, theirs in zip(gradients(attention.attend_by_blocks), gradients(plain), strict=True):
+    for ours, theirs in zip(gradients(attention.attend_by_cores), gradients(plain), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 

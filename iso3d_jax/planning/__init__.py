@@ -1,0 +1,1 @@
+"""What programs will be on machines that are not here."""

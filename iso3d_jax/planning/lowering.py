@@ -1,0 +1,293 @@
+"""Lowers every full-size program for machines that are not here, and lists what would be slow.
+
+    python -m iso3d_jax.planning.lowering                     # all programs, platforms and types
+    python -m iso3d_jax.planning.lowering --targets h100 --dtypes bfloat16 --programs "step of"
+
+Lowering goes as far as a program can be taken without the machine's own compiler: kernels are
+chosen and checked, types and layouts are settled, nothing is compiled. The table says for each
+program which fused kernels it holds and its convolutions by type; under it stands what falls back
+to a slow path, with the file that it comes from: attention that writes its scores to memory,
+products and convolutions in float32 within a bfloat16 program, transposes around a convolution.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import json
+import math
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from iso3d_jax import command_line
+from iso3d_jax.errors import UserError
+
+flags = command_line.flags_for(__name__)
+
+_TARGETS = flags.DEFINE_list("targets", None, "some of a100, h100, tpu; all if left out")
+_DTYPES = flags.DEFINE_list("dtypes", "bfloat16,float32", "of networks and weights")
+_PROGRAMS = flags.DEFINE_string("programs", "", "only programs whose name holds this")
+_OUT = flags.DEFINE_string("out", None, "JSON file to write")
+
+SCORES = 1 << 22  # numbers: an attention whose scores are fewer is small
+CUDNN = 91400  # the version of cuDNN that programs for GPUs are made for
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A machine to lower for; `capability` is an NVIDIA GPU's, `platform` is jax.export's."""
+
+    device_kind: str
+    platform: str
+    capability: tuple[int, int] | None = None
+
+
+TARGETS = {
+    "a100": Target("NVIDIA A100-SXM4-80GB", "cuda", (8, 0)),
+    "h100": Target("NVIDIA H100 80GB HBM3", "cuda", (9, 0)),
+    "tpu": Target("TPU v5 lite", "tpu"),
+}
+
+
+@contextlib.contextmanager
+def tracing_for(target: Target) -> Iterator[None]:
+    """Within it programs are traced for a machine that is not here.
+
+    The mesh of one abstract device is part of what jax keeps traces by, so that nothing traced for
+    this machine is used for that one. cuDNN's version and the card's capability are asked of the
+    machine by jax itself; here they are what the target says.
+    """
+    import jax
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+    from jax.sharding import AbstractDevice, AbstractMesh, AxisType
+
+    from iso3d_jax.training import sharding
+
+    kind = {"cuda": "gpu"}.get(target.platform, target.platform)
+    device = AbstractDevice(device_kind=target.device_kind, num_cores=None, platform=kind)
+    axes = sharding.AXES
+    mesh = AbstractMesh(
+        (1,) * len(axes), axes, axis_types=(AxisType.Auto,) * len(axes), abstract_device=device
+    )
+
+    def capability(text: str) -> tuple[int, ...]:
+        return tuple(int(part) for part in text.split("."))
+
+    asked = {
+        "check_cudnn_version": lambda: CUDNN,
+        "check_compute_capability": lambda c: (target.capability or (0, 0)) >= capability(c),
+        "is_cuda_compute_capability_equal": lambda c: target.capability == capability(c),
+    }
+    before = {name: getattr(cudnn, name) for name in asked}
+    for name, answer in asked.items():
+        setattr(cudnn, name, answer)
+    try:
+        with jax.sharding.use_abstract_mesh(mesh):
+            yield
+    finally:
+        for name, answer in before.items():
+            setattr(cudnn, name, answer)
+
+
+def lower(function, arguments: tuple, target: Target) -> str:
+    """The StableHLO text of a function of arrays for a target, from its arguments' shapes."""
+    import jax
+    from jax.export import DisabledSafetyCheck
+
+    kernels = ("__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward", "tpu_custom_call")
+    with tracing_for(target):
+        exported = jax.export.export(
+            jax.jit(function),
+            platforms=[target.platform],
+            disabled_checks=[DisabledSafetyCheck.custom_call(name) for name in kernels],
+        )(*arguments)
+    return exported.mlir_module()
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """One line of StableHLO: its name, operands and their types, result type, location."""
+
+    name: str
+    operands: tuple[str, ...]
+    types: tuple[str, ...]
+    result: str
+    location: str
+
+
+_LINE = re.compile(r"^\s*(%[\w#:]+) = (?:\"?stablehlo\.|call )(\w+)\"?(.*?)(?: loc\((#?\w+)\))?$")
+_CUSTOM = re.compile(r"@([\w$.]+)\(")
+_TENSOR = re.compile(r"tensor<([^>]*)>")
+
+
+def operations(text: str) -> Iterator[tuple[Operation, dict[str, Operation]]]:
+    """Each operation of a module with all that its function has defined before it, by name."""
+    defined: dict[str, Operation] = {}
+    for line in text.splitlines():
+        if "func.func" in line:
+            defined = {}
+        match = _LINE.match(line)
+        if not match:
+            continue
+        result, name, rest, location = match.groups()
+        if name == "custom_call" and (custom := _CUSTOM.search(rest)):
+            name = custom.group(1)
+        left, _, types = rest.rpartition(" : ")
+        inputs, _, output = types.rpartition("->")
+        tensors = tuple(_TENSOR.findall(inputs or types))
+        operation = Operation(
+            name, tuple(re.findall(r"%[\w#]+", left)), tensors,
+            (_TENSOR.findall(output or types) or [""])[0], location or "",
+        )  # fmt: skip
+        yield operation, defined
+        defined[result.partition(":")[0]] = operation
+
+
+def _locations(text: str) -> dict[str, str]:
+    return dict(re.findall(r"^(#loc\d*) = loc\((.*)\)$", text, re.MULTILINE))
+
+
+def source_of(location: str, table: dict[str, str]) -> str:
+    """The package's file that an operation comes from, such as 'models/clip.py'; '' if none is."""
+    seen, queue = set(), [location]
+    while queue:  # breadth first: the innermost frame is the nearest
+        name = queue.pop(0)
+        text = table.get(name, "")
+        if found := re.search(r"iso3d_jax/([\w/]+\.py)", text):
+            return found.group(1)
+        for other in re.findall(r"#loc\d+", text):
+            if other not in seen:
+                seen.add(other)
+                queue.append(other)
+    return ""
+
+
+def _size(tensor: str) -> int:
+    return math.prod(int(n) for n in tensor.split("x")[:-1])
+
+
+def examine(text: str, dtype: str) -> dict:
+    """What a lowered program holds.
+
+    Returns:
+      fused: {kernel: count}; convolutions: {type: count}; and lists of {what, source, count}:
+      scores, attention that writes more than `SCORES` numbers to memory; islands, products and
+      convolutions with float32 operands in a program of another type; transposes, of what goes
+      into or comes out of a convolution.
+    """
+    fused, convolutions = collections.Counter(), collections.Counter()
+    slow = {name: collections.Counter() for name in ("scores", "islands", "transposes")}
+    table = _locations(text)
+    short = {"float32": "f32", "bfloat16": "bf16"}[dtype]
+    for operation, defined in operations(text):
+        name = operation.name
+
+        def note(kind, what, operation=operation):
+            slow[kind][what, source_of(operation.location, table)] += 1
+
+        if name.startswith("__cudnn$") or name == "tpu_custom_call":
+            fused[name] += 1
+        if name == "exponential":
+            before = defined.get(operation.operands[0])
+            shifted = before is not None and before.name == "subtract"  # of the rows' maxima
+            if shifted and operation.result.count("x") > 2 and _size(operation.result) >= SCORES:
+                note("scores", operation.result)
+        if name in ("convolution", "dot_general"):
+            kinds = {tensor.rpartition("x")[2] for tensor in operation.types}
+            if name == "convolution":
+                convolutions["+".join(sorted(kinds))] += 1
+                for operand in operation.operands:
+                    before = defined.get(operand)
+                    if before is not None and before.name == "transpose":
+                        note("transposes", f"into {operation.result}")
+            if short != "f32" and "f32" in kinds:
+                note("islands", f"{name} {' '.join(operation.types)}")
+        if name == "transpose":
+            before = defined.get(operation.operands[0])
+            if before is not None and before.name == "convolution":
+                note("transposes", f"of {before.result}")
+    listed = {
+        kind: [
+            {"what": what, "source": source, "count": count}
+            for (what, source), count in sorted(found.items())
+        ]
+        for kind, found in slow.items()
+    }
+    return {"fused": dict(fused), "convolutions": dict(convolutions), **listed}
+
+
+def lower_road(targets: list[str], dtypes: list[str], part: str = "") -> Iterator[dict]:
+    """Lowers the road's programs; a row for each program, target and type.
+
+    What a capability does not change, float32, is lowered for one of the GPUs only.
+    """
+    from iso3d_jax.planning import programs
+
+    configs = programs.Configs(
+        command_line.load_config("configs/reconstruct.py:isotropic3d"),
+        {stage: command_line.load_config(f"configs/stage{stage}.py") for stage in (1, 2)},
+    )
+    for dtype in dtypes:
+        gpus = [name for name in targets if TARGETS[name].platform == "cuda"]
+        left_out = gpus[1:] if dtype == "float32" else []
+        for program in programs.road(configs, dtype):
+            if part not in program.name:
+                continue
+            for name in targets:
+                if name in left_out:
+                    continue
+                begin = time.monotonic()
+                text = lower(program.function, program.arguments, TARGETS[name])
+                row = {"program": program.name, "target": name, "dtype": dtype}
+                yield row | examine(text, dtype) | {"seconds": time.monotonic() - begin}
+
+
+def line_of(row: dict) -> str:
+    """A row of the table, as Markdown."""
+    fused = ", ".join(f"{count} {name.strip('_')}" for name, count in row["fused"].items())
+    convolutions = ", ".join(f"{count} {kind}" for kind, count in row["convolutions"].items())
+    counts = (sum(x["count"] for x in row[k]) for k in ("scores", "islands", "transposes"))
+    cells = (
+        row["program"], row["target"], row["dtype"], fused or "none", convolutions or "none",
+        *map(str, counts), f"{row['seconds']:.1f}",
+    )  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+HEADER = """\
+| program | for | type | fused attention | convolutions | large scores | float32 products | \
+transposes at convolutions | s to lower |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |"""
+
+
+def main(_argv):
+    targets = _TARGETS.value or list(TARGETS)
+    for given, known in ((targets, TARGETS), (_DTYPES.value, ("float32", "bfloat16"))):
+        if unknown := [name for name in given if name not in known]:
+            raise UserError(f"'{unknown[0]}' is none of {', '.join(known)}")
+    print(HEADER, flush=True)
+    rows = []
+    for row in lower_road(targets, _DTYPES.value, _PROGRAMS.value):
+        print(line_of(row), flush=True)
+        rows.append(row)
+    slow: dict[tuple, list] = collections.defaultdict(list)
+    for row in rows:
+        for kind in ("scores", "islands", "transposes"):
+            for found in row[kind]:
+                key = (kind, found["source"], found["what"])
+                slow[key].append(f"{row['program']} ({row['target']}, {row['dtype']})")
+    for (kind, source, what), where in sorted(slow.items()):
+        more = f" and {len(where) - 1} more" if len(where) > 1 else ""
+        print(f"{kind}: {what} [{source}] in {where[0]}{more}")
+    if _OUT.value:
+        from iso3d_jax.files import atomic_path
+
+        with atomic_path(Path(_OUT.value)) as temporary:
+            temporary.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    command_line.run(main)

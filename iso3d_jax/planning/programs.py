@@ -1,0 +1,162 @@
+"""Every program of the full-size road, from shapes alone: nothing is allocated, nothing runs.
+
+The road is: a picture's embedding, sampling, decoding, score distillation at both resolutions, the
+draft, the turntable; encoding (with its backward pass, which distillation takes), and a step of
+each branch of training. Each is what the commands run, with their configs.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from ml_collections import ConfigDict
+
+from iso3d_jax import sampling
+from iso3d_jax.data import encode
+from iso3d_jax.reconstruction import cameras, draft, losses, pictures, settings, state
+from iso3d_jax.reconstruction.losses import Pictures, Prior, PriorSpec
+from iso3d_jax.reconstruction.step import run_steps
+from iso3d_jax.training import compile_for, loop
+from iso3d_jax.training.optimizer import make_optimizer
+from iso3d_jax.weights import bundle
+
+BRANCHES = ("1-a", "1-b", "2-a", "2-b")
+
+
+class Program(NamedTuple):
+    """A function of arrays and the shapes that it is called with."""
+
+    name: str
+    function: Callable
+    arguments: tuple
+
+
+class Configs(NamedTuple):
+    """What the road runs with: configs/reconstruct.py's, and a training config a stage."""
+
+    reconstruct: ConfigDict
+    stages: dict[int, ConfigDict]
+
+
+def abstract_module(name: str, config: ConfigDict, dtype) -> nnx.Module:
+    """A network whose weights are shapes, as `load_model(dtype=dtype)` has it in memory."""
+    graphdef, shapes = bundle.abstract_network(name, config, dtype)
+    weights = {
+        path: jax.ShapeDtypeStruct(leaf.shape, bundle.param_dtype_for(path, dtype))
+        for path, leaf in shapes.items()
+    }
+    return bundle.merge_params(graphdef, weights)
+
+
+def _shape(shape: tuple[int, ...], dtype=jnp.float32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def _shapes_of(tree):
+    return jax.tree.map(lambda x: _shape(jnp.shape(x), jnp.result_type(x)), tree)
+
+
+def road(configs: Configs, dtype) -> Iterator[Program]:
+    """The road's programs in order.
+
+    Args:
+      configs: of the full-size presets.
+      dtype: of networks and their weights, `float32` or `bfloat16`.
+    """
+    dtype = jnp.dtype(dtype)
+    config = bundle.make_config(configs.stages[1].model)
+    unet, vae, clip = (abstract_module(name, config, dtype) for name in ("unet", "vae", "clip"))
+    side = config.resolution
+    yield Program("embedding", sampling._embed, (clip, _shape((1, side, side, 3))))
+    yield _sampling(unet, config, configs.reconstruct.views)
+    latent = (config.latent_size, config.latent_size, config.latent_channels)
+    views = _shape((1, configs.reconstruct.views, *latent))
+    yield Program("decoding", sampling.decode_views, (vae, views))
+    yield from _reconstruction(unet, vae, config, configs.reconstruct)
+    yield from _encoding(vae, clip, side)
+    for branch in BRANCHES:
+        yield _step(configs.stages[int(branch[0])], branch, dtype)
+
+
+def _sampling(unet, config: ConfigDict, num_views: int) -> Program:
+    own = sampling.settings(config)
+    numbers = {name: own.pop(name) for name in ("guidance_scale", "eta", "temperature")}
+
+    def sample(unet, context, camera, alphas_cumprod, numbers):
+        key = jax.random.key(0)
+        return sampling.sample_latents(unet, context, camera, alphas_cumprod, key, **numbers, **own)
+
+    shapes = (
+        _shape((1, 1, config.context_dim)), _shape((num_views, 16)), _shape((1000,)),
+        jax.tree.map(lambda _: _shape(()), numbers),
+    )  # fmt: skip
+    return Program(f"sampling of {own['steps']} steps", sample, (unet, *shapes))
+
+
+def _reconstruction(unet, vae, config: ConfigDict, cfg: ConfigDict) -> Iterator[Program]:
+    side = config.resolution
+    spec = PriorSpec(
+        side, float(config.scale_factor), config.parameterization,
+        config.camera_encoding or "mvdream",
+    )  # fmt: skip
+    prior = Prior(
+        unet, vae, _shape((1, 1, config.context_dim)), _shape((1000,)), _shape((side, side, 3)),
+        _shape((side, side)),
+    )  # fmt: skip
+    main = _shapes_of(jax.eval_shape(lambda: state.start(cfg)))
+
+    def run(cfg, phase):
+        return functools.partial(
+            run_steps.__wrapped__, capacity=cfg.steps_per_call, cfg=settings.freeze(cfg),
+            spec=spec, phase=phase,
+        )  # fmt: skip
+
+    for phase, (_, size, _) in enumerate(cfg.phases):
+        yield Program(f"SDS at {size}", run(cfg, phase), (main, prior, _shape((), jnp.int32)))
+    fitted = draft.config_of(cfg, side)
+    rays = len(cfg.draft.sets) * cfg.views * side**2
+    grid = (cfg.draft.hull_resolution,) * 3
+    seen = Pictures(
+        *(_shape((rays, 3)) for _ in range(3)), _shape((rays,)),
+        _shape(grid) if cfg.draft.hull else None,
+    )  # fmt: skip
+    first = _shapes_of(jax.eval_shape(lambda: state.start(fitted)))
+    yield Program("draft", run(fitted, 0), (first, seen, _shape((), jnp.int32)))
+    ring = _shapes_of(cameras.ring(4, **pictures.SHOW))
+    show = functools.partial(
+        pictures._render_views.__wrapped__, resolution=cfg.video.resolution,
+        threshold=cfg.occupancy.threshold, spec=settings.generous(settings.render_spec(cfg)),
+        field_spec=settings.shown_field_spec(cfg),
+    )  # fmt: skip
+    yield Program("turntable", show, (main.params, main.occs, ring))
+
+
+def _encoding(vae, clip, side: int) -> Iterator[Program]:
+    pixels, views = _shape((1, side, side, 4), jnp.uint8), 16
+
+    def encode_object(vae, clip, images, references):
+        return encode._encode_object(vae, clip, jax.random.key(0), images, references, 1)
+
+    several = _shape((views, side, side, 4), pixels.dtype)
+    yield Program("encoding", encode_object, (vae, clip, several, several))
+
+    def backward(vae, images):
+        def loss(images):
+            return losses.encode(vae, images, jax.random.key(0), 1.0, "normal").sum()
+
+        return jax.grad(loss)(images)
+
+    yield Program("encoding, backward", backward, (vae, _shape((8, side, side, 3))))
+
+
+def _step(cfg: ConfigDict, branch: str, dtype, batch_size: int = 8) -> Program:
+    changed = ConfigDict(cfg.to_dict() | {"batch_size": batch_size, "dtype": dtype.name})
+    task, tx = compile_for.AbstractTask(changed), make_optimizer(changed)
+    step = functools.partial(task.train_step, graphdef=task.graphdef, tx=tx, cfg=changed)
+    shapes = loop.abstract_state(task, tx, changed)
+    return Program(f"step of {branch}", step, (shapes, compile_for.abstract_batch(changed, branch)))
