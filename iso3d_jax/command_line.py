@@ -43,14 +43,14 @@ from ml_collections import ConfigDict, config_flags
 from iso3d_jax.config_presets import nearest
 from iso3d_jax.errors import UserError
 
-# What `flags.DEFINE_enum(*DTYPE_FLAG)` defines, in every command that runs networks. To be called in
-# the command's own module, to which absl then counts it.
+# What `flags.DEFINE_enum(*DTYPE_FLAG)` defines, in every command that runs networks. It is called in
+# the command's own module, to which absl then counts the flag.
 DTYPE_FLAG = (
     "dtype",
     None,
     ["float32", "bfloat16"],
-    "of the networks' weights and arithmetic; if left out bfloat16 on a GPU or TPU and float32 on a "
-    "CPU",
+    "of the networks' weights and arithmetic; if left out bfloat16 on a GPU or TPU and float32 on "
+    "a CPU",
 )
 _CONFIG_FLAG = "config"
 _REQUIRED = "must have a value other than None"  # absl's words for a required flag

@@ -1,4 +1,4 @@
-"""Which kernel takes which attention, against jax's own limits; and the blocks against the softmax."""
+"""Which kernel takes which attention, against jax's limits; blocks against the softmax."""
 
 import itertools
 

@@ -15,7 +15,8 @@ from iso3d_jax.weights.bundle import load_model
 
 
 def about(cfg, **changes):
-    entry = {"picture": "p", "model": "m", "init": "none", "config": cfg.to_dict()}
+    entry = {"picture": "p", "model": "m", "init": "none", "dtype": "float32"}
+    entry["config"] = cfg.to_dict()
     return entry | changes
 
 
@@ -26,6 +27,12 @@ def test_a_folder_of_another_run_is_refused(small_config, tmp_path, key, name):
     assert run._check_same_run(tmp_path, about(small_config), small_config)
     with pytest.raises(UserError, match=f"another {name}.*--out"):
         run._check_same_run(tmp_path, about(small_config, **{key: "other"}), small_config)
+
+
+def test_a_folder_of_another_type_is_refused_with_the_flag_that_goes_on(small_config, tmp_path):
+    state.save(tmp_path, state.start(small_config), about(small_config))
+    with pytest.raises(UserError, match="in float32 and this one is in bfloat16: add --dtype float"):
+        run._check_same_run(tmp_path, about(small_config, dtype="bfloat16"), small_config)
 
 
 def test_a_folder_of_another_config_is_refused(small_config, tmp_path):
