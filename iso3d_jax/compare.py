@@ -20,7 +20,7 @@ from iso3d_jax import command_line
 flags = command_line.flags_for(__name__)
 
 _OUT = flags.DEFINE_string("out", None, "folder for runs and results", required=True)
-_SEEDS = flags.DEFINE_integer("seeds", None, "train everything so often", lower_bound=1)
+_SEEDS = flags.DEFINE_integer("seeds", None, "train everything so often", 1, 1000)
 _RUNS = flags.DEFINE_list("runs", None, "only these: method, no_ema, ccr, no_stage1, reference_l2")
 command_line.define_config_flag("configs/compare.py:tiny")
 

@@ -16,6 +16,7 @@ import json
 from pathlib import Path
 
 from iso3d_jax import command_line
+from iso3d_jax.config_checks import SPLITS
 
 flags = command_line.flags_for(__name__)
 
@@ -24,7 +25,7 @@ _DATA = flags.DEFINE_string(
     "data", "samples", "rendered data set; 'samples' is the shipped one. Baselines are from its "
     "training split, also with --images and --gso",
 )  # fmt: skip
-_SPLIT = flags.DEFINE_string("split", "test", "train, validation or test")
+_SPLIT = flags.DEFINE_enum("split", "test", SPLITS, "the part of the data set")
 _IMAGES = flags.DEFINE_string("images", None, "folder of pictures to score instead of a split")
 _GSO = flags.DEFINE_string("gso", None, "folder in the layout of SyncDreamer's evaluation")
 _RUNS = flags.DEFINE_string("runs", None, "folder of reconstructions, NAME/mesh.glb, to score")
@@ -40,14 +41,16 @@ _PREPARE = flags.DEFINE_enum(
     "how pictures are fitted to the frame; the model's own if left out",
 )  # fmt: skip
 _STEPS = flags.DEFINE_integer(
-    "steps", None, "DDIM steps; the model's own number if left out", lower_bound=1
+    "steps", None, "DDIM steps; the model's own number if left out", 1, 999
 )
-_SEED = flags.DEFINE_integer("seed", 0, "of the noise")
-_COUNT = flags.DEFINE_integer("objects", 0, "so many objects, evenly spaced; 0: all", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "of the noise", 0, command_line.MOST)
+_COUNT = flags.DEFINE_integer(
+    "objects", 0, "so many objects, evenly spaced; 0: all", 0, command_line.MOST
+)
 _ABLATE = flags.DEFINE_bool("ablate", False, "only the ablation of embedding and cameras")
 _CONSISTENCY = flags.DEFINE_integer(
     "consistency_objects", 8, "objects whose cross-view consistency is measured; 0: none",
-    lower_bound=0,
+    0, command_line.MOST,
 )  # fmt: skip
 _LPIPS = flags.DEFINE_list(
     "lpips", None, "weights for LPIPS: torchvision's alexnet or vgg16 file and lpips' linear file"
@@ -56,9 +59,9 @@ _ST_LPIPS = flags.DEFINE_string(
     "st_lpips", "auto", "ST-LPIPS: the weights' file; 'auto' takes those of the package "
     "stlpips-pytorch where it is installed; 'none'",
 )  # fmt: skip
-_OBJECTS = flags.DEFINE_integer("sheet_objects", 8, "rows of the contact sheet", lower_bound=1)
+_OBJECTS = flags.DEFINE_integer("sheet_objects", 8, "rows of the contact sheet", 1, 1000)
 _PAGE = flags.DEFINE_integer(
-    "page_objects", 40, "objects on the page: half the best, half the worst", lower_bound=1
+    "page_objects", 40, "objects on the page: half the best, half the worst", 1, command_line.MOST
 )
 
 

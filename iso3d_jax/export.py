@@ -22,7 +22,7 @@ _RESOLUTION = flags.DEFINE_integer(
     lower_bound=16, upper_bound=1024,
 )  # fmt: skip
 _FACES = flags.DEFINE_integer(
-    "faces", None, "at most this many triangles; the run's own by default", lower_bound=100
+    "faces", None, "at most this many triangles; the run's own by default", 100, command_line.MOST
 )
 _TEXTURE = flags.DEFINE_integer(
     "texture", None, "side of the texture, pixels; the run's own by default",

@@ -28,25 +28,32 @@ _MODEL = flags.DEFINE_string(
     "model", None, "folder of a model or of a training run; the shipped small model if left out"
 )
 _OUT = flags.DEFINE_string("out", None, "the PNG to write", required=True)
-_NUM_VIEWS = flags.DEFINE_integer("num_views", 4, "views of each object")
-_ELEVATION_DEG = flags.DEFINE_float("elevation_deg", 15.0, "camera height, degrees up")
+_NUM_VIEWS = flags.DEFINE_integer("num_views", 4, "views of each object", 1, 64)
+_ELEVATION_DEG = flags.DEFINE_float("elevation_deg", 15.0, "camera height, degrees up", -90, 90)
 _AZIMUTH_DEG = flags.DEFINE_float(
-    "azimuth_deg", 0.0, "of the first view; 0 is the side that the picture shows"
+    "azimuth_deg", 0.0, "of the first view; 0 is the side that the picture shows", -360, 360
 )
-_STEPS = flags.DEFINE_integer("steps", None, "DDIM steps; the model's own number if left out")
+_STEPS = flags.DEFINE_integer(
+    "steps", None, "DDIM steps; the model's own number if left out", 1, 999
+)
 _GUIDANCE_SCALE = flags.DEFINE_float(
-    "guidance_scale", None, "how strongly to follow the picture; the model's own if left out"
-)
+    "guidance_scale", None, "how strongly to follow the picture; the model's own if left out",
+    0, 1000,
+)  # fmt: skip
 _ETA = flags.DEFINE_float(
-    "eta", None, "0 deterministic, 1 as noisy as DDPM; the model's own if left out"
+    "eta", None, "0 deterministic, 1 as noisy as DDPM; the model's own if left out", 0, 1
 )
 _TEMPERATURE = flags.DEFINE_float(
     "temperature",
     None,
     "of eta's noise: below 1 smoother and likelier; the model's own if left out",
+    lower_bound=0,
+    upper_bound=10,
 )
-_SEED = flags.DEFINE_integer("seed", 0, "of the noise: another seed, other views")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "pictures in one call of the network")
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "of the noise: another seed, other views", 0, command_line.MOST
+)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "pictures in one call of the network", 1, 4096)
 _SEPARATE = flags.DEFINE_bool(
     "separate",
     False,
@@ -66,7 +73,7 @@ _DTYPE = flags.DEFINE_enum(
     "of weights and arithmetic; if left out bfloat16 on a GPU or TPU and float32 on a CPU",
 )
 _CELL = flags.DEFINE_integer(
-    "cell", 0, "pixels a view in the PNG; by default the model's resolution, but at least 256"
+    "cell", 0, "pixels a view in the PNG; 0: the model's resolution, but at least 256", 0, 4096
 )
 
 
@@ -81,8 +88,6 @@ def main(argv):
         raise UserError(f"--out must end in .png, not {out}")
     if out.is_dir():
         raise UserError(f"--out {out} is a folder: name a PNG in it")
-    if _BATCH_SIZE.value < 1:
-        raise UserError(f"--batch_size is at least 1, not {_BATCH_SIZE.value}")
     paths = [path for given in _IMAGE.value for path in pictures.find_pictures(given)]
     loaded = [pictures.load_picture(path) for path in paths]
 

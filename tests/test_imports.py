@@ -12,8 +12,8 @@ PACKAGE = ROOT / "iso3d_jax"
 
 # Lowest first. A module imports from lower layers, or from its own folder.
 LAYERS = [
-    {"errors"},
-    {"files", "progress", "config_presets", "geometry"},
+    {"errors", "config_rules"},
+    {"files", "progress", "config_presets", "config_checks", "geometry"},
     {"diffusion", "nerf"},
     {"models"},
     {"weights", "mesh"},

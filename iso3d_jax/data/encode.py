@@ -222,9 +222,10 @@ if __name__ == "__main__":
     from absl import flags
 
     from iso3d_jax import command_line
+    from iso3d_jax.config_checks import SPLITS
 
     _DATA = flags.DEFINE_list("data", "samples", "rendered data sets; 'samples' is the shipped one")
-    _SPLIT = flags.DEFINE_string("split", "train", "train, validation or test")
+    _SPLIT = flags.DEFINE_enum("split", "train", SPLITS, "the part of the data set")
     _VAE = flags.DEFINE_string(
         "vae", None, "model folder with the autoencoder; the shipped one if left out"
     )
@@ -232,12 +233,11 @@ if __name__ == "__main__":
         "clip", None, "model folder with the image tower; the shipped one if left out"
     )
     _OUT = flags.DEFINE_string("out", None, "folder to write", required=True)
-    _VARIANTS = flags.DEFINE_integer(
-        "variants", 4, "variants of colours and proportions", lower_bound=1
-    )
+    _VARIANTS = flags.DEFINE_integer("variants", 4, "variants of colours and proportions", 1, 1000)
     _STRETCH = flags.DEFINE_float(
-        "stretch", 0.0, "variants change height to width by up to this factor's logarithm"
-    )
+        "stretch", 0.0, "variants change height to width by up to this factor's logarithm",
+        0, 2,
+    )  # fmt: skip
 
     _PICTURES = flags.DEFINE_list(
         "pictures", None, f"how references are fitted to the frame ({', '.join(MODES)}), several "

@@ -235,7 +235,7 @@ def fit(
                 if saving:
                     checkpoints.save(done, state, task.position())
                 diagnosing = cfg.get("ablate_every") and done % cfg.ablate_every == 0
-                showing = done % cfg.sample_every == 0 or last
+                showing = last or bool(cfg.sample_every and done % cfg.sample_every == 0)
                 if diagnosing:
                     params = _whole_params(state)
                     if writer is not None:
