@@ -15,7 +15,7 @@ says what each figure is, to the digit.
 import json
 from pathlib import Path
 
-from iso3d_jax import command_line
+from iso3d_jax import command_line, paths
 from iso3d_jax.config_checks import SPLITS
 
 flags = command_line.flags_for(__name__)
@@ -68,21 +68,38 @@ _PAGE = flags.DEFINE_integer(
 def main(_argv):
     from iso3d_jax.errors import UserError
     from iso3d_jax.files import make_folder
-    from iso3d_jax.weights.bundle import stored_networks
 
     given = [n for n, v in (("images", _IMAGES), ("gso", _GSO), ("runs", _RUNS)) if v.value]
     if len(given) > 1:
         raise UserError(f"--{given[0]} and --{given[1]} exclude each other: evaluate them apart")
     if bool(_RUNS.value) != bool(_MESHES.value):
         raise UserError("--runs and --meshes belong together: results and the true meshes")
+    networks = check_paths()
     out = make_folder(_OUT.value)
     if _RUNS.value:
         report, pictures, answers = evaluate_shapes(), None, None
-    elif _MODEL.value and "unet" not in stored_networks(_MODEL.value):
+    elif "unet" not in networks:
         report, pictures, answers = evaluate_parts(), None, None
     else:
         report, pictures, answers = evaluate_views(out)
     write(out, report, pictures, answers)
+
+
+def check_paths() -> set[str]:
+    """Refuses a path that cannot be right; returns the networks that the model holds."""
+    for flag, value in (("--runs", _RUNS), ("--meshes", _MESHES), ("--gso", _GSO)):
+        if value.value:
+            paths.folder(flag, value.value)
+    if _IMAGES.value:
+        paths.pictures("--images", _IMAGES.value)
+    for file in _LPIPS.value or ():
+        paths.file("--lpips", file)
+    if _ST_LPIPS.value not in ("auto", "none", ""):
+        paths.file("--st_lpips", _ST_LPIPS.value)
+    if _RUNS.value:
+        return set()
+    paths.dataset("--data", _DATA.value)
+    return paths.model("--model", _MODEL.value)
 
 
 def write(out: Path, report: dict, pictures, answers) -> None:
@@ -146,6 +163,7 @@ def evaluate_views(out: Path):
     from iso3d_jax.evaluation import ablation, scores, views
     from iso3d_jax.evaluation.report import model_facts
     from iso3d_jax.files import atomic_path
+    from iso3d_jax.progress import Progress
     from iso3d_jax.weights.bundle import load_model
 
     model = load_model(_MODEL.value)
@@ -165,7 +183,9 @@ def evaluate_views(out: Path):
             model, task.pictures, task.truth[:, :SET], task.azimuth_deg[:, :SET],
             task.elevation_deg[:, :SET],
         )  # fmt: skip
-        report["ablation"] = ablation.ablate(model.unet, probe, seed=_SEED.value)
+        progress = Progress(len(ablation.TIMESTEPS), "the one-step table", unit="noise level")
+        report["ablation"] = ablation.ablate(model.unet, probe, seed=_SEED.value, progress=progress)
+        progress.close()
         if _ABLATE.value:
             report["settings"] = {"seed": _SEED.value}
             return report, None, None

@@ -13,7 +13,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iso3d_jax import command_line
+from iso3d_jax import command_line, paths
 from iso3d_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -88,24 +88,28 @@ def main(argv):
         raise UserError(f"--out must end in .png, not {out}")
     if out.is_dir():
         raise UserError(f"--out {out} is a folder: name a PNG in it")
-    paths = [path for given in _IMAGE.value for path in pictures.find_pictures(given)]
-    loaded = [pictures.load_picture(path) for path in paths]
+    files = [path for given in _IMAGE.value for path in pictures.find_pictures(given)]
+    loaded = [pictures.load_picture(path) for path in files]
+    paths.model("--model", _MODEL.value, "unet", "vae", "clip")
+    make_folder(out.parent)
 
     from iso3d_jax import sampling
     from iso3d_jax.progress import Progress
     from iso3d_jax.weights.bundle import default_dtype, load_model
 
     sampling.check_options(_NUM_VIEWS.value, _ELEVATION_DEG.value, _STEPS.value)
-    make_folder(out.parent)
     dtype = _DTYPE.value or default_dtype()
     model = load_model(_MODEL.value, dtype, param_dtype=dtype)
-    rows = []
-    progress = Progress(len(paths), "sampling", unit="pictures")
-    for first in range(0, len(paths), _BATCH_SIZE.value):
+    rows, compiled = [], set()
+    progress = Progress(len(files), "sampling", unit="pictures")
+    for first in range(0, len(files), _BATCH_SIZE.value):
         batch = sampling.prepare_all(
             model, loaded[first : first + _BATCH_SIZE.value], _PREPARE.value
         )
-        with progress.compiling() if first == 0 else contextlib.nullcontext():
+        new = len(batch) not in compiled  # a smaller last batch is another program
+        compiled.add(len(batch))
+        what = f"and drawing {_NUM_VIEWS.value} views of {len(batch)} pictures"
+        with progress.compiling(what) if new else contextlib.nullcontext():
             views = sampling.sample_views(
                 model,
                 list(batch),
@@ -129,7 +133,7 @@ def main(argv):
             round(_AZIMUTH_DEG.value + 360 * k / _NUM_VIEWS.value) % 360
             for k in range(_NUM_VIEWS.value)
         ]
-        opaque = write_views(folder, names_of(paths), rows, azimuths)
+        opaque = write_views(folder, names_of(files), rows, azimuths)
         print(f"views: {folder}")
         if opaque:
             print(f"left opaque, for want of a plain background: {', '.join(opaque)}")

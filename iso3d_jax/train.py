@@ -42,6 +42,11 @@ def main(_argv):
         return
     if not _WORKDIR.value:
         raise UserError("--workdir is required")
+    from iso3d_jax import paths
+    from iso3d_jax.files import make_folder
+
+    paths.training(cfg)
+    make_folder(_WORKDIR.value)
     from iso3d_jax.training import distributed
 
     distributed.initialize(_DISTRIBUTED.value)

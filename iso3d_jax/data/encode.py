@@ -9,6 +9,7 @@ Several data sets of as many views, with commas, become one.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -202,7 +203,10 @@ def encode_table(
             refs = mix_references(views, pictures, shift=i + variant)
             if mirror:
                 views, refs = views[:, :, ::-1], refs[:, :, ::-1]
-            m, e = encode(variant_key(seed, colour, i), views, refs, colour)
+            with contextlib.nullcontext() if moments else progress.compiling():
+                m, e = jax.block_until_ready(
+                    encode(variant_key(seed, colour, i), views, refs, colour)
+                )
             moments.append(np.asarray(m))
             embeddings.append(np.asarray(e))
             progress.update(variant * len(table) + i + 1)
@@ -245,13 +249,19 @@ if __name__ == "__main__":
     )  # fmt: skip
 
     def main(_argv):
+        from iso3d_jax import paths
         from iso3d_jax.weights.bundle import load_model
 
-        vae = load_model(_VAE.value, networks=("vae",))
-        clip = load_model(_CLIP.value, networks=("clip",))
         unknown = sorted(set(_PICTURES.value or ()) - set(MODES))
         if unknown:
             raise UserError(f"--pictures has {', '.join(unknown)}: there are {', '.join(MODES)}")
+        for path in _DATA.value:
+            paths.dataset("--data", path)
+        paths.model("--vae", _VAE.value, "vae")
+        paths.model("--clip", _CLIP.value, "clip")
+        make_folder(_OUT.value)
+        vae = load_model(_VAE.value, networks=("vae",))
+        clip = load_model(_CLIP.value, networks=("clip",))
         table = join([MultiViewTable.load(path, _SPLIT.value) for path in _DATA.value])
         encoded = encode_table(
             table,

@@ -12,7 +12,7 @@ from.
 
 from pathlib import Path
 
-from iso3d_jax import command_line
+from iso3d_jax import command_line, paths
 from iso3d_jax.config_checks import SPLITS
 
 flags = command_line.flags_for(__name__)
@@ -72,6 +72,10 @@ def write_inputs(data: str, split: str, places: list[str], out: str | Path, coun
 
 
 def main(_argv):
+    from iso3d_jax.data.furniture import find_assets
+
+    paths.dataset("--data", _DATA.value)
+    find_assets(_ASSETS.value)
     names = write_inputs(_DATA.value, _SPLIT.value, _ASSETS.value, _OUT.value, _COUNT.value)
     print(f"{len(names)} pictures and meshes in {_OUT.value}")
 

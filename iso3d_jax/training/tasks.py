@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from iso3d_jax import config_checks, sampling
+from iso3d_jax import config_checks, paths, sampling
 from iso3d_jax.config_checks import choose
 from iso3d_jax.data.colour import on_white
 from iso3d_jax.data.encode import EncodedTable, encode_rows, encode_table
@@ -92,9 +92,7 @@ def _require_inputs(cfg: ConfigDict) -> None:
             f"stage {cfg.stage} of the {cfg.model.name} model cannot start; missing are: "
             + "; ".join(f"({i}) {m}" for i, m in enumerate(missing, 1))
         )
-    for path in (cfg.init_from, cfg.init.vae, cfg.init.clip, cfg.init.drawing):
-        if path:
-            bundle.find_bundle(path)  # refuses a wrong path now, not after minutes of encoding
+    paths.training(cfg)  # refuses a wrong path now, not after minutes of encoding
 
 
 def network(cfg: ConfigDict, load: Callable[[], FlatParams] | None):
