@@ -104,6 +104,10 @@ class Progress:
         self._clear()
         print(text, file=self._stream, flush=True)
 
+    def worth_an_end(self) -> bool:
+        """Whether it took a second or more, or has a terminal's line to end."""
+        return self._terminal or time.monotonic() - self._started >= 1.0
+
     def close(self) -> None:
         """Ends the line and says how long it all took."""
         step, metrics = self._last
@@ -173,7 +177,7 @@ class Steps:
 
     def close(self) -> None:
         """Ends the line of the last thing."""
-        if self._progress is not None:
+        if self._progress is not None and self._progress.worth_an_end():
             self._progress.close()
         self._what, self._progress = "", None
 

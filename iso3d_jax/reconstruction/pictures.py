@@ -110,11 +110,11 @@ class Turntable(NamedTuple):
         return Turntable(*(x[index] for x in self)), index * (360.0 / frames)
 
 
-def all_round(state: State, cfg: ConfigDict, count: int, label: str) -> Turntable:
+def all_round(state: State, cfg: ConfigDict, count: int, label: str = "") -> Turntable:
     """Renders `count` frames evenly round the object, as large as the video's.
 
     Args:
-      label: what they are, on a line of progress.
+      label: what they are, on a line of progress; '' shows none.
     """
     views = cameras.ring(count, **SHOW)
     rgb, opacity, _, normal = render_views(state, views, cfg.video.resolution, cfg, label)

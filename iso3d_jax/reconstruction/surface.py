@@ -264,9 +264,8 @@ def write_mesh(
     if turn is not None:
         steps("comparing with the scene", 0, 0)
         facts |= agreement(mesh, turn)
-        steps.close()
-        optimised = all_round(state, cfg, min(8, len(turn.rgb)), "the scene as optimised")
-        steps("comparing with it", 0, 0)
+        steps("comparing with the scene as optimised", 0, 0)
+        optimised = all_round(state, cfg, min(8, len(turn.rgb)))
         facts["as_optimised"] = agreement(mesh, optimised)
     steps("writing", 0, 0)
     written = files.write(path, mesh)
