@@ -110,7 +110,7 @@ def training() -> ConfigDict:
     cfg.ema_decay = 0.999
     cfg.log_every = 10
     cfg.checkpoint_every = 500
-    cfg.sample_every = 1000
+    cfg.sample_every = 1000  # 0: at the end alone
     cfg.ablate_every = 0  # stages 1 and 2: the one-step table every so many steps; 0: never
     cfg.keep = 2
     cfg.mesh = ConfigDict(dict(fsdp=1, tensor=1))

@@ -73,7 +73,7 @@ def get_config(arg: str = "") -> ConfigDict:
         dict(
             guidance=1.0,
             reference_l2=0.0,  # the method has none; some 1,000 is the ablation
-            orientation=(0, 10.0, 1000.0, at(5000)),
+            orientation=(0, 10.0, 1000.0, max(1, at(5000))),
             sparsity=0.0,
             opaque=(0, 0.0, 0.0, at(10_000)),
         )

@@ -29,6 +29,7 @@ Exit status: 0 all went well, 2 a mistake in what was given, 130 interrupted wit
 import errno
 import functools
 import importlib.util
+import math
 import os
 import re
 import sys
@@ -40,6 +41,7 @@ from pathlib import Path
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from iso3d_jax import config_checks, config_rules
 from iso3d_jax.config_presets import nearest
 from iso3d_jax.errors import UserError
 
@@ -52,6 +54,7 @@ DTYPE_FLAG = (
     "of the networks' weights and arithmetic; if left out bfloat16 on a GPU or TPU and float32 on "
     "a CPU",
 )
+MOST = config_rules.MOST  # the upper bound of whole numbers
 _CONFIG_FLAG = "config"
 _REQUIRED = "must have a value other than None"  # absl's words for a required flag
 _config_defaults: list[str | None] = []
@@ -95,8 +98,10 @@ def define_config_flag(default: str | None = None, *, own_preset: bool = False) 
 
 
 def get_config() -> ConfigDict:
-    """The config of this command with its overrides, locked against unknown keys."""
-    return flags.FLAGS[_CONFIG_FLAG].value
+    """The config of this command with its overrides, each value checked; locked to its keys."""
+    config = flags.FLAGS[_CONFIG_FLAG].value
+    config_checks.check(config)
+    return config
 
 
 def load_config(spec: str) -> ConfigDict:
@@ -227,6 +232,10 @@ def _read_flags(argv: list[str]) -> list[str]:
         raise UserError(message) from error
     except flags.Error as error:
         raise UserError(_one_line(error)) from error
+    for name in flags.FLAGS:  # absl's bounds let nan pass
+        value = flags.FLAGS[name].value
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"--{name} must be a finite number, not {value}: give one")
     if len(rest) > 1:
         raise UserError(f"unexpected argument '{rest[1]}': everything is given as --flag=value")
     return rest

@@ -20,7 +20,7 @@ from iso3d_jax import command_line
 flags = command_line.flags_for(__name__)
 
 _OUT = flags.DEFINE_string("out", None, "folder for runs and results", required=True)
-_SEEDS = flags.DEFINE_integer("seeds", None, "train everything so often", lower_bound=1)
+_SEEDS = flags.DEFINE_integer("seeds", None, "train everything so often", 1, 1000)
 _RUNS = flags.DEFINE_list("runs", None, "only these: method, no_ema, ccr, no_stage1, reference_l2")
 _DTYPE = flags.DEFINE_enum(*command_line.DTYPE_FLAG)
 command_line.define_config_flag("configs/compare.py:tiny")
@@ -30,12 +30,28 @@ def main(_argv):
     cfg = command_line.get_config()
     if _SEEDS.value:
         cfg.seeds = _SEEDS.value
+    check_paths(cfg)
     from iso3d_jax.reconstruction.loop import Interrupted
 
     try:
         compare(cfg, _OUT.value, _RUNS.value, _DTYPE.value)
     except Interrupted as stop:
         sys.exit(128 + stop.signum)
+
+
+def check_paths(cfg) -> None:
+    """Refuses a path that cannot be right, before anything that takes time is loaded."""
+    from iso3d_jax import paths
+    from iso3d_jax.files import make_folder
+
+    paths.dataset("--config.data", cfg.data)
+    sections = {f"stage2.{name}": cfg.stage2[name] for name in cfg.stage2}
+    for name, section in {"stage1": cfg.stage1, **sections}.items():
+        section = section.copy_and_resolve_references()
+        section.data, section.data_encoded = "", section.data_encoded if name == "stage1" else ""
+        section.init_from = ""  # the comparison's own
+        paths.training(section, f"--config.{name}")
+    make_folder(_OUT.value)
 
 
 def compare(cfg, out, names=None, dtype=None) -> dict:

@@ -16,7 +16,7 @@ is read off the weights; --arch gives what they cannot tell. docs/weights.md has
 import json
 from pathlib import Path
 
-from iso3d_jax import command_line
+from iso3d_jax import command_line, paths
 from iso3d_jax.errors import UserError
 
 flags = command_line.flags_for(__name__)
@@ -48,6 +48,15 @@ def main(argv):
     if _LEFTOVERS.value and _TO.value != "torch":
         raise UserError("--leftovers goes with --to torch alone")
     arch = _read_arch(_ARCH.value)
+    from iso3d_jax.weights.sources import check_place
+
+    for place in _FROM.value:
+        if _TO.value == "jax":
+            check_place(place)
+        else:
+            paths.model("--from", place)
+    if _LEFTOVERS.value:
+        paths.file("--leftovers", _LEFTOVERS.value)
 
     from iso3d_jax.progress import Progress
 

@@ -42,16 +42,19 @@ _DTYPE = flags.DEFINE_enum(*command_line.DTYPE_FLAG)
 def main(argv):
     """Checks the picture and the model, reconstructs, writes the page."""
     del argv
+    from iso3d_jax import config_checks, paths
     from iso3d_jax.data.pictures import load_picture
     from iso3d_jax.files import make_folder
-    from iso3d_jax.page.of_run import write_run_page
-    from iso3d_jax.weights.bundle import load_config
 
     image = Path(_IMAGE.value)
     load_picture(image)
-    model = load_config(_MODEL.value)
+    paths.model("--model", _MODEL.value, "unet", "vae", "clip")
     if _CONFIG.value:
-        command_line.load_config(_CONFIG.value)
+        config_checks.check(command_line.load_config(_CONFIG.value))
+    from iso3d_jax.page.of_run import write_run_page
+    from iso3d_jax.weights.bundle import load_config
+
+    model = load_config(_MODEL.value)
     out = make_folder(_OUT.value)
     clear(out)
     arguments = [f"--image={image}", f"--out={out}"]

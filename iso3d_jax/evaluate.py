@@ -15,7 +15,8 @@ says what each figure is, to the digit.
 import json
 from pathlib import Path
 
-from iso3d_jax import command_line
+from iso3d_jax import command_line, paths
+from iso3d_jax.config_checks import SPLITS
 
 flags = command_line.flags_for(__name__)
 
@@ -24,7 +25,7 @@ _DATA = flags.DEFINE_string(
     "data", "samples", "rendered data set; 'samples' is the shipped one. Baselines are from its "
     "training split, also with --images and --gso",
 )  # fmt: skip
-_SPLIT = flags.DEFINE_string("split", "test", "train, validation or test")
+_SPLIT = flags.DEFINE_enum("split", "test", SPLITS, "the part of the data set")
 _IMAGES = flags.DEFINE_string("images", None, "folder of pictures to score instead of a split")
 _GSO = flags.DEFINE_string("gso", None, "folder in the layout of SyncDreamer's evaluation")
 _RUNS = flags.DEFINE_string("runs", None, "folder of reconstructions, NAME/mesh.glb, to score")
@@ -40,14 +41,16 @@ _PREPARE = flags.DEFINE_enum(
     "how pictures are fitted to the frame; the model's own if left out",
 )  # fmt: skip
 _STEPS = flags.DEFINE_integer(
-    "steps", None, "DDIM steps; the model's own number if left out", lower_bound=1
+    "steps", None, "DDIM steps; the model's own number if left out", 1, 999
 )
-_SEED = flags.DEFINE_integer("seed", 0, "of the noise")
-_COUNT = flags.DEFINE_integer("objects", 0, "so many objects, evenly spaced; 0: all", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "of the noise", 0, command_line.MOST)
+_COUNT = flags.DEFINE_integer(
+    "objects", 0, "so many objects, evenly spaced; 0: all", 0, command_line.MOST
+)
 _ABLATE = flags.DEFINE_bool("ablate", False, "only the ablation of embedding and cameras")
 _CONSISTENCY = flags.DEFINE_integer(
     "consistency_objects", 8, "objects whose cross-view consistency is measured; 0: none",
-    lower_bound=0,
+    0, command_line.MOST,
 )  # fmt: skip
 _LPIPS = flags.DEFINE_list(
     "lpips", None, "weights for LPIPS: torchvision's alexnet or vgg16 file and lpips' linear file"
@@ -56,9 +59,9 @@ _ST_LPIPS = flags.DEFINE_string(
     "st_lpips", "auto", "ST-LPIPS: the weights' file; 'auto' takes those of the package "
     "stlpips-pytorch where it is installed; 'none'",
 )  # fmt: skip
-_OBJECTS = flags.DEFINE_integer("sheet_objects", 8, "rows of the contact sheet", lower_bound=1)
+_OBJECTS = flags.DEFINE_integer("sheet_objects", 8, "rows of the contact sheet", 1, 1000)
 _PAGE = flags.DEFINE_integer(
-    "page_objects", 40, "objects on the page: half the best, half the worst", lower_bound=1
+    "page_objects", 40, "objects on the page: half the best, half the worst", 1, command_line.MOST
 )
 _DTYPE = flags.DEFINE_enum(*command_line.DTYPE_FLAG)
 
@@ -66,21 +69,38 @@ _DTYPE = flags.DEFINE_enum(*command_line.DTYPE_FLAG)
 def main(_argv):
     from iso3d_jax.errors import UserError
     from iso3d_jax.files import make_folder
-    from iso3d_jax.weights.bundle import stored_networks
 
     given = [n for n, v in (("images", _IMAGES), ("gso", _GSO), ("runs", _RUNS)) if v.value]
     if len(given) > 1:
         raise UserError(f"--{given[0]} and --{given[1]} exclude each other: evaluate them apart")
     if bool(_RUNS.value) != bool(_MESHES.value):
         raise UserError("--runs and --meshes belong together: results and the true meshes")
+    networks = check_paths()
     out = make_folder(_OUT.value)
     if _RUNS.value:
         report, pictures, answers = evaluate_shapes(), None, None
-    elif _MODEL.value and "unet" not in stored_networks(_MODEL.value):
+    elif "unet" not in networks:
         report, pictures, answers = evaluate_parts(), None, None
     else:
         report, pictures, answers = evaluate_views(out)
     write(out, report, pictures, answers)
+
+
+def check_paths() -> set[str]:
+    """Refuses a path that cannot be right; returns the networks that the model holds."""
+    for flag, value in (("--runs", _RUNS), ("--meshes", _MESHES), ("--gso", _GSO)):
+        if value.value:
+            paths.folder(flag, value.value)
+    if _IMAGES.value:
+        paths.pictures("--images", _IMAGES.value)
+    for file in _LPIPS.value or ():
+        paths.file("--lpips", file)
+    if _ST_LPIPS.value not in ("auto", "none", ""):
+        paths.file("--st_lpips", _ST_LPIPS.value)
+    if _RUNS.value:
+        return set()
+    paths.dataset("--data", _DATA.value)
+    return paths.model("--model", _MODEL.value)
 
 
 def write(out: Path, report: dict, pictures, answers) -> None:
@@ -144,6 +164,7 @@ def evaluate_views(out: Path):
     from iso3d_jax.evaluation import ablation, scores, views
     from iso3d_jax.evaluation.report import model_facts
     from iso3d_jax.files import atomic_path
+    from iso3d_jax.progress import Progress
     from iso3d_jax.weights.bundle import load_model
 
     model = load_model(_MODEL.value, _DTYPE.value)
@@ -163,7 +184,9 @@ def evaluate_views(out: Path):
             model, task.pictures, task.truth[:, :SET], task.azimuth_deg[:, :SET],
             task.elevation_deg[:, :SET],
         )  # fmt: skip
-        report["ablation"] = ablation.ablate(model.unet, probe, seed=_SEED.value)
+        progress = Progress(len(ablation.TIMESTEPS), "the one-step table", unit="noise level")
+        report["ablation"] = ablation.ablate(model.unet, probe, seed=_SEED.value, progress=progress)
+        progress.close()
         if _ABLATE.value:
             report["settings"] = {"seed": _SEED.value, "dtype": model.dtype}
             return report, None, None

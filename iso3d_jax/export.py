@@ -8,8 +8,10 @@ colours, Z up.
 
 from pathlib import Path
 
-from iso3d_jax import command_line
+from iso3d_jax import command_line, paths
 from iso3d_jax.errors import UserError
+from iso3d_jax.files import make_folder
+from iso3d_jax.progress import Steps
 
 flags = command_line.flags_for(__name__)
 
@@ -22,7 +24,7 @@ _RESOLUTION = flags.DEFINE_integer(
     lower_bound=16, upper_bound=1024,
 )  # fmt: skip
 _FACES = flags.DEFINE_integer(
-    "faces", None, "at most this many triangles; the run's own by default", lower_bound=100
+    "faces", None, "at most this many triangles; the run's own by default", 100, command_line.MOST
 )
 _TEXTURE = flags.DEFINE_integer(
     "texture", None, "side of the texture, pixels; the run's own by default",
@@ -44,6 +46,11 @@ def main(argv):
     if out.suffix.lower() != f".{_FORMAT.value}":
         raise UserError(f"--out {out} does not end in .{_FORMAT.value}, the --format")
 
+    paths.run("--run", _RUN.value)
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder: name a file in it")
+    make_folder(out.parent)
+
     from ml_collections import ConfigDict
 
     from iso3d_jax.reconstruction import draft, state, surface
@@ -55,7 +62,10 @@ def main(argv):
         cfg.mesh.texture = _TEXTURE.value
     scene, alike = state.load(run, cfg), ""
     if threshold is None:
+        steps = Steps("surface")
+        steps("choosing the density on it", 0, 0)
         threshold, facts = surface.choose_surface(scene, cfg, draft.load_hull(run, cfg))
+        steps.close()
         alike = f", silhouettes agree to {facts['silhouette_iou']:.3f}"
     facts = surface.write_mesh(out, scene, cfg, threshold, _RESOLUTION.value)
     print(

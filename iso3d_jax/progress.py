@@ -10,15 +10,24 @@
 
 In a terminal the line is rewritten in place; elsewhere a new line is printed every few seconds.
 The rate leaves compile time out and looks at the last half minute, so it stays honest when the
-speed changes.
+speed changes. Where nobody said what compiles, the first step says nothing of the others: there is
+no rate before the second, and a first one that took far longer is left out.
+
+`Steps` shows several things that are done one after another.
 """
 
 import collections
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TextIO
+
+FIRST_STEP = 3.0  # times as long as the second: it compiled something
+
+# How functions that know nothing of terminals say what they do: (what, done, total), called as it
+# goes; a total of 0 where nobody knows how far it is.
+Report = Callable[[str, int, int], None]
 
 
 class Progress:
@@ -53,36 +62,58 @@ class Progress:
         self._width = 0
         self._last: tuple[int, dict[str, float]] = (start, {})
         self._points = collections.deque([(self._clock(), start)])
+        self._first = True  # whether what the first step says is not known yet
 
     def update(self, step: int, **metrics: float) -> None:
         """Says that `step` steps are done, and prints them with `metrics` when it is time to."""
         self._last = (step, metrics)
         now = self._clock()
+        if len(self._points) == 1 and now - self._points[0][0] < 0.05:
+            self._points.clear()  # the step was part of what was not counted
         self._points.append((now, step))
+        if self._first and len(self._points) == 3:
+            (t0, s0), (t1, s1), (t2, s2) = self._points
+            if (t1 - t0) * max(s2 - s1, 1) > FIRST_STEP * (t2 - t1) * max(s1 - s0, 1):
+                self._points.popleft()
+            self._first = False
         while len(self._points) > 2 and now - self._points[0][0] > 30.0:
             self._points.popleft()
-        if step >= self.total or time.monotonic() - self._shown >= self._interval:
+        if time.monotonic() - self._shown >= self._interval:
             self._show(self._line(step, metrics))
 
-    @contextlib.contextmanager
-    def compiling(self, what: str = "") -> Iterator[None]:
+    def compiling(self, what: str = "") -> contextlib.AbstractContextManager[None]:
         """Shows 'compiling' around the first call of a jitted function; its time is not counted."""
+        return self.doing(f"compiling {what}".rstrip())
+
+    @contextlib.contextmanager
+    def doing(self, what: str) -> Iterator[None]:
+        """Shows something that is no step; its time is not counted into the rate."""
         begin = time.monotonic()
-        self._show(f"{self.label}: compiling {what}".rstrip() + " ...")
+        self.say(what)
         yield
         self._paused += time.monotonic() - begin
         self._points = collections.deque([(self._clock(), self._last[0])])
+        self._first = False
+
+    def say(self, what: str) -> None:
+        """Shows what is done now in the place of the progress, before there is any."""
+        self._show(f"{self.label}: {what}".rstrip(": ") + " ...")
 
     def note(self, text: str) -> None:
         """Prints a line of its own, above the progress line."""
         self._clear()
         print(text, file=self._stream, flush=True)
 
+    def worth_an_end(self) -> bool:
+        """Whether it took a second or more, or has a terminal's line to end."""
+        return self._terminal or time.monotonic() - self._started >= 1.0
+
     def close(self) -> None:
         """Ends the line and says how long it all took."""
         step, metrics = self._last
         seconds = time.monotonic() - self._started
-        line = f"{self.label}: {step}/{self.total} in {duration(seconds)}{_metrics(metrics)}"
+        steps = f"{step}/{self.total} in " if self.total else ""
+        line = f"{self.label}: {steps}{duration(seconds)}{_metrics(metrics)}"
         self._show(line)
         if self._terminal:
             print(file=self._stream, flush=True)
@@ -94,7 +125,7 @@ class Progress:
     def _line(self, step: int, metrics: dict[str, float]) -> str:
         (t0, s0), (t1, s1) = self._points[0], self._points[-1]
         text = f"{self.label}: {step}/{self.total}"
-        if s1 > s0 and t1 - t0 > 0.05:  # else it was all in the compiling
+        if s1 > s0 and t1 - t0 > 0.05 and not self._first:  # else it was all in the compiling
             rate = (s1 - s0) / (t1 - t0)
             text += f"  {rate:.3g} {self.unit}/s  {duration((self.total - step) / rate)} left"
         return text + _metrics(metrics)
@@ -110,6 +141,45 @@ class Progress:
     def _clear(self) -> None:
         if self._terminal and self._width:
             print("\r" + " " * self._width + "\r", end="", file=self._stream, flush=True)
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """A `Report` to nobody."""
+
+
+class Steps:
+    """Shows things that are done one after another, each with its progress; a `Report`.
+
+        steps = Steps("mesh")
+        steps("density", 0, 64); ...; steps("density", 64, 64)
+        steps("unwrapping", 0, 0)
+        steps.close()
+
+    Args:
+      label: what all of it makes.
+      stream: where to print; stderr by default.
+    """
+
+    def __init__(self, label: str, stream: TextIO | None = None):
+        self._label, self._stream = label, stream
+        self._what, self._progress = "", None
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what != self._what:
+            self.close()
+            self._what = what
+            self._progress = Progress(total, f"{self._label}: {what}", stream=self._stream)
+            if not done:
+                self._progress.say("")
+                return
+        if total and self._progress is not None:
+            self._progress.update(done)
+
+    def close(self) -> None:
+        """Ends the line of the last thing."""
+        if self._progress is not None and self._progress.worth_an_end():
+            self._progress.close()
+        self._what, self._progress = "", None
 
 
 def duration(seconds: float) -> str:

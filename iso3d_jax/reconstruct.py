@@ -84,6 +84,23 @@ def reconstruct(model, picture, out, cfg, *, name: str = "", **options):
     return result
 
 
+def check_paths(init: str) -> None:
+    """Refuses a path that cannot be right, before anything that takes time is loaded."""
+    from iso3d_jax import paths
+    from iso3d_jax.errors import UserError
+    from iso3d_jax.files import make_folder
+
+    if init not in ("none", "views"):
+        try:
+            paths.run("--init", init)
+        except UserError as error:
+            raise UserError(f"{error}; it is none, views or the folder of a run") from None
+    if _IMAGES.value:
+        paths.folder("--images", _IMAGES.value)
+    paths.model("--model", _MODEL.value, "unet", "vae", "clip")
+    make_folder(_OUT.value)
+
+
 def main(argv):
     """Reads the picture and the model and runs the reconstruction."""
     del argv
@@ -94,17 +111,16 @@ def main(argv):
     if bool(_IMAGE.value) == bool(_IMAGES.value):
         raise UserError("give --image PICTURE or --images FOLDER, one of the two")
     picture = load_picture(_IMAGE.value) if _IMAGE.value else None
+    init = _INIT.value if _INIT.value is not None else cfg.init
+    check_paths(init)
 
-    from iso3d_jax.reconstruction import batch, loop, settings, state
+    from iso3d_jax.reconstruction import batch, loop, settings
     from iso3d_jax.weights.bundle import load_model
 
     if _MODE.value:
         cfg.mode = _MODE.value
     settings.check(cfg)
     several = batch.find_pictures(_IMAGES.value) if _IMAGES.value else {}
-    init = _INIT.value if _INIT.value is not None else cfg.init
-    if init not in ("none", "views") and not state.exists(init):
-        raise UserError(f"--init is none, views or the folder of a run; {init} holds no run")
     model = load_model(_MODEL.value, _DTYPE.value)
     identity = model_id(_MODEL.value)
     failed = {}

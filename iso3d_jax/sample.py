@@ -13,7 +13,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iso3d_jax import command_line
+from iso3d_jax import command_line, paths
 from iso3d_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,25 +28,32 @@ _MODEL = flags.DEFINE_string(
     "model", None, "folder of a model or of a training run; the shipped small model if left out"
 )
 _OUT = flags.DEFINE_string("out", None, "the PNG to write", required=True)
-_NUM_VIEWS = flags.DEFINE_integer("num_views", 4, "views of each object")
-_ELEVATION_DEG = flags.DEFINE_float("elevation_deg", 15.0, "camera height, degrees up")
+_NUM_VIEWS = flags.DEFINE_integer("num_views", 4, "views of each object", 1, 64)
+_ELEVATION_DEG = flags.DEFINE_float("elevation_deg", 15.0, "camera height, degrees up", -90, 90)
 _AZIMUTH_DEG = flags.DEFINE_float(
-    "azimuth_deg", 0.0, "of the first view; 0 is the side that the picture shows"
+    "azimuth_deg", 0.0, "of the first view; 0 is the side that the picture shows", -360, 360
 )
-_STEPS = flags.DEFINE_integer("steps", None, "DDIM steps; the model's own number if left out")
+_STEPS = flags.DEFINE_integer(
+    "steps", None, "DDIM steps; the model's own number if left out", 1, 999
+)
 _GUIDANCE_SCALE = flags.DEFINE_float(
-    "guidance_scale", None, "how strongly to follow the picture; the model's own if left out"
-)
+    "guidance_scale", None, "how strongly to follow the picture; the model's own if left out",
+    0, 1000,
+)  # fmt: skip
 _ETA = flags.DEFINE_float(
-    "eta", None, "0 deterministic, 1 as noisy as DDPM; the model's own if left out"
+    "eta", None, "0 deterministic, 1 as noisy as DDPM; the model's own if left out", 0, 1
 )
 _TEMPERATURE = flags.DEFINE_float(
     "temperature",
     None,
     "of eta's noise: below 1 smoother and likelier; the model's own if left out",
+    lower_bound=0,
+    upper_bound=10,
 )
-_SEED = flags.DEFINE_integer("seed", 0, "of the noise: another seed, other views")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "pictures in one call of the network")
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "of the noise: another seed, other views", 0, command_line.MOST
+)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "pictures in one call of the network", 1, 4096)
 _SEPARATE = flags.DEFINE_bool(
     "separate",
     False,
@@ -61,7 +68,7 @@ _PREPARE = flags.DEFINE_enum(
 )
 _DTYPE = flags.DEFINE_enum(*command_line.DTYPE_FLAG)
 _CELL = flags.DEFINE_integer(
-    "cell", 0, "pixels a view in the PNG; by default the model's resolution, but at least 256"
+    "cell", 0, "pixels a view in the PNG; 0: the model's resolution, but at least 256", 0, 4096
 )
 
 
@@ -76,25 +83,27 @@ def main(argv):
         raise UserError(f"--out must end in .png, not {out}")
     if out.is_dir():
         raise UserError(f"--out {out} is a folder: name a PNG in it")
-    if _BATCH_SIZE.value < 1:
-        raise UserError(f"--batch_size is at least 1, not {_BATCH_SIZE.value}")
-    paths = [path for given in _IMAGE.value for path in pictures.find_pictures(given)]
-    loaded = [pictures.load_picture(path) for path in paths]
+    files = [path for given in _IMAGE.value for path in pictures.find_pictures(given)]
+    loaded = [pictures.load_picture(path) for path in files]
+    paths.model("--model", _MODEL.value, "unet", "vae", "clip")
+    make_folder(out.parent)
 
     from iso3d_jax import sampling
     from iso3d_jax.progress import Progress
     from iso3d_jax.weights.bundle import load_model
 
     sampling.check_options(_NUM_VIEWS.value, _ELEVATION_DEG.value, _STEPS.value)
-    make_folder(out.parent)
     model = load_model(_MODEL.value, _DTYPE.value)
-    rows = []
-    progress = Progress(len(paths), "sampling", unit="pictures")
-    for first in range(0, len(paths), _BATCH_SIZE.value):
+    rows, compiled = [], set()
+    progress = Progress(len(files), "sampling", unit="pictures")
+    for first in range(0, len(files), _BATCH_SIZE.value):
         batch = sampling.prepare_all(
             model, loaded[first : first + _BATCH_SIZE.value], _PREPARE.value
         )
-        with progress.compiling() if first == 0 else contextlib.nullcontext():
+        new = len(batch) not in compiled  # a smaller last batch is another program
+        compiled.add(len(batch))
+        what = f"and drawing {_NUM_VIEWS.value} views of {len(batch)} pictures"
+        with progress.compiling(what) if new else contextlib.nullcontext():
             views = sampling.sample_views(
                 model,
                 list(batch),
@@ -118,7 +127,7 @@ def main(argv):
             round(_AZIMUTH_DEG.value + 360 * k / _NUM_VIEWS.value) % 360
             for k in range(_NUM_VIEWS.value)
         ]
-        opaque = write_views(folder, names_of(paths), rows, azimuths)
+        opaque = write_views(folder, names_of(files), rows, azimuths)
         print(f"views: {folder}")
         if opaque:
             print(f"left opaque, for want of a plain background: {', '.join(opaque)}")

@@ -21,14 +21,14 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run (needed to tr
 _DISTRIBUTED = flags.DEFINE_boolean(
     "distributed", None, "join the run's other processes (default: where the environment says so)"
 )
-_PROFILE = flags.DEFINE_integer("profile", 0, "trace so many steps to profile/", lower_bound=0)
+_PROFILE = flags.DEFINE_integer("profile", 0, "trace so many steps to profile/", 0, 10_000)
 _WANDB = flags.DEFINE_string("wandb", None, "Weights & Biases project that gets the numbers too")
 _COMPILE_FOR = flags.DEFINE_string(
     "compile_for",
     None,
     "do not train: compile for chips such as v5p:4x4x4 or h100:8, print memory, time and cost",
 )
-_PRICE = flags.DEFINE_float("price", None, "dollars a chip and hour, for --compile_for")
+_PRICE = flags.DEFINE_float("price", None, "dollars a chip and hour, for --compile_for", 0, 1e6)
 _DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "bfloat16"],
     "of the computation, in place of the config's; weights that are trained and sums are float32",
@@ -50,6 +50,11 @@ def main(_argv):
         return
     if not _WORKDIR.value:
         raise UserError("--workdir is required")
+    from iso3d_jax import paths
+    from iso3d_jax.files import make_folder
+
+    paths.training(cfg)
+    make_folder(_WORKDIR.value)
     from iso3d_jax.training import distributed
 
     distributed.initialize(_DISTRIBUTED.value)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from iso3d_jax import config_checks
 from iso3d_jax.errors import UserError
 from iso3d_jax.evaluation.report import model_facts
 from iso3d_jax.files import atomic_path
@@ -52,16 +53,12 @@ _HOST_KEYS = (
 
 def check(cfg: ConfigDict) -> None:
     """UserError on a config that no comparison can be made with."""
-    for key in ("seeds", "objects", "scenes", "ddim_steps"):
-        if cfg[key] < (0 if key == "scenes" else 1):
-            raise UserError(f"config.{key} is {cfg[key]}: it counts things, so give more")
+    config_checks.check(cfg)
     if cfg.scenes > cfg.objects:
         raise UserError(
             f"config.scenes is {cfg.scenes} but config.objects {cfg.objects}: scenes are made of "
             "the first of the objects"
         )
-    if not cfg.reference_l2 > 0:
-        raise UserError("config.reference_l2 is the weight of that run's loss, so above 0")
 
 
 def claim(out: Path, cfg: ConfigDict) -> None:

@@ -9,6 +9,7 @@ Several data sets of as many views, with commas, become one.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -202,7 +203,10 @@ def encode_table(
             refs = mix_references(views, pictures, shift=i + variant)
             if mirror:
                 views, refs = views[:, :, ::-1], refs[:, :, ::-1]
-            m, e = encode(variant_key(seed, colour, i), views, refs, colour)
+            with contextlib.nullcontext() if moments else progress.compiling():
+                m, e = jax.block_until_ready(
+                    encode(variant_key(seed, colour, i), views, refs, colour)
+                )
             moments.append(np.asarray(m))
             embeddings.append(np.asarray(e))
             progress.update(variant * len(table) + i + 1)
@@ -222,9 +226,10 @@ if __name__ == "__main__":
     from absl import flags
 
     from iso3d_jax import command_line
+    from iso3d_jax.config_checks import SPLITS
 
     _DATA = flags.DEFINE_list("data", "samples", "rendered data sets; 'samples' is the shipped one")
-    _SPLIT = flags.DEFINE_string("split", "train", "train, validation or test")
+    _SPLIT = flags.DEFINE_enum("split", "train", SPLITS, "the part of the data set")
     _DTYPE = flags.DEFINE_enum(*command_line.DTYPE_FLAG)
     _VAE = flags.DEFINE_string(
         "vae", None, "model folder with the autoencoder; the shipped one if left out"
@@ -233,12 +238,11 @@ if __name__ == "__main__":
         "clip", None, "model folder with the image tower; the shipped one if left out"
     )
     _OUT = flags.DEFINE_string("out", None, "folder to write", required=True)
-    _VARIANTS = flags.DEFINE_integer(
-        "variants", 4, "variants of colours and proportions", lower_bound=1
-    )
+    _VARIANTS = flags.DEFINE_integer("variants", 4, "variants of colours and proportions", 1, 1000)
     _STRETCH = flags.DEFINE_float(
-        "stretch", 0.0, "variants change height to width by up to this factor's logarithm"
-    )
+        "stretch", 0.0, "variants change height to width by up to this factor's logarithm",
+        0, 2,
+    )  # fmt: skip
 
     _PICTURES = flags.DEFINE_list(
         "pictures", None, f"how references are fitted to the frame ({', '.join(MODES)}), several "
@@ -246,13 +250,19 @@ if __name__ == "__main__":
     )  # fmt: skip
 
     def main(_argv):
+        from iso3d_jax import paths
         from iso3d_jax.weights.bundle import load_model
 
-        vae = load_model(_VAE.value, _DTYPE.value, ("vae",))
-        clip = load_model(_CLIP.value, _DTYPE.value, ("clip",))
         unknown = sorted(set(_PICTURES.value or ()) - set(MODES))
         if unknown:
             raise UserError(f"--pictures has {', '.join(unknown)}: there are {', '.join(MODES)}")
+        for path in _DATA.value:
+            paths.dataset("--data", path)
+        paths.model("--vae", _VAE.value, "vae")
+        paths.model("--clip", _CLIP.value, "clip")
+        make_folder(_OUT.value)
+        vae = load_model(_VAE.value, _DTYPE.value, ("vae",))
+        clip = load_model(_CLIP.value, _DTYPE.value, ("clip",))
         table = join([MultiViewTable.load(path, _SPLIT.value) for path in _DATA.value])
         encoded = encode_table(
             table,

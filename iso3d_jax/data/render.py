@@ -118,10 +118,10 @@ _ASSETS = flags.DEFINE_list(
 _OUT = flags.DEFINE_string("out", None, "folder of the data set", required=True)
 _RESOLUTION = flags.DEFINE_integer("resolution", 64, "side of a picture in pixels", 8, 2048)
 _SETS = flags.DEFINE_integer("sets", 6, "sets of four orthogonal views an object", 1, 1000)
-_SEED = flags.DEFINE_integer("seed", 0, "seed of the cameras and proportions", 0)
+_SEED = flags.DEFINE_integer("seed", 0, "seed of the cameras and proportions", 0, command_line.MOST)
 _STRETCH = flags.DEFINE_float("stretch", 0.0, "change of proportions, as a logarithm", 0.0, 2.0)
 _WARP = flags.DEFINE_float("warp", 0.0, "the same for six pieces of each axis", 0.0, 2.0)
-_WORKERS = flags.DEFINE_integer("workers", 0, "processes; 0 is one a core", 0)
+_WORKERS = flags.DEFINE_integer("workers", 0, "processes; 0 is one a core", 0, 1024)
 _ONLY = flags.DEFINE_list("only", None, "names of the objects to render, with commas; default all")
 
 _machine: rasteriser.Rasteriser | None = None

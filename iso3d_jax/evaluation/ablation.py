@@ -22,6 +22,7 @@ from iso3d_jax import sampling
 from iso3d_jax.diffusion.schedule import add_noise, make_schedule, to_eps_x0
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.models.unet import UNetWithReference
+from iso3d_jax.progress import Progress
 
 TIMESTEPS = (500, 800, 900, 980)
 CASES = ("right", "another_embedding", "no_embedding", "cameras_turned_90")
@@ -115,13 +116,17 @@ def one_step_x0_db(
 
 
 def ablate(
-    unet, probe: Probe, timesteps: tuple[int, ...] = TIMESTEPS, seed: int = 0
+    unet,
+    probe: Probe,
+    timesteps: tuple[int, ...] = TIMESTEPS,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> dict[str, dict[str, float]]:
     """Mean one-step x0 PSNR over objects, `{case: {"t0500": dB, ...}}`.
 
     All cases see the same noise. `right_asymmetric` and `cameras_turned_90_asymmetric` are means
     over `Probe.asymmetric` alone. With one object there is no other's embedding and no half, and
-    those cases are left out.
+    those cases are left out. `progress` counts noise levels.
     """
     z, n = probe.latents, len(probe.latents)
     variance = jnp.var(z)
@@ -139,7 +144,7 @@ def ablate(
     table: dict[str, dict[str, float]] = {name: {} for name in cases}
     if n > 1:
         table |= {f"{name}_asymmetric": {} for name in ASYMMETRIC}
-    for t in timesteps:
+    for done, t in enumerate(timesteps, 1):
         noise = jax.random.normal(jax.random.fold_in(jax.random.key(seed), t), z.shape)
         for name, (tokens, cameras) in cases.items():
             values = [
@@ -154,6 +159,8 @@ def ablate(
             table[name][f"t{t:04d}"] = float(each.mean())
             if n > 1 and name in ASYMMETRIC:
                 table[f"{name}_asymmetric"][f"t{t:04d}"] = float(each[probe.asymmetric].mean())
+        if progress is not None:
+            progress.update(done)
     return table
 
 

@@ -12,18 +12,21 @@ from.
 
 from pathlib import Path
 
-from iso3d_jax import command_line
+from iso3d_jax import command_line, paths
+from iso3d_jax.config_checks import SPLITS
 
 flags = command_line.flags_for(__name__)
 
 _DATA = flags.DEFINE_string("data", "samples", "rendered data set; 'samples' is the shipped one")
-_SPLIT = flags.DEFINE_string("split", "test", "train, validation or test")
+_SPLIT = flags.DEFINE_enum("split", "test", SPLITS, "the part of the data set")
 _ASSETS = flags.DEFINE_list(
     "assets", None, "a .sh3f catalogue, a mesh, or a folder of either; several with commas",
     required=True,
 )  # fmt: skip
 _OUT = flags.DEFINE_string("out", None, "folder for pictures and meshes", required=True)
-_COUNT = flags.DEFINE_integer("objects", 0, "so many objects, evenly spaced; 0: all", lower_bound=0)
+_COUNT = flags.DEFINE_integer(
+    "objects", 0, "so many objects, evenly spaced; 0: all", 0, command_line.MOST
+)
 
 
 def write_inputs(data: str, split: str, places: list[str], out: str | Path, count: int = 0):
@@ -69,6 +72,10 @@ def write_inputs(data: str, split: str, places: list[str], out: str | Path, coun
 
 
 def main(_argv):
+    from iso3d_jax.data.furniture import find_assets
+
+    paths.dataset("--data", _DATA.value)
+    find_assets(_ASSETS.value)
     names = write_inputs(_DATA.value, _SPLIT.value, _ASSETS.value, _OUT.value, _COUNT.value)
     print(f"{len(names)} pictures and meshes in {_OUT.value}")
 

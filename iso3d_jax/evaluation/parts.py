@@ -21,6 +21,7 @@ from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.models.layout import Drawing
 from iso3d_jax.models.params import merge_params, split_params
 from iso3d_jax.weights import bundle
+from iso3d_jax.weights.folders import check_model
 
 DRAWN_ALPHA = 0.4  # of an enlarged drawing: from here on it is object
 
@@ -90,7 +91,7 @@ def score(
     path: str, table: MultiViewTable, picture: str, dtype: str | None = None
 ) -> dict[str, dict[str, float]]:
     """Scores of all parts that a folder holds; UserError where they do not fit the table."""
-    held, size = bundle.stored_networks(path), bundle.load_config(path).resolution
+    held, size = check_model(path), bundle.load_config(path).resolution
     if table.images.shape[2] != size:
         raise UserError(
             f"the data set has pictures of {table.images.shape[2]} pixels and the model in {path} "

@@ -11,6 +11,7 @@ picture's (cosine), answered with that object's own views nearest to the wanted 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
 import jax
@@ -23,6 +24,7 @@ from iso3d_jax.data.table import SET, MultiViewTable, prepare_references
 from iso3d_jax.evaluation.embedding import embed_all
 from iso3d_jax.evaluation.isotropy import angular_distance
 from iso3d_jax.geometry.cameras import camera_condition, relative_azimuth
+from iso3d_jax.progress import Progress
 from iso3d_jax.weights.bundle import Model
 
 PICTURE_AZIMUTH_DEG = 30.0
@@ -104,31 +106,40 @@ def generate(
 
     The noise of object i, set s depends on (seed, i, s) alone.
     """
-    config = model.config
+    progress = Progress(len(task), "drawing views", unit="object")
     out = []
     for i in range(len(task)):
-        context = sampling.embed_pictures(model, task.pictures[i][None])
-        unet = sampling.network_for(model, task.pictures[i])
-        sets = []
-        for s in range(task.azimuth_deg.shape[1] // SET):
-            views = slice(s * SET, (s + 1) * SET)
-            key = jax.random.fold_in(jax.random.key(seed), i)
-            latents = sampling.sample_latents(
-                unet,
-                context,
-                camera_condition(
-                    task.elevation_deg[i, views],
-                    task.azimuth_deg[i, views],
-                    config.camera_encoding,
-                ),
-                model.alphas_cumprod,
-                jax.random.fold_in(key, s) if s else key,
-                **sampling.settings(config, steps=steps),
-            )
-            decoded = sampling.decode_views(model.vae, latents / config.scale_factor)
-            sets.append(np.asarray(decoded)[0])
-        out.append(np.concatenate(sets))
+        with contextlib.nullcontext() if out else progress.compiling("and drawing the first"):
+            out.append(_generate_one(model, task, i, steps, seed))
+        progress.update(len(out))
+    progress.close()
     return np.stack(out)
+
+
+def _generate_one(model: Model, task: ViewTask, i: int, steps: int | None, seed: int) -> np.ndarray:
+    """Object i's views, [V, H, W, 3]."""
+    config = model.config
+    context = sampling.embed_pictures(model, task.pictures[i][None])
+    unet = sampling.network_for(model, task.pictures[i])
+    sets = []
+    for s in range(task.azimuth_deg.shape[1] // SET):
+        views = slice(s * SET, (s + 1) * SET)
+        key = jax.random.fold_in(jax.random.key(seed), i)
+        latents = sampling.sample_latents(
+            unet,
+            context,
+            camera_condition(
+                task.elevation_deg[i, views],
+                task.azimuth_deg[i, views],
+                config.camera_encoding,
+            ),
+            model.alphas_cumprod,
+            jax.random.fold_in(key, s) if s else key,
+            **sampling.settings(config, steps=steps),
+        )
+        decoded = sampling.decode_views(model.vae, latents / config.scale_factor)
+        sets.append(np.asarray(decoded)[0])
+    return np.concatenate(sets)
 
 
 def retrieve(

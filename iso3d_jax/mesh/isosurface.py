@@ -11,13 +11,15 @@ from jaxtyping import Float
 from skimage import measure
 
 from iso3d_jax.errors import EmptySurface, UserError
+from iso3d_jax.progress import Report, silent
 
+SLAB = 1 << 18  # points whose density is asked for at a time
 Density = Callable[[np.ndarray], np.ndarray]
 COARSE = 48
 
 
 def sample_box(
-    density: Density, low: np.ndarray, high: np.ndarray, resolution: int
+    density: Density, low: np.ndarray, high: np.ndarray, resolution: int, report: Report = silent
 ) -> tuple[Float[np.ndarray, "X Y Z"], np.ndarray, float]:
     """Densities at the points of a regular grid of cubes over a box.
 
@@ -25,6 +27,7 @@ def sample_box(
       density: maps points [N, 3] to densities [N].
       low, high: the box's corners.
       resolution: points along the longest side.
+      report: told how many points are done.
 
     Returns:
       The values, the position of the first point, and the spacing.
@@ -33,7 +36,13 @@ def sample_box(
     counts = np.ceil((high - low) / spacing - 1e-6).astype(int) + 1
     axes = [low[k] + spacing * np.arange(counts[k]) for k in range(3)]
     points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).astype(np.float32)
-    return density(points.reshape(-1, 3)).reshape(points.shape[:3]), low, spacing
+    flat, values = points.reshape(-1, 3), []
+    what = f"density of {' x '.join(map(str, counts))} points"
+    for first in range(0, len(flat), SLAB):
+        report(what, first, len(flat))
+        values.append(density(flat[first : first + SLAB]))
+    report(what, len(flat), len(flat))
+    return np.concatenate(values).reshape(points.shape[:3]), low, spacing
 
 
 def extract(
@@ -44,6 +53,7 @@ def extract(
     resolution: int = 128,
     max_faces: int | None = None,
     smallest_part: float = 0.03,
+    report: Report = silent,
 ) -> trimesh.Trimesh:
     """The surface where the density is `threshold`, closed, its normals pointing outwards.
 
@@ -56,12 +66,13 @@ def extract(
       resolution: points along the longest side of the object's box.
       max_faces: if there are more, they are merged where the surface is flat until there are not.
       smallest_part: separate parts with a smaller share of the largest one's faces are dropped.
+      report: told what is being done.
 
     Raises:
       EmptySurface: nothing is as dense as the threshold.
     """
     corner = np.full(3, radius)
-    values, origin, spacing = sample_box(density, -corner, corner, COARSE)
+    values, origin, spacing = sample_box(density, -corner, corner, COARSE, report)
     inside = np.argwhere(values > threshold)
     if not len(inside):
         raise EmptySurface(
@@ -71,9 +82,14 @@ def extract(
     margin = 0.05 * spacing * (inside.max(0) - inside.min(0)) + 1.5 * spacing
     low = np.maximum(origin + spacing * inside.min(0) - margin, -corner)
     high = np.minimum(origin + spacing * inside.max(0) + margin, corner)
-    mesh = _march(*sample_box(density, low, high, resolution), threshold)
+    box = sample_box(density, low, high, resolution, report)
+    report("marching cubes", 0, 0)
+    mesh = _march(*box, threshold)
     mesh = drop_small_parts(mesh, smallest_part)
-    return mesh if max_faces is None else simplify(mesh, max_faces)
+    if max_faces is None:
+        return mesh
+    report(f"simplifying {len(mesh.faces)} faces to {max_faces}", 0, 0)
+    return simplify(mesh, max_faces)
 
 
 def _march(values: np.ndarray, origin: np.ndarray, spacing: float, threshold: float):

@@ -10,6 +10,8 @@ import trimesh
 from jaxtyping import Float, Int, UInt8
 from scipy import ndimage, spatial
 
+from iso3d_jax.progress import Report, silent
+
 
 class TexturedMesh(NamedTuple):
     """A mesh with a texture, in scene coordinates (Z up).
@@ -30,8 +32,14 @@ class TexturedMesh(NamedTuple):
     colours: UInt8[np.ndarray, "V 3"]
 
 
+SLAB = 1 << 18  # texels and vertices whose colour is asked for at a time
+
+
 def bake(
-    mesh: trimesh.Trimesh, colour: Callable[[np.ndarray, np.ndarray], np.ndarray], size: int
+    mesh: trimesh.Trimesh,
+    colour: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    size: int,
+    report: Report = silent,
 ) -> TexturedMesh:
     """Unwraps and bakes.
 
@@ -39,8 +47,11 @@ def bake(
       mesh: in scene coordinates.
       colour: maps points [N, 3] and unit normals [N, 3] to sRGB values in [0, 1], [N, 3].
       size: side of the texture in pixels.
+      report: told what is being done.
     """
     import xatlas
+
+    report(f"unwrapping {len(mesh.faces)} faces (xatlas)", 0, 0)
 
     atlas = xatlas.Atlas()
     atlas.add_mesh(
@@ -63,14 +74,26 @@ def bake(
     inside = values[covered]
     length = np.maximum(np.linalg.norm(inside[:, 3:], axis=-1, keepdims=True), 1e-6)
     texture = np.zeros((size, size, 3), np.float32)
-    texture[covered] = colour(inside[:, :3], inside[:, 3:] / length)
+    total = len(inside) + len(vertices)
+
+    def colours_of(x, normal, done):
+        parts = []
+        for first in range(0, len(x), SLAB):
+            report("baking colours", done + first, total)
+            parts.append(colour(x[first : first + SLAB], normal[first : first + SLAB]))
+        return np.concatenate(parts) if parts else np.zeros((0, 3), np.float32)
+
+    texture[covered] = colours_of(inside[:, :3], inside[:, 3:] / length, 0)
     if covered.any():  # the space between charts takes the nearest colour, for filtering
         nearest = ndimage.distance_transform_edt(
             ~covered, return_distances=False, return_indices=True
         )
         texture = texture[tuple(nearest)]
     pixels = np.round(np.clip(texture, 0, 1) * 255).astype(np.uint8)[::-1]  # row 0 is v = 1
-    colours = np.round(np.clip(colour(vertices, normals), 0, 1) * 255).astype(np.uint8)
+    colours = np.round(np.clip(colours_of(vertices, normals, len(inside)), 0, 1) * 255).astype(
+        np.uint8
+    )
+    report("baking colours", total, total)
     return TexturedMesh(vertices, normals, uv.astype(np.float32), faces, pixels, colours)
 
 

@@ -192,7 +192,8 @@ def optimise(
             progress.update(step, **shown)
             begin = time.monotonic()
             if preview and cfg.preview_every and step % cfg.preview_every == 0:
-                preview(spread.on_one(mesh, current), step)
+                with progress.doing("drawing a preview"):
+                    preview(spread.on_one(mesh, current), step)
             seconds["previews"] += time.monotonic() - begin
             if stopped or step >= cfg.steps or (cfg.save_every and step % cfg.save_every == 0):
                 state.save(folder, current, about)

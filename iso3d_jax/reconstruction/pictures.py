@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import warnings
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from iso3d_jax.files import atomic_path
 from iso3d_jax.nerf import occupancy, render
 from iso3d_jax.nerf.field import FieldSpec
 from iso3d_jax.nerf.render import RenderSpec
+from iso3d_jax.progress import Progress
 from iso3d_jax.reconstruction import cameras, settings
 from iso3d_jax.reconstruction.cameras import Views
 from iso3d_jax.reconstruction.losses import Pictures, white_mask
@@ -39,9 +41,12 @@ def _render_views(params, occs, views, *, resolution, threshold, spec, field_spe
 
 
 def render_views(
-    state: State, views: Views, resolution: int, cfg: ConfigDict
+    state: State, views: Views, resolution: int, cfg: ConfigDict, label: str = ""
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Renders one group of views for looking at, four at a time.
+
+    Args:
+      label: what they are, on a line of progress; '' shows none.
 
     Returns:
       rgb [V, H, W, 3] on white, opacity [V, H, W], depth [V, H, W], normals [V, H, W, 3] in world
@@ -50,23 +55,27 @@ def render_views(
     spec: RenderSpec = settings.generous(settings.render_spec(cfg))
     field_spec: FieldSpec = settings.shown_field_spec(cfg)
     count = views.azimuth_deg.shape[1]
+
+    def draw(first):
+        index = jnp.minimum(jnp.arange(first, first + 4), count - 1)
+        return jax.device_get(
+            _render_views(
+                state.params, state.occs, Views(*(x[:, index] for x in views)),
+                resolution=resolution, threshold=cfg.occupancy.threshold, spec=spec,
+                field_spec=field_spec,
+            )
+        )  # fmt: skip
+
+    progress = Progress(count, label, unit="frame") if label else None
     parts = []
     for first in range(0, count, 4):
-        index = jnp.minimum(jnp.arange(first, first + 4), count - 1)
-        four = Views(*(x[:, index] for x in views))
-        parts.append(
-            jax.device_get(
-                _render_views(
-                    state.params,
-                    state.occs,
-                    four,
-                    resolution=resolution,
-                    threshold=cfg.occupancy.threshold,
-                    spec=spec,
-                    field_spec=field_spec,
-                )  # fmt: skip
-            )
-        )
+        begins = progress is not None and not parts
+        with progress.compiling() if begins else contextlib.nullcontext():
+            parts.append(draw(first))
+        if progress is not None:
+            progress.update(min(first + 4, count))
+    if progress is not None:
+        progress.close()
     rgb, opacity, depth, normal = (np.concatenate([p[i] for p in parts])[:count] for i in range(4))
     return rgb, opacity, depth, normal
 
@@ -101,10 +110,14 @@ class Turntable(NamedTuple):
         return Turntable(*(x[index] for x in self)), index * (360.0 / frames)
 
 
-def all_round(state: State, cfg: ConfigDict, count: int) -> Turntable:
-    """Renders `count` frames evenly round the object, as large as the video's."""
+def all_round(state: State, cfg: ConfigDict, count: int, label: str = "") -> Turntable:
+    """Renders `count` frames evenly round the object, as large as the video's.
+
+    Args:
+      label: what they are, on a line of progress; '' shows none.
+    """
     views = cameras.ring(count, **SHOW)
-    rgb, opacity, _, normal = render_views(state, views, cfg.video.resolution, cfg)
+    rgb, opacity, _, normal = render_views(state, views, cfg.video.resolution, cfg, label)
     return Turntable(_uint8(rgb), _uint8(normal_colours(normal, opacity)), _uint8(opacity))
 
 
@@ -113,7 +126,7 @@ def turntable(path: Path, state: State, cfg: ConfigDict) -> Turntable:
     import imageio.v2 as imageio
 
     video = cfg.video
-    turn = all_round(state, cfg, video.frames)
+    turn = all_round(state, cfg, video.frames, "turntable")
     grey = np.repeat(255 - turn.opacity[..., None], 3, -1)
     frames = np.concatenate([turn.rgb, turn.normal, grey], 2)
     with atomic_path(path) as temporary, warnings.catch_warnings():

@@ -10,6 +10,7 @@ What lies in the run's folder afterwards:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -32,7 +33,7 @@ from iso3d_jax import sampling
 from iso3d_jax.data import grids
 from iso3d_jax.errors import UserError
 from iso3d_jax.files import FolderLock, atomic_path, make_folder
-from iso3d_jax.progress import duration
+from iso3d_jax.progress import Progress, Steps, duration
 from iso3d_jax.reconstruction import draft, loop, pictures, settings, spread, state, surface
 from iso3d_jax.reconstruction.losses import Prior, PriorSpec, white_mask
 from iso3d_jax.reconstruction.state import State
@@ -170,7 +171,10 @@ def _reconstruct(model, picture, out: Path, cfg, model_id, init, programs) -> Re
     hull = None
     if draft.wants_hull(cfg):  # carved for the draft's own loss already, where it has one
         hull = draft.sampled_hull(views, cfg) if fit.hull is None else fit.hull
+    steps = Steps("surface")
+    steps("choosing the density on it", 0, 0)
     threshold, alike = surface.choose_surface(current, cfg, hull)
+    steps.close()
     shown = surface.hardened(current, cfg, threshold)
     turn = pictures.turntable(out / "turntable.mp4", shown, cfg)
     pictures.contact_sheet(out / "contact_sheet.png", prepared, views[0], turn)
@@ -248,15 +252,19 @@ def _sample_views(model, picture, prepared, out: Path, cfg: ConfigDict) -> np.nd
         return draft.load_views(file)
     with atomic_path(out / "input.png") as temporary:
         Image.fromarray(picture).save(temporary)
-    views = np.concatenate(
-        [
-            sampling.sample_views(
-                model, [prepared], num_views=cfg.views, azimuth_deg=azimuth,
-                elevation_deg=elevation, seed=cfg.seed,
-            )
-            for azimuth, elevation in cfg.draft.sets
-        ]
-    )  # fmt: skip
+    progress = Progress(len(cfg.draft.sets), f"drawing sets of {cfg.views} views", unit="set")
+    drawn = []
+    for azimuth, elevation in cfg.draft.sets:
+        with contextlib.nullcontext() if drawn else progress.compiling("and drawing the first"):
+            drawn.append(
+                sampling.sample_views(
+                    model, [prepared], num_views=cfg.views, azimuth_deg=azimuth,
+                    elevation_deg=elevation, seed=cfg.seed,
+                )
+            )  # fmt: skip
+        progress.update(len(drawn))
+    progress.close()
+    views = np.concatenate(drawn)
     with atomic_path(file) as temporary:
         np.savez(temporary, views=views)
     with atomic_path(out / "views.png") as temporary:

@@ -6,13 +6,12 @@ import dataclasses
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from iso3d_jax.data.pictures import MODES as MODES_OF_PICTURES
+from iso3d_jax import config_checks
 from iso3d_jax.errors import UserError
 from iso3d_jax.nerf.field import FieldSpec
 from iso3d_jax.nerf.hash_grid import HashGridSpec
 from iso3d_jax.nerf.render import RenderSpec
 
-MODES = ("sds", "views")
 # what may differ between a run and its continuation
 FREE_KEYS = ("save_every", "preview_every", "steps_per_call", "memory", "show", "video", "mesh")
 
@@ -55,36 +54,7 @@ def freeze(cfg: ConfigDict) -> FrozenConfigDict:
 
 def check(cfg: ConfigDict) -> None:
     """Refuses settings that make no sense, in one sentence."""
-    if cfg.mode not in MODES:
-        raise UserError(f"config.mode is 'sds' or 'views', not '{cfg.mode}'")
-    if cfg.picture not in ("", *MODES_OF_PICTURES):
-        raise UserError(
-            f"config.picture is empty or one of {', '.join(MODES_OF_PICTURES)}, not '{cfg.picture}'"
-        )
-    if cfg.guidance.loss not in ("x0", "sds", "pixels"):
-        raise UserError(
-            f"config.guidance.loss is 'x0', 'sds' or 'pixels', not '{cfg.guidance.loss}'"
-        )
-    if cfg.show.surface not in ("outline", "hull"):
-        raise UserError(f"config.show.surface is 'outline' or 'hull', not '{cfg.show.surface}'")
-    if cfg.memory not in ("normal", "low"):
-        raise UserError(f"config.memory is 'normal' or 'low', not '{cfg.memory}'")
-    if cfg.spread not in ("objects", "views"):
-        raise UserError(f"config.spread is 'objects' or 'views', not '{cfg.spread}'")
-    if cfg.render.bound not in ("box", "sphere"):
-        raise UserError(f"config.render.bound is 'box' or 'sphere', not '{cfg.render.bound}'")
-    if cfg.reference.mask < 0 or cfg.reference.distance <= 0 or not 0 < cfg.reference.fov_deg < 180:
-        raise UserError(
-            "config.reference has mask >= 0, distance > 0 and fov_deg between 0 and 180, not "
-            f"{cfg.reference.mask}, {cfg.reference.distance} and {cfg.reference.fov_deg}"
-        )
-    if not cfg.draft.sets or any(abs(elevation) >= 90 for _, elevation in cfg.draft.sets):
-        raise UserError(
-            "config.draft.sets is at least one (azimuth, elevation), with elevations between -90 "
-            f"and 90 degrees, not {cfg.draft.sets}"
-        )
-    if cfg.steps < 1 or cfg.steps_per_call < 1:
-        raise UserError("config.steps and config.steps_per_call are at least 1")
+    config_checks.check(cfg)
     if cfg.phases[-1][0] < cfg.steps:
         raise UserError(
             f"config.phases end at iteration {cfg.phases[-1][0]} but config.steps is {cfg.steps}: "

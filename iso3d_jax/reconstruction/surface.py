@@ -16,6 +16,7 @@ from iso3d_jax.geometry.cameras import camera_to_world
 from iso3d_jax.mesh import drawing, files, isosurface, texture
 from iso3d_jax.nerf import field, occupancy, render, sampling
 from iso3d_jax.nerf.field import FieldSpec
+from iso3d_jax.progress import Report, Steps, silent
 from iso3d_jax.reconstruction import cameras, settings
 from iso3d_jax.reconstruction.hull import cell_middles
 from iso3d_jax.reconstruction.pictures import SHOW, Turntable, all_round
@@ -186,13 +187,18 @@ def hardened(state: State, cfg: ConfigDict, threshold: float) -> State:
 
 
 def make_mesh(
-    state: State, cfg: ConfigDict, threshold: float, resolution: int | None = None
+    state: State,
+    cfg: ConfigDict,
+    threshold: float,
+    resolution: int | None = None,
+    report: Report = silent,
 ) -> tuple[texture.TexturedMesh, dict]:
     """Extracts, unwraps and colours the scene's surface.
 
     Args:
       threshold: density on the surface, see `choose_surface`.
       resolution: of the marching cubes along the object's longest side, or None for the config's.
+      report: told what is being done.
 
     Returns:
       The mesh, and facts for the report: threshold, vertices, faces, parts, watertight.
@@ -205,11 +211,13 @@ def make_mesh(
         radius=spec.radius,
         resolution=resolution or cfg.mesh.resolution,
         max_faces=cfg.mesh.faces,
+        report=report,
     )
     mesh = texture.bake(
         surface,
         lambda x, n: surface_colour(state.params, x, n, cfg.render.step_size, optimised),
         cfg.mesh.texture,
+        report,
     )
     facts = {
         "threshold": float(threshold),
@@ -251,12 +259,17 @@ def write_mesh(
     With the frames of a turntable the facts include `agreement` with them, and with the scene as
     the optimisation left it, before its edge was hardened (`as_optimised`).
     """
-    mesh, facts = make_mesh(state, cfg, threshold, resolution)
+    steps = Steps(path.name)
+    mesh, facts = make_mesh(state, cfg, threshold, resolution, steps)
     if turn is not None:
+        steps("comparing with the scene", 0, 0)
         facts |= agreement(mesh, turn)
+        steps("comparing with the scene as optimised", 0, 0)
         optimised = all_round(state, cfg, min(8, len(turn.rgb)))
         facts["as_optimised"] = agreement(mesh, optimised)
+    steps("writing", 0, 0)
     written = files.write(path, mesh)
+    steps.close()
     return facts | {
         "files": [p.name for p in written],
         "bytes": sum(p.stat().st_size for p in written),

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from iso3d_jax.config_checks import choose
 from iso3d_jax.data.encode import EncodedTable
 from iso3d_jax.data.picture_table import PictureTable
 from iso3d_jax.data.table import SET, draw_targets
 from iso3d_jax.errors import UserError
 from iso3d_jax.geometry.cameras import camera_condition
-from iso3d_jax.training.optimizer import choose
 
-LOADERS = ("memory", "grain")
 READ_AHEAD = 8  # batches, and as many threads
 
 
@@ -162,7 +161,7 @@ class GrainBatches(Batches):
 
 def make_batches(cfg, table: EncodedTable | PictureTable) -> Batches:
     """The loader that `cfg.loader` names."""
-    return {"memory": Batches, "grain": GrainBatches}[choose(cfg, "loader", LOADERS)](cfg, table)
+    return {"memory": Batches, "grain": GrainBatches}[choose(cfg, "loader")](cfg, table)
 
 
 def _stack(rows) -> dict[str, np.ndarray]:

@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
+from iso3d_jax import config_checks
 from iso3d_jax.errors import UserError
 from iso3d_jax.training import collectives
 from iso3d_jax.training.chips import Chip, parse_target
@@ -118,7 +119,7 @@ class AbstractTask:
     def __init__(self, cfg: ConfigDict):
         from iso3d_jax.training import denoiser, tasks, trainable
 
-        denoiser.check_options(cfg)
+        config_checks.check(cfg)
         self.train_step = denoiser.train_step
         self.sharding_rules = denoiser.sharding_rules(cfg)
         self.graphdef, self.abstract_params, self.init_params = tasks.network(cfg, None)

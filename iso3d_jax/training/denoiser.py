@@ -20,23 +20,14 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from iso3d_jax.diffusion.schedule import (
-    PARAMETERIZATIONS,
-    add_noise,
-    make_schedule,
-    training_target,
-)
-from iso3d_jax.errors import UserError
+from iso3d_jax.config_checks import choose
+from iso3d_jax.diffusion.schedule import add_noise, make_schedule, training_target
 from iso3d_jax.models.params import merge_params
-from iso3d_jax.models.unet import REMAT
 from iso3d_jax.models.vae import sample_posterior
 from iso3d_jax.training import sharding, trainable
 from iso3d_jax.training.gradients import value_and_gradients
-from iso3d_jax.training.optimizer import choose
 from iso3d_jax.training.state import TrainState, apply_gradients, step_key
 
-WEIGHTINGS = ("plain", "min_snr")
-REFERENCES = ("attention", "channels")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -44,9 +35,9 @@ def build_unet(cfg):
     """The UNet as a config trains it: its compute type and what it keeps for the backward pass."""
     from iso3d_jax.weights import bundle
 
-    dtype = DTYPES[choose(cfg, "dtype", tuple(DTYPES))]
+    dtype = DTYPES[choose(cfg, "dtype")]
     unet = bundle.build_network("unet", cfg.model, cfg.seed, dtype=dtype)
-    unet.remat = choose(cfg, "remat", REMAT)
+    unet.remat = choose(cfg, "remat")
     return unet
 
 
@@ -62,15 +53,6 @@ def _sent_as(cfg):
     # Low-rank changes are added to their kernels in float32, before the network sees them.
     dtype = "float32" if cfg.trainable == "lora" else cfg.dtype
     return lambda path: bundle.param_dtype_for(path, DTYPES[dtype])
-
-
-def check_options(cfg) -> None:
-    """UserError on a config value that would be misunderstood later, or not at all."""
-    choose(cfg, "loss_weighting", WEIGHTINGS)
-    choose(cfg, "reference", REFERENCES)
-    choose(cfg.model, "parameterization", PARAMETERIZATIONS)
-    if cfg.num_views < 1:
-        raise UserError(f"num_views must be 1 or more, not {cfg.num_views}")
 
 
 def to_latents(key: jax.Array, moments, scale_factor: float):

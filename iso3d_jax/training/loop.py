@@ -235,13 +235,15 @@ def fit(
                 if saving:
                     checkpoints.save(done, state, task.position())
                 diagnosing = cfg.get("ablate_every") and done % cfg.ablate_every == 0
-                showing = done % cfg.sample_every == 0 or last
+                showing = last or bool(cfg.sample_every and done % cfg.sample_every == 0)
                 if diagnosing:
                     params = _whole_params(state)
-                    if writer is not None:
-                        writer.scalars(done, task.diagnose(params))
+                    with progress.doing("the one-step table"):
+                        if writer is not None:
+                            writer.scalars(done, task.diagnose(params))
                 if showing:
-                    _show(task, state, writer, checkpoints.workdir, done)
+                    with progress.doing("writing the model and drawing samples"):
+                        _show(task, state, writer, checkpoints.workdir, done)
                 if diagnosing or showing:  # by the first process, while the others have nothing
                     distributed.meet(f"shown step {done}")
                     speed.restart()

@@ -9,26 +9,14 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from iso3d_jax.config_presets import nearest
-from iso3d_jax.errors import UserError
+from iso3d_jax.config_checks import choose
 
-OPTIMIZERS = ("adamw", "adamw_bf16", "adafactor")
-SCHEDULES = ("cosine", "constant")
 GUARD_WARMUP = 20  # good steps before the running mean of the loss says what a spike is
-
-
-def choose(cfg: ConfigDict, key: str, known: tuple[str, ...]) -> str:
-    """`cfg[key]`, which must be one of `known`."""
-    if cfg[key] not in known:
-        raise UserError(
-            f"{key} '{cfg[key]}' is none of {', '.join(known)}: {nearest(cfg[key], known)}"
-        )
-    return cfg[key]
 
 
 def make_schedule(cfg: ConfigDict) -> optax.Schedule:
     """Linear warm-up to `learning_rate`, then constant or a cosine to `final_learning_rate`."""
-    if choose(cfg, "lr_schedule", SCHEDULES) == "constant":
+    if choose(cfg, "lr_schedule") == "constant":
         after = optax.constant_schedule(cfg.learning_rate)
     else:
         after = optax.cosine_decay_schedule(
@@ -47,7 +35,7 @@ def make_optimizer(cfg: ConfigDict) -> optax.GradientTransformation:
     less. `adafactor`: the second moment factored into rows and columns and no first one, hardly any
     memory at all (optax has no 8-bit moments).
     """
-    kind = choose(cfg, "optimizer", OPTIMIZERS)
+    kind = choose(cfg, "optimizer")
     schedule = make_schedule(cfg)
 
     def decayed(params):
@@ -70,7 +58,7 @@ def make_optimizer(cfg: ConfigDict) -> optax.GradientTransformation:
             mu_dtype=jnp.bfloat16 if kind == "adamw_bf16" else None,
         )
     tx = optax.chain(optax.clip_by_global_norm(cfg.grad_clip), core)
-    guarded = choose(cfg, "on_bad_step", ("stop", "skip")) == "skip" or cfg.spike_factor > 0
+    guarded = choose(cfg, "on_bad_step") == "skip" or cfg.spike_factor > 0
     return guard(tx, cfg.spike_factor) if guarded else tx
 
 

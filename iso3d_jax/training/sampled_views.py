@@ -13,6 +13,8 @@ least for a mean colour, which is greyer than any.
 
 from __future__ import annotations
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,9 +98,11 @@ def draw_samples(model: Model, table: MultiViewTable, cfg) -> tuple[np.ndarray, 
             table.elevation_deg[i, views], azimuth, model.config.camera_encoding
         )
         key = jax.random.fold_in(jax.random.key(cfg.seed), i)
-        z, pictures = one(
-            model.unet, model.clip, key, reference, table.images[i, views], np.asarray(camera)
-        )
+        with contextlib.nullcontext() if latents else progress.compiling():
+            z, pictures = jax.device_get(
+                one(model.unet, model.clip, key, reference, table.images[i, views],
+                    np.asarray(camera))
+            )  # fmt: skip
         latents.append(np.asarray(z))
         truth.append((np.asarray(pictures) * 255 + 0.5).astype(np.uint8))
         progress.update(done + 1)

@@ -15,7 +15,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from iso3d_jax import sampling
+from iso3d_jax import config_checks, paths, sampling
+from iso3d_jax.config_checks import choose
 from iso3d_jax.data.colour import on_white
 from iso3d_jax.data.encode import EncodedTable, encode_rows, encode_table
 from iso3d_jax.data.grids import tile
@@ -34,14 +35,16 @@ from iso3d_jax.training.frozen_tasks import (
     ImageTowerTask,
     SampledViewsTask,
 )
-from iso3d_jax.training.optimizer import choose
 from iso3d_jax.weights import bundle
-
-ENCODINGS = ("once", "online")
 
 
 def make_task(cfg: ConfigDict):
-    """The task that `cfg.task` names."""
+    """The task that `cfg.task` names.
+
+    Raises:
+      UserError: a value of the config that may not be, or what a task needs is missing.
+    """
+    config_checks.check(cfg)
     kinds = {
         "autoencoder": AutoencoderTask,
         "image_tower": ImageTowerTask,
@@ -89,9 +92,7 @@ def _require_inputs(cfg: ConfigDict) -> None:
             f"stage {cfg.stage} of the {cfg.model.name} model cannot start; missing are: "
             + "; ".join(f"({i}) {m}" for i, m in enumerate(missing, 1))
         )
-    for path in (cfg.init_from, cfg.init.vae, cfg.init.clip, cfg.init.drawing):
-        if path:
-            bundle.find_bundle(path)  # refuses a wrong path now, not after minutes of encoding
+    paths.training(cfg)  # refuses a wrong path now, not after minutes of encoding
 
 
 def network(cfg: ConfigDict, load: Callable[[], FlatParams] | None):
@@ -147,7 +148,6 @@ class DenoiserTask(BaseTask):
     def __init__(self, cfg: ConfigDict):
         self.cfg = cfg
         self.label = f"stage {cfg.stage}"
-        denoiser.check_options(cfg)
         _require_inputs(cfg)
         self.frozen = load_frozen(cfg)
         # What the frozen networks are, the checkpoint's own metadata says.
@@ -170,7 +170,7 @@ class DenoiserTask(BaseTask):
     def _table(self) -> EncodedTable | PictureTable:
         """The training split: latents computed once, or pictures to be encoded in every step."""
         cfg, picture = self.cfg, self.config.picture
-        if choose(cfg, "encoding", ENCODINGS) == "online":
+        if choose(cfg, "encoding") == "online":
             if cfg.data_encoded:
                 raise UserError("encoding=online reads pictures: leave data_encoded out")
             records = open_dataset(cfg.data, "train")

@@ -17,21 +17,18 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from iso3d_jax.config_checks import choose
 from iso3d_jax.errors import UserError
 from iso3d_jax.models.params import FlatParams
-from iso3d_jax.training.optimizer import choose
 
-KINDS = ("all", "attention", "lora", "refine")
 _ATTENTION = re.compile(r"/attn[12]/to_(q|k|v|out)/")
 
 
 def add_lora(params: FlatParams, cfg: ConfigDict) -> FlatParams:
     """`params` with `lora_a` [in, r] and `lora_b` [r, out] beside every kernel of attention."""
-    if choose(cfg, "trainable", KINDS) != "lora":
+    if choose(cfg, "trainable") != "lora":
         return params
-    rank = cfg.lora_rank
-    if rank < 1:
-        raise UserError(f"lora_rank must be 1 or more, not {rank}")
+    rank = choose(cfg, "lora_rank")
     added = dict(params)
     for i, path in enumerate(sorted(params)):
         if not (_ATTENTION.search(path) and path.endswith("/kernel")):
@@ -50,7 +47,7 @@ def trained_paths(params: FlatParams, cfg: ConfigDict) -> list[str]:
     Raises:
       UserError: an unknown name, or a network without attention.
     """
-    kind = choose(cfg, "trainable", KINDS)
+    kind = choose(cfg, "trainable")
     if kind == "all":
         return sorted(params)
     if kind == "lora":

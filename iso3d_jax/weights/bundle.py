@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -27,7 +28,10 @@ from iso3d_jax.models.params import merge_params
 from iso3d_jax.models.patch_autoencoder import PatchAutoencoder, PatchAutoencoderConfig
 from iso3d_jax.models.unet import MultiViewUNet, UNetConfig
 from iso3d_jax.models.vae import AutoencoderKL, VAEConfig
+from iso3d_jax.progress import Progress, Steps
 from iso3d_jax.weights import compact
+from iso3d_jax.weights.folders import WEIGHTS, find_bundle
+from iso3d_jax.weights.safetensors_file import open_safetensors
 
 NETWORKS = {
     "unet": (MultiViewUNet, UNetConfig),
@@ -39,10 +43,10 @@ SMALL = {
     "clip": ("hidden", DenseTower, DenseTowerConfig),
     "vae": ("components", PatchAutoencoder, PatchAutoencoderConfig),
 }
+LARGE = 200 << 20  # bytes; loading fewer is over before one would read of it
 DRAWING = (
     "drawing"  # beside an image tower: the decoder that it was trained with, for a UNet's layout
 )
-TINY = Path(__file__).parent / "tiny"
 
 
 @dataclasses.dataclass
@@ -141,21 +145,6 @@ def save_bundle(
         temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
 
 
-def find_bundle(path: str | Path | None) -> Path:
-    """The folder that holds model.json: the given one, its `model/`, or the shipped one (None)."""
-    if path is None:
-        path = TINY
-    path = Path(path)
-    for folder in (path, path / "model"):
-        if (folder / "model.json").exists():
-            return folder
-    if not path.exists():
-        raise UserError(f"model folder not found: {path}")
-    raise UserError(
-        f"{path} holds no model: it has no model.json (a training folder gets one when it saves)"
-    )
-
-
 def load_config(path: str | Path | None) -> ConfigDict:
     """A bundle's model.json."""
     file = find_bundle(path) / "model.json"
@@ -178,6 +167,22 @@ def _open_weights(path: str | Path | None):
         raise UserError(f"the model's weights cannot be read from {file}: {error}") from None
 
 
+def _told(keys: list[str], folder: Path) -> Iterator[str]:
+    """The keys of a bundle's weights, with the bytes read so far shown where they are many."""
+    stored = open_safetensors(folder / WEIGHTS)
+    total = sum(stored[key].nbytes for key in keys)
+    if total < LARGE:
+        yield from keys
+        return
+    progress, done = Progress(total >> 20, f"loading {folder}", unit="MiB"), 0
+    progress.say("")
+    for key in keys:
+        yield key
+        done += stored[key].nbytes
+        progress.update(done >> 20)
+    progress.close()
+
+
 def load_weights(path: str | Path | None, names: tuple[str, ...]) -> dict[str, dict]:
     """Weights of the named networks, in the type they are stored in (of bytes: float32).
 
@@ -186,17 +191,11 @@ def load_weights(path: str | Path | None, names: tuple[str, ...]) -> dict[str, d
     """
     weights: dict[str, dict] = {name: {} for name in names}
     with _open_weights(path) as tensors:
-        for key in tensors.keys():
+        wanted = [key for key in tensors.keys() if key.partition("/")[0] in weights]
+        for key in _told(wanted, find_bundle(path)):
             name, _, rest = key.partition("/")
-            if name in weights:
-                weights[name][rest] = tensors.get_tensor(key)
+            weights[name][rest] = tensors.get_tensor(key)
     return {name: compact.unpack(stored) for name, stored in weights.items()}
-
-
-def stored_networks(path: str | Path | None) -> set[str]:
-    """Which networks a bundle holds weights of."""
-    with _open_weights(path) as tensors:
-        return {key.partition("/")[0] for key in tensors.keys()}
 
 
 def load_drawing(path: str | Path | None) -> dict:
@@ -277,11 +276,17 @@ def load_model(
     folder = find_bundle(path)
     config = load_config(folder)
     weights = load_weights(folder, networks)
+    size = sum(value.nbytes for params in weights.values() for value in params.values())
+    steps = Steps("building") if size >= LARGE else None
     loaded = {}
     for name in networks:
         if not weights[name]:
             raise UserError(f"the model in {folder} has no weights for '{name}'")
+        if steps is not None:
+            steps(f"{name} in {jnp.dtype(param_dtype).name}", 0, 0)
         loaded[name] = load_network(
             name, config, weights.pop(name), str(folder), dtype, param_dtype
         )
+    if steps is not None:
+        steps.close()
     return Model(config=config, **loaded)

@@ -28,6 +28,15 @@ class Source:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
+def check_place(place: str) -> None:
+    """UserError where nothing of that name is here and it cannot be a hub id either."""
+    path = Path(place)
+    if path.exists():
+        return
+    if path.suffix in SUFFIXES and place.count("/") < 2 or not _HUB_ID.fullmatch(place):
+        raise UserError(f"{place} not found: give a weights file, its folder, or a hub id")
+
+
 def open_sources(place: str) -> list[Source]:
     """Opens a path, or a hub id 'owner/name' or 'owner/name/file' where no such path exists.
 
@@ -37,10 +46,9 @@ def open_sources(place: str) -> list[Source]:
     Raises:
       UserError: nothing there, several candidates, no connection.
     """
+    check_place(place)
     path = Path(place)
     if not path.exists():
-        if path.suffix in SUFFIXES and place.count("/") < 2 or not _HUB_ID.fullmatch(place):
-            raise UserError(f"{place} not found: give a weights file, its folder, or a hub id")
         path = _download(place)
     if path.is_file():
         return [_open(path)]

@@ -53,12 +53,60 @@ def test_compile_time_is_shown_and_not_counted(clock):
     assert "x: compiling the step ..." in text and "1 it/s" in text.splitlines()[-1]
 
 
+def test_a_first_step_that_compiles_unseen_says_nothing_of_the_others(clock):
+    stream = io.StringIO()
+    bar = progress.Progress(190, "encoding", stream=stream, interval=0)
+    for step, seconds in ((1, 60), (2, 1), (3, 1)):
+        clock.now += seconds
+        bar.update(step)
+    one, two, three = stream.getvalue().splitlines()
+    assert one == "encoding: 1/190"  # not three hours
+    assert "1 it/s  3 min 08 s left" in two and "1 it/s  3 min 07 s left" in three
+    even = progress.Progress(10, "x", stream=stream, interval=0)
+    for step in (1, 2):
+        clock.now += 2
+        even.update(step)
+    assert "0.5 it/s  16 s left" in stream.getvalue()
+
+
+def test_other_work_is_shown_and_not_counted(clock):
+    stream = io.StringIO()
+    bar = progress.Progress(10, "x", stream=stream, interval=0)
+    bar.update(0)
+    for step in (1, 2, 3):
+        with bar.doing("drawing samples"):
+            clock.now += 100
+        clock.now += 1
+        bar.update(step)
+    text = stream.getvalue()
+    assert "x: drawing samples ..." in text and "1 it/s  7 s left" in text.splitlines()[-1]
+
+
+def test_steps_one_after_another(clock):
+    stream = io.StringIO()
+    steps = progress.Steps("mesh", stream=stream)
+    for done in (0, 32, 64):
+        steps("density", done, 64)
+        clock.now += 10
+    steps("unwrapping", 0, 0)
+    clock.now += 70
+    steps.close()
+    steps.close()
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "mesh: density ..."
+    assert "mesh: density: 32/64" in lines[1]
+    assert lines[-3:] == [
+        "mesh: density: 64/64 in 30 s", "mesh: unwrapping ...", "mesh: unwrapping: 1 min 10 s",
+    ]  # fmt: skip
+
+
 def test_resume_counts_from_where_it_starts(clock):
     stream = io.StringIO()
     bar = progress.Progress(1000, "x", start=900, stream=stream, interval=0)
-    clock.now += 10
-    bar.update(910)
-    assert "1 it/s" in stream.getvalue() and "1 min 30 s left" in stream.getvalue()
+    for step in (910, 920):
+        clock.now += 10
+        bar.update(step)
+    assert "1 it/s" in stream.getvalue() and "1 min 20 s left" in stream.getvalue()
 
 
 def test_a_terminal_gets_one_line_that_is_rewritten(clock):

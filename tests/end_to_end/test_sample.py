@@ -79,7 +79,7 @@ def test_files_of_one_name_do_not_overwrite_each_other():
         (["--image={pictures}", "--out={tmp}/text.png/o.png"], ["cannot make the folder"]),
         (["--image={pictures}", "--out={tmp}/o.png", "--model={tmp}/no"], ["model folder not"]),
         (["--image={pictures}", "--out={tmp}/o.png", "--model={tmp}"], ["holds no model"]),
-        (["--image={pictures}", "--out={tmp}/o.png", "--num_views=0"], ["between 1 and 64"]),
+        (["--image={pictures}", "--out={tmp}/o.png", "--num_views=0"], ["range [1, 64]"]),
         (["--image={pictures}"], ["--out is required"]),
     ],
 )

@@ -49,5 +49,5 @@ def test_without_the_picture_it_is_refused(prior, small_config):
     with pytest.raises(ValueError, match="needs a Prior with the picture"):
         reference_loss({}, prior, jax.random.key(0), jnp.zeros(1), 16, small_config)
     small_config.reference.fov_deg = 0.0
-    with pytest.raises(UserError, match="config.reference has mask"):
+    with pytest.raises(UserError, match=r"config\.reference\.fov_deg must be an angle above 0"):
         settings.check(small_config)

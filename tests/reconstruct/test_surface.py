@@ -48,7 +48,7 @@ def test_surface_follows_the_hull_of_the_views_where_the_config_says_so(small_co
     del cfg.show["surface"]  # as in runs from before there was a choice
     assert surface.choose_surface(blob, cfg, None)[0] == outer
     cfg.show.surface = "middle"
-    with pytest.raises(UserError, match=r"config\.show\.surface is 'outline' or 'hull'"):
+    with pytest.raises(UserError, match=r"config\.show\.surface must be one of outline, hull"):
         settings.check(cfg)
 
 

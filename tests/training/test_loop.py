@@ -57,6 +57,17 @@ def test_workdir_of_another_config_is_refused(tmp_path, make_config, make_task):
         fit(make_task(other), other, tmp_path)
 
 
+def test_no_samples_are_drawn_where_none_are_asked_for_but_the_model_is_written(
+    tmp_path, make_config, make_task
+):
+    cfg = make_config(steps=2, sample_every=0, ablate_every=0, **ONE_BRANCH)
+    task, asked = make_task(cfg), []
+    task.preview = lambda params: asked.append(len(asked))
+    fit(task, cfg, tmp_path)
+    assert asked == [0]  # at the end
+    assert (tmp_path / "model" / "params.npz").is_file()
+
+
 def test_checkpoint_that_does_not_fit_is_refused(tmp_path, make_config, make_task):
     """As above, but with the note of the old config gone."""
     cfg = make_config(steps=1, **ONE_BRANCH)

@@ -13,6 +13,7 @@ from iso3d_jax.training.loop import fit
 from iso3d_jax.training.sampled_views import chroma, ink_overlap, mask_overlap
 from iso3d_jax.training.tasks import make_task
 from iso3d_jax.weights import bundle
+from iso3d_jax.weights.folders import TINY
 
 
 def test_overlap_is_one_for_the_truth_and_half_for_twice_the_area():
@@ -55,12 +56,12 @@ def test_the_shipped_models_decoder_goes_on_and_the_rest_stays(tmp_path):
     cfg = config.get_config()
     with pytest.raises(UserError, match="needs --config.init_from"):
         make_task(cfg)
-    cfg.init_from = str(bundle.TINY)
+    cfg.init_from = str(TINY)
     cfg.update(steps=3, objects=2, batch_size=4, log_every=1, sample_every=3, warmup_steps=1)
     fit(make_task(cfg), cfg, tmp_path)
 
     names = ("unet", "vae", "clip")
-    before, after = (bundle.load_weights(path, names) for path in (bundle.TINY, tmp_path))
+    before, after = (bundle.load_weights(path, names) for path in (TINY, tmp_path))
     as_saved = {n: {k: v.astype(jnp.bfloat16) for k, v in w.items()} for n, w in before.items()}
     changed = {
         f"{name}/{path.split('/')[0]}"

@@ -85,6 +85,24 @@ def _prepared_folder(path: pathlib.Path) -> pathlib.Path:
     raise UserError(f"{path} is not a multi-view data set (no dataset_info.json in it); {_HOW}")
 
 
+def find_dataset(path: str | os.PathLike | None) -> pathlib.Path:
+    """The folder of a data set's files; says without reading them whether there is one.
+
+    Args:
+      path: what `data.render --out` was given; None or "samples" for the shipped 24 objects.
+
+    Raises:
+      UserError: no such folder, or no data set in it.
+    """
+    shipped = path is None or str(path) == "samples"
+    root = SAMPLES if shipped else pathlib.Path(path)
+    if not root.exists():
+        raise UserError(f"there is no data set at {root}; {_HOW}")
+    if not root.is_dir():
+        raise UserError(f"the data set {root} is a file, not a folder; {_HOW}")
+    return _prepared_folder(root)
+
+
 def open_dataset(path: str | os.PathLike | None, split: str) -> MultiViewDataset:
     """Opens one split of a data set.
 
@@ -97,13 +115,7 @@ def open_dataset(path: str | os.PathLike | None, split: str) -> MultiViewDataset
     """
     import tensorflow_datasets as tfds
 
-    shipped = path is None or str(path) == "samples"
-    root = SAMPLES if shipped else pathlib.Path(path)
-    if not root.exists():
-        raise UserError(f"there is no data set at {root}; {_HOW}")
-    if not root.is_dir():
-        raise UserError(f"the data set {root} is a file, not a folder; {_HOW}")
-    folder = _prepared_folder(root)
+    folder = find_dataset(path)
     try:
         builder = tfds.builder_from_directory(str(folder))
     except Exception as e:
