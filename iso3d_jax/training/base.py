@@ -70,8 +70,8 @@ def settle(cfg: ConfigDict, *, read: bool = True) -> Inheritance:
                 whose = f"the base had {theirs}"
                 records[f"base_{key}"] = theirs
                 changes.append(
-                    f"{NAMES[key]} {model[key]}, but the base {source} was trained with {theirs} "
-                    f"and has to learn anew; --config.model.{key}={theirs} keeps it"
+                    f"{NAMES[key]} {model[key]}, but the base {source} was trained with {theirs}: "
+                    f"it has to learn anew; --config.model.{key}={theirs} keeps what it has"
                 )
             words.append(f"{NAMES[key]} {model[key]} ({whose})")
         for key in facts.SAMPLING:
