@@ -59,7 +59,8 @@ def azimuths_of(camera):
 
 
 def exported(task, folder):
-    task.export(task.init_params(), folder)
+    """The model.json of the run, whose weights are its base's still."""
+    task.export(bundle.load_weights(task.cfg.init_from, ("unet",))["unet"], folder)
     return bundle.load_config(folder)
 
 
