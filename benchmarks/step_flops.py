@@ -2,7 +2,7 @@
 
     python benchmarks/step_flops.py --result benchmarks/results/step_flops.json
 
-Matrix products, convolutions and attention of both branches, for one object; the state's bytes; and
+Matrix products, convolutions and attention of each branch, for one object; the state's bytes; and
 for some machines the time that a batch's arithmetic takes at the chips' peak and what 20,000 such
 steps would cost at the assumed prices. That bound knows nothing of memory, which
 `benchmarks/compile_for.py` asks the compiler about.
@@ -25,7 +25,7 @@ import jax  # noqa: E402
 from measuring import report  # noqa: E402
 
 from iso3d_jax import command_line  # noqa: E402
-from iso3d_jax.training import compile_for, flops, loop, sharding  # noqa: E402
+from iso3d_jax.training import batches, compile_for, flops, loop, sharding  # noqa: E402
 from iso3d_jax.training.chips import parse_target  # noqa: E402
 from iso3d_jax.training.optimizer import make_optimizer  # noqa: E402
 
@@ -62,15 +62,15 @@ def main():
         "teraflops_an_object": {},
     }
     mean = 0.0
-    for branch in ("2-a", "2-b"):
+    for branch, share in batches.branch_shares(cfg).items():
         began = time.monotonic()
         batch = compile_for.abstract_batch(cfg, branch)
         with jax.set_mesh(mesh):
             traced = loop.trace_step(task, tx, cfg, shardings, mesh, state, batch)
         counted = flops.count(traced.jaxpr) * (1.0 / OBJECTS)
-        share = cfg.single_view_share if branch == "2-a" else 1.0 - cfg.single_view_share
         mean += share * counted.executed
         result["teraflops_an_object"][branch] = {
+            "share_of_steps": share,
             "executed": counted.executed / 1e12,
             "of_the_model": counted.of_model / 1e12,
             "trace_seconds": time.monotonic() - began,

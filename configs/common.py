@@ -1,16 +1,27 @@
-"""What the training configs share: the two model sizes and the loop's defaults."""
+"""What the training configs share: the two model sizes and the loop's defaults.
+
+Where a number comes from is said beside it: [paper] the figures' captions of the Isotropic3D paper,
+[released] its code for inference, [ours] this project. No training code was released, and neither
+the paper's abstract and figures nor the project page give learning rates, batch sizes, steps,
+dropout or the shares of stage 1: whatever has no mark in the functions of training is ours.
+"""
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 
 def full_model() -> ConfigDict:
-    """The released Isotropic3D: Stable Diffusion 2.1's UNet and autoencoder, CLIP ViT-H/14."""
+    """The released Isotropic3D: Stable Diffusion 2.1's UNet and autoencoder, CLIP ViT-H/14.
+
+    All numbers are [released].
+    """
     model = ConfigDict()
     model.name = "isotropic3d"
     model.resolution = 256
     model.scale_factor = 0.18215
     model.parameterization = "eps"
     model.camera_encoding = "isotropic3d"
+    model.sampling_camera_encoding = "isotropic3d_sampling"
     model.picture = "launch"
     model.guidance_scale = 10.0
     model.eta = 1.0
@@ -45,8 +56,28 @@ def full_model() -> ConfigDict:
     return model
 
 
+def full_model_from_base() -> ConfigDict:
+    """A network of the released size that is trained here, from a base.
+
+    What is empty is the base's own (`training/base.py`): cameras and prediction, without which its
+    weights are another function, how pictures are prepared, and guidance and noise of sampling. A
+    run that sets them departs from its base and says so. The released sampling numbers are for the
+    released file, whose 2-D script's cameras are nothing that a network is trained with here.
+    """
+    model = full_model()
+    model.camera_encoding = ""  # without a base that says one: mvdream, true angles
+    model.parameterization = ""  # without: eps
+    model.picture = ""  # without: launch
+    model.guidance_scale = placeholder(float)
+    model.eta = placeholder(float)
+    del model.sampling_camera_encoding
+    return model
+
+
 def tiny_model() -> ConfigDict:
     """The model that ships with the package: the same code at 64x64, about 21 million weights.
+
+    All numbers are [ours].
 
     What differs from the full model beside sizes, and why: v-prediction, because at high noise an
     eps-loss hardly weighs x0, which is where embedding and cameras are learned; camera angles
@@ -92,7 +123,7 @@ def tiny_model() -> ConfigDict:
 
 
 def training() -> ConfigDict:
-    """The loop's and the optimiser's defaults."""
+    """The loop's and the optimiser's defaults; all [ours]."""
     cfg = ConfigDict()
     cfg.seed = 0
     cfg.data = "samples"

@@ -6,6 +6,13 @@ Presets: `full` (the default) is Stable Diffusion 2.1's size at 256x256 and star
 text-to-3D model; `tiny` is the shipped model's size on the shipped 24 objects, a few minutes on
 two cores; `furniture` is `tiny` as the shipped weights were trained, on the rendered furniture set
 (`python -m iso3d_jax.data.render`, `python -m iso3d_jax.data.encode`).
+
+A full-size run is trained with the cameras and the prediction of its base, and its first line says
+which: MVDream's and Stable Diffusion's runs have true angles, the released Isotropic3D's have its
+own. `--config.model.camera_encoding=X` changes them, and the run says so.
+
+Nothing of stage 1 but what it is for is in the paper's figures and abstract: every number below is
+the port's own, unless it is marked (`configs/common.py`).
 """
 
 from configs import common
@@ -18,20 +25,21 @@ def stage(cfg, preset, number):
     """What stages 1 and 2 have in common."""
     cfg.task = "denoiser"
     cfg.stage = number
-    cfg.model = common.full_model() if preset == "full" else common.tiny_model()
+    cfg.model = common.full_model_from_base() if preset == "full" else common.tiny_model()
     cfg.init_from = ""
     cfg.init = common.ConfigDict(dict(vae="", clip="", drawing=""))
     cfg.data_encoded = ""
     cfg.data_variants = 4
     cfg.encoding = "once"  # or online: latents and embeddings anew in each step, from pictures
     cfg.loader = "memory"  # or grain: a global shuffle of a set on disk, read ahead by threads
-    cfg.embedding_dropout = 0.1
-    cfg.single_view_share = 0.3
+    cfg.embedding_dropout = 0.1  # as often as ImageDream drops its image
+    cfg.single_view_share = 0.3  # of 1-a; the paper gives stage 2's alone. MVDream: 30% 2-D data
     cfg.front_share = 0.6
     cfg.reference_dropout = 0.0
+    cfg.reference_dropped_with_embedding = False
     cfg.reference = "attention"  # or channels: the ablation CCR
     cfg.ablation = ""
-    cfg.num_views = 4  # 6 and 8 need a data set with more views of each object
+    cfg.num_views = 4  # [paper]; 6 and 8 need a data set with more views of each object
     cfg.loss_weighting = "plain"  # or min_snr
     cfg.min_snr_gamma = 5.0
     cfg.noise_offset = 0.0

@@ -3,9 +3,13 @@
     python -m iso3d_jax.train --config configs/stage2.py:tiny --workdir runs/stage2 \\
         --config.init_from=runs/stage1
 
-30% of the steps see one view and the reference (2-a), 70% four and the reference (2-b), as the
-paper's Figure 4 has it. Presets as in `configs/stage1.py`. Each of them has the paper's ablations
-beside the method, as in `configs/stage2.py:tiny,ablation=ccr`:
+Of the steps with the reference 30% see one view (2-a) and 70% four (2-b), as the paper's Figure 4
+has it. A quarter of all steps goes without the reference (`reference_dropout`), which is the port's
+own, so of all steps 22.5% are 2-a, 52.5% 2-b, 7.5% 1-a and 17.5% 1-b. The paper's 30% and 70% are
+those of `--config.reference_dropout=0`; then no step is like sampling, which has no reference.
+
+Presets as in `configs/stage1.py`. Each of them has the paper's ablations beside the method, as in
+`configs/stage2.py:tiny,ablation=ccr`:
 
     no_ema      no step sees a reference view
     ccr         the reference enters as further input channels of every view
@@ -23,8 +27,9 @@ def get_config(arg=None):
     preset, options = config_presets.parse(arg, stage1.PRESETS, ablation="")
     cfg = stage1.stage(common.training(), preset, 2)
     cfg.init_from = "runs/stage1" if preset != "full" else ""
-    cfg.single_view_share = 0.3
-    cfg.reference_dropout = 0.25
+    cfg.single_view_share = 0.3  # [paper], Figure 4
+    cfg.reference_dropout = 0.25  # [ours]; [paper]: nothing is said of it, so 0
+    cfg.reference_dropped_with_embedding = False  # [ours]; ImageDream drops both: True
     if preset == "full":
         cfg.steps = 20_000
     elif preset == "tiny":

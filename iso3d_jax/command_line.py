@@ -45,8 +45,8 @@ from iso3d_jax import config_checks, config_rules
 from iso3d_jax.config_presets import nearest
 from iso3d_jax.errors import UserError
 
-# What `flags.DEFINE_enum(*DTYPE_FLAG)` defines, in every command that runs networks. It is called in
-# the command's own module, to which absl then counts the flag.
+# What `flags.DEFINE_enum(*DTYPE_FLAG)` defines in every command that runs networks, called in the
+# command's own module, to which absl then counts the flag.
 DTYPE_FLAG = (
     "dtype",
     None,

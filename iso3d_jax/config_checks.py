@@ -61,6 +61,7 @@ def _are_sets(value: Any) -> bool:
     )
 
 
+BASES_OWN = Rule("None (the base's own)", lambda v: v is None)
 TEXT = Rule("a text", lambda v: isinstance(v, str))
 YES_NO = Rule("true or false", lambda v: isinstance(v, bool))
 COUNT = whole(1)
@@ -110,7 +111,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"encoding", one_of("once", "online")),
     (r"loader", one_of("memory", "grain")),
     (r"(embedding|reference)_dropout|single_view_share|front_share", SHARE),
-    (r"reference_dropped_with_embedding", either(YES_NO, SHARE)),
+    (r"reference_dropped_with_embedding", YES_NO),
     (r"reference", one_of("attention", "channels")),
     (r"ablation", one_of("", "no_ema", "ccr", "no_stage1")),
     (r"num_views|views", whole(1, 64)),
@@ -125,14 +126,15 @@ RULES: tuple[tuple[str, Rule], ...] = (
     # a model, and its networks
     (r"model\.resolution", whole(8, 8192)),
     (r"model\.scale_factor", POSITIVE),
-    (r"model\.parameterization", one_of("eps", "v")),
-    (r"model\.camera_encoding", one_of("", *CAMERAS)),
-    (r"model\.picture", one_of(*PICTURES)),
-    (r"model\.guidance_scale", number(0, 1000)),
-    (r"model\.eta", SHARE),
-    (r"model\.temperature", number(0, 10)),
-    (r"model\.steps", whole(1, 999)),
-    (r"model\.spacing", one_of("leading", "trailing")),
+    # of these "" and None stand for the base's own
+    (r"model\.parameterization", one_of("", "eps", "v")),
+    (r"model\.(sampling_)?camera_encoding", one_of("", *CAMERAS)),
+    (r"model\.picture", one_of("", *PICTURES)),
+    (r"model\.guidance_scale", either(BASES_OWN, number(0, 1000))),
+    (r"model\.eta", either(BASES_OWN, SHARE)),
+    (r"model\.temperature", either(BASES_OWN, number(0, 10))),
+    (r"model\.steps", either(BASES_OWN, whole(1, 999))),
+    (r"model\.spacing", either(BASES_OWN, one_of("leading", "trailing"))),
     (r"model\.unet\.attention_resolutions", row(COUNT)),
     (r"model\.(unet|vae)\.(channel_mult|ch_mult)", Rule(
         "at least one whole number of at least 1",

@@ -81,8 +81,11 @@ def main(argv):
         notes = [f"{', '.join(networks)} of {config.name}"]
         if "unet" in config:
             size = config.resolution
+            cameras = config.get("camera_encoding", "none learned yet")
+            if sampled := config.get("sampling_camera_encoding"):
+                cameras += f", sampled with {sampled}"
             notes.append(
-                f"cameras: {config.camera_encoding}; predicts: {config.parameterization}; "
+                f"cameras: {cameras}; predicts: {config.parameterization}; "
                 f"pictures: {size} x {size}"
             )
     elif _TO.value == "torch":

@@ -166,6 +166,7 @@ def evaluate_views(out: Path):
     from iso3d_jax.files import atomic_path
     from iso3d_jax.progress import Progress
     from iso3d_jax.weights.bundle import load_model
+    from iso3d_jax.weights.facts import sampling_camera_encoding
 
     model = load_model(_MODEL.value, _DTYPE.value)
     perceptual = load_perceptual()
@@ -213,7 +214,8 @@ def evaluate_views(out: Path):
     report["settings"] = {
         "steps": used["steps"], "spacing": used["spacing"], "seed": _SEED.value,
         "guidance": used["guidance_scale"], "eta": used["eta"],
-        "temperature": used["temperature"], "dtype": model.dtype,
+        "temperature": used["temperature"], "cameras": sampling_camera_encoding(model.config),
+        "dtype": model.dtype,
     }  # fmt: skip
     report["settings"] |= {name: distance.name for name, distance in perceptual.items()}
     consistency_of(report, task, answers)

@@ -24,6 +24,7 @@ from iso3d_jax.diffusion import ddim
 from iso3d_jax.errors import UserError
 from iso3d_jax.geometry import cameras
 from iso3d_jax.models.unet import UNetWithReference
+from iso3d_jax.weights import facts
 
 if TYPE_CHECKING:
     from iso3d_jax.weights.bundle import Model
@@ -94,7 +95,9 @@ def sample_views(
     latents = sample_latents(
         network_for(model, prepared[0]),
         context,
-        camera_conditions(config.camera_encoding, num_views, elevation_deg, azimuth_deg),
+        camera_conditions(
+            facts.sampling_camera_encoding(config), num_views, elevation_deg, azimuth_deg
+        ),
         model.alphas_cumprod,
         jax.random.key(seed),
         **settings(
@@ -144,9 +147,11 @@ def network_for(model: Model, prepared: Float[Array, "H W 3"]):
 def camera_conditions(
     encoding: str, num_views: int, elevation_deg: float, azimuth_deg: float
 ) -> Float[Array, "V 16"]:
-    """Camera vectors of evenly spaced views, as the 2-D sampling script of the weights has them."""
-    if encoding == "isotropic3d":
-        encoding = "isotropic3d_sampling"
+    """Camera vectors of evenly spaced views.
+
+    Args:
+      encoding: a model's `facts.sampling_camera_encoding`.
+    """
     azimuths = cameras.orthogonal_azimuths(azimuth_deg, num_views)
     return cameras.camera_condition(jnp.full(num_views, elevation_deg), azimuths, encoding)
 

@@ -36,6 +36,8 @@ def add_noise(x0: Array, noise: Array, alpha_bar: Array) -> Array:
 
 def training_target(x0: Array, noise: Array, alpha_bar: Array, parameterization: str) -> Array:
     """The network's target: eps, or v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x0."""
+    if parameterization not in PARAMETERIZATIONS:
+        raise ValueError(f"parameterization {parameterization!r} is not 'eps' or 'v'")
     if parameterization == "eps":
         return noise
     alpha_bar = _like(alpha_bar, x0)

@@ -23,6 +23,7 @@ from iso3d_jax.diffusion.schedule import add_noise, make_schedule, to_eps_x0
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.models.unet import UNetWithReference
 from iso3d_jax.progress import Progress
+from iso3d_jax.weights import facts
 
 TIMESTEPS = (500, 800, 900, 980)
 CASES = ("right", "another_embedding", "no_embedding", "cameras_turned_90")
@@ -86,7 +87,7 @@ class Probe:
     def cameras(self, turn_deg: float = 0.0) -> Float[Array, "N V 16"]:
         """Camera vectors, all turned about the object by the same angle."""
         return camera_condition(
-            self.elevation_deg, self.azimuth_deg + turn_deg, self.config.camera_encoding
+            self.elevation_deg, self.azimuth_deg + turn_deg, facts.camera_encoding(self.config)
         )
 
 

@@ -20,7 +20,7 @@ from iso3d_jax.evaluation.views import picture_views
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.models.layout import Drawing
 from iso3d_jax.models.params import merge_params, split_params
-from iso3d_jax.weights import bundle
+from iso3d_jax.weights import bundle, facts
 from iso3d_jax.weights.folders import check_model
 
 DRAWN_ALPHA = 0.4  # of an enlarged drawing: from here on it is object
@@ -62,7 +62,8 @@ def tower_scores(
     rows, reference = np.arange(len(table)), picture_views(table)
     shown = prepare_references(table.images[rows, reference][:, None], picture)[:, 0]
     azimuth_deg = table.azimuth_deg - table.azimuth_deg[rows, reference][:, None]
-    camera = camera_condition(table.elevation_deg, azimuth_deg, config.camera_encoding)
+    encoding = facts.camera_encoding(config)
+    camera = camera_condition(table.elevation_deg, azimuth_deg, encoding)
     pictures = on_white(shown.astype(np.float32) / 255)
     drawn = jax.jit(lambda t, d, x, c: d(t.embed(x), c))(tower, drawing, pictures, camera)
     true = shrink(table.images, size)[..., 3] / np.float32(255)

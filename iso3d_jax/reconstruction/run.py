@@ -37,6 +37,7 @@ from iso3d_jax.progress import Progress, Steps, duration
 from iso3d_jax.reconstruction import draft, loop, pictures, settings, spread, state, surface
 from iso3d_jax.reconstruction.losses import Prior, PriorSpec, white_mask
 from iso3d_jax.reconstruction.state import State
+from iso3d_jax.weights import facts
 
 PACKAGES = ("iso3d_jax", "jax", "jaxlib", "flax", "optax", "numpy", "trimesh", "xatlas",
             "fast-simplification")  # fmt: skip
@@ -77,7 +78,7 @@ def prior_of(model, prepared: np.ndarray, mesh: Mesh | None = None) -> tuple[Pri
         )
     context = sampling.embed_pictures(model, prepared[None])
     spec = PriorSpec(
-        c.resolution, float(c.scale_factor), c.parameterization, c.camera_encoding, mesh
+        c.resolution, float(c.scale_factor), c.parameterization, facts.camera_encoding(c), mesh
     )
     prior = Prior(
         sampling.network_for(model, prepared), model.vae, context,

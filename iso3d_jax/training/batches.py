@@ -20,6 +20,21 @@ from iso3d_jax.geometry.cameras import camera_condition
 READ_AHEAD = 8  # batches, and as many threads
 
 
+def branch_shares(cfg) -> dict[str, float]:
+    """What share of the steps each branch of a stage has; those that no step runs are left out.
+
+    The shares of `Batches.branch`: one view or several, and in stage 2 with or without the
+    reference, drawn independently.
+    """
+    without = cfg.reference_dropout if cfg.stage == 2 else 1.0
+    shares = {
+        f"{stage}-{views}": of_stage * of_views
+        for stage, of_stage in (("1", without), ("2", 1.0 - without))
+        for views, of_views in (("a", cfg.single_view_share), ("b", 1.0 - cfg.single_view_share))
+    }
+    return {branch: share for branch, share in shares.items() if share > 0}
+
+
 class Batches:
     """Views, cameras and embeddings of objects drawn from a set in memory."""
 

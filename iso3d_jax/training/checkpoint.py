@@ -37,6 +37,7 @@ _LATER = dict(
     trainable="all", lora_rank=16, lora_alpha=16.0, loss_weighting="plain", min_snr_gamma=5.0,
     noise_offset=0.0, num_views=4, reference="attention", ablation="", dtype="float32",
     remat="none", loader="memory", encoding="once", init_from="",
+    reference_dropped_with_embedding=False,
 )  # fmt: skip
 
 

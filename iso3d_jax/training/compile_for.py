@@ -117,9 +117,11 @@ class AbstractTask:
     """The denoiser without weights, data or pictures."""
 
     def __init__(self, cfg: ConfigDict):
-        from iso3d_jax.training import denoiser, tasks, trainable
+        from iso3d_jax.training import base, denoiser, tasks, trainable
 
         config_checks.check(cfg)
+        base.settle(cfg, read=False)  # a step costs the same with any cameras and prediction
+        denoiser.check_options(cfg)
         self.train_step = denoiser.train_step
         self.sharding_rules = denoiser.sharding_rules(cfg)
         self.graphdef, self.abstract_params, self.init_params = tasks.network(cfg, None)
@@ -178,7 +180,9 @@ def largest_batch(fits: Callable[[int], bool], step: int, too_large: int) -> int
 
 
 def report(cfg: ConfigDict, target: str, price: float | None = None) -> str:
-    """Compiles all branches for `target`; what they need and cost, as text.
+    """Compiles every branch that the run has for `target`; what they need and cost, as text.
+
+    Stage 2 has steps without the reference too, unless `reference_dropout` is 0.
 
     Args:
       cfg: a config of stage 1 or 2.
@@ -192,7 +196,7 @@ def report(cfg: ConfigDict, target: str, price: float | None = None) -> str:
     if cfg.task != "denoiser":
         raise UserError(f"--compile_for knows stages 1 and 2, not the {cfg.task}")
     devices = target_devices(chip, topology, count)
-    branches = ["1-a", "1-b"] if cfg.stage == 1 else ["2-a", "2-b"]
+    shares = _branch_shares(cfg)
 
     def programs(batch_size: int, which: list[str]) -> list[Program] | None:
         changed = ConfigDict(cfg.to_dict() | {"batch_size": batch_size})
@@ -202,7 +206,7 @@ def report(cfg: ConfigDict, target: str, price: float | None = None) -> str:
             return None
         return found if max(p.memory for p in found) <= chip.memory else None
 
-    largest_first = branches[::-1]
+    largest_first = sorted(shares, key=lambda name: (name[-1], name[0]), reverse=True)
     found = programs(cfg.batch_size, largest_first)
     if found is None:
         tensor = cfg.mesh.tensor
@@ -219,9 +223,14 @@ def report(cfg: ConfigDict, target: str, price: float | None = None) -> str:
             f"batch_size {cfg.batch_size} does not fit into the {chip.memory / 2**30:.0f} GiB of "
             f"each chip of {target}; {advice}"
         )
-    return _text(
-        cfg, target, chip, count, found[::-1], chip.dollars_per_hour if price is None else price
-    )
+    found.sort(key=lambda program: program.branch)
+    return _text(cfg, target, chip, count, found, chip.dollars_per_hour if price is None else price)
+
+
+def _branch_shares(cfg) -> dict[str, float]:
+    from iso3d_jax.training.batches import branch_shares  # which imports jax
+
+    return branch_shares(cfg)
 
 
 def _text(cfg, target, chip: Chip, count: int, programs: list[Program], price: float) -> str:
@@ -231,15 +240,16 @@ def _text(cfg, target, chip: Chip, count: int, programs: list[Program], price: f
         "a chip and step:  GiB state + temporary  TFLOP   GiB collectives        "
         "roofline ms (arithmetic, memory, collectives)",
     ]
-    shares = [cfg.single_view_share, 1.0 - cfg.single_view_share]
+    shares = _branch_shares(cfg)
     mean = 0.0
-    for share, program in zip(shares, programs, strict=True):
+    for program in programs:
+        share = shares[program.branch]
         times = program.seconds(chip)
         slowest = max(times.values())
         mean += share * slowest
         kinds = ", ".join(f"{k} {v / 2**30:.3f}" for k, v in sorted(program.collectives.items()))
         lines.append(
-            f"  {program.branch} ({share:.0%} of steps)  {program.arguments / 2**30:.2f} + "
+            f"  {program.branch} ({share:.1%} of steps)  {program.arguments / 2**30:.2f} + "
             f"{program.temporaries / 2**30:.2f} of {chip.memory / 2**30:.0f}  "
             f"{program.flops / 1e12:.4g}  {kinds or 'none'}  {slowest * 1e3:.2f} ("
             + ", ".join(f"{t * 1e3:.2f}" for t in times.values())

@@ -5,11 +5,20 @@ Stage 1 (paper, section 3): the context is one image embedding instead of text t
 
 Stage 2 (paper, Figures 2 and 4): Explicit Multi-view Attention. The noise-free reference view
 joins the noisy views as the first view, at timestep 0, so that its tokens take part in every
-joint self-attention; its output is not in the loss. Branch `2-a` (one view and the reference) is
-drawn in 30% of the steps, `2-b` (four and the reference) in 70%. No training code was released:
-that the reference comes with its own true elevation, at azimuth 0 of the relative frame, and that
-a share of the steps goes without it (`reference_dropout`), so that inference without it stays in
-distribution, are choices of ours.
+joint self-attention; its output is not in the loss. Of the steps with the reference 30% are of
+branch `2-a` (one view and the reference) and 70% of `2-b` (four and the reference).
+
+No training code was released, and these are choices of ours: that the reference comes with its own
+true elevation, at azimuth 0 of the relative frame, and that a quarter of the steps of stage 2 goes
+without it (`reference_dropout`), so that inference without it stays in distribution. So of all
+steps 22.5% are 2-a, 52.5% 2-b, 7.5% 1-a and 17.5% 1-b; with `reference_dropout` 0 they are the
+paper's 30% and 70%.
+
+Where a row's embedding is dropped its reference stays, unless `reference_dropped_with_embedding`:
+then its reference latent is zeros, as ImageDream has it in the branch without conditions (zero
+embedding and zero `ip_img`, extern/ImageDream/scripts/demo.py). Zeros and no mask: rows of a batch
+share one program and the fused attention kernels take no mask by row; the steps without a reference
+are what teaches the network to do without.
 
 Ablations (`cfg.reference`): "attention" is the method; "channels" hands the reference to every
 noisy view as further input channels instead (the project page's CCR).
@@ -55,6 +64,16 @@ def _sent_as(cfg):
     return lambda path: bundle.param_dtype_for(path, DTYPES[dtype])
 
 
+def check_options(cfg) -> None:
+    """UserError on values that do not go together."""
+    if cfg.reference == "channels" and cfg.reference_dropped_with_embedding:
+        raise UserError(
+            "reference_dropped_with_embedding goes with reference=attention alone: a network with "
+            "the reference in its channels is sampled with it in both branches of guidance, so "
+            "training has to show it without an embedding"
+        )
+
+
 def to_latents(key: jax.Array, moments, scale_factor: float):
     """Scaled posterior samples from [..., 2C] means and log-variances."""
     mean, logvar = jnp.split(moments.astype(jnp.float32), 2, -1)
@@ -96,7 +115,10 @@ def make_inputs(batch: dict, key: jax.Array, cfg, scale_factor: float) -> dict:
         "camera": batch["camera"],
     }
     if "reference_moments" in batch:
-        inputs["reference"] = to_latents(keys[4], batch["reference_moments"], scale_factor)
+        reference = to_latents(keys[4], batch["reference_moments"], scale_factor)
+        if cfg.reference_dropped_with_embedding:
+            reference *= kept[:, :, None, None, None]  # [B, 1, 1, 1, 1]
+        inputs["reference"] = reference
         inputs["reference_camera"] = batch["reference_camera"]
     return inputs
 

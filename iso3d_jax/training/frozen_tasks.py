@@ -18,8 +18,9 @@ from iso3d_jax.data.table import MultiViewTable, join
 from iso3d_jax.errors import UserError
 from iso3d_jax.models.layout import Drawing
 from iso3d_jax.models.params import FlatParams, merge_params, split_params
-from iso3d_jax.training import autoencoder, batches, image_tower, sampled_views, sharding
-from iso3d_jax.weights import bundle
+from iso3d_jax.training import autoencoder, base, batches, image_tower, sampled_views, sharding
+from iso3d_jax.training.optimizer import choose
+from iso3d_jax.weights import bundle, facts
 
 PREVIEW_OBJECTS = 8
 
@@ -28,6 +29,7 @@ class BaseTask:
     """Batches and steps come from the subclass's module."""
 
     label: str
+    summary = ""
     batches: autoencoder.Batches | image_tower.Batches | batches.Batches | sampled_views.Batches
     init_params: FlatParams | Callable[[], FlatParams]
     sharding_rules = sharding.REPLICATED
@@ -111,6 +113,8 @@ class ImageTowerTask(BaseTask):
 
     def __init__(self, cfg: ConfigDict):
         self.cfg = cfg
+        base.settle(cfg).announce(self.label)
+        choose(cfg.model, "camera_encoding", facts.TRAINED_WITH)
         sets = cfg.data.split(",")
         self.table = join([MultiViewTable.load(path, "train") for path in sets])
         held_out = join([MultiViewTable.load(path, "validation") for path in sets])

@@ -39,6 +39,7 @@ class Task(Protocol):
     """What the loop asks of a kind of training."""
 
     label: str
+    summary: str  # what the first line of a run says beside sizes; may be empty
     graphdef: Any
     abstract_params: dict[str, jax.ShapeDtypeStruct]
     init_params: FlatParams | Callable[[], FlatParams]  # arrays, or what makes them on the host
@@ -186,6 +187,7 @@ def fit(
     progress.note(
         f"{task.label}: {count_params(abstract.params) / 1e6:.2f} M weights, "
         + (f"{frozen / 1e6:.2f} M of them frozen, " if frozen else "")
+        + (f"{task.summary}, " if task.summary else "")
         + f"batch {cfg.batch_size}, {mesh.devices.size} x {jax.default_backend()}, "
         + (f"{jax.process_count()} processes, " if jax.process_count() > 1 else "")
         + (f"resumed at step {start}" if start else "from the start")

@@ -27,6 +27,7 @@ from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.models.params import merge_params
 from iso3d_jax.progress import Progress
 from iso3d_jax.training.state import TrainState, apply_gradients
+from iso3d_jax.weights import facts
 from iso3d_jax.weights.bundle import Model
 
 STEEP = 60.0  # of the soft mask's edge
@@ -73,6 +74,7 @@ def draw_samples(model: Model, table: MultiViewTable, cfg) -> tuple[np.ndarray, 
       Unscaled latents [N, h, w, C] and pictures on white [N, H, W, 3], bytes.
     """
     settings = sampling.settings(model.config)
+    encoding = facts.sampling_camera_encoding(model.config)
     rng = np.random.default_rng([cfg.seed, 7])
     objects = rng.permutation(len(table))[: cfg.objects]
     progress = Progress(len(objects), "sampling views", unit="object")
@@ -94,9 +96,7 @@ def draw_samples(model: Model, table: MultiViewTable, cfg) -> tuple[np.ndarray, 
         shown = table.images[i : i + 1, picture : picture + 1]
         reference = prepare_references(shown, str(rng.choice(cfg.pictures)))[0, 0]
         azimuth = table.azimuth_deg[i, views] - table.azimuth_deg[i, picture]
-        camera = camera_condition(
-            table.elevation_deg[i, views], azimuth, model.config.camera_encoding
-        )
+        camera = camera_condition(table.elevation_deg[i, views], azimuth, encoding)
         key = jax.random.fold_in(jax.random.key(cfg.seed), i)
         with contextlib.nullcontext() if latents else progress.compiling():
             z, pictures = jax.device_get(

@@ -27,7 +27,7 @@ from iso3d_jax.errors import UserError
 from iso3d_jax.evaluation import ablation
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.models.params import FlatParams, merge_params, split_params
-from iso3d_jax.training import batches, denoiser, sharding, trainable
+from iso3d_jax.training import base, batches, denoiser, sharding, trainable
 from iso3d_jax.training.frozen_tasks import (
     PREVIEW_OBJECTS,
     AutoencoderTask,
@@ -35,7 +35,7 @@ from iso3d_jax.training.frozen_tasks import (
     ImageTowerTask,
     SampledViewsTask,
 )
-from iso3d_jax.weights import bundle
+from iso3d_jax.weights import bundle, facts
 
 
 def make_task(cfg: ConfigDict):
@@ -149,16 +149,22 @@ class DenoiserTask(BaseTask):
         self.cfg = cfg
         self.label = f"stage {cfg.stage}"
         _require_inputs(cfg)
+        inherited = base.settle(cfg)
+        denoiser.check_options(cfg)
+        inherited.announce(self.label)
+        self.summary = inherited.summary
         self.frozen = load_frozen(cfg)
         # What the frozen networks are, the checkpoint's own metadata says.
         with cfg.unlocked():
-            for key in ("vae", "clip", "scale_factor", "picture", "resolution"):
+            for key in ("vae", "clip", "scale_factor"):
                 if key in self.frozen.config:
                     cfg.model[key] = self.frozen.config[key]  # pyright: ignore[reportCallIssue]
         self.config = bundle.make_config(cfg.model)
+        self.config.update(inherited.records)
+        self.held_out = MultiViewTable.load(cfg.data, "validation")
+        self._check_size(self.held_out.images.shape[2])
         self.batches = batches.make_batches(cfg, self._table())
         self._encode: Callable[[dict], dict] | None = None
-        self.held_out = MultiViewTable.load(cfg.data, "validation")
         self.held_out_references = prepare_references(
             self.held_out.images[:PREVIEW_OBJECTS, :SET], self.config.picture
         )
@@ -251,6 +257,15 @@ class DenoiserTask(BaseTask):
             )
         return mine
 
+    def _check_size(self, size: int) -> None:
+        """Refuses pictures of another resolution than the config's, before they are encoded."""
+        if size != self.config.resolution:
+            raise UserError(
+                f"the data set {self.cfg.data} has pictures of {size} pixels and this config is "
+                f"for {self.config.resolution}: add --config.model.resolution={size}, or render "
+                f"it with --resolution {self.config.resolution}"
+            )
+
     def _check_encoded(self, encoded: EncodedTable) -> None:
         want = (self.config.latent_size, self.config.latent_size, 2 * self.config.latent_channels)
         if (
@@ -277,7 +292,7 @@ class DenoiserTask(BaseTask):
             camera = camera_condition(
                 table.elevation_deg[i, views],
                 table.azimuth_deg[i, views] - table.azimuth_deg[i, 0],
-                config.camera_encoding,
+                facts.sampling_camera_encoding(config),
             )
             latents = sampling.sample_latents(
                 sampling.network_for(model, reference),

@@ -54,8 +54,8 @@ class Model:
     """The networks with what is needed to use them rightly.
 
     `config` has name, resolution, latent_size, latent_channels, scale_factor, parameterization,
-    camera_encoding, context_dim, picture, and an entry with the constructor numbers of each
-    network. Networks that a bundle lacks are None.
+    context_dim, picture, what `weights/facts.py` lists, and an entry with the constructor numbers
+    of each network. Networks that a bundle lacks are None.
     """
 
     config: ConfigDict

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from iso3d_jax.errors import UserError
 from iso3d_jax.files import atomic_path, make_folder
 from iso3d_jax.models.clip import CLIPConfig
-from iso3d_jax.weights import bundle, compact
+from iso3d_jax.weights import bundle, compact, facts
 from iso3d_jax.weights.conversion import DTYPES, shapes_of
 from iso3d_jax.weights.layouts import clip, diffusers, ldm
 from iso3d_jax.weights.rules import Rule, find, to_theirs
@@ -50,7 +50,8 @@ def export_torch(
     config, stored = _open_bundle(model)
     if "clip" in stored and not isinstance(bundle.network_config("clip", config), CLIPConfig):
         raise UserError("the authors' code has no counterpart of a dense image tower")
-    if config.get("camera_encoding") == "harmonics":
+    encoding = facts.camera_encoding(config)
+    if encoding == "harmonics":
         raise UserError("the authors' code has no counterpart of the camera encoding 'harmonics'")
     entries: list[Entry] = []
     for name, prefix in (
@@ -70,11 +71,18 @@ def export_torch(
         for key, tensor in open_tensors(leftovers).items():
             if key not in written:
                 entries.append((key, tensor.shape, tensor.dtype, tensor.read))
-    write_torch(out, reporting(entries, progress))
+    sections = (*bundle.NETWORKS, "name", "latent_size", "latent_channels", "context_dim")
+    known = {key: value for key, value in config.to_dict().items() if key not in sections}
+    write_torch(out, reporting(entries, progress), known)
     notes = []
     if config.get("parameterization", "eps") != "eps":
         notes.append("this model predicts v, and the authors' code reads its output as noise")
-    if config.get("camera_encoding") == "mvdream":
+    if encoding == "isotropic3d" and facts.sampling_camera_encoding(config) == encoding:
+        notes.append(
+            "its elevations do not drift: sample it with get_camera_cond's cameras, not with the "
+            "authors' 2-D script's"
+        )
+    if encoding == "mvdream" and "unet" in stored:
         notes.append(
             "its cameras have true angles: feed it MVDream's get_camera, not Isotropic3D's"
         )
@@ -102,7 +110,10 @@ def export_diffusers(
             )
         tensors = {k: v for k, v in stored["unet"].items() if not k.startswith("camera_embed/")}
         if len(tensors) < len(stored["unet"]):
-            notes.append("the camera's MLP was left out: diffusers' UNet has no cameras")
+            notes.append(
+                "the camera's MLP was left out, and with it what cameras it was trained with: "
+                "diffusers' UNet has none"
+            )
         entries = _entries(diffusers.unet(unet), tensors, "", dtype)
         settings = diffusers.unet_settings(unet, config.get("latent_size", 32))
         jobs.append(("unet", entries, settings))

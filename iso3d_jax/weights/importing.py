@@ -12,23 +12,29 @@ from ml_collections import ConfigDict
 from iso3d_jax.errors import UserError
 from iso3d_jax.files import atomic_path, make_folder
 from iso3d_jax.geometry.cameras import ENCODINGS
-from iso3d_jax.weights import bundle
+from iso3d_jax.weights import bundle, facts
 from iso3d_jax.weights.conversion import DTYPES, Part, find_parts
 from iso3d_jax.weights.safetensors_file import Report, reporting, write_safetensors
 from iso3d_jax.weights.sources import Source, open_sources
 from iso3d_jax.weights.tensors import SUFFIXES
 
 # What a model of each layout must know beside its weights (reference 4.3 to 4.6). A 2-D base has
-# no cameras yet; what it is trained on here has true angles.
+# no cameras yet, so nothing is said of them.
 RELEASED = dict(
-    resolution=256, scale_factor=0.18215, parameterization="eps", camera_encoding="mvdream",
-    picture="launch", guidance_scale=10.0, eta=1.0,
+    resolution=256, scale_factor=0.18215, parameterization="eps", picture="launch",
+    guidance_scale=10.0, eta=1.0,
 )  # fmt: skip
 BY_LAYOUT = {
-    "isotropic3d": dict(RELEASED, camera_encoding="isotropic3d"),
-    "mvdream": dict(RELEASED, eta=0.0),
+    "isotropic3d": dict(
+        RELEASED, camera_encoding="isotropic3d", sampling_camera_encoding="isotropic3d_sampling"
+    ),
+    "mvdream": dict(RELEASED, camera_encoding="mvdream", eta=0.0),
 }
-SETTINGS = ("name", *RELEASED)
+SETTINGS = ("name", *RELEASED, "camera_encoding", "sampling_camera_encoding")
+# What our own files say of themselves (`exporting.export_torch`), in place of the layout's.
+OWN_WORD = tuple(
+    dict.fromkeys((*SETTINGS[1:], *facts.CAMERAS, *facts.SAMPLING, "base_parameterization"))
+)
 SCHEDULER = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v"}
 
@@ -64,7 +70,10 @@ def import_weights(
         for source in open_sources(place):
             own, known = _beside(source)
             layout, found = find_parts(source.tensors, _merge(known, arch), source.path.name)
-            settings |= BY_LAYOUT.get(layout, {}) | own
+            if source.facts:
+                settings |= {key: source.facts[key] for key in OWN_WORD if key in source.facts}
+            else:
+                settings |= BY_LAYOUT.get(layout, {}) | own
             for part in found:
                 if part.network in parts:
                     raise UserError(f"{place} has a second {part.network}: give one of each")
@@ -88,8 +97,10 @@ def _check_arch(arch: Mapping) -> Mapping:
         raise UserError(f"--arch has unknown entries: {', '.join(unknown)} (known: {known})")
     if any(not isinstance(arch.get(name, {}), Mapping) for name in bundle.NETWORKS):
         raise UserError("--arch: unet, vae and clip are objects of numbers")
-    if arch.get("camera_encoding", "mvdream") not in ENCODINGS[:2]:
-        raise UserError(f"--arch: camera_encoding is one of {', '.join(ENCODINGS[:2])}")
+    theirs = ENCODINGS[:3]  # other programs'
+    for key, known in (("camera_encoding", theirs[:2]), ("sampling_camera_encoding", theirs)):
+        if arch.get(key, known[0]) not in known:
+            raise UserError(f"--arch: {key} is one of {', '.join(known)}")
     return arch
 
 
@@ -157,7 +168,10 @@ def _head_width(config: Mapping, path: Path) -> int | None:
 
 def _config(parts: Mapping[str, Part], settings: Mapping, arch: Mapping, name: str) -> ConfigDict:
     """model.json's content; sections for the networks that are there."""
-    values = {"name": name} | dict(settings) | {k: arch[k] for k in SETTINGS if k in arch}
+    values = {"name": name} | dict(settings)
+    if arch.get("camera_encoding") not in (None, values.get("camera_encoding")):
+        values.pop("sampling_camera_encoding", None)  # it is not the layout's own file
+    values |= {k: arch[k] for k in SETTINGS if k in arch}
     sections = {n: dataclasses.asdict(part.config) for n, part in parts.items()}
     if "vae" in sections:
         factor = 2 ** (len(sections["vae"]["ch_mult"]) - 1) * sections["vae"]["patch"]

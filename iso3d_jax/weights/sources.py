@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from iso3d_jax.errors import UserError
 from iso3d_jax.weights.tensors import INDEX_SUFFIXES, SUFFIXES, LazyTensor, open_tensors
+from iso3d_jax.weights.torch_file import read_facts
 
 SUBFOLDERS = ("unet", "vae", "image_encoder")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w./-]+)?")
@@ -16,12 +17,16 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w./-]+)?")
 
 @dataclass
 class Source:
-    """One file (or its shards) and what the JSON files beside it say."""
+    """One file (or its shards) and what the JSON files beside it say.
+
+    `facts` are what our own `--to torch` put into a file: its model.json without the networks.
+    """
 
     path: Path
     tensors: dict[str, LazyTensor]
     config: dict = field(default_factory=dict)
     scheduler: dict = field(default_factory=dict)
+    facts: dict = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -61,7 +66,8 @@ def open_sources(place: str) -> list[Source]:
 
 
 def _open(path: Path) -> Source:
-    return Source(path, open_tensors(path), _json(path.with_name("config.json")))
+    tensors = open_tensors(path)
+    return Source(path, tensors, _json(path.with_name("config.json")), facts=read_facts(path))
 
 
 def _json(path: Path) -> dict:

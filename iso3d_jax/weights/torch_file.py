@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import math
 import pickle
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import ml_dtypes
@@ -41,6 +42,7 @@ STORAGES = {
 }
 WRAPPERS = ("state_dict", "module", "model")  # under which trainers put the state dict
 _ALIGNMENT = 64
+_FACTS = "archive/iso3d_jax/model.json"
 _OLD = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled magic number
 
 
@@ -228,12 +230,33 @@ def _data_offset(raw, info: zipfile.ZipInfo) -> int:
     return info.header_offset + 30 + name_length + extra_length
 
 
-def write_torch(path: str | Path, entries: Iterable[Entry]) -> None:
+def read_facts(path: Path) -> dict:
+    """What `write_torch` was given as `facts`; empty for any other file.
+
+    Raises:
+      UserError: they are there and damaged.
+    """
+    if not zipfile.is_zipfile(path):
+        return {}
+    with zipfile.ZipFile(path) as archive:
+        if _FACTS not in archive.namelist():
+            return {}
+        try:
+            facts = json.loads(archive.read(_FACTS))
+        except (ValueError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path}: its {_FACTS} is damaged: {error}") from None
+    if not isinstance(facts, dict):
+        raise UserError(f"{path}: its {_FACTS} is damaged: it is no JSON object")
+    return facts
+
+
+def write_torch(path: str | Path, entries: Iterable[Entry], facts: Mapping | None = None) -> None:
     """Writes a flat state dict that `torch.load(path, weights_only=True)` reads; atomic, lean.
 
     Args:
       path: file to write.
       entries: what is in it, in order.
+      facts: JSON for `read_facts`, in an entry of the zip that torch.load does not look at.
     """
     entries = list(entries)
     names = {dtype: name for name, dtype in STORAGES.items()}
@@ -250,6 +273,9 @@ def write_torch(path: str | Path, entries: Iterable[Entry]) -> None:
                 file.write(array.reshape(-1).view(np.uint8).data)
         with _entry(archive, "archive/version") as file:
             file.write(b"3\n")
+        if facts:
+            with _entry(archive, _FACTS) as file:
+                file.write(json.dumps(dict(facts), indent=2).encode())
 
 
 @contextlib.contextmanager

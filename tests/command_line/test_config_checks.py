@@ -53,6 +53,8 @@ def test_every_value_has_a_rule_and_keeps_it(configs, spec):
 
 def nonsense(value):
     """What no value like this one may be: of the right type, so that only a rule can refuse it."""
+    if value is None:
+        return [WRONG, -1, math.nan]
     if isinstance(value, bool):
         return [2, "yes", None]
     if isinstance(value, int):
@@ -72,6 +74,7 @@ ACCEPTED = {
     (r"preset|data|data_encoded|init|init_from|init\.\w+|model\.name", WRONG): "paths and names",
     (r"(reference|draft)\.elevation_deg", -1e-3): "a camera may look up",
     (r"camera\.elevation_deg", (-1.0, -1.0)): "a camera may look up",
+    (r"model\.(guidance_scale|eta|temperature|steps|spacing)", None): "the base's own",
     (r"loss\.\w+|guidance\.(low|high)", 3.5): "a constant in a ramp's place; a share below 1 alone",
 }
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ from iso3d_jax.errors import UserError
 from iso3d_jax.reconstruct import default_config
 from iso3d_jax.reconstruction import batch, run, settings, state
 from iso3d_jax.weights.bundle import load_model
+
+
+Named = SimpleNamespace(dtype="float32")  # what a run asks a model whose folder it knows
 
 
 def about(cfg, **changes):
@@ -31,7 +35,7 @@ def test_a_folder_of_another_run_is_refused(small_config, tmp_path, key, name):
 
 def test_a_folder_of_another_type_is_refused_with_the_flag_that_goes_on(small_config, tmp_path):
     state.save(tmp_path, state.start(small_config), about(small_config))
-    with pytest.raises(UserError, match="in float32 and this one is in bfloat16: add --dtype float"):
+    with pytest.raises(UserError, match="float32 and this one is in bfloat16: add --dtype float"):
         run._check_same_run(tmp_path, about(small_config, dtype="bfloat16"), small_config)
 
 
@@ -142,7 +146,7 @@ def test_one_bad_picture_does_not_lose_the_others(
 
     def again():
         return batch.reconstruct_all(
-            None, pictures, tmp_path / "out", small_config, model_id="m", init="none",
+            Named, pictures, tmp_path / "out", small_config, model_id="m", init="none",
             reconstruct=reconstruct,
         )  # fmt: skip
 

@@ -1,5 +1,7 @@
 """The sampling loop: seeds, batches, cameras, guidance, and how often it compiles."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -8,7 +10,11 @@ from ml_collections import ConfigDict
 from iso3d_jax import sampling
 from iso3d_jax.diffusion import ddim
 from iso3d_jax.errors import UserError
+from iso3d_jax.evaluation.ablation import Probe
+from iso3d_jax.evaluation.views import ViewTask, generate
 from iso3d_jax.geometry import cameras
+from iso3d_jax.reconstruction.run import prior_of
+from iso3d_jax.weights import facts
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +83,51 @@ def test_views_go_round_counter_clockwise_from_the_given_azimuth():
     np.testing.assert_allclose(got, want, atol=1e-6)
 
 
-def test_released_weights_get_the_cameras_of_their_sampling_script():
-    got = sampling.camera_conditions("isotropic3d", 4, 15.0, 0.0)
-    azimuths = np.array([0.0, 90, 180, 270])
-    want = cameras.camera_condition(np.full(4, 15.0), azimuths, "isotropic3d_sampling")
-    np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-9)  # jax's sine and numpy's
+@pytest.mark.parametrize(
+    "said, sampled_with, trained_with",
+    [
+        # the released file's, a model's that was tuned from it, MVDream's, a 2-D base's
+        (
+            dict(camera_encoding="isotropic3d", sampling_camera_encoding="isotropic3d_sampling"),
+            "isotropic3d_sampling",
+            "isotropic3d",
+        ),
+        (dict(camera_encoding="isotropic3d"), "isotropic3d", "isotropic3d"),
+        (dict(camera_encoding="mvdream"), "mvdream", "mvdream"),
+        ({}, "mvdream", "mvdream"),
+    ],
+)
+def test_a_model_is_sampled_with_the_cameras_that_it_says(
+    random_model, pictures, monkeypatch, said, sampled_with, trained_with
+):
+    """Wherever views are drawn; what it was trained with is what guidance and the table use."""
+    config = {k: v for k, v in random_model.config.to_dict().items() if "camera" not in k} | said
+    model = dataclasses.replace(random_model, config=ConfigDict(config))
+    seen = []
+
+    def sample_latents(unet, context, camera, *args, **kwargs):
+        seen.append(np.asarray(camera))
+        return np.zeros((1, 4, 8, 8, 8), np.float32)
+
+    monkeypatch.setattr(sampling, "sample_latents", sample_latents)
+    monkeypatch.setattr(sampling, "decode_views", lambda vae, z: np.zeros((1, 4, 64, 64, 3)))
+    azimuths, elevations = np.array([0.0, 90, 180, 270]), np.full(4, 15.0)
+    task = ViewTask(["a"], np.stack(pictures[:1]), azimuths[None], elevations[None], None, "")
+    sampling.sample_views(model, pictures[:1], steps=1)
+    generate(model, task, steps=1)
+    want = cameras.camera_condition(elevations, azimuths, sampled_with)
+    assert len(seen) == 2
+    for got in seen:  # jax's sine and numpy's
+        np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-7)
+    probe = Probe(None, None, azimuths[None], elevations[None], model.config)
+    plain = cameras.camera_condition(elevations, azimuths, trained_with)
+    np.testing.assert_allclose(probe.cameras()[0], plain, rtol=1e-6, atol=1e-7)
+    assert prior_of(model, pictures[0])[1].camera_encoding == trained_with
+
+
+def test_a_model_that_names_no_known_cameras_is_refused():
+    with pytest.raises(UserError, match="camera_encoding is 'mvdraem', which is none of mvdream"):
+        facts.sampling_camera_encoding(ConfigDict(dict(camera_encoding="mvdraem")))
 
 
 def test_other_pictures_seeds_and_scales_do_not_compile_again(random_model, pictures):

@@ -15,7 +15,8 @@ def small_config(**changes) -> ConfigDict:
         lr_schedule="cosine", warmup_steps=2, weight_decay=0.01, adam_b2=0.99, grad_clip=1.0,
         ema_decay=0.9, log_every=1, checkpoint_every=4, sample_every=100, keep=3,
         mesh=dict(fsdp=1, tensor=1), embedding_dropout=0.2, single_view_share=0.3,
-        reference_dropout=0.25, front_share=0.5, reference="attention", ablation="", num_views=4,
+        reference_dropout=0.25, reference_dropped_with_embedding=False, front_share=0.5,
+        reference="attention", ablation="", num_views=4,
         loss_weighting="plain", min_snr_gamma=5.0, noise_offset=0.0, trainable="all", lora_rank=2,
         lora_alpha=2.0, accumulate=1, dtype="float32", remat="none", optimizer="adamw",
         on_bad_step="stop", spike_factor=0.0, max_skips=3, timestep_bias=0.0,
@@ -48,7 +49,7 @@ def encoded_table(objects=6, views=8) -> EncodedTable:
 class SmallTask:
     """A `loop.Task` without pictures."""
 
-    label = "test"
+    label, summary = "test", ""
     train_step = staticmethod(denoiser.train_step)
 
     def __init__(self, cfg):

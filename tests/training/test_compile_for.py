@@ -21,10 +21,13 @@ def test_gpus_by_fake_devices(run_python):
     process = run_python(*COMMAND, "--compile_for=h100:4", "--config.mesh.fsdp=4", "--price=2.5")
     assert process.returncode == 0, process.stderr
     out = process.stdout
-    assert "16 on h100:4: 4 chips, fsdp 4" in out and "2-a (25% of steps)" in out
+    assert "16 on h100:4: 4 chips, fsdp 4" in out
+    for branch in ("1-a (6.2%", "1-b (18.8%", "2-a (18.8%", "2-b (56.2%"):
+        assert f"{branch} of steps)" in out
     assert "$2.50 a chip and hour" in out
     flops = [float(x) for x in re.findall(r"of 80\s+([\d.e-]+)\s", out)]
-    assert len(flops) == 2 and flops[1] > 2 * flops[0] >= 0  # five views against two
+    assert len(flops) == 4 and flops[3] > 2 * flops[2] > 0  # five views against two
+    assert flops[0] < flops[2] and flops[1] < flops[3]  # without the reference and with it
     assert "all-gather" in out and "all-reduce" in out  # weights are split, gradients are summed
 
 
@@ -53,6 +56,35 @@ def test_what_does_not_fit_is_refused_with_the_largest_that_does(monkeypatch):
     monkeypatch.setattr(compile_for, "target_devices", lambda *_: [])
     with pytest.raises(UserError, match="64 does not fit into the 80 GiB.*largest that fits is 16"):
         compile_for.report(cfg, "h100:8")  # 1 + 4 x 16 GiB fit, 1 + 4 x 24 do not
+
+
+def test_the_report_has_every_branch_with_its_share_of_the_steps(monkeypatch):
+    """Those without the reference count, at their own price; an ablation has only them."""
+    from iso3d_jax.command_line import load_config
+
+    costs = {"1-a": 1.0, "1-b": 4.0, "2-a": 2.0, "2-b": 5.0}
+    chip = chips.parse_target("h100:8")[0]
+
+    def compile_branch(cfg, devices, branch):
+        return compile_for.Program(branch, 1, 1, costs[branch] * chip.flops, 1.0, 1.0, {}, [])
+
+    monkeypatch.setattr(compile_for, "compile_branch", compile_branch)
+    monkeypatch.setattr(compile_for, "target_devices", lambda *_: [])
+
+    def shares(spec, **changes):
+        cfg = load_config(spec)
+        cfg.update(changes)
+        text = compile_for.report(cfg, "h100:8")
+        mean = float(re.search(r"roofline: ([\d.]+) ms a step", text)[1]) / 1000
+        return dict(re.findall(r"(\d-[ab]) \((\S+) of steps\)", text)), mean
+
+    found, mean = shares("configs/stage2.py")
+    assert found == {"1-a": "7.5%", "1-b": "17.5%", "2-a": "22.5%", "2-b": "52.5%"}
+    assert mean == pytest.approx(0.075 * 1 + 0.175 * 4 + 0.225 * 2 + 0.525 * 5)
+    found, mean = shares("configs/stage2.py", reference_dropout=0.0)
+    assert found == {"2-a": "30.0%", "2-b": "70.0%"} and mean == pytest.approx(0.6 + 3.5)
+    assert shares("configs/stage2.py:full,ablation=no_ema")[0] == {"1-a": "30.0%", "1-b": "70.0%"}
+    assert shares("configs/stage1.py")[0] == {"1-a": "30.0%", "1-b": "70.0%"}
 
 
 def test_bisection_finds_the_largest():

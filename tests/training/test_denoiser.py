@@ -3,11 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from iso3d_jax import command_line
 from iso3d_jax.data.table import SET, draw_views
 from iso3d_jax.diffusion.schedule import make_schedule, training_target
+from iso3d_jax.errors import UserError
 from iso3d_jax.geometry.cameras import camera_condition
-from iso3d_jax.training import denoiser
+from iso3d_jax.training import batches, denoiser
 
 
 def test_branches_are_drawn_with_the_papers_shares(make_config, make_task):
@@ -15,8 +18,26 @@ def test_branches_are_drawn_with_the_papers_shares(make_config, make_task):
     names = [task.branch(step) for step in range(4000)]
     assert set(names) == {"2-a", "2-b"}
     assert abs(names.count("2-a") / 4000 - 0.3) < 0.025
+    assert batches.branch_shares(make_config(reference_dropout=0.0)) == {"2-a": 0.3, "2-b": 0.7}
     stage1 = make_task(make_config(stage=1))
     assert {stage1.branch(step) for step in range(50)} == {"1-a", "1-b"}
+
+
+def test_shares_of_a_stage_2_that_goes_without_the_reference_at_times(make_config):
+    """The preset's: a quarter of the steps is of stage 1's branches."""
+    cfg = command_line.load_config("configs/stage2.py")
+    drawn = batches.Batches(cfg, type("Table", (), {"num_views": 8}))
+    names = [drawn.branch(step) for step in range(8000)]
+    shares = batches.branch_shares(cfg)
+    want = {"2-a": 0.225, "2-b": 0.525, "1-a": 0.075, "1-b": 0.175}
+    assert shares == pytest.approx(want) and set(names) == set(want)
+    for name, share in want.items():
+        assert abs(names.count(name) / 8000 - share) < 0.02, name
+    cfg.reference_dropout = 0.0
+    assert batches.branch_shares(cfg) == {"2-a": 0.3, "2-b": 0.7}
+    assert {drawn.branch(step) for step in range(200)} == {"2-a", "2-b"}
+    assert batches.branch_shares(make_config(stage=1)) == {"1-a": 0.3, "1-b": 0.7}
+    assert batches.branch_shares(make_config(reference_dropout=1.0)) == {"1-a": 0.3, "1-b": 0.7}
 
 
 def test_batches_are_a_function_of_the_step(make_config, make_task):
@@ -99,6 +120,33 @@ def test_perfect_predictor_has_no_loss_and_the_reference_is_clean_at_t_0(make_co
     np.testing.assert_allclose(
         seen["z_t"][:, 0], batch["reference_moments"][:, 0, ..., :2] * 0.7, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_the_reference_is_dropped_with_its_rows_embedding_if_asked(make_config, together):
+    """Row by row: zeros in place of its latent where the embedding is zeros, and nowhere else."""
+    batch = batch_of(reference=True)
+    batch["embedding"] = np.ones_like(batch["embedding"])
+    cfg = make_config(embedding_dropout=0.5, reference_dropped_with_embedding=together)
+    plain_cfg = make_config(embedding_dropout=0.5)
+    seen = set()
+    for i in range(12):
+        inputs = denoiser.make_inputs(batch, jax.random.key(i), cfg, 0.7)
+        dropped = ~np.asarray(inputs["context"]).any((1, 2))
+        empty = ~np.asarray(inputs["reference"]).any((1, 2, 3, 4))
+        np.testing.assert_array_equal(empty, dropped & together)
+        seen |= set(dropped.tolist())
+        plain = denoiser.make_inputs(batch, jax.random.key(i), plain_cfg, 0.7)
+        for name in inputs.keys() - {"reference"}:  # nothing else of the step changes
+            np.testing.assert_array_equal(inputs[name], plain[name], err_msg=name)
+        np.testing.assert_array_equal(inputs["reference"][~empty], plain["reference"][~empty])
+    assert seen == {False, True}
+
+
+def test_a_reference_in_the_channels_is_not_dropped_with_the_embedding(make_config):
+    cfg = make_config(reference="channels", reference_dropped_with_embedding=True)
+    with pytest.raises(UserError, match="goes with reference=attention alone"):
+        denoiser.check_options(cfg)
 
 
 def test_embedding_is_dropped_to_zeros(make_config):

@@ -126,3 +126,13 @@ def test_it_learns(tmp_path, make_config, make_task):
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss/2-b"] for line in lines]
     assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:10])
+
+
+def test_the_first_line_says_what_the_task_says_of_itself(tmp_path, make_config, make_task, capsys):
+    cfg = make_config(steps=0, **ONE_BRANCH)
+    task = make_task(cfg)
+    task.summary = "cameras mvdream (the base's)"
+    fit(task, cfg, tmp_path)
+    said = capsys.readouterr()
+    first = (said.out + said.err).splitlines()[0]
+    assert "weights, cameras mvdream (the base's), batch 8" in first

@@ -11,14 +11,15 @@ from iso3d_jax.errors import UserError
 from iso3d_jax.models.clip import CLIPConfig
 from iso3d_jax.models.unet import UNetConfig
 from iso3d_jax.models.vae import VAEConfig
+from iso3d_jax.weights import facts
 from iso3d_jax.weights.bundle import load_config, load_model
 from iso3d_jax.weights.conversion import find_parts
-from iso3d_jax.weights.exporting import export_diffusers, export_torch
+from iso3d_jax.weights.exporting import export_compact, export_diffusers, export_torch
 from iso3d_jax.weights.importing import import_weights
 from iso3d_jax.weights.rules import Rule, plan
 from iso3d_jax.weights.safetensors_file import write_safetensors
 from iso3d_jax.weights.tensors import LazyTensor, open_tensors
-from iso3d_jax.weights.torch_file import write_torch
+from iso3d_jax.weights.torch_file import read_facts, write_torch
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CHECKPOINT = GOLDEN / "isotropic3d_tiny_fp16.ckpt"
@@ -43,6 +44,7 @@ def test_architecture_is_read_off_the_shapes(converted, arch):
     assert (config.clip["width"], config.clip.layers, config.clip.heads) == (64, 2, 2)
     assert (config.vae.ch, config.vae.ch_mult) == (32, (1, 1, 2))
     assert config.camera_encoding == "isotropic3d" and config.parameterization == "eps"
+    assert config.sampling_camera_encoding == "isotropic3d_sampling"  # the released file's alone
     assert (config.scale_factor, config.picture, config.eta) == (0.18215, "launch", 1.0)
     assert (config.resolution, config.latent_size, config.context_dim) == (64, 16, 48)
     assert load_config(folder).unet.context_dim == 48
@@ -86,6 +88,57 @@ def test_round_trip_is_bit_exact(converted, golden_tensors, tmp_path):
         np.testing.assert_array_equal(back[key].read(), tensor.read(), err_msg=key)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        dict(camera_encoding="mvdream", parameterization="v", eta=0.0, guidance_scale=3.0),
+        dict(camera_encoding="isotropic3d", base_camera_encoding="mvdream", steps=20),
+        dict(camera_encoding="isotropic3d", sampling_camera_encoding="isotropic3d_sampling"),
+    ],
+)
+def test_a_model_keeps_what_it_says_of_itself(converted, tmp_path, said):
+    """There and back by the authors' layout, whose keys are the released file's; and compact."""
+    config, folder = converted
+    own = {k: v for k, v in config.to_dict().items() if k not in facts.CAMERAS} | said
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "model.json").write_text(json.dumps(own))
+    (mine / "model.safetensors").symlink_to(folder / "model.safetensors")
+    notes = export_torch(mine, tmp_path / "mine.ckpt")
+    drifts = "sampling_camera_encoding" in said
+    assert any("drift" in note for note in notes) == (
+        said["camera_encoding"] == "isotropic3d" and not drifts
+    )
+    arch = {"unet": {"num_head_channels": 32}, "clip": {"heads": 2}}
+    back = import_weights([str(tmp_path / "mine.ckpt")], tmp_path / "back", arch).to_dict()
+    export_compact(mine, tmp_path / "compact")
+    for again in (back, load_config(tmp_path / "compact").to_dict()):
+        assert {k: v for k, v in again.items() if "camera" in k} == {
+            k: v for k, v in said.items() if "camera" in k
+        }
+        for key in ("resolution", "parameterization", "picture", "eta", "guidance_scale", "steps"):
+            assert again.get(key) == own.get(key), key
+
+
+def test_the_users_word_on_cameras_ends_the_released_drift(arch, tmp_path):
+    told = import_weights([str(CHECKPOINT)], tmp_path, arch | {"camera_encoding": "mvdream"})
+    assert told.camera_encoding == "mvdream" and "sampling_camera_encoding" not in told
+    told = import_weights([str(CHECKPOINT)], tmp_path, arch | {"camera_encoding": "isotropic3d"})
+    assert told.sampling_camera_encoding == "isotropic3d_sampling"
+
+
+def test_facts_that_are_damaged_are_refused(tmp_path):
+    values = [("x", (2,), np.dtype(np.float32), lambda: np.ones(2, np.float32))]
+    write_torch(tmp_path / "x.ckpt", values, {"eta": 0.25})
+    assert read_facts(tmp_path / "x.ckpt") == {"eta": 0.25}
+    raw = (tmp_path / "x.ckpt").read_bytes()
+    (tmp_path / "bad.ckpt").write_bytes(raw.replace(b'"eta": 0.25', b'"eta": 0,25'))
+    with pytest.raises(UserError, match="model.json is damaged"):
+        read_facts(tmp_path / "bad.ckpt")
+    assert open_tensors(tmp_path / "x.ckpt").keys() == {"x"}
+    assert read_facts(CHECKPOINT) == {}
+
+
 def test_leftovers_of_the_original_are_copied_over(converted, golden_tensors, tmp_path):
     text = {"cond_stage_model.model.logit_scale": np.array(4.6, np.float32)}
     original = write(tmp_path / "original.ckpt", text)
@@ -103,7 +156,8 @@ def test_diffusers_round_trip_is_bit_exact_but_for_the_cameras(converted, tmp_pa
     assert len(notes) == 2 and "camera" in notes[0]
     again = import_weights([str(tmp_path / "pipeline")], tmp_path / "again", {})
     assert again.unet == config.unet and again.vae == config.vae
-    assert again.camera_encoding == "mvdream" and again.resolution == 64 and "clip" not in again
+    assert "camera_encoding" not in again  # it has not learned any: what it says is nothing
+    assert again.resolution == 64 and "clip" not in again
     ours = open_tensors(folder / "model.safetensors")
     theirs = open_tensors(tmp_path / "again" / "model.safetensors")
     assert {key for key in ours if not key.startswith("clip/")} == theirs.keys()

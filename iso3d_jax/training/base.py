@@ -1,0 +1,126 @@
+"""What a run has from the model that it starts from, and where it goes its own way.
+
+A base works with the cameras, the prediction and the attention heads that it was trained with, and
+no shape of its weights tells them. So an empty value of the config means the base's own, what is
+used is settled here once, before batches are made, and a run that changes it says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+from ml_collections import ConfigDict
+
+from iso3d_jax.weights import bundle, facts
+from iso3d_jax.weights.architecture import NOT_IN_SHAPES
+
+# What "" means without a base, or with one that does not say.
+DEFAULTS = dict(camera_encoding=facts.TRUE_ANGLES, parameterization="eps", picture="launch")
+NAMES = dict(camera_encoding="cameras", parameterization="prediction")
+
+
+@dataclasses.dataclass(frozen=True)
+class Inheritance:
+    """What `settle` found.
+
+    Attributes:
+      summary: cameras and prediction of the run and whose they are, for its first line.
+      changes: a line for each fact in which the run departs from its base.
+      records: what the run's model.json says of that.
+    """
+
+    summary: str
+    changes: tuple[str, ...] = ()
+    records: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def announce(self, label: str) -> None:
+        """Prints the changes, a line each, in the first process."""
+        if jax.process_index() == 0:
+            for line in self.changes:
+                print(f"{label}: {line}", flush=True)
+
+
+def settle(cfg: ConfigDict, *, read: bool = True) -> Inheritance:
+    """Fills in what `cfg.model` leaves to the base, in place; twice is as once.
+
+    Camera encoding, prediction, preparation of pictures and the numbers of sampling are the base's
+    where the config leaves them empty ("" or None). Numbers of the UNet that no shape tells are the
+    base's in any case: with others its weights are another function.
+
+    Args:
+      cfg: of a training.
+      read: whether `init_from` is looked at; a compilation for other machines does not, since
+        nothing of this changes a program's size.
+
+    Raises:
+      UserError: `init_from` or `init.drawing` is no model folder.
+    """
+    source = cfg.get("init_from") if read else ""
+    base = bundle.load_config(source) if source else ConfigDict()
+    model, changes, records, words = cfg.model, [], {}, []
+    with cfg.unlocked():
+        for key, default in DEFAULTS.items():
+            mine, theirs = model.get(key), base.get(key)
+            model[key] = mine or theirs or default
+            if key not in NAMES:
+                continue
+            whose = "the base's" if theirs else "no base says another"
+            if theirs and theirs != model[key]:
+                whose = f"the base had {theirs}"
+                records[f"base_{key}"] = theirs
+                changes.append(
+                    f"{NAMES[key]} {model[key]}, but the base {source} was trained with {theirs}: "
+                    f"it has to learn anew; --config.model.{key}={theirs} keeps what it has"
+                )
+            words.append(f"{NAMES[key]} {model[key]} ({whose})")
+        for key in facts.SAMPLING:
+            if model.get(key) is None:
+                if key in base:
+                    model[key] = base[key]
+                elif key in model:
+                    del model[key]
+        if "unet" in base:
+            changes += _take_heads(model, base, source)
+    changes += _other_latents(cfg, base, source)
+    drawing = cfg.get("init", {}).get("drawing") if read else ""
+    if drawing:
+        theirs = facts.camera_encoding(bundle.load_config(drawing))
+        if theirs != model.camera_encoding:
+            changes.append(
+                f"cameras {model.camera_encoding}, but the drawing decoder of {drawing} was "
+                f"trained with {theirs}; --config.model.camera_encoding={theirs} keeps it"
+            )
+    return Inheritance(", ".join(words), tuple(changes), records)
+
+
+def _take_heads(model: ConfigDict, base: ConfigDict, source: str) -> list[str]:
+    """Gives the UNet the base's numbers that no shape tells; what that changed."""
+    mine, theirs = (bundle.network_config("unet", config) for config in (model, base))
+    changes = []
+    for key in NOT_IN_SHAPES["unet"]:
+        number = getattr(theirs, key)
+        if getattr(mine, key) != number:
+            model.unet[key] = number
+            changes.append(
+                f"unet.{key} is {number}, as of the base {source}, not {getattr(mine, key)}"
+            )
+    return changes
+
+
+def _other_latents(cfg: ConfigDict, base: ConfigDict, source: str) -> list[str]:
+    """Where the run's latents are not what the base saw."""
+    changes = []
+    if "unet" in base and base.get("resolution", cfg.model.resolution) != cfg.model.resolution:
+        changes.append(
+            f"pictures of {cfg.model.resolution} pixels, but the base {source} is of "
+            f"{base.resolution}"
+        )
+    if "unet" in base and "init" in cfg:
+        scale = bundle.load_config(cfg.init.vae or None).get("scale_factor")
+        if scale is not None and base.get("scale_factor", scale) != scale:
+            changes.append(
+                f"latents scaled by {scale:g} as the autoencoder says, but the base {source} was "
+                f"trained with {base.scale_factor:g}"
+            )
+    return changes
