@@ -14,7 +14,6 @@ from iso3d_jax.reconstruct import default_config
 from iso3d_jax.reconstruction import batch, run, settings, state
 from iso3d_jax.weights.bundle import load_model
 
-
 Named = SimpleNamespace(dtype="float32")  # what a run asks a model whose folder it knows
 
 
