@@ -181,7 +181,7 @@ def compile_traced(traced) -> Program:
 def compile_all(
     traces: dict[str, Callable], failed: Callable[[str, Exception], None]
 ) -> dict[str, Program]:
-    """Compiles several programs at once, as many as there are processors and at most eight.
+    """Compiles several programs at once, one for two processors and at most eight.
 
     Args:
       traces: by name, functions without arguments that trace: `lambda: jax.jit(f).trace(x)`.
@@ -193,7 +193,7 @@ def compile_all(
             traced[name] = trace()
         except Exception as error:
             failed(name, error)
-    workers = min(8, machine()["cpus_allowed"] or os.cpu_count() or 1)
+    workers = min(8, max(1, (machine()["cpus_allowed"] or os.cpu_count() or 1) // 2))
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         futures = {name: pool.submit(compile_traced, each) for name, each in traced.items()}
         for name, future in futures.items():

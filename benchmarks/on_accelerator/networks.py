@@ -205,7 +205,7 @@ def _diffusers(bench: Bench, side: int) -> None:
         bench.record.row("diffusers", left_out=lines[-1][:300])
 
 
-def attention_cases(config) -> dict[str, tuple[int, int, int, int]]:
+def attention_cases(config, view_counts=(4, 5)) -> dict[str, tuple[int, int, int, int]]:
     """(batch, tokens, heads, width of a head) of every self-attention of the networks."""
     u, cases = bundle.network_config("unet", config), {}
     levels = [
@@ -214,7 +214,7 @@ def attention_cases(config) -> dict[str, tuple[int, int, int, int]]:
     ]
     # The middle block attends whether or not the deepest level does.
     at = [x for x in levels[:-1] if x[0] in u.attention_resolutions] + levels[-1:]
-    for views in (4, 5):
+    for views in view_counts:
         for down, heads in at:
             length = views * (config.latent_size // down) ** 2
             cases[f"unet {views} views, {length}"] = (2, length, heads, u.num_head_channels)
@@ -240,7 +240,8 @@ def attention(bench: Bench) -> None:
         return jax.grad(lambda *x: jnp.sum(jnp.square(how(*x).astype(jnp.float32))), (0, 1, 2))
 
     inputs, traces = {}, {}
-    for name, (n, length, heads, width) in attention_cases(bench.model.config).items():
+    cases = attention_cases(bench.model.config, (4,) if bench.tiny else (4, 5))
+    for name, (n, length, heads, width) in cases.items():
         keys = jax.random.split(jax.random.key(0), 3)
         shape = (n, length, heads, width)
         inputs[name] = [jax.random.normal(key, shape, jnp.bfloat16) for key in keys]
@@ -253,7 +254,7 @@ def attention(bench: Bench) -> None:
 
     programs = compile_all(traces, failed)
     for (name, word, kind), program in programs.items():
-        n, length, heads, width = attention_cases(bench.model.config)[name]
+        n, length, heads, width = cases[name]
         try:
             seconds = seconds_a_call(
                 lambda p=program, x=inputs[name]: p.call(*x), bench.sizes.repeats, limit=1.0

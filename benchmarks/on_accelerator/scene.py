@@ -74,7 +74,10 @@ def iteration(bench: Bench) -> None:
     frozen, sizes = settings.freeze(cfg), bench.sizes
     bench.kept["reconstruction"] = cfg, prior
     programs = bench.kept["iterations"] = {}
-    names = {i: f"{v * cfg.views} renders of {r}" for i, (_, r, v) in enumerate(cfg.phases)}
+    names = {
+        i: f"{i + 1}: {groups * cfg.views} renders of {resolution}"
+        for i, (_, resolution, groups) in enumerate(cfg.phases)
+    }
     scene = state.start(cfg)
     whole = compile_all(
         {
@@ -165,7 +168,7 @@ def many(bench: Bench) -> None:
         rates[phase] = done / seconds
         totals = record["total"][:count]
         bench.record.row(
-            f"at {resolution}", iterations=done, seconds=seconds,
+            f"{phase + 1}: at {resolution}", iterations=done, seconds=seconds,
             iterations_per_second=done / seconds, slowest_call=min(calls), fastest_call=max(calls),
             wanted_samples=float(np.max(record["slots"])),
             not_finite_in_the_last_call=int(np.sum(~np.isfinite(totals))),

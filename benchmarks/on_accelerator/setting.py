@@ -31,14 +31,14 @@ class Sizes:
     repeats: int
 
 
-FULL = Sizes(8192, 1 << 30, (1 << 20, 1 << 23), (8, 4), 50, 32, 16, 8, 4096, 5)
+FULL = Sizes(8192, 1 << 30, (1 << 20, 1 << 23), (8, 4), 50, 32, 16, 16, 4096, 5)
 TINY = Sizes(256, 1 << 20, (1 << 10,), (2,), 2, 1, 2, 1, 2, 1)
 
 
 def small_model() -> ConfigDict:
     """The released model's kinds of network, with few and narrow layers."""
     model = common.full_model()
-    model.resolution = 32
+    model.resolution = 16
     model.unet.update(
         model_channels=16, channel_mult=(1, 2), attention_resolutions=(1, 2), num_res_blocks=1,
         num_head_channels=16, context_dim=24, num_groups=8,
@@ -68,10 +68,9 @@ class Bench:
     def reconstruction(self) -> ConfigDict:
         """The released recipe, or one of its shape for a CPU."""
         cfg = command_line.load_config(str(ROOT / "configs" / "reconstruct.py") + ":isotropic3d")
-        if self.tiny:
-            cfg.phases = tuple(
-                (until, 8 * (i + 1), g) for i, (until, _, g) in enumerate(cfg.phases)
-            )
+        if self.tiny:  # both phases are then one program, which is compiled once
+            cfg.phases = tuple((until, 8, 1) for until, *_ in cfg.phases)
+            cfg.shading.probability = 0.0
             cfg.field.update(levels=2, log2_table_size=8, hidden=8)
             cfg.occupancy.resolution, cfg.steps_per_call = 8, 2
         return cfg
