@@ -83,15 +83,14 @@ def _pool(size: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(size, np.float32)
 
 
-def random_weights(shapes: dict, held) -> dict[str, np.ndarray]:
-    """Weights for a network's shapes, made fast and the same in every type: no layer is silent.
+def random_weights(shapes: dict) -> dict[str, np.ndarray]:
+    """float32 weights for a network's shapes, made fast and always the same: no layer is silent.
 
     Matrices and kernels are normal over the square root of what enters an output, so that signals
     keep their size from layer to layer; norms scale by about one.
 
     Args:
       shapes: by path, from `bundle.abstract_network`.
-      held: their type, as `load_model` would hold them.
     """
     largest = max(math.prod(leaf.shape) for leaf in shapes.values())
     pool = _pool(1 << (2 * largest - 1).bit_length())
@@ -101,20 +100,23 @@ def random_weights(shapes: dict, held) -> dict[str, np.ndarray]:
         offset = zlib.crc32(path.encode()) % (pool.size - size + 1)
         raw = pool[offset : offset + size].reshape(shape)
         if path.endswith("scale"):
-            return 1.0 + 0.05 * raw
+            return np.float32(1.0) + np.float32(0.05) * raw
         return raw * np.float32(0.02 if len(shape) < 2 else math.prod(shape[:-1]) ** -0.5)
 
-    return {
-        path: np.asarray(draw(path, leaf.shape), bundle.held_as(path, held))
-        for path, leaf in shapes.items()
-    }
+    return {path: draw(path, leaf.shape) for path, leaf in shapes.items()}
 
 
 def random_network(name: str, config: ConfigDict, dtype):
-    """A network with random weights that computes in `dtype` and holds them in it."""
+    """A network with random weights that computes in `dtype` and holds them as `load_model` would.
+
+    They are rounded on the device: numpy takes half a minute for what it rounds in none.
+    """
     graphdef, shapes = bundle.abstract_network(name, config, dtype)
-    weights = random_weights(shapes, dtype)
-    return merge_params(graphdef, {path: jnp.asarray(value) for path, value in weights.items()})
+    weights = random_weights(shapes)
+    return merge_params(
+        graphdef,
+        {k: jnp.asarray(w).astype(bundle.held_as(k, dtype)) for k, w in weights.items()},
+    )
 
 
 def random_model(settings: ConfigDict, dtype) -> bundle.Model:

@@ -177,7 +177,7 @@ def _diffusers(bench: Bench, side: int) -> None:
     config = bundle.network_config("unet", bench.model.config)
     request = {"unet": {k: v for k, v in vars(config).items()}, "side": side}
     command = [sys.executable, str(BENCHMARKS / "torch_unet.py"), json.dumps(request)]
-    limit = max(1.0, min(240.0, bench.record.left() - 60.0)) if not bench.tiny else 60.0
+    limit = max(1.0, min(120.0, bench.record.left() - 60.0)) if not bench.tiny else 60.0
     try:
         process = subprocess.run(
             command, capture_output=True, text=True, timeout=limit,

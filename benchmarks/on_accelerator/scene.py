@@ -1,18 +1,21 @@
 """The scene: hash grid, an iteration of score distillation and its parts, many iterations."""
 
 import time
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import reconstruction_breakdown as breakdown
-from measuring import compile_all, seconds_a_call
+from measuring import Program, compile_all, seconds_a_call
+from ml_collections import ConfigDict
 from on_accelerator.setting import Bench
 
 from iso3d_jax import sampling
 from iso3d_jax.data.pictures import load_picture
 from iso3d_jax.nerf import field, hash_grid
 from iso3d_jax.reconstruction import run, settings, state
+from iso3d_jax.reconstruction.losses import Prior, PriorSpec
 from iso3d_jax.reconstruction.step import run_steps
 
 
@@ -67,19 +70,45 @@ def iteration(bench: Bench) -> None:
     their own and do not sum up to it. The prior's weights are random, so the scene is no object;
     shapes and costs hardly depend on that.
     """
+    run_of = _recipe(bench)
+    cfg, prior, sizes = run_of.cfg, run_of.prior, bench.sizes
+    for phase, program in run_of.programs.items():
+        name = run_of.names[phase]
+        scene = state.start(cfg)._replace(step=jnp.int32(start_of(cfg, phase)))
+        with bench.record.trying(f"{name}: whole"):
+            scene, _ = program.call(scene, prior, jnp.int32(sizes.warm_up))
+            seconds, scene, record = _timed(program, scene, prior, sizes.iterations)
+            bench.record.row(
+                f"{name}: whole", **program.figures(seconds), iterations_per_second=1 / seconds,
+                wanted_samples=float(np.max(record["slots"])),
+            )  # fmt: skip
+            _parts(bench, cfg, prior, run_of.spec, scene, phase, name, seconds)
+
+
+class Recipe(NamedTuple):
+    """The released recipe ready to run: by phase, the compiled iterations and their name."""
+
+    cfg: ConfigDict
+    prior: Prior
+    spec: PriorSpec
+    names: dict[int, str]
+    programs: dict[int, Program]
+
+
+def _recipe(bench: Bench) -> Recipe:
+    """The recipe with the bench's model, compiled by the part that comes first."""
+    if "recipe" in bench.kept:
+        return bench.kept["recipe"]
     cfg, model = bench.reconstruction(), bench.model
     settings.check(cfg)
     picture = sampling.prepare_all(model, [load_picture(breakdown.EXAMPLE)])[0]
     prior, spec = run.prior_of(model, picture)
-    frozen, sizes = settings.freeze(cfg), bench.sizes
-    bench.kept["reconstruction"] = cfg, prior
-    programs = bench.kept["iterations"] = {}
     names = {
         i: f"{i + 1}: {groups * cfg.views} renders of {resolution}"
         for i, (_, resolution, groups) in enumerate(cfg.phases)
     }
-    scene = state.start(cfg)
-    whole = compile_all(
+    scene, frozen = state.start(cfg), settings.freeze(cfg)
+    programs = compile_all(
         {
             phase: lambda phase=phase: run_steps.trace(
                 scene, prior, jnp.int32(1), capacity=cfg.steps_per_call, cfg=frozen, spec=spec,
@@ -89,19 +118,8 @@ def iteration(bench: Bench) -> None:
         },
         lambda phase, error: bench.record.failed(f"{names[phase]}: whole", error),
     )  # fmt: skip
-    for phase, name in names.items():
-        if phase not in whole:
-            continue
-        programs[phase] = program = whole[phase]
-        scene = state.start(cfg)._replace(step=jnp.int32(start_of(cfg, phase)))
-        with bench.record.trying(f"{name}: whole"):
-            scene, _ = program.call(scene, prior, jnp.int32(sizes.warm_up))
-            seconds, scene, record = _timed(program, scene, prior, sizes.iterations)
-            bench.record.row(
-                f"{name}: whole", **program.figures(seconds), iterations_per_second=1 / seconds,
-                wanted_samples=float(np.max(record["slots"])),
-            )  # fmt: skip
-            _parts(bench, cfg, prior, spec, scene, phase, name, seconds)
+    bench.kept["recipe"] = Recipe(cfg, prior, spec, names, programs)
+    return bench.kept["recipe"]
 
 
 def start_of(cfg, phase: int) -> int:
@@ -110,9 +128,12 @@ def start_of(cfg, phase: int) -> int:
 
 
 def _timed(program, scene, prior, count: int):
-    """(seconds an iteration, the scene after, what was recorded): the median of three calls."""
+    """(seconds an iteration, the scene after, what was recorded): the median of three calls.
+
+    None is begun once ten seconds are over.
+    """
     times, record = [], {}
-    for _ in range(3):
+    while len(times) < 3 and sum(times) * count < 10.0:
         began = time.perf_counter()
         scene, record = jax.block_until_ready(program.call(scene, prior, jnp.int32(count)))
         times.append((time.perf_counter() - began) / count)
@@ -141,12 +162,11 @@ def many(bench: Bench) -> None:
     From the blob to where the time ends, then the same scene from the iteration at which the
     resolution changes: the mean of both rates says how long the whole recipe takes.
     """
-    if "iterations" not in bench.kept:
-        iteration(bench)  # only this part was asked for
-    programs, (cfg, prior) = bench.kept["iterations"], bench.kept["reconstruction"]
-    missing = [phase for phase in range(len(cfg.phases)) if phase not in programs]
+    run_of = _recipe(bench)
+    cfg, prior, programs = run_of.cfg, run_of.prior, run_of.programs
+    missing = [name for phase, name in run_of.names.items() if phase not in programs]
     if missing:
-        raise RuntimeError(f"no program for phases {missing}: see the part before")
+        raise RuntimeError(f"no program for {missing[0]}: see the part that compiled it")
     scene, rates = state.start(cfg), {}
     reserve = 0.0 if bench.tiny else 5.0
     for phase, (until, resolution, _) in enumerate(cfg.phases):

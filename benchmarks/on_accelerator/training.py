@@ -3,7 +3,6 @@
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from measuring import Program, compile_traced, random_weights
 from on_accelerator.record import first_line
@@ -33,7 +32,7 @@ def _best(bench: Bench, branch: str, batch_size: int) -> int:
     """Measures doubled batches; the one with the cheapest object, 0 if none was measured."""
     cfg = bench.stage2(batch_size)
     task, tx = compile_for.AbstractTask(cfg), make_optimizer(cfg)
-    task.init_params = random_weights(task.abstract_params, jnp.float32)
+    task.init_params = random_weights(task.abstract_params)
     mesh = sharding.make_mesh(cfg.mesh.to_dict(), jax.devices()[:1])
     abstract = loop.abstract_state(task, tx, cfg)
     shardings = sharding.state_shardings(abstract, mesh, task.sharding_rules)
