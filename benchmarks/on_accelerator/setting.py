@@ -32,7 +32,7 @@ class Sizes:
 
 
 FULL = Sizes(8192, 1 << 30, (1 << 20, 1 << 23), (8, 4), 50, 16, 16, 16, 4096, 5)
-TINY = Sizes(256, 1 << 20, (1 << 10,), (2,), 2, 1, 2, 1, 2, 1)
+TINY = Sizes(256, 1 << 20, (1 << 10,), (2,), 2, 1, 2, 1, 1, 1)
 
 
 def small_model() -> ConfigDict:
@@ -40,7 +40,7 @@ def small_model() -> ConfigDict:
     model = common.full_model()
     model.resolution = 16
     model.unet.update(
-        model_channels=16, channel_mult=(1, 2), attention_resolutions=(1, 2), num_res_blocks=1,
+        model_channels=16, channel_mult=(1,), attention_resolutions=(1,), num_res_blocks=1,
         num_head_channels=16, context_dim=24, num_groups=8,
     )  # fmt: skip
     model.vae.update(ch=8, ch_mult=(1, 1), num_res_blocks=1, num_groups=8)

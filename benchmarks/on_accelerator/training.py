@@ -1,6 +1,7 @@
 """A training step of stage 2 at full size: the batch at which an object takes the least time."""
 
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -24,8 +25,7 @@ def step(bench: Bench) -> None:
     batch_size = bench.sizes.batch
     for branch in ("2-b", "2-a"):
         with bench.record.trying(branch):
-            best = _best(bench, branch, batch_size)
-            batch_size = min(best, bench.sizes.largest_batch // 2) if best else batch_size
+            batch_size = _best(bench, branch, batch_size) or batch_size
 
 
 def _best(bench: Bench, branch: str, batch_size: int) -> int:
@@ -37,14 +37,12 @@ def _best(bench: Bench, branch: str, batch_size: int) -> int:
     abstract = loop.abstract_state(task, tx, cfg)
     shardings = sharding.state_shardings(abstract, mesh, task.sharding_rules)
     state = loop.new_state(task, tx, cfg, abstract, shardings)
-    rows, best, least, took = bench.record, 0, np.inf, 0.0
-    while batch_size <= bench.sizes.largest_batch:
-        if not bench.tiny and rows.left() - RESERVE < 1.5 * took:
-            rows.row(f"{branch}, batch {batch_size}", left_out="no time for it")
-            break
-        began = time.monotonic()
-        cfg.batch_size = batch_size
-        name = f"{branch}, batch {batch_size}"
+    rows = bench.record
+
+    def measure(batch_size: int) -> float | None:
+        """Seconds an object; None where the batch does not fit."""
+        nonlocal state
+        cfg.batch_size, name = batch_size, f"{branch}, batch {batch_size}"
         batch = jax.device_put(
             random_batch(compile_for.abstract_batch(cfg, branch)), sharding.batch_sharding(mesh)
         )
@@ -54,24 +52,44 @@ def _best(bench: Bench, branch: str, batch_size: int) -> int:
         limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit", np.inf) / 1e9
         if program.gb > limit:
             rows.row(name, program_gb=program.gb, does_not_fit_gb=limit)
-            break
+            return None
         try:
             seconds, state = _timed(program, state, batch, bench.sizes.repeats)
-        except jax.errors.JaxRuntimeError as error:  # what was donated is gone
+        except jax.errors.JaxRuntimeError as error:  # what was donated is gone: no other batch
             rows.row(name, program_gb=program.gb, error=first_line(error))
-            break
+            return None
         figures = program.figures(seconds)
         if bench.matmul_rate:
             figures["share_of_matmul_rate"] = program.flops / seconds / bench.matmul_rate
         rows.row(name, **figures, objects_per_second=batch_size / seconds)
-        took = time.monotonic() - began
-        if seconds / batch_size >= WORTH * least:
-            break
-        best, least = batch_size, seconds / batch_size
-        batch_size *= 2
+        return seconds / batch_size
+
+    left = (lambda: np.inf) if bench.tiny else (lambda: rows.left() - RESERVE)
+    best, least = search(measure, batch_size, bench.sizes.largest_batch, left)
     if best:
         rows.row(f"{branch}, best", batch=best, objects_per_second=1 / least)
     return best
+
+
+def search(
+    measure: Callable[[int], float | None], first: int, largest: int, left: Callable[[], float]
+) -> tuple[int, float]:
+    """Doubles a batch while that pays: (the best one, its seconds an object), 0 if there is none.
+
+    Args:
+      measure: seconds an object at a batch; None if it does not fit.
+      left: seconds that there still are; a batch that takes half as long again as the last did to
+        compile and measure has to fit in.
+    """
+    best, least, took, batch_size = 0, np.inf, 0.0, first
+    while batch_size <= largest and left() >= 1.5 * took:
+        began = time.monotonic()
+        seconds = measure(batch_size)
+        took = time.monotonic() - began
+        if seconds is None or seconds >= WORTH * least:
+            break
+        best, least, batch_size = batch_size, seconds, 2 * batch_size
+    return best, least
 
 
 def random_batch(shapes: dict) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import accelerator  # noqa: E402
-from on_accelerator import networks  # noqa: E402
+from on_accelerator import networks, training  # noqa: E402
 from on_accelerator.record import Record, markdown  # noqa: E402
 
 from configs import common  # noqa: E402
@@ -96,6 +96,25 @@ def test_parts_are_named_in_order_and_unknown_ones_refused():
     assert accelerator.names_of("attention,device") == ["device", "attention"]
     with pytest.raises(Exception, match="no part 'speed'; parts are device, precision"):
         accelerator.names_of("speed")
+
+
+@pytest.mark.parametrize(
+    "an_object, largest, best",
+    [
+        ({1: 1.0, 2: 0.6, 4: 0.595, 8: 0.1}, 64, 2),  # 4 is hardly cheaper: 8 is not tried
+        ({1: 1.0, 2: 0.6, 4: None}, 64, 2),  # 4 does not fit
+        ({1: 1.0, 2: 0.5}, 2, 2),
+        ({1: None}, 64, 0),
+    ],
+)
+def test_the_batch_is_doubled_while_that_pays(an_object, largest, best):
+    found, seconds = training.search(an_object.__getitem__, 1, largest, lambda: 1000.0)
+    assert found == best and (not best or seconds == an_object[best])
+
+
+def test_no_larger_batch_is_tried_without_time_for_it():
+    left = iter([10.0, -1.0])
+    assert training.search(lambda batch: 1 / batch, 1, 64, lambda: next(left)) == (1, 1.0)
 
 
 QUICK = ["device", "attention", "encode", "hash_grid"]
