@@ -50,8 +50,11 @@ def seconds_of(program, *args, repeats: int) -> float:
     return float(np.median(times))
 
 
-def measure(cfg, prior, spec, scene, phase: int, repeats: int) -> dict[str, float]:
-    """Seconds of each part of one iteration of a phase."""
+def programs(cfg, prior, spec, scene, phase: int) -> dict[str, tuple]:
+    """The parts of one iteration of a phase, each a function and what the iteration would give it.
+
+    `render` and `encode` are forward passes; with `_and_backward` their gradients' whole programs.
+    """
     cfg = settings.freeze(cfg)
     _, resolution, groups = cfg.phases[phase]
     rendering, shape = settings.render_spec(cfg), settings.field_spec(cfg)
@@ -100,21 +103,39 @@ def measure(cfg, prior, spec, scene, phase: int, repeats: int) -> dict[str, floa
         key, (round(cfg.render.normals * rays_o.shape[0]), 3), minval=-0.5, maxval=0.5
     )
     rays = (scene.params, rays_o, rays_d, occupied)
-    whole = functools.partial(step.train_step, cfg=cfg, spec=spec, phase=phase)
-    time_of = functools.partial(seconds_of, repeats=repeats)
-    forward, both = time_of(picture, *rays), time_of(picture_and_back, *rays)
-    encode, encode_both = (time_of(f, images, prior.vae) for f in (latents, latents_and_back))
     return {
-        "render": forward,
-        "render_backward": both - forward,
-        "encode": encode,
-        "encode_backward": encode_both - encode,
-        "unet_with_guidance": time_of(guide, z, prior.unet, context, camera),
-        "orientation_loss_and_backward": time_of(normals_and_back, scene.params, points),
-        "occupancy_all_cells": time_of(occupied_cells, scene),
-        "optimiser": time_of(optimise, scene.params, scene.opt_state),
-        "whole_iteration": time_of(whole, scene, prior),
+        "render": (picture, rays),
+        "render_and_backward": (picture_and_back, rays),
+        "encode": (latents, (images, prior.vae)),
+        "encode_and_backward": (latents_and_back, (images, prior.vae)),
+        "unet_with_guidance": (guide, (z, prior.unet, context, camera)),
+        "orientation_loss_and_backward": (normals_and_back, (scene.params, points)),
+        "occupancy_all_cells": (occupied_cells, (scene,)),
+        "optimiser": (optimise, (scene.params, scene.opt_state)),
     }
+
+
+def shares(seconds: dict[str, float]) -> dict[str, float]:
+    """Seconds of each part, backward passes without their forward ones."""
+    parts = {}
+    for name, value in seconds.items():
+        forward = name.removesuffix("_and_backward")
+        if forward != name and forward in seconds:
+            parts[f"{forward}_backward"] = value - seconds[forward]
+        else:
+            parts[name] = value
+    return parts
+
+
+def measure(cfg, prior, spec, scene, phase: int, repeats: int) -> dict[str, float]:
+    """Seconds of each part of one iteration of a phase, and of the whole."""
+    seconds = {
+        name: seconds_of(program, *args, repeats=repeats)
+        for name, (program, args) in programs(cfg, prior, spec, scene, phase).items()
+    }
+    whole = functools.partial(step.train_step, cfg=settings.freeze(cfg), spec=spec, phase=phase)
+    whole_seconds = seconds_of(whole, scene, prior, repeats=repeats)
+    return shares(seconds) | {"whole_iteration": whole_seconds}
 
 
 def main():

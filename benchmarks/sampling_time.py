@@ -22,19 +22,11 @@ sys.path.insert(0, str(ROOT))
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
-from measuring import machine, report  # noqa: E402
-from unet_forward import random_network  # noqa: E402
+from measuring import machine, random_model, report  # noqa: E402
 
 from configs import common  # noqa: E402
 from iso3d_jax import sampling  # noqa: E402
 from iso3d_jax.weights import bundle  # noqa: E402
-
-
-def full_model(dtype) -> bundle.Model:
-    """The released sizes with random weights."""
-    config = bundle.make_config(common.full_model())
-    networks = {name: random_network(name, config, dtype) for name in bundle.NETWORKS}
-    return bundle.Model(config=config, **networks)
 
 
 def main():
@@ -46,7 +38,11 @@ def main():
     args = parser.parse_args()
     dtype = jnp.dtype(args.dtype)
     load = time.perf_counter()
-    model = full_model(dtype) if args.full else bundle.load_model(None, dtype, param_dtype=dtype)
+    model = (
+        random_model(common.full_model(), dtype)
+        if args.full
+        else bundle.load_model(None, dtype, param_dtype=dtype)
+    )
     load = time.perf_counter() - load
     rng = np.random.default_rng(0)
     seconds = []

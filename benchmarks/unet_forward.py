@@ -24,12 +24,11 @@ sys.path.insert(0, str(ROOT))
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
-from measuring import machine, report  # noqa: E402
+import torch_unet  # noqa: E402
+from measuring import machine, random_network, report  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
-from iso3d_jax.models.params import merge_params  # noqa: E402
-from iso3d_jax.weights import bundle  # noqa: E402
-from iso3d_jax.weights.layouts.diffusers import unet_settings  # noqa: E402
+from iso3d_jax.models.unet import UNetConfig  # noqa: E402
 
 
 def clock_kind() -> str:
@@ -57,17 +56,6 @@ def matmul_rate(dtype, size: int) -> float:
     return 2 * size**3 / seconds_of(lambda: product(a, a).block_until_ready(), 5)
 
 
-def random_network(name: str, config: ConfigDict, dtype):
-    """A network with random weights, made cheaply."""
-    graphdef, shapes = bundle.abstract_network(name, config, dtype)
-    pool = 0.02 * np.random.default_rng(0).standard_normal(1 << 22, dtype=np.float32)
-    params = {
-        path: jnp.asarray(np.resize(pool, leaf.shape), dtype if leaf.ndim > 1 else jnp.float32)
-        for path, leaf in shapes.items()
-    }
-    return merge_params(graphdef, params)
-
-
 def time_jax(dtype, repeats: int) -> dict:
     unet = random_network("unet", ConfigDict({"unet": {}}), dtype)
     result = {}
@@ -93,34 +81,12 @@ def time_jax(dtype, repeats: int) -> dict:
 
 def time_torch(dtype: str, repeats: int) -> dict:
     import torch
-    from diffusers import UNet2DConditionModel
 
-    from iso3d_jax.models.unet import UNetConfig
-
-    cuda = torch.cuda.is_available()
-    device, kind = ("cuda" if cuda else "cpu"), getattr(torch, dtype)
-    settings = unet_settings(UNetConfig(), 32)
-    settings = {key: value for key, value in settings.items() if not key.startswith("_")}
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(**settings)
-    unet = unet.to(kind).to_empty(device=device).eval()
-    with torch.inference_mode():
-        for weight in unet.parameters():
-            weight.normal_(0, 0.02) if weight.ndim > 1 else weight.fill_(0.5)
-        if cuda:
-            unet = torch.compile(unet)
-        inputs = (
-            torch.ones(8, 4, 32, 32, dtype=kind, device=device),
-            torch.full((8,), 500, device=device),
-            torch.ones(8, 1, 1024, dtype=kind, device=device),
-        )
-
-        def run():
-            unet(*inputs)
-            if cuda:
-                torch.cuda.synchronize()
-
-        seconds = seconds_of(run, repeats)
+    unet, device = torch_unet.network(UNetConfig(), 32, dtype)
+    if device == "cuda":
+        unet = torch.compile(unet)
+    run = torch_unet.call(unet, UNetConfig(), 8, 32, dtype, device)
+    seconds = seconds_of(run, repeats)
     return {"seconds": round(seconds, 4), "torch": torch.__version__, "device": device}
 
 

@@ -62,6 +62,60 @@ def test_one_machine_hands_on_its_sigterm_and_ends(tmp_path):
     assert (tmp_path / "saved").exists()
 
 
+def quarter_hour(tmp_path, body, **variables):
+    """Runs quarter_hour.sh with a stand-in for python; its status and the calls of the stand-in."""
+    program = tmp_path / "python"
+    program.write_text(
+        "#!/usr/bin/env bash\n"
+        f'echo "$PYTHONPATH: ${{*//[[:space:]]/ }}" >> {tmp_path}/calls\n{body}\n'
+    )
+    program.chmod(0o755)
+    process = subprocess.run(
+        [LAUNCH / "quarter_hour.sh", tmp_path / "out"],
+        env=os.environ | {"PYTHON": str(program), "PYTHONPATH": "mine"} | variables,
+        capture_output=True,
+        text=True,
+    )
+    return process, (tmp_path / "calls").read_text().splitlines()
+
+
+def test_quarter_hour_runs_all_its_steps_in_order(tmp_path):
+    process, calls = quarter_hour(tmp_path, "echo said", EXTRA_PATHS="/more:/still more")
+    assert process.returncode == 0, process.stderr
+    assert all(call.startswith(".:/more:/still more:mine: ") for call in calls)
+    smoke, tiny, measured, table, tests = (call.split(": ", 1)[1] for call in calls)
+    assert "import jax, iso3d_jax" in smoke and "--tiny" in tiny
+    out = tmp_path / "out"
+    assert measured == (
+        f"benchmarks/accelerator.py --resume --out {out}/accelerator.json --seconds 540"
+    )
+    assert table.endswith(f"--show {out}/accelerator.json")
+    assert "-m pytest" in tests and tests.endswith("tests/guidance")
+    logs = {path.name: path.read_text() for path in out.glob("*.log")}
+    names = ("smoke", "tiny", "accelerator", "table", "tests")
+    assert logs == {f"{name}.log": "said\n" for name in names}
+    for folder in tests.split()[-4:]:
+        assert (ROOT / folder).is_dir()
+
+
+def test_quarter_hour_goes_on_behind_what_dies_and_says_so(tmp_path):
+    body = f"case $* in *--resume*) [ $(grep -c -e --resume {tmp_path}/calls) = 3 ] ;; esac"
+    process, calls = quarter_hour(tmp_path, body)
+    assert process.returncode == 1
+    assert sum("--resume" in call for call in calls) == 3 and "-m pytest" in calls[-1]
+
+
+def test_quarter_hour_stops_where_nothing_would_run(tmp_path):
+    process, calls = quarter_hour(tmp_path, "echo no device; exit 1")
+    assert process.returncode == 1 and len(calls) == 1 and "no device" in process.stdout
+
+
+def test_quarter_hour_leaves_out_what_it_has_no_time_for(tmp_path):
+    process, calls = quarter_hour(tmp_path, "sleep 1", TOTAL_SECONDS="8", MEASURE_SECONDS="40")
+    assert "left out, no time" in process.stdout
+    assert not any("-m pytest" in call or "--resume" in call for call in calls)
+
+
 def fake_command(folder, name, body):
     """A command of a platform that is not here; notes its arguments in NAME.calls."""
     program = folder / name

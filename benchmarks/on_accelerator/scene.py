@@ -1,0 +1,200 @@
+"""The scene: hash grid, an iteration of score distillation and its parts, many iterations."""
+
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import reconstruction_breakdown as breakdown
+from measuring import Program, compile_all, seconds_a_call
+from ml_collections import ConfigDict
+from on_accelerator.setting import Bench
+
+from iso3d_jax import sampling
+from iso3d_jax.data.pictures import load_picture
+from iso3d_jax.nerf import field, hash_grid
+from iso3d_jax.reconstruction import run, settings, state
+from iso3d_jax.reconstruction.losses import Prior, PriorSpec
+from iso3d_jax.reconstruction.step import run_steps
+
+
+def grid(bench: Bench) -> None:
+    """The hash grid of the released numbers at points drawn evenly: the worst case for a cache.
+
+    Encoding, its gradient to the grid, the field's normals, and the gradient of a loss on those
+    (of second order, as the orientation loss is) to all parameters.
+    """
+    spec = settings.field_spec(bench.reconstruction())
+    params = field.init(jax.random.key(0), spec)
+
+    def encode(params, x):
+        return hash_grid.encode(params["encoding"], (x + 1.0) / 2.0, spec.grid)
+
+    def encode_gradient(params, x):
+        return jax.grad(lambda p: jnp.sum(jnp.square(encode(p, x))))(params)["encoding"]
+
+    def normals(params, x):
+        return field.normal(params, x, spec)
+
+    def second_order(params, x):
+        return jax.grad(lambda p: jnp.sum(jnp.square(normals(p, x) - 0.5)))(params)
+
+    parts = {
+        "encode": encode, "encode and backward": encode_gradient, "normals": normals,
+        "normals and backward": second_order,
+    }  # fmt: skip
+    for count in bench.sizes.points:
+        x = jax.random.uniform(jax.random.key(1), (count, 3), minval=-1.0, maxval=1.0)
+        traces = {
+            f"{name}, {count} points": lambda f=f, x=x: jax.jit(f).trace(params, x)
+            for name, f in parts.items()
+        }
+        for name, program in compile_all(traces, bench.record.failed).items():
+            with bench.record.trying(name):
+                seconds = seconds_a_call(
+                    lambda p=program, x=x: p.call(params, x), bench.sizes.repeats, limit=5.0
+                )
+                looked_up = count * spec.grid.levels * 8 * spec.grid.features * 4
+                bench.record.row(
+                    name, seconds=seconds, million_points_per_second=count / seconds / 1e6,
+                    looked_up_gb_per_second=looked_up / seconds / 1e9,
+                    program_gb=program.gb, compile_seconds=program.compile_seconds,
+                )  # fmt: skip
+
+
+def iteration(bench: Bench) -> None:
+    """An iteration at each render resolution of the released recipe, and the share of its parts.
+
+    The whole is the command's own program, several iterations a call; its parts are programs of
+    their own and do not sum up to it. The prior's weights are random, so the scene is no object;
+    shapes and costs hardly depend on that.
+    """
+    run_of = _recipe(bench)
+    cfg, prior, sizes = run_of.cfg, run_of.prior, bench.sizes
+    for phase, program in run_of.programs.items():
+        name = run_of.names[phase]
+        scene = state.start(cfg)._replace(step=jnp.int32(start_of(cfg, phase)))
+        with bench.record.trying(f"{name}: whole"):
+            scene, _ = program.call(scene, prior, jnp.int32(sizes.warm_up))
+            seconds, scene, record = _timed(program, scene, prior, sizes.iterations)
+            bench.record.row(
+                f"{name}: whole", **program.figures(seconds), iterations_per_second=1 / seconds,
+                wanted_samples=float(np.max(record["slots"])),
+            )  # fmt: skip
+            _parts(bench, cfg, prior, run_of.spec, scene, phase, name, seconds)
+
+
+class Recipe(NamedTuple):
+    """The released recipe ready to run: by phase, the compiled iterations and their name."""
+
+    cfg: ConfigDict
+    prior: Prior
+    spec: PriorSpec
+    names: dict[int, str]
+    programs: dict[int, Program]
+
+
+def _recipe(bench: Bench) -> Recipe:
+    """The recipe with the bench's model, compiled by the part that comes first."""
+    if "recipe" in bench.kept:
+        return bench.kept["recipe"]
+    cfg, model = bench.reconstruction(), bench.model
+    settings.check(cfg)
+    picture = sampling.prepare_all(model, [load_picture(breakdown.EXAMPLE)])[0]
+    prior, spec = run.prior_of(model, picture)
+    names = {
+        i: f"{i + 1}: {groups * cfg.views} renders of {resolution}"
+        for i, (_, resolution, groups) in enumerate(cfg.phases)
+    }
+    scene, frozen = state.start(cfg), settings.freeze(cfg)
+    programs = compile_all(
+        {
+            phase: lambda phase=phase: run_steps.trace(
+                scene, prior, jnp.int32(1), capacity=cfg.steps_per_call, cfg=frozen, spec=spec,
+                phase=phase,
+            )
+            for phase in names
+        },
+        lambda phase, error: bench.record.failed(f"{names[phase]}: whole", error),
+    )  # fmt: skip
+    bench.kept["recipe"] = Recipe(cfg, prior, spec, names, programs)
+    return bench.kept["recipe"]
+
+
+def start_of(cfg, phase: int) -> int:
+    """The iteration at which a phase begins."""
+    return cfg.phases[phase - 1][0] if phase else 0
+
+
+def _timed(program, scene, prior, count: int):
+    """(seconds an iteration, the scene after, what was recorded): the median of three calls.
+
+    None is begun once ten seconds are over.
+    """
+    times, record = [], {}
+    while len(times) < 3 and sum(times) * count < 10.0:
+        began = time.perf_counter()
+        scene, record = jax.block_until_ready(program.call(scene, prior, jnp.int32(count)))
+        times.append((time.perf_counter() - began) / count)
+    return float(np.median(times)), scene, record
+
+
+def _parts(bench, cfg, prior, spec, scene, phase: int, name: str, whole: float) -> None:
+    parts = breakdown.programs(cfg, prior, spec, scene, phase)
+    traces = {key: lambda f=f, x=x: jax.jit(f).trace(*x) for key, (f, x) in parts.items()}
+    compiled = compile_all(traces, lambda key, error: bench.record.failed(f"{name}: {key}", error))
+    seconds = {}
+    for key, program in compiled.items():
+        with bench.record.trying(f"{name}: {key}"):
+            seconds[key] = seconds_a_call(
+                lambda p=program, x=parts[key][1]: p.call(*x), bench.sizes.repeats, limit=2.0
+            )
+            figures = program.figures(seconds[key])
+            bench.record.row(f"{name}: {key}", **figures)
+    for key, value in breakdown.shares(seconds).items():
+        bench.record.row(f"{name}: {key}", share_of_iteration=value / whole)
+
+
+def many(bench: Bench) -> None:
+    """As many iterations as the time that is left allows, half of them at each resolution.
+
+    From the blob to where the time ends, then the same scene from the iteration at which the
+    resolution changes: the mean of both rates says how long the whole recipe takes.
+    """
+    run_of = _recipe(bench)
+    cfg, prior, programs = run_of.cfg, run_of.prior, run_of.programs
+    missing = [name for phase, name in run_of.names.items() if phase not in programs]
+    if missing:
+        raise RuntimeError(f"no program for {missing[0]}: see the part that compiled it")
+    scene, rates = state.start(cfg), {}
+    reserve = 0.0 if bench.tiny else 5.0
+    for phase, (until, resolution, _) in enumerate(cfg.phases):
+        first = start_of(cfg, phase)
+        scene = scene._replace(step=jnp.int32(first))
+        share = (bench.record.left() - reserve) / (len(cfg.phases) - phase)
+        began, done, record = time.perf_counter(), 0, {}
+        calls = []
+        while done < until - first:
+            before = time.perf_counter()
+            count = min(cfg.steps_per_call, until - first - done)
+            scene, record = programs[phase].call(scene, prior, jnp.int32(count))
+            record = {key: np.asarray(value) for key, value in record.items()}
+            done += count
+            calls.append(count / (time.perf_counter() - before))
+            if bench.tiny or time.perf_counter() - began + 1 / calls[-1] * count > share:
+                break
+        seconds = time.perf_counter() - began
+        rates[phase] = done / seconds
+        totals = record["total"][:count]
+        bench.record.row(
+            f"{phase + 1}: at {resolution}", iterations=done, seconds=seconds,
+            iterations_per_second=done / seconds, slowest_call=min(calls), fastest_call=max(calls),
+            wanted_samples=float(np.max(record["slots"])),
+            not_finite_in_the_last_call=int(np.sum(~np.isfinite(totals))),
+        )  # fmt: skip
+    hours = sum(
+        (until - start_of(cfg, phase)) / rates[phase] / 3600
+        for phase, (until, *_) in enumerate(cfg.phases)
+    )
+    bench.record.row(f"all {cfg.steps} iterations, from these rates", hours=hours)
