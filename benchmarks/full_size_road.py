@@ -11,13 +11,15 @@ keys and shapes are compared with the released file's.
 
 Every step is a process of its own, whose time and peak memory (resident, mapped files included) the
 system counts. Above `--limit` GB a step fails. A road that was cut goes on after its last finished
-step. Needs 45 GB of disk in --folder, which keeps what it made.
+step; `--only NAME` runs the steps whose name holds that. Needs 45 GB of disk in --folder, which
+keeps what it made but for the checkpoints of training.
 """
 
 import argparse
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -29,7 +31,7 @@ sys.path.insert(0, str(ROOT))
 from convert_full_size import SHAPES, write_random  # noqa: E402
 from measuring import machine, report  # noqa: E402
 
-EXAMPLE = ROOT / "iso3d_jax" / "data" / "examples" / "desk_lamp.png"
+EXAMPLE = ROOT / "iso3d_jax" / "data" / "examples" / "drawn_lamp.png"
 OBJECTS = 8
 BRANCHES = {  # (stage, share of steps with one view, share without the reference)
     "1-a": (1, 1.0), "1-b": (1, 0.0), "2-a": (2, 1.0), "2-b": (2, 0.0),
@@ -135,6 +137,7 @@ def main():
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--result", type=Path)
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--only", default="", help="steps whose name holds this")
     parser.add_argument("--limit", type=float, default=20.0, help="GB that no step may exceed")
     parser.add_argument("--strict", type=Path, help=argparse.SUPPRESS)  # a step of the road itself
     args = parser.parse_args()
@@ -150,7 +153,7 @@ def main():
     kept = folder / "road.json"
     done = json.loads(kept.read_text()) if kept.exists() else {}
     for name, command in steps(folder, args.tiny):
-        if name in done:
+        if name in done or args.only not in name:
             continue
         typed = shlex.join(["python", *map(str, command)]).replace(str(folder), "DIR")
         print(f"{name}: {typed.replace(f'{ROOT}/', '')}", flush=True)
@@ -159,12 +162,15 @@ def main():
         print(f"    {step}", flush=True)
         if step["status"] or step["peak_gb"] > args.limit:
             raise SystemExit(f"{name} failed or took more than {args.limit} GB: see {log}")
+        for checkpoints in folder.glob("[12]-[ab]/checkpoints"):
+            shutil.rmtree(checkpoints)
         done[name] = step
         kept.write_text(json.dumps(done, indent=1) + "\n")
+    ordered = {name: done[name] for name, _ in steps(folder, args.tiny) if name in done}
     result = {
         "command": "python benchmarks/full_size_road.py --folder DIR" + " --tiny" * args.tiny,
         "machine": machine(),
-        "steps": done,
+        "steps": ordered,
     }
     report(result, args.result)
     print(table(result))

@@ -117,7 +117,7 @@ def random_network(name: str, config: ConfigDict, dtype):
     weights = random_weights(shapes)
     return merge_params(
         graphdef,
-        {k: jnp.asarray(w).astype(bundle.held_as(k, dtype)) for k, w in weights.items()},
+        {k: jnp.asarray(w).astype(bundle.param_dtype_for(k, dtype)) for k, w in weights.items()},
     )
 
 

@@ -244,8 +244,9 @@ def fit(
                         if writer is not None:
                             writer.scalars(done, task.diagnose(params))
                 if showing:
-                    with progress.doing("writing the model and drawing samples"):
-                        _show(task, state, writer, checkpoints.workdir, done)
+                    drawing = " and drawing samples" if cfg.sample_every else ""
+                    with progress.doing(f"writing the model{drawing}"):
+                        _show(task, state, writer, checkpoints.workdir, done, bool(drawing))
                 if diagnosing or showing:  # by the first process, while the others have nothing
                     distributed.meet(f"shown step {done}")
                     speed.restart()
@@ -266,7 +267,7 @@ def fit(
         )
         raise SystemExit(EXIT_PREEMPTED if stop.received == signal.SIGTERM else 130)
     if start >= cfg.steps:
-        _show(task, state, None, checkpoints.workdir, start)
+        _show(task, state, None, checkpoints.workdir, start, False)
     return state
 
 
@@ -282,14 +283,15 @@ def _broken_runs(checkpoints: Checkpoints) -> Iterator[None]:
 
 
 def _show(
-    task: Task, state: TrainState, writer: MetricsWriter | None, workdir: Path, step: int
-) -> None:
-    """Writes the averaged weights as a model folder, and a preview of them."""
+    task: Task, state: TrainState, writer: MetricsWriter | None, workdir: Path, step: int,
+    samples: bool,
+) -> None:  # fmt: skip
+    """Writes the averaged weights as a model folder and, if samples are wanted, a preview."""
     params = _whole_params(state)
     if jax.process_index() > 0:
         return
     task.export(params, workdir / "model")
-    picture = task.preview(params)
+    picture = task.preview(params) if samples else None
     if picture is not None and writer is not None:
         writer.picture(step, "samples", picture)
 

@@ -134,9 +134,14 @@ def load_frozen(cfg: ConfigDict) -> bundle.Model:
     """vae and clip from `init.vae` and `init.clip` (empty: the package's own), in `cfg.dtype`."""
     vae = bundle.load_model(cfg.init.vae or None, cfg.dtype, ("vae",))
     clip = bundle.load_model(cfg.init.clip or None, cfg.dtype, ("clip",))
-    config = ConfigDict(vae.config.to_dict())
-    config.clip = clip.config.clip
-    return bundle.Model(config=config, vae=vae.vae, clip=clip.clip)
+    return bundle.Model(config=frozen_config(cfg), vae=vae.vae, clip=clip.clip)
+
+
+def frozen_config(cfg: ConfigDict) -> ConfigDict:
+    """What the folders of the frozen networks say; no weight is read."""
+    config = bundle.load_config(cfg.init.vae or None)
+    config.clip = bundle.load_config(cfg.init.clip or None).clip
+    return config
 
 
 class DenoiserTask(BaseTask):
@@ -153,25 +158,38 @@ class DenoiserTask(BaseTask):
         denoiser.check_options(cfg)
         inherited.announce(self.label)
         self.summary = inherited.summary
-        self.frozen = load_frozen(cfg)
         # What the frozen networks are, the checkpoint's own metadata says.
+        told = frozen_config(cfg)
         with cfg.unlocked():
             for key in ("vae", "clip", "scale_factor"):
-                if key in self.frozen.config:
-                    cfg.model[key] = self.frozen.config[key]  # pyright: ignore[reportCallIssue]
+                if key in told:
+                    cfg.model[key] = told[key]  # pyright: ignore[reportCallIssue]
         self.config = bundle.make_config(cfg.model)
         self.config.update(inherited.records)
-        self.held_out = MultiViewTable.load(cfg.data, "validation")
-        self._check_size(self.held_out.images.shape[2])
+        if cfg.sample_every or cfg.ablate_every:
+            self._check_size(self.held_out.images.shape[2])
         self.batches = batches.make_batches(cfg, self._table())
         self._encode: Callable[[dict], dict] | None = None
-        self.held_out_references = prepare_references(
-            self.held_out.images[:PREVIEW_OBJECTS, :SET], self.config.picture
-        )
         self.sharding_rules = denoiser.sharding_rules(cfg)
         self.graphdef, self.abstract_params, self.init_params = network(
             cfg, self._load_init if cfg.init_from or cfg.init.drawing else None
         )
+
+    @functools.cached_property
+    def frozen(self) -> bundle.Model:
+        """The frozen networks, read when something needs them: a run on latents that shows no
+        samples never has them in memory."""
+        return load_frozen(self.cfg)
+
+    @functools.cached_property
+    def held_out(self) -> MultiViewTable:
+        """The validation split, which previews and the one-step table show."""
+        return MultiViewTable.load(self.cfg.data, "validation")
+
+    @functools.cached_property
+    def held_out_references(self) -> np.ndarray:
+        """The first objects' pictures as the model prepares them."""
+        return prepare_references(self.held_out.images[:PREVIEW_OBJECTS, :SET], self.config.picture)
 
     def _table(self) -> EncodedTable | PictureTable:
         """The training split: latents computed once, or pictures to be encoded in every step."""
@@ -193,6 +211,8 @@ class DenoiserTask(BaseTask):
                 pictures=[picture],
                 label=f"{self.label}: encoding",
             )
+            if not (cfg.sample_every or cfg.ablate_every):
+                del self.frozen
         self._check_encoded(table)
         return table
 
@@ -221,9 +241,8 @@ class DenoiserTask(BaseTask):
 
     def _load_init(self) -> FlatParams:
         """The UNet that training starts from; it must fit the config to the last shape."""
-        fresh = split_params(denoiser.build_unet(self.cfg))[1]
         if not self.cfg.init_from:
-            return fresh | self._load_drawing()
+            return split_params(denoiser.build_unet(self.cfg))[1] | self._load_drawing()
         weights = bundle.load_weights(self.cfg.init_from, ("unet",))["unet"]
         if not weights:
             raise UserError(f"the model in {self.cfg.init_from} has no weights for 'unet'")
@@ -233,9 +252,16 @@ class DenoiserTask(BaseTask):
             # The new channels start without effect: the network is stage 1's at first.
             pad = ((0, 0), (0, 0), (0, extra), (0, 0))
             weights[stem] = jnp.pad(jnp.asarray(weights[stem], jnp.float32), pad)
-        for part in ("layout/", "shortcut/"):  # where it is new it starts silent, too
-            if not any(path.startswith(part) for path in weights):
-                weights |= {path: w for path, w in fresh.items() if path.startswith(part)}
+        shapes = bundle.abstract_network("unet", self.config)[1]
+        new = [
+            part
+            for part in ("layout/", "shortcut/")  # where it is new it starts silent, too
+            if any(path.startswith(part) for path in shapes)
+            and not any(path.startswith(part) for path in weights)
+        ]
+        if new:  # a network of its own, as large as the other: only where something needs it
+            fresh = split_params(denoiser.build_unet(self.cfg))[1]
+            weights |= {path: w for path, w in fresh.items() if path.startswith(tuple(new))}
         weights |= self._load_drawing()
         unet = bundle.load_network("unet", self.config, weights, self.cfg.init_from)
         return split_params(unet)[1]
@@ -331,6 +357,10 @@ class DenoiserTask(BaseTask):
         return ablation.flatten(ablation.ablate(unet, self._probe))
 
     def export(self, params: FlatParams, folder: Path) -> None:
-        frozen = {name: split_params(getattr(self.frozen, name))[1] for name in ("vae", "clip")}
+        sources = {"vae": self.cfg.init.vae, "clip": self.cfg.init.clip}
+        frozen = {
+            name: bundle.load_weights(source or None, (name,))[name]
+            for name, source in sources.items()
+        }
         params = trainable.merge_lora(params, self.cfg)
         bundle.save_bundle(folder, self.config, {"unet": params, **frozen})
