@@ -21,7 +21,7 @@ from iso3d_jax.data import encode
 from iso3d_jax.reconstruction import cameras, draft, losses, pictures, settings, state
 from iso3d_jax.reconstruction.losses import Pictures, Prior, PriorSpec
 from iso3d_jax.reconstruction.step import run_steps
-from iso3d_jax.training import compile_for, loop
+from iso3d_jax.training import base, compile_for, loop
 from iso3d_jax.training.optimizer import make_optimizer
 from iso3d_jax.weights import bundle
 
@@ -69,7 +69,9 @@ def road(configs: Configs, dtype) -> Iterator[Program]:
       dtype: of networks and their weights, `float32` or `bfloat16`.
     """
     dtype = jnp.dtype(dtype)
-    config = bundle.make_config(configs.stages[1].model)
+    first = ConfigDict(configs.stages[1].to_dict())
+    base.settle(first, read=False)  # as of a base that says nothing
+    config = bundle.make_config(first.model)
     unet, vae, clip = (abstract_module(name, config, dtype) for name in ("unet", "vae", "clip"))
     side = config.resolution
     yield Program("embedding", sampling._embed, (clip, _shape((1, side, side, 3))))
@@ -79,8 +81,8 @@ def road(configs: Configs, dtype) -> Iterator[Program]:
     yield Program("decoding", sampling.decode_views, (vae, views))
     yield from _reconstruction(unet, vae, config, configs.reconstruct)
     yield from _encoding(vae, clip, side)
-    for branch in BRANCHES:
-        yield _step(configs.stages[int(branch[0])], branch, dtype)
+    for stage, cfg in configs.stages.items():
+        yield from _steps(cfg, stage, dtype)
 
 
 def _sampling(unet, config: ConfigDict, num_views: int) -> Program:
@@ -101,9 +103,8 @@ def _sampling(unet, config: ConfigDict, num_views: int) -> Program:
 def _reconstruction(unet, vae, config: ConfigDict, cfg: ConfigDict) -> Iterator[Program]:
     side = config.resolution
     spec = PriorSpec(
-        side, float(config.scale_factor), config.parameterization,
-        config.camera_encoding or "mvdream",
-    )  # fmt: skip
+        side, float(config.scale_factor), config.parameterization, config.camera_encoding
+    )
     prior = Prior(
         unet, vae, _shape((1, 1, config.context_dim)), _shape((1000,)), _shape((side, side, 3)),
         _shape((side, side)),
@@ -154,9 +155,11 @@ def _encoding(vae, clip, side: int) -> Iterator[Program]:
     yield Program("encoding, backward", backward, (vae, _shape((8, side, side, 3))))
 
 
-def _step(cfg: ConfigDict, branch: str, dtype, batch_size: int = 8) -> Program:
+def _steps(cfg: ConfigDict, stage: int, dtype, batch_size: int = 8) -> Iterator[Program]:
     changed = ConfigDict(cfg.to_dict() | {"batch_size": batch_size, "dtype": dtype.name})
     task, tx = compile_for.AbstractTask(changed), make_optimizer(changed)
     step = functools.partial(task.train_step, graphdef=task.graphdef, tx=tx, cfg=changed)
     shapes = loop.abstract_state(task, tx, changed)
-    return Program(f"step of {branch}", step, (shapes, compile_for.abstract_batch(changed, branch)))
+    for branch in (branch for branch in BRANCHES if int(branch[0]) == stage):
+        batch = compile_for.abstract_batch(changed, branch)
+        yield Program(f"step of {branch}", step, (shapes, batch))

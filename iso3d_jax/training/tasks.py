@@ -102,7 +102,8 @@ def network(cfg: ConfigDict, load: Callable[[], FlatParams] | None):
       cfg: the training config.
       load: brings weights to start from; None means random ones.
     """
-    graphdef = nnx.split(nnx.eval_shape(lambda: denoiser.build_unet(cfg)), nnx.Param)[0]
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: denoiser.build_unet(cfg)), nnx.Param)
+    shapes = {"/".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
 
     def fresh() -> FlatParams:
         return trainable.add_lora(split_params(denoiser.build_unet(cfg))[1], cfg)
@@ -110,7 +111,7 @@ def network(cfg: ConfigDict, load: Callable[[], FlatParams] | None):
     def init() -> FlatParams:
         return trainable.add_lora(load(), cfg) if load else fresh()
 
-    return graphdef, jax.eval_shape(fresh), init
+    return graphdef, jax.eval_shape(lambda params: trainable.add_lora(params, cfg), shapes), init
 
 
 def _online_encoder(frozen: bundle.Model, mesh: Mesh) -> Callable[[dict], dict]:

@@ -44,12 +44,12 @@ ISLANDS = {
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    """The whole table; GPUs and TPUs by a process each, side by side."""
+    """The whole table; a process for each type, side by side."""
     folder = tmp_path_factory.mktemp("lowering")
     running = {}
-    for targets in ("a100,h100", "tpu"):
-        out = folder / f"{targets}.json"
-        command = [sys.executable, "-m", "iso3d_jax.planning.lowering", f"--targets={targets}"]
+    for dtype in ("bfloat16", "float32"):
+        out = folder / f"{dtype}.json"
+        command = [sys.executable, "-m", "iso3d_jax.planning.lowering", f"--dtypes={dtype}"]
         running[out] = subprocess.Popen(
             [*command, f"--out={out}"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True,
