@@ -5,7 +5,8 @@
 
 Lowering goes as far as a program can be taken without the machine's own compiler: kernels are
 chosen and checked, types and layouts are settled, nothing is compiled. The table says for each
-program which fused kernels it holds and its convolutions by type; under it stands what falls back
+program its operations (of one iteration of distillation, of 8 objects in a step of training), which
+fused kernels it holds and its convolutions by type; under it stands what falls back
 to a slow path, with the file that it comes from: attention that writes its scores to memory,
 products and convolutions in float32 within a bfloat16 program, transposes around a convolution.
 """
@@ -94,17 +95,29 @@ def tracing_for(target: Target) -> Iterator[None]:
 
 def lower(function, arguments: tuple, target: Target) -> str:
     """The StableHLO text of a function of arrays for a target, from its arguments' shapes."""
+    return lower_and_count(function, arguments, target)[0]
+
+
+def lower_and_count(function, arguments: tuple, target: Target) -> tuple[str, float]:
+    """`lower`, and the operations of its matrix products, convolutions and attention.
+
+    A loop whose number of turns is an argument, as distillation's, counts as one turn.
+    """
     import jax
     from jax.export import DisabledSafetyCheck
 
+    from iso3d_jax.training import flops
+
     kernels = ("__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward", "tpu_custom_call")
     with tracing_for(target):
+        jitted = jax.jit(function)
+        counted = flops.count(jitted.trace(*arguments).jaxpr)
         exported = jax.export.export(
-            jax.jit(function),
+            jitted,
             platforms=[target.platform],
             disabled_checks=[DisabledSafetyCheck.custom_call(name) for name in kernels],
         )(*arguments)
-    return exported.mlir_module()
+    return exported.mlir_module(), counted.executed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,8 +253,9 @@ def lower_road(targets: list[str], dtypes: list[str], part: str = "") -> Iterato
                 if name in left_out:
                     continue
                 begin = time.monotonic()
-                text = lower(program.function, program.arguments, TARGETS[name])
+                text, flops = lower_and_count(program.function, program.arguments, TARGETS[name])
                 row = {"program": program.name, "target": name, "dtype": dtype}
+                row["teraflops"] = flops / 1e12
                 yield row | examine(text, dtype) | {"seconds": time.monotonic() - begin}
 
 
@@ -251,16 +265,16 @@ def line_of(row: dict) -> str:
     convolutions = ", ".join(f"{count} {kind}" for kind, count in row["convolutions"].items())
     counts = (sum(x["count"] for x in row[k]) for k in ("scores", "islands", "transposes"))
     cells = (
-        row["program"], row["target"], row["dtype"], fused or "none", convolutions or "none",
-        *map(str, counts), f"{row['seconds']:.1f}",
+        row["program"], row["target"], row["dtype"], f"{row['teraflops']:.3g}", fused or "none",
+        convolutions or "none", *map(str, counts), f"{row['seconds']:.1f}",
     )  # fmt: skip
     return f"| {' | '.join(cells)} |"
 
 
 HEADER = """\
-| program | for | type | fused attention | convolutions | large scores | float32 products | \
-transposes at convolutions | s to lower |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- |"""
+| program | for | type | TFLOP | fused attention | convolutions | large scores | \
+float32 products | transposes at convolutions | s to lower |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"""
 
 
 def main(_argv):
