@@ -37,6 +37,9 @@ from iso3d_jax.training.frozen_tasks import (
 )
 from iso3d_jax.weights import bundle, facts
 
+# The public vision tower whose embeddings are as wide as the context of Stable Diffusion 2's size.
+TOWER = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+
 
 def make_task(cfg: ConfigDict):
     """The task that `cfg.task` names.
@@ -76,10 +79,13 @@ def _require_inputs(cfg: ConfigDict) -> None:
             "python -m iso3d_jax.convert --from sd-v2.1-base-4view.pt --out DIR"
         )
     if not tiny:
-        for name, what in (("vae", "the autoencoder"), ("clip", "the CLIP vision tower")):
+        for name, what, source in (
+            ("vae", "the autoencoder", "the base's file"), ("clip", "the CLIP vision tower", TOWER)
+        ):  # fmt: skip
             if not cfg.init[name]:  # pyright: ignore[reportCallIssue]
                 missing.append(
-                    f"--config.init.{name}=DIR, {what}, made with python -m iso3d_jax.convert"
+                    f"--config.init.{name}=DIR, {what}, made with python -m iso3d_jax.convert "
+                    f"--from {source} --out DIR"
                 )
         if not cfg.data:
             missing.append(
@@ -167,6 +173,12 @@ class DenoiserTask(BaseTask):
                     cfg.model[key] = told[key]  # pyright: ignore[reportCallIssue]
         self.config = bundle.make_config(cfg.model)
         self.config.update(inherited.records)
+        if self.config.clip.output_dim != self.config.context_dim:
+            raise UserError(
+                f"the vision tower in {cfg.init.clip or 'the package'} gives embeddings of "
+                f"{self.config.clip.output_dim} numbers and the UNet takes context tokens of "
+                f"{self.config.context_dim}; of the public towers {TOWER} gives 1024"
+            )
         if cfg.sample_every or cfg.ablate_every:
             self._check_size(self.held_out.images.shape[2])
         self.batches = batches.make_batches(cfg, self._table())
