@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
@@ -13,8 +14,13 @@ from iso3d_jax.nerf.hash_grid import HashGridSpec
 from iso3d_jax.nerf.render import RenderSpec
 
 MODES = ("sds", "views")
-# what may differ between a run and its continuation
-FREE_KEYS = ("save_every", "preview_every", "steps_per_call", "memory", "show", "video", "mesh")
+# what may differ between a run and its continuation, and changes nothing of the optimisation
+FREE_KEYS = (
+    "save_every", "preview_every", "steps_per_call", "max_bad_steps", "memory", "show", "video",
+    "mesh",
+)  # fmt: skip
+# what a continuation may change for the iterations that are left; the report says so
+LIVE_KEYS = ("seed", "optimiser.encoding", "optimiser.networks", "guidance.scale")
 
 
 def field_spec(cfg: ConfigDict) -> FieldSpec:
@@ -41,11 +47,13 @@ def generous(spec: RenderSpec) -> RenderSpec:
     """The same with steps half as long and twice as many, for pictures that people look at.
 
     A long step into a dense scene lands at another depth, and another colour, from pixel to pixel,
-    which shows as rings like those of wood.
+    which shows as rings like those of wood. Half a step is as opaque as half of the threshold, so
+    that what was too thin to be optimised, and no more than that, is too thin to be seen.
     """
     return dataclasses.replace(
-        spec, step_size=spec.step_size / 2, candidates=2 * spec.candidates, samples=2 * spec.samples
-    )
+        spec, step_size=spec.step_size / 2, candidates=2 * spec.candidates,
+        samples=2 * spec.samples, alpha_threshold=spec.alpha_threshold / 2,
+    )  # fmt: skip
 
 
 def freeze(cfg: ConfigDict) -> FrozenConfigDict:
@@ -85,6 +93,16 @@ def check(cfg: ConfigDict) -> None:
         )
     if cfg.steps < 1 or cfg.steps_per_call < 1:
         raise UserError("config.steps and config.steps_per_call are at least 1")
+    if cfg.max_bad_steps < 1:
+        raise UserError(f"config.max_bad_steps is at least 1, not {cfg.max_bad_steps}")
+    if not 0 <= cfg.mesh.threshold < float("inf"):
+        raise UserError(
+            f"config.mesh.threshold is a density, or 0 to choose it, not {cfg.mesh.threshold}"
+        )
+    if not 0 <= cfg.mesh.remove_outliers <= 1:
+        raise UserError(
+            f"config.mesh.remove_outliers is a share from 0 to 1, not {cfg.mesh.remove_outliers}"
+        )
     if cfg.phases[-1][0] < cfg.steps:
         raise UserError(
             f"config.phases end at iteration {cfg.phases[-1][0]} but config.steps is {cfg.steps}: "
@@ -93,9 +111,52 @@ def check(cfg: ConfigDict) -> None:
         )
 
 
-def comparable(cfg: ConfigDict) -> dict:
-    """The part of a config that a continued run must share."""
-    return {key: value for key, value in cfg.to_dict().items() if key not in FREE_KEYS}
+def live_keys(config: dict) -> tuple[str, ...]:
+    """`LIVE_KEYS`, and for a draft the rate of its networks too."""
+    return LIVE_KEYS + (("draft.networks",) if config["mode"] == "views" else ())
+
+
+def comparable(config: dict, *, live: bool = False) -> dict:
+    """The part of a config, as a dict, that a continued run must share; lists for tuples.
+
+    Args:
+      live: with `LIVE_KEYS`, which the iterations that are done were made with.
+    """
+    kept = json.loads(json.dumps({k: v for k, v in config.items() if k not in FREE_KEYS}))
+    for name in () if live else live_keys(config):
+        *folders, key = name.split(".")
+        inner = kept
+        for folder in folders:
+            inner = inner.get(folder, {})
+        inner.pop(key, None)
+    return kept
+
+
+def differing(ours: dict, theirs: dict, prefix: str = "config.") -> list[str]:
+    """The keys, as one gives them on the command line, in which two configs differ."""
+    names = []
+    for key in sorted(set(ours) | set(theirs)):
+        a, b = ours.get(key), theirs.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            names += differing(a, b, f"{prefix}{key}.")
+        elif a != b:
+            names.append(prefix + key)
+    return names
+
+
+def changes(before: dict, now: dict, iteration: int) -> list[dict]:
+    """Which of `LIVE_KEYS` a continued run changes, with the iteration from which it does."""
+
+    def value(config, name):
+        for key in name.split("."):
+            config = config[key]
+        return config
+
+    return [
+        {"iteration": iteration, "key": name, "from": value(before, name), "to": value(now, name)}
+        for name in live_keys(now)
+        if value(before, name) != value(now, name)
+    ]
 
 
 def phase_of(cfg, step: int) -> int:
