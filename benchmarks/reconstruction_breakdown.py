@@ -27,7 +27,7 @@ from iso3d_jax import command_line, sampling  # noqa: E402
 from iso3d_jax.data.pictures import load_picture  # noqa: E402
 from iso3d_jax.geometry.cameras import camera_condition  # noqa: E402
 from iso3d_jax.guidance import sds  # noqa: E402
-from iso3d_jax.nerf import field, occupancy, render  # noqa: E402
+from iso3d_jax.nerf import field, render  # noqa: E402
 from iso3d_jax.reconstruction import cameras, losses, run, settings, state, step  # noqa: E402
 from iso3d_jax.weights.bundle import load_model  # noqa: E402
 
@@ -61,11 +61,11 @@ def programs(cfg, prior, spec, scene, phase: int) -> dict[str, tuple]:
     key = jax.random.key(0)
     views = cameras.draw(key, groups, cfg.views, **cfg.camera.to_dict())
     rays_o, rays_d, _ = views.rays(resolution)
-    occupied = occupancy.occupied(scene.occs, cfg.occupancy.threshold)
+    grid = state.grid_of(scene, cfg)
     count = groups * cfg.views
 
-    def picture(params, rays_o, rays_d, occupied):
-        image, *_ = render.render(key, params, rays_o, rays_d, occupied, rendering, shape)
+    def picture(params, rays_o, rays_d, grid):
+        image, *_ = render.render(key, params, rays_o, rays_d, grid, rendering, shape)
         return image.rgb
 
     def picture_and_back(params, *rays):
@@ -102,7 +102,7 @@ def programs(cfg, prior, spec, scene, phase: int) -> dict[str, tuple]:
     points = jax.random.uniform(
         key, (round(cfg.render.normals * rays_o.shape[0]), 3), minval=-0.5, maxval=0.5
     )
-    rays = (scene.params, rays_o, rays_d, occupied)
+    rays = (scene.params, rays_o, rays_d, grid)
     return {
         "render": (picture, rays),
         "render_and_backward": (picture_and_back, rays),

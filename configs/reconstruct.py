@@ -10,6 +10,10 @@ Presets:
   tiny         for the 64x64 model that ships with the package: a draft from sampled views, then the
                last 60 of 200 iterations; two and a half minutes on one core.
 
+Released numbers are those of Isotropic3D's configs/isotropic3d-shading.yaml, or the defaults of its
+threestudio and of nerfacc 0.5.2 where that file leaves them out; the comments say which they are
+and which are this port's own. Where `tiny` and `fast` differ from `isotropic3d`, they are too.
+
 Options: `:tiny,steps=200` runs fewer (or more) iterations and scales every schedule with them.
 """
 
@@ -35,40 +39,49 @@ def get_config(arg: str = "") -> ConfigDict:
 
     c = ConfigDict()
     c.preset = preset
-    c.seed = 22
+    c.seed = 22  # released
     c.picture = ""  # how it is fitted to the frame (data/pictures.py); empty: the model's own way
     c.mode = "sds"  # or "views": fit the sampled views, a draft
-    c.init = "none"  # "views": start from such a draft, at this share of the schedules:
-    c.init_skip = 0.5
-    c.steps = steps
-    c.views = 4  # orthogonal views the denoiser sees together
-    # (until iteration, render resolution, groups of views an iteration)
+    c.init = "none"  # released; "views": start from such a draft, at this share of the schedules:
+    c.init_skip = 0.5  # the port's own
+    c.steps = steps  # released: 10,000
+    c.views = 4  # orthogonal views the denoiser sees together; released
+    # (until iteration, render resolution, groups of views an iteration); released
     c.phases = ((at(5000), 64, 2), (steps, 256, 1))
+    # the port's own: how often to save and to show, iterations a dispatch
     c.save_every = 500
     c.preview_every = 250
-    c.steps_per_call = 50  # iterations a dispatch
+    c.steps_per_call = 50
+    # iterations whose loss is not finite are left out, as by the released run's gradient scaler;
+    # the run stops after so many in a row (the port's own)
+    c.max_bad_steps = 25
 
+    # released
     c.field = ConfigDict(
         dict(levels=16, features=2, log2_table_size=19, base_resolution=16,
              growth=1.447269237440378, hidden=64, radius=1.0, blob_scale=10.0, blob_std=0.5)
     )  # fmt: skip
-    # samples are averages a ray: see iso3d_jax/nerf/render.py
+    # step_size, bound and both thresholds: released. The port's own: nerfacc takes as many samples
+    # as there are, here there is room for so many a ray, on average over all rays of an iteration
+    # (see iso3d_jax/nerf/render.py); the blob at the start needs up to 54 candidates and 51 samples
+    # where the camera is nearest, 40 and 38 on average
     c.render = ConfigDict(
-        dict(step_size=2 * 1.732 / 512, bound="box", candidates=64.0, samples=16.0, normals=16.0,
+        dict(step_size=2 * 1.732 / 512, bound="box", candidates=64.0, samples=48.0, normals=16.0,
              alpha_threshold=0.01, early_stop=1e-4, chunk=1 << 18)
     )  # fmt: skip
     c.occupancy = ConfigDict(
         dict(resolution=32, every=16, decay=0.95, threshold=0.01, warmup=at(256))
-    )
+    )  # released
     c.camera = ConfigDict(
         dict(fov_deg=(15.0, 60.0), elevation_deg=(0.0, 30.0), distance=(0.8, 1.0))
-    )  # distance in units of 1 / tan(fov / 2)
+    )  # distance in units of 1 / tan(fov / 2); released
+    # released, but for `mask`
     c.guidance = ConfigDict(
         # or "sds"; or "pixels", x0 decoded and held to the renders, outlines weighed by `mask`
         dict(loss="x0", scale=10.0, rescale=0.5, mask=0.5,
              low=(0, 0.98, 0.02, at(8000)), high=(0, 0.98, 0.50, at(8000)))
     )  # fmt: skip
-    # weights: a number, or (first iteration, first value, last value, last iteration)
+    # weights: a number, or (first iteration, first value, last value, last iteration); released
     c.loss = ConfigDict(
         dict(
             guidance=1.0,
@@ -78,13 +91,17 @@ def get_config(arg: str = "") -> ConfigDict:
             opaque=(0, 0.0, 0.0, at(10_000)),
         )
     )
-    # where `loss.reference_l2` takes the picture to be seen from, and its weight for the outline
+    # where `loss.reference_l2` takes the picture to be seen from, and its weight for the outline;
+    # the port's own
     c.reference = ConfigDict(dict(elevation_deg=15.0, fov_deg=40.0, distance=1.075, mask=0.1))
-    c.shading = ConfigDict(dict(start_step=at(5000), probability=0.75))  # probability 0: never
+    # released; probability 0: never
+    c.shading = ConfigDict(dict(start_step=at(5000), probability=0.75))
+    # released, but for `final`: learning rates end at this share of their value
     c.optimiser = ConfigDict(
         dict(encoding=0.01, networks=0.001, b1=0.9, b2=0.99, eps=1e-15, weight_decay=0.01,
-             final=1.0)  # learning rates end at this share of their value
+             final=1.0)
     )  # fmt: skip
+    # from here on the port's own, but for the turntable's frames and what `mesh` says
     # with several devices: "objects", each makes an object of a folder; "views", all make one
     c.spread = "objects"
     # "low": the autoencoder sees a view at a time and is computed twice; rays go in smaller chunks
@@ -104,7 +121,12 @@ def get_config(arg: str = "") -> ConfigDict:
     # the surface: where outlines begin ("outline"), or most like the sampled views' hull ("hull")
     c.show = ConfigDict(dict(density_scale=1.0, sharpness=1.0, surface="outline"))
     c.video = ConfigDict(dict(frames=120, resolution=256, seconds=4.0))
-    c.mesh = ConfigDict(dict(resolution=256, faces=40_000, texture=1024))
+    # threshold: density on the surface, 0 to choose it as `show.surface` says (released: 25);
+    # remove_outliers: parts with a smaller share of the largest one's faces go (released); the
+    # release has marching tetrahedra of 128 cells (256 for its marching cubes), all faces, 1024
+    c.mesh = ConfigDict(
+        dict(resolution=256, faces=40_000, texture=1024, threshold=0.0, remove_outliers=0.01)
+    )
 
     if preset == "tiny":
         c.init, c.init_skip = "views", 0.7  # nearer to true meshes than either alone, and see
@@ -124,5 +146,5 @@ def get_config(arg: str = "") -> ConfigDict:
         c.draft.update(steps=300, rays=3072, sets=SETS_ALL_ROUND, white=(0.04, 0.2), fill=True,
                        hull=1.0, networks=0.005)  # fmt: skip
         c.video.update(frames=40, resolution=112, seconds=4.0)
-        c.mesh.update(resolution=128, faces=10_000, texture=512)
+        c.mesh.update(resolution=128, faces=10_000, texture=512, remove_outliers=0.03)
     return c

@@ -213,8 +213,8 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"mesh\.resolution", whole(16, 1024)),
     (r"mesh\.faces", whole(100)),
     (r"mesh\.texture", whole(64, 8192)),
-    (r"mesh\.threshold", either(one_of("auto"), NOT_NEGATIVE)),
-    (r"mesh\.remove_outliers", either(YES_NO, SHARE)),
+    (r"mesh\.threshold", NOT_NEGATIVE),
+    (r"mesh\.remove_outliers", SHARE),
 )  # fmt: skip
 
 _SECTION = re.compile(r"^(stage1|stage2\.\w+|reconstruct)\.")

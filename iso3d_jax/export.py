@@ -18,7 +18,9 @@ flags = command_line.flags_for(__name__)
 _RUN = flags.DEFINE_string("run", None, "folder that reconstruct wrote", required=True)
 _FORMAT = flags.DEFINE_enum("format", "glb", ["glb", "obj", "ply"], "kind of file")
 _OUT = flags.DEFINE_string("out", None, "file to write; mesh.FORMAT in the run's folder by default")
-_THRESHOLD = flags.DEFINE_string("threshold", "auto", "density on the surface, or auto")
+_THRESHOLD = flags.DEFINE_string(
+    "threshold", None, "density on the surface (released: 25), or auto; the run's own by default"
+)
 _RESOLUTION = flags.DEFINE_integer(
     "resolution", None, "marching cubes along the longest side; the run's own by default",
     lower_bound=16, upper_bound=1024,
@@ -36,7 +38,7 @@ def main(argv):
     """Reads the run and writes the mesh."""
     del argv
     try:
-        threshold = None if _THRESHOLD.value == "auto" else float(_THRESHOLD.value)
+        threshold = None if _THRESHOLD.value in (None, "auto") else float(_THRESHOLD.value)
     except ValueError:
         raise UserError(f"--threshold is auto or a number, not {_THRESHOLD.value!r}") from None
     if threshold is not None and not 0 < threshold < float("inf"):
@@ -60,13 +62,16 @@ def main(argv):
         cfg.mesh.faces = _FACES.value or 20 * _RESOLUTION.value**2
     if _TEXTURE.value:
         cfg.mesh.texture = _TEXTURE.value
+    if _THRESHOLD.value == "auto":
+        cfg.mesh.threshold = 0.0
     scene, alike = state.load(run, cfg), ""
     if threshold is None:
         steps = Steps("surface")
         steps("choosing the density on it", 0, 0)
         threshold, facts = surface.choose_surface(scene, cfg, draft.load_hull(run, cfg))
         steps.close()
-        alike = f", silhouettes agree to {facts['silhouette_iou']:.3f}"
+        if "silhouette_iou" in facts:
+            alike = f", silhouettes agree to {facts['silhouette_iou']:.3f}"
     facts = surface.write_mesh(out, scene, cfg, threshold, _RESOLUTION.value)
     print(
         f"wrote {', '.join(str(out.parent / name) for name in facts['files'])}: {facts['faces']} "

@@ -80,7 +80,7 @@ def iteration(bench: Bench) -> None:
             seconds, scene, record = _timed(program, scene, prior, sizes.iterations)
             bench.record.row(
                 f"{name}: whole", **program.figures(seconds), iterations_per_second=1 / seconds,
-                wanted_samples=float(np.max(record["slots"])),
+                wanted_samples=float(np.max(record["wanted_samples"])),
             )  # fmt: skip
             _parts(bench, cfg, prior, run_of.spec, scene, phase, name, seconds)
 
@@ -190,7 +190,7 @@ def many(bench: Bench) -> None:
         bench.record.row(
             f"{phase + 1}: at {resolution}", iterations=done, seconds=seconds,
             iterations_per_second=done / seconds, slowest_call=min(calls), fastest_call=max(calls),
-            wanted_samples=float(np.max(record["slots"])),
+            wanted_samples=float(np.max(record["wanted_samples"])),
             not_finite_in_the_last_call=int(np.sum(~np.isfinite(totals))),
         )  # fmt: skip
     hours = sum(

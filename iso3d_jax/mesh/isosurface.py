@@ -52,7 +52,7 @@ def extract(
     radius: float = 1.0,
     resolution: int = 128,
     max_faces: int | None = None,
-    smallest_part: float = 0.03,
+    smallest_part: float = 0.01,
     report: Report = silent,
 ) -> trimesh.Trimesh:
     """The surface where the density is `threshold`, closed, its normals pointing outwards.
@@ -65,7 +65,8 @@ def extract(
       radius: the scene is [-radius, radius]^3; what reaches its border is closed there.
       resolution: points along the longest side of the object's box.
       max_faces: if there are more, they are merged where the surface is flat until there are not.
-      smallest_part: separate parts with a smaller share of the largest one's faces are dropped.
+      smallest_part: separate parts with a smaller share of the largest one's faces are dropped,
+        before it is simplified; released: 0.01.
       report: told what is being done.
 
     Raises:
@@ -77,7 +78,7 @@ def extract(
     if not len(inside):
         raise EmptySurface(
             f"the surface is empty: nothing is denser than the threshold {threshold:.3g} (the "
-            f"densest point has {values.max():.3g}); give a lower --threshold or optimise longer"
+            f"densest point has {values.max():.3g}); give a lower threshold or optimise longer"
         )
     margin = 0.05 * spacing * (inside.max(0) - inside.min(0)) + 1.5 * spacing
     low = np.maximum(origin + spacing * inside.min(0) - margin, -corner)
@@ -151,10 +152,13 @@ def bad_edges(mesh: trimesh.Trimesh) -> int:
 
 
 def drop_small_parts(mesh: trimesh.Trimesh, smallest_part: float) -> trimesh.Trimesh:
-    """Keeps the parts whose number of faces is at least a share of the largest part's."""
+    """Keeps the parts whose number of faces is at least a share of the largest part's.
+
+    The share is rounded down to whole faces, as threestudio's Mesh.remove_outlier does.
+    """
     labels = trimesh.graph.connected_component_labels(mesh.face_adjacency, len(mesh.faces))
     sizes = np.bincount(labels)
-    keep = (sizes >= smallest_part * sizes.max())[labels]
+    keep = (sizes >= int(smallest_part * sizes.max()))[labels]
     if keep.all():
         return mesh
     mesh = mesh.copy()

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from iso3d_jax.nerf import field, sampling, shading
 from iso3d_jax.nerf.field import FieldSpec
+from iso3d_jax.nerf.occupancy import Grid
 from iso3d_jax.nerf.sampling import Samples
 
 
@@ -26,11 +27,11 @@ class RenderSpec:
       step_size: length of a step, scene units. Released: 2 * 1.732 / 512.
       bound: 'box' or 'sphere', see `sampling.ray_bounds`.
       candidates: occupied samples a ray (on average) whose density is looked at.
-      samples: samples a ray (on average) that are rendered with gradients; where fewer than
-        `candidates`, the ones that contribute least are dropped first.
+      samples: samples a ray (on average) that are rendered with gradients: the candidates that
+        pass the two thresholds.
       normals: samples a ray (on average) whose normal is taken when it is only regularised.
       alpha_threshold, early_stop: a candidate is dropped where its opacity is below the first
-        or where less light than the second reaches it (nerfacc's names).
+        (or the grid's mean, see `occupancy.Grid`) or where less light than the second reaches it.
       chunk: samples evaluated at a time, or 0 for all at once; bounds memory, not speed.
     """
 
@@ -130,20 +131,22 @@ def place_samples(
     params: dict,
     rays_o: Float[Array, "R 3"],
     rays_d: Float[Array, "R 3"],
-    occupied: Array | None,
+    grid: Grid | None,
     spec: RenderSpec,
     field_spec: FieldSpec,
 ) -> tuple[Samples, Float[Array, " 2"]]:
-    """Chooses the samples to render, without gradients, and how full the slots are."""
+    """Chooses the samples to render, without gradients, and how full the slots are.
+
+    nerfacc 0.5.2's rule (OccGridEstimator.sampling): of the steps in occupied cells those whose
+    opacity is at least min(alpha_threshold, mean of the grid) and that light reaches.
+    """
     rays = rays_o.shape[0]
     candidates = round(spec.candidates * rays)
     samples = sampling.march(
-        key, rays_o, rays_d, occupied, slots=candidates, step_size=spec.step_size,
-        radius=field_spec.radius, bound=spec.bound,
+        key, rays_o, rays_d, None if grid is None else grid.occupied, slots=candidates,
+        step_size=spec.step_size, radius=field_spec.radius, bound=spec.bound,
     )  # fmt: skip
     full = samples.wanted / candidates
-    if spec.samples >= spec.candidates:
-        return samples, jnp.stack([full, full]).astype(jnp.float32)
     params = jax.lax.stop_gradient(params)
     longest = sampling.max_steps(spec.step_size, field_spec.radius, spec.bound)
 
@@ -152,11 +155,15 @@ def place_samples(
 
     density = chunked(density_at, spec.chunk, samples.ray, samples.t)
     _, reaches = composite_weights(density, samples.length, samples.ray, longest)
-    alpha = -jnp.expm1(-density * samples.length)
-    useful = (alpha > spec.alpha_threshold) & (reaches > spec.early_stop)
-    slots = round(spec.samples * rays)
+    alpha = -jnp.expm1(-density * spec.step_size)  # of one step, also where samples were thinned
+    lowest = spec.alpha_threshold
+    if grid is not None:
+        lowest = grid.alpha_threshold(spec.alpha_threshold, spec.step_size)
+    useful = (alpha >= lowest) & (reaches >= spec.early_stop)
+    slots = round(min(spec.samples, spec.candidates) * rays)
     kept = sampling.keep(samples, useful, slots)
-    return kept, jnp.stack([full, kept.wanted / slots]).astype(jnp.float32)
+    there = kept.wanted * jnp.maximum(full, 1.0)  # each thinned candidate stands for so many
+    return kept, jnp.stack([full, there / slots]).astype(jnp.float32)
 
 
 def subset(key: jax.Array, samples: Samples, slots: int) -> tuple[Array, Array]:
@@ -172,7 +179,7 @@ def render(
     params: dict,
     rays_o: Float[Array, "R 3"],
     rays_d: Float[Array, "R 3"],
-    occupied: Array | None,
+    grid: Grid | None,
     spec: RenderSpec,
     field_spec: FieldSpec,
     background: float = 1.0,
@@ -183,7 +190,7 @@ def render(
     Args:
       key: for stratified samples (training), or None (evaluation).
       params: the field's.
-      occupied: the occupancy grid's cells, or None for a dense render.
+      grid: the occupancy grid, or None for a dense render.
       background: grey level in [0, 1] behind everything.
       light: `shading.draw`'s kind and ambient, and the light's position for each ray [R, 3];
         None shows the albedo.
@@ -191,7 +198,7 @@ def render(
     Returns:
       The rendering, the samples it is made of, and their weights [K].
     """
-    samples, wanted = place_samples(key, params, rays_o, rays_d, occupied, spec, field_spec)
+    samples, wanted = place_samples(key, params, rays_o, rays_d, grid, spec, field_spec)
     rays = rays_o.shape[0]
 
     def evaluate(ray, t):
@@ -216,7 +223,7 @@ def render_shown(
     params: dict,
     rays_o: Float[Array, "R 3"],
     rays_d: Float[Array, "R 3"],
-    occupied: Array | None,
+    grid: Grid | None,
     spec: RenderSpec,
     field_spec: FieldSpec,
 ) -> tuple[Array, Array, Array, Array]:
@@ -230,7 +237,7 @@ def render_shown(
       rgb [R, 3], opacity [R], depth [R] and the weighted mean of the normals [R, 3].
     """
     soft, soft_spec = field.optimised(params, field_spec)
-    samples, _ = place_samples(None, soft, rays_o, rays_d, occupied, spec, soft_spec)
+    samples, _ = place_samples(None, soft, rays_o, rays_d, grid, spec, soft_spec)
 
     def evaluate(ray, t):
         x = points(rays_o, rays_d, ray, t)

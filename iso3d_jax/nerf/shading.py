@@ -36,33 +36,35 @@ def shade(
 
 def draw(
     key: jax.Array,
-    camera_position: Float[Array, "V 3"],
+    camera_position: Float[Array, "G V 3"],
     step: Array,
     *,
     start_step: int,
     probability: float = 0.75,
     light_distance: tuple[float, float] = (0.8, 1.5),
-) -> tuple[Array, Float[Array, ""], Float[Array, "V 3"]]:
+) -> tuple[Array, Float[Array, ""], Float[Array, "G V 3"]]:
     """Draws how one iteration is shaded and where each view's light is.
 
+    The light is about where the view's own camera is, at normalize(camera + offset) * distance; the
+    views of a group share offset and distance (threestudio/data/random_multiview.py:145-170).
+
     Args:
-      camera_position: [V, 3].
+      camera_position: of G groups of V views that are denoised together.
       step: iteration; before `start_step` the colour is the albedo.
       probability: of shading after `start_step`; one half of it without texture.
       light_distance: range of the light's distance from the origin.
 
     Returns:
-      kind, ambient and light positions [V, 3] for `shade`.
+      kind, ambient and light positions [G, V, 3] for `shade`.
     """
     k_on, k_kind, k_ambient, k_light, k_distance = jax.random.split(key, 5)
     shaded = (step >= start_step) & (jax.random.uniform(k_on) < probability)
     kind = jnp.where(jax.random.bernoulli(k_kind), TEXTURELESS, DIFFUSE)
     kind = jnp.where(shaded, kind, ALBEDO)
     diffuse = jax.random.uniform(k_ambient)
-    light = camera_position + jax.random.normal(k_light, camera_position.shape)
+    groups = camera_position.shape[0]
+    light = camera_position + jax.random.normal(k_light, (groups, 1, 3))
     light = light / jnp.maximum(jnp.linalg.norm(light, axis=-1, keepdims=True), 1e-6)
     low, high = light_distance
-    distance = jax.random.uniform(
-        k_distance, (camera_position.shape[0], 1), minval=low, maxval=high
-    )
+    distance = jax.random.uniform(k_distance, (groups, 1, 1), minval=low, maxval=high)
     return kind, 1.0 - diffuse, light * distance

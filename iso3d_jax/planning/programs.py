@@ -131,10 +131,11 @@ def _reconstruction(unet, vae, config: ConfigDict, cfg: ConfigDict) -> Iterator[
     ring = _shapes_of(cameras.ring(4, **pictures.SHOW))
     show = functools.partial(
         pictures._render_views.__wrapped__, resolution=cfg.video.resolution,
-        threshold=cfg.occupancy.threshold, spec=settings.generous(settings.render_spec(cfg)),
+        spec=settings.generous(settings.render_spec(cfg)),
         field_spec=settings.shown_field_spec(cfg),
     )  # fmt: skip
-    yield Program("turntable", show, (main.params, main.occs, ring))
+    grid = jax.eval_shape(lambda scene: state.grid_of(scene, cfg), main)
+    yield Program("turntable", show, (main.params, grid, ring))
 
 
 def _encoding(vae, clip, side: int) -> Iterator[Program]:

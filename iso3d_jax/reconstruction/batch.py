@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from iso3d_jax.data.pictures import load_picture
 from iso3d_jax.errors import UserError
-from iso3d_jax.reconstruction import loop, run
+from iso3d_jax.reconstruction import loop, run, settings
 from iso3d_jax.reconstruction import pictures as draw
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -52,14 +52,14 @@ def is_finished(out: Path, about: dict) -> bool:
         report = json.loads((out / "report.json").read_text())
     except (OSError, ValueError):
         return False
-    ours = run.comparable_config(about["config"])
+    ours = settings.comparable(about["config"], live=True)
     return (out / "mesh.glb").is_file() and all(
         (
             report.get("picture_sha256") == about["picture"],
             report.get("model") == about["model"],
             report.get("init") == about["init"],
             report.get("dtype") == about["dtype"],
-            run.comparable_config(report.get("config", {})) == ours,
+            settings.comparable(report.get("config", {}), live=True) == ours,
         )
     )
 

@@ -18,6 +18,8 @@ from iso3d_jax.reconstruction.hull import visual_hull
 from iso3d_jax.reconstruction.losses import Pictures, PriorSpec, white_mask
 from iso3d_jax.reconstruction.state import State
 
+FOLDER = "draft"  # of a run's folder
+
 
 def config_of(cfg: ConfigDict, resolution: int) -> ConfigDict:
     """The config of the draft that belongs to a reconstruction's config."""
@@ -90,6 +92,8 @@ def load_views(file: Path) -> np.ndarray:
 
 def wants_hull(cfg: ConfigDict) -> bool:
     """Whether the surface is chosen by the hull; not in runs from before there was a choice."""
+    if cfg.mesh.get("threshold", 0.0):
+        return False
     return cfg.get("show", {}).get("surface", "outline") == "hull"
 
 
@@ -109,19 +113,35 @@ def load_hull(folder: str | Path, cfg: ConfigDict) -> Array | None:
     return sampled_hull(load_views(file), cfg)
 
 
+def is_begun(out: Path) -> bool:
+    """Whether a run's folder holds a draft, finished or not."""
+    return state.exists(out / FOLDER)
+
+
 def fit(source: Pictures, cfg: ConfigDict, spec: PriorSpec, out: Path, about: dict, programs):
-    """Fits the sampled views in the folder's `draft/`; a stopped draft goes on too."""
-    folder = make_folder(out / "draft")
+    """Fits the sampled views in the folder's `draft/`; a stopped draft goes on too.
+
+    Returns:
+      The draft, seconds by part, and what the run's report says about it.
+    """
+    folder = make_folder(out / FOLDER)
     draft = config_of(cfg, spec.resolution)
     about = {**about, "config": draft.to_dict()}
-    if state.exists(folder) and state.load_about(folder)["picture"] == about["picture"]:
+    if state.exists(folder):
         current = state.load(folder, draft)
+        about = loop.go_on(folder, about, current, draft.steps, label="draft: ")
     else:
         current = state.start(draft)
-    current, _, times = loop.optimise(
+    current, history, times = loop.optimise(
         current, source, draft, spec, folder, about, label="draft from views", programs=programs
     )
-    return current, {f"draft_{k}": round(v, 2) for k, v in times.items()}
+    facts = {
+        "seed": about["config"]["seed"],
+        "skipped_iterations": int(current.skipped),
+        "wanted": loop.most_wanted(history),
+        "changes": about.get("changes", []),
+    }
+    return current, {f"draft_{k}": round(v, 2) for k, v in times.items()}, facts
 
 
 def begin_from(draft: State, cfg: ConfigDict) -> State:

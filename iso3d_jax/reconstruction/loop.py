@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import json
 import signal
 import threading
 import time
@@ -18,7 +19,7 @@ from ml_collections import ConfigDict
 from iso3d_jax.errors import UserError
 from iso3d_jax.progress import Progress
 from iso3d_jax.reconstruction import settings, spread, state
-from iso3d_jax.reconstruction.losses import LOSSES, Pictures, Prior, PriorSpec
+from iso3d_jax.reconstruction.losses import LOSSES, WANTED, Pictures, Prior, PriorSpec
 from iso3d_jax.reconstruction.settings import phase_end, phase_of
 from iso3d_jax.reconstruction.state import State
 from iso3d_jax.reconstruction.step import run_steps
@@ -103,18 +104,90 @@ class Programs:
         return self._futures[phase].result()
 
 
-def _check_finite(record: dict[str, np.ndarray], count: int, step: int) -> None:
-    """Stops where a step was not finite, and says which loss it was."""
-    bad = ~np.isfinite(record["total"][:count]) | ~np.isfinite(record["gradient"][:count])
-    if not bad.any():
-        return
-    first = int(np.argmax(bad))
-    names = [k for k in (*LOSSES, "gradient") if k in record and not np.isfinite(record[k][first])]
-    raise UserError(
-        f"the {' and '.join(names)} {'loss' if names[0] in LOSSES else 'norm'} is not a finite "
-        f"number at iteration {step + first}; the last good state is saved, try a lower "
-        "--config.optimiser.encoding or --config.guidance.scale"
+def _finite_means(record: dict[str, np.ndarray], count: int) -> dict[str, float]:
+    """Means over the finite ones of `count` iterations, of `WANTED` the largest; empty if none."""
+    good = record["skipped"][:count] == 0
+    if not good.any():
+        return {}
+    of = {name: np.max if name in WANTED else np.mean for name in record if name != "skipped"}
+    return {name: float(fn(record[name][:count][good])) for name, fn in of.items()}
+
+
+def _rates(cfg: ConfigDict) -> str:
+    """The flags that make iterations take smaller steps."""
+    if cfg.mode == "views":
+        return "--config.optimiser.encoding or --config.draft.networks"
+    return "--config.optimiser.encoding, --config.optimiser.networks or --config.guidance.scale"
+
+
+def _bad_steps(
+    record: dict[str, np.ndarray], count: int, current: State, cfg: ConfigDict
+) -> UserError:
+    """What to say when too many iterations in a row were not finite, and which losses they were."""
+    bad = [k for k in LOSSES if k in record and not np.isfinite(record[k][max(count - 1, 0)])]
+    what = f"{' and '.join(bad)} loss" if bad else "gradient's norm"
+    return UserError(
+        f"the {what} was not a finite number in {int(current.in_a_row)} "
+        f"iterations in a row, the last of them iteration {int(current.step) - 1}; the scene from "
+        "before them is saved, and the same command goes on from there: give it another "
+        f"--config.seed, a lower {_rates(cfg)}, or a higher --config.max_bad_steps"
     )
+
+
+def _check_learned(history: dict[str, list[float]], current: State, cfg: ConfigDict) -> None:
+    """Refuses to call a run finished of which no iteration was finite."""
+    if int(current.skipped) and not history.get("step"):
+        raise UserError(
+            f"all {int(current.skipped)} iterations were left out, since a loss was not a finite "
+            f"number: nothing was optimised; give another --out and a lower {_rates(cfg)}"
+        )
+
+
+def most_wanted(history: dict[str, list[float]]) -> dict[str, float]:
+    """The largest `Rendering.wanted` of a run so far, of candidates and of samples."""
+    return {
+        name.removeprefix("wanted_"): max(history[name]) for name in WANTED if history.get(name)
+    }
+
+
+def _too_few(most: dict[str, float]) -> str:
+    """What to say when samples are thinned."""
+    names = [name for name, value in most.items() if value > 1]
+    return (
+        f"samples along rays are thinned: up to {max(most.values()):.2f} times as many are there "
+        f"as config.render.{' and .'.join(names)} {'leaves' if len(names) == 1 else 'leave'} room "
+        "for; raise it where the memory allows"
+    )
+
+
+def go_on(folder: Path, about: dict, current: State, steps: int, *, label: str = "") -> dict:
+    """What the file of a run that goes on says about it, with the config from here on.
+
+    Args:
+      about: as for `optimise`, with that config.
+      current: the state that was saved.
+      steps: iterations in all.
+      label: begins the lines on the terminal.
+
+    Returns:
+      `about` for `optimise`; its `changes` has a line for each of `settings.LIVE_KEYS` that is
+      another from here on.
+    """
+    there, step = state.load_about(folder), int(current.step)
+    print(f"{label}going on at iteration {step} of {steps}")
+    changes = settings.changes(there["config"], about["config"], step)
+    for change in changes:
+        print(
+            f"{label}config.{change['key']} is {change['to']} from here on, and was "
+            f"{change['from']} before"
+        )
+    if changes:
+        there.setdefault("changes", []).extend(changes)
+    other = json.dumps(there["config"]) != json.dumps(about["config"])
+    there["config"] = about["config"]
+    if other and step >= steps:  # no iteration will save it, and export reads it
+        state.save(folder, current, there)
+    return there
 
 
 def optimise(
@@ -142,17 +215,20 @@ def optimise(
       programs: compiled programs by label; calls with the same `cfg`, `spec` and shapes share them.
 
     Returns:
-      The last state, the losses (one number a dispatch, with `step`), seconds by phase.
+      The last state, the losses (means of each dispatch's finite iterations, with `step`, and the
+      largest of `WANTED`), seconds by phase.
 
     Raises:
       Interrupted: Ctrl-C or SIGTERM; the state is saved.
-      UserError: a loss that is not finite; the last good state is saved.
+      UserError: no finite loss in `cfg.max_bad_steps` iterations in a row; the state from before
+        them is saved.
     """
     step = int(current.step)
     mesh = spec.mesh
     history: dict[str, list[float]] = about.setdefault("history", {})
     seconds = {"compile": 0.0, "iterations": 0.0, "previews": 0.0}
     if step >= cfg.steps:
+        _check_learned(history, current, cfg)
         return current, history, seconds
     current, source = spread.replicate(mesh, (current, source))
     shared = {} if programs is None else programs
@@ -175,21 +251,30 @@ def optimise(
             until = min(phase_end(cfg, phase), step + cfg.steps_per_call)
             for every in (cfg.save_every, cfg.preview_every):
                 until = min(until, (step // every + 1) * every) if every else until
-            count = until - step
-            current, record = program(current, source, jnp.int32(count))
+            current, record = program(current, source, jnp.int32(until - step))
+            count = int(current.step) - step
+            step += count
             record = {k: np.asarray(v) for k, v in record.items()}
             seconds["iterations"] += time.monotonic() - begin
-            try:
-                _check_finite(record, count, step)
-            except UserError:
-                state.save(folder, current, about)
-                raise
-            step = until
-            means = {k: float(v[:count].mean()) for k, v in record.items()}
-            for name, value in ({"step": step} | means).items():
-                history.setdefault(name, []).append(value)
+            thinned = max(most_wanted(history).values(), default=0.0) > 1
+            means = _finite_means(record, count)
+            if means:
+                for name, value in ({"step": step} | means).items():
+                    history.setdefault(name, []).append(value)
             shown = {k: means[k] for k in (*LOSSES, "opacity") if k in means}
+            fullest = max((means[k] for k in WANTED if k in means), default=0.0)
+            if fullest > 1:
+                shown["wanted"] = fullest
+                if not thinned:
+                    progress.note(_too_few(most_wanted(history)))
+            if int(current.skipped):
+                shown["skipped"] = int(current.skipped)
             progress.update(step, **shown)
+            if int(current.in_a_row) >= cfg.max_bad_steps and step < cfg.steps:
+                error = _bad_steps(record, count, current, cfg)
+                # the same command, or another seed, is to have as many tries again
+                state.save(folder, current._replace(in_a_row=jnp.int32(0)), about)
+                raise error
             begin = time.monotonic()
             if preview and cfg.preview_every and step % cfg.preview_every == 0:
                 with progress.doing("drawing a preview"):
@@ -201,4 +286,5 @@ def optimise(
                 progress.note(f"stopped at iteration {step}; the same command goes on from there")
                 raise Interrupted(stopped[0])
     progress.close()
+    _check_learned(history, current, cfg)
     return spread.on_one(mesh, current), history, seconds

@@ -15,6 +15,7 @@ from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.guidance import regularisers, sds
 from iso3d_jax.guidance.annealing import draw_timestep
 from iso3d_jax.nerf import field, render, shading
+from iso3d_jax.nerf.occupancy import Grid
 from iso3d_jax.reconstruction import cameras, spread
 from iso3d_jax.reconstruction.hull import hull_loss
 from iso3d_jax.reconstruction.settings import field_spec, phase_end, render_spec
@@ -22,6 +23,9 @@ from iso3d_jax.reconstruction.settings import field_spec, phase_end, render_spec
 LOSSES = (
     "guidance", "reference_l2", "photometric", "mask", "hull", "orientation", "sparsity", "opaque"
 )  # fmt: skip
+
+# of `Rendering.wanted`: how full the slots of config.render.candidates and .samples are
+WANTED = ("wanted_candidates", "wanted_samples")
 
 
 class Prior(NamedTuple):
@@ -128,21 +132,21 @@ def _scene(keys, shared, rays, *, cfg: FrozenConfigDict, weight) -> tuple[tuple,
 
     Args:
       keys: for the samples and for the normals.
-      shared: parameters, occupied cells, kind of shading and ambient light (or None).
+      shared: parameters, occupancy grid, kind of shading and ambient light (or None).
       rays: rays_o, rays_d and, where there is shading, each ray's light.
       weight: of the losses on the scene alone; those that are the constant zero are left out.
 
     Returns:
       (rgb [R, 3], opacity [R]), and scalars for `_losses_on_scene`.
     """
-    params, occupied, kind, ambient = shared
+    params, grid, kind, ambient = shared
     rays_o, rays_d = rays[0], rays[1]
     light = None if kind is None else (kind, ambient, rays[2])
     rendering, samples, weights = render.render(
-        keys[0], params, rays_o, rays_d, occupied, render_spec(cfg), field_spec(cfg), light=light
+        keys[0], params, rays_o, rays_d, grid, render_spec(cfg), field_spec(cfg), light=light
     )
     opacity = rendering.opacity
-    scalars = {"opacity": jnp.mean(opacity), "slots": jnp.max(rendering.wanted)}
+    scalars = {"opacity": jnp.mean(opacity)} | dict(zip(WANTED, rendering.wanted, strict=True))
     if active(weight.orientation):
         scalars["orientation"] = _orientation(
             keys[1], params, rays_o, rays_d, samples, weights, cfg
@@ -158,7 +162,8 @@ def _scene(keys, shared, rays, *, cfg: FrozenConfigDict, weight) -> tuple[tuple,
 def _losses_on_scene(scalars: dict) -> tuple[dict, dict]:
     """The losses on the scene alone, and facts, from the scalars of all shares of the rays."""
     scalars = dict(scalars)
-    facts = {"opacity": jnp.mean(scalars.pop("opacity")), "slots": jnp.max(scalars.pop("slots"))}
+    facts = {"opacity": jnp.mean(scalars.pop("opacity"))}
+    facts |= {name: jnp.max(scalars.pop(name)) for name in WANTED}
     losses = {}
     if "hit" in scalars:
         total, hit = (jnp.sum(scalars.pop(name)) for name in ("orientation", "hit"))
@@ -167,29 +172,33 @@ def _losses_on_scene(scalars: dict) -> tuple[dict, dict]:
 
 
 def reference_loss(
-    params: dict, prior: Prior, key: jax.Array, occupied: Array, resolution: int,
+    params: dict, prior: Prior, key: jax.Array, grid: Grid, resolution: int,
     cfg: FrozenConfigDict,
-) -> Float[Array, ""]:  # fmt: skip
+) -> tuple[Float[Array, ""], Float[Array, " 2"]]:  # fmt: skip
     """Squared error of the scene seen from the picture's side against the picture (an ablation).
 
     The camera is assumed, as Zero123's users do: azimuth 0 and what `cfg.reference` says. The mean
     over pixels and channels, plus `cfg.reference.mask` times that of opacity against the mask.
+
+    Returns:
+      The loss, and `Rendering.wanted` of its render.
     """
     if prior.picture is None or prior.mask is None:
         raise ValueError("loss.reference_l2 needs a Prior with the picture and its mask")
     r = cfg.reference
     rays_o, rays_d, _ = cameras.ring(1, r.elevation_deg, r.fov_deg, r.distance).rays(resolution)
     rendering, _, _ = render.render(
-        key, params, rays_o, rays_d, occupied, render_spec(cfg), field_spec(cfg)
+        key, params, rays_o, rays_d, grid, render_spec(cfg), field_spec(cfg)
     )
     wanted = jnp.concatenate([prior.picture, prior.mask[..., None]], -1)
     wanted = jax.image.resize(wanted, (resolution, resolution, 4), "linear").reshape(-1, 4)
     rgb = jnp.mean(jnp.square(rendering.rgb - wanted[:, :3]))
-    return rgb + r.mask * jnp.mean(jnp.square(rendering.opacity - wanted[:, 3]))
+    outline = jnp.mean(jnp.square(rendering.opacity - wanted[:, 3]))
+    return rgb + r.mask * outline, rendering.wanted
 
 
 def sds_losses(
-    params: dict, prior: Prior, key: jax.Array, step: Array, occupied: Array, *,
+    params: dict, prior: Prior, key: jax.Array, step: Array, grid: Grid, *,
     cfg: FrozenConfigDict, spec: PriorSpec, phase: int,
 ) -> tuple[dict, dict]:  # fmt: skip
     """Losses of one SDS iteration, unweighted, and what else is worth reporting."""
@@ -201,13 +210,13 @@ def sds_losses(
     rays = rays_o, rays_d
     if cfg.shading.probability > 0 and phase_end(cfg, phase) > cfg.shading.start_step:
         kind, ambient, source = shading.draw(
-            k_light, position, step, start_step=cfg.shading.start_step,
-            probability=cfg.shading.probability,
+            k_light, position.reshape(groups, cfg.views, 3), step,
+            start_step=cfg.shading.start_step, probability=cfg.shading.probability,
         )  # fmt: skip
-        rays = *rays, jnp.repeat(source, resolution**2, 0)
+        rays = *rays, jnp.repeat(source.reshape(-1, 3), resolution**2, 0)
     (rgb, opacity), scalars = spread.map_rays(
         spec.mesh, functools.partial(_scene, cfg=cfg, weight=cfg.loss),
-        (k_render, k_normal), (params, occupied, kind, ambient), rays,
+        (k_render, k_normal), (params, grid, kind, ambient), rays,
     )  # fmt: skip
     rendered = rgb.reshape(-1, resolution, resolution, 3)  # [G*V, H, W, 3]
     shape = (rendered.shape[0], spec.resolution, spec.resolution, 3)
@@ -242,14 +251,16 @@ def sds_losses(
     losses = {"guidance": guidance} | on_scene
     if active(cfg.loss.get("reference_l2", 0.0)):
         # Folded in, not split off: without this loss a run draws what it drew before.
-        losses["reference_l2"] = reference_loss(
-            params, prior, jax.random.fold_in(key, 7), occupied, resolution, cfg
+        losses["reference_l2"], wanted = reference_loss(
+            params, prior, jax.random.fold_in(key, 7), grid, resolution, cfg
         )
+        for name, value in zip(WANTED, wanted, strict=True):
+            facts[name] = jnp.maximum(facts[name], value)
     return losses, facts | {"t": t}
 
 
 def views_losses(
-    params: dict, pictures: Pictures, key: jax.Array, step: Array, occupied: Array, *,
+    params: dict, pictures: Pictures, key: jax.Array, step: Array, grid: Grid, *,
     cfg: FrozenConfigDict, spec: PriorSpec, phase: int,
 ) -> tuple[dict, dict]:  # fmt: skip
     """Losses of one iteration of fitting given views, unweighted, and what else to report."""
@@ -259,7 +270,7 @@ def views_losses(
     rays_o, rays_d, rgb, mask = (x[index] for x in pictures[:4])
     (seen, opacity), scalars = spread.map_rays(
         spec.mesh, functools.partial(_scene, cfg=cfg, weight=cfg.draft),
-        (k_render, k_normal), (params, occupied, None, None), (rays_o, rays_d),
+        (k_render, k_normal), (params, grid, None, None), (rays_o, rays_d),
     )  # fmt: skip
     losses = {
         "photometric": jnp.mean(jnp.square(seen - rgb)),

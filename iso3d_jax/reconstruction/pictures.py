@@ -18,25 +18,24 @@ from PIL import Image
 
 from iso3d_jax.data import grids
 from iso3d_jax.files import atomic_path
-from iso3d_jax.nerf import occupancy, render
+from iso3d_jax.nerf import render
 from iso3d_jax.nerf.field import FieldSpec
 from iso3d_jax.nerf.render import RenderSpec
 from iso3d_jax.progress import Progress
 from iso3d_jax.reconstruction import cameras, settings
 from iso3d_jax.reconstruction.cameras import Views
 from iso3d_jax.reconstruction.losses import Pictures, white_mask
-from iso3d_jax.reconstruction.state import State
+from iso3d_jax.reconstruction.state import State, grid_of
 
 TILE = 192  # side of a picture in a contact sheet
 SHOW = dict(elevation_deg=15.0, fov_deg=40.0, scale=1.1)
 
 
-@functools.partial(jax.jit, static_argnames=("resolution", "threshold", "spec", "field_spec"))
-def _render_views(params, occs, views, *, resolution, threshold, spec, field_spec):
+@functools.partial(jax.jit, static_argnames=("resolution", "spec", "field_spec"))
+def _render_views(params, grid, views, *, resolution, spec, field_spec):
     """rgb, opacity, depth and world normals of V views, [V, H, W, ...]."""
     rays_o, rays_d, _ = views.rays(resolution)
-    occupied = occupancy.occupied(occs, threshold)
-    rendering = render.render_shown(params, rays_o, rays_d, occupied, spec, field_spec)
+    rendering = render.render_shown(params, rays_o, rays_d, grid, spec, field_spec)
     return tuple(x.reshape(-1, resolution, resolution, *x.shape[1:]) for x in rendering)
 
 
@@ -55,14 +54,14 @@ def render_views(
     spec: RenderSpec = settings.generous(settings.render_spec(cfg))
     field_spec: FieldSpec = settings.shown_field_spec(cfg)
     count = views.azimuth_deg.shape[1]
+    grid = grid_of(state, cfg)
 
     def draw(first):
         index = jnp.minimum(jnp.arange(first, first + 4), count - 1)
         return jax.device_get(
             _render_views(
-                state.params, state.occs, Views(*(x[:, index] for x in views)),
-                resolution=resolution, threshold=cfg.occupancy.threshold, spec=spec,
-                field_spec=field_spec,
+                state.params, grid, Views(*(x[:, index] for x in views)),
+                resolution=resolution, spec=spec, field_spec=field_spec,
             )
         )  # fmt: skip
 

@@ -105,8 +105,8 @@ def reconstruct(
       programs: compiled programs that calls with the same model and config share; filled here.
 
     Raises:
-      UserError: a folder of another run or in another process's hands, an empty surface, a loss
-        that is not finite, a full disk.
+      UserError: a folder of another run or in another process's hands, an empty surface, no finite
+        loss in many iterations in a row, a full disk.
       loop.Interrupted: stopped; the state is saved.
     """
     settings.check(cfg)
@@ -130,7 +130,11 @@ def _reconstruct(model, picture, out: Path, cfg, model_id, init, programs) -> Re
     about = about_run(model, picture, cfg, model_id, init)
     _check_disk(out, cfg)
     resumed = _check_same_run(out, about, cfg)
-    views = _sample_views(model, picture, prepared, out, cfg)
+    begun = resumed or draft.is_begun(out)
+    if begun and not resumed:
+        of_draft = draft.config_of(cfg, spec.resolution)
+        _check_same_run(out / draft.FOLDER, about | {"config": of_draft.to_dict()}, of_draft)
+    views = _sample_views(model, picture, prepared, out, cfg, begun)
     lap("views")
     if not resumed:
         print(f"views: {out / 'views.png'} (drawn before the 3D starts: does this look right?)")
@@ -140,10 +144,9 @@ def _reconstruct(model, picture, out: Path, cfg, model_id, init, programs) -> Re
     phase_seconds = {}
     if resumed:
         current = state.load(out, main)
-        about = state.load_about(out)
-        print(f"going on at iteration {int(current.step)} of {main.steps}")
+        about = loop.go_on(out, about, current, main.steps)
     elif cfg.mode == "sds" and init == "views":
-        current, phase_seconds = draft.fit(fit, cfg, spec, out, about, programs)
+        current, phase_seconds, about["draft"] = draft.fit(fit, cfg, spec, out, about, programs)
         current = draft.begin_from(current, cfg)
     elif cfg.mode == "sds" and init != "none":
         theirs = ConfigDict(state.load_about(init)["config"])
@@ -182,7 +185,7 @@ def _reconstruct(model, picture, out: Path, cfg, model_id, init, programs) -> Re
     lap("turntable")
     facts = surface.write_mesh(out / "mesh.glb", current, cfg, threshold, turn=turn) | alike
     lap("mesh")
-    report = _report(about, history, seconds, phase_seconds, facts, cfg)
+    report = _report(about, history, current, seconds, phase_seconds, facts, cfg)
     with atomic_path(out / "report.json") as temporary:
         temporary.write_text(json.dumps(report, indent=1) + "\n")
     total = duration(sum(seconds.values()))
@@ -205,11 +208,6 @@ def about_run(model, picture: np.ndarray, cfg: ConfigDict, model_id: str, init) 
     }
 
 
-def comparable_config(config: dict) -> dict:
-    """The part of a config, as a dict, that a continued run must share; lists for tuples."""
-    return json.loads(json.dumps(settings.comparable(ConfigDict(config))))
-
-
 def _check_disk(out: Path, cfg: ConfigDict) -> None:
     """Refuses to begin where the run's files have no room."""
     shapes = jax.tree.leaves(jax.eval_shape(lambda: state.start(cfg)))
@@ -224,7 +222,10 @@ def _check_disk(out: Path, cfg: ConfigDict) -> None:
 
 
 def _check_same_run(out: Path, about: dict, cfg: ConfigDict) -> bool:
-    """Whether the folder holds this very run; refuses it if it holds another one."""
+    """Whether the folder holds this very run; refuses it if it holds another one.
+
+    Where iterations are left, what `settings.LIVE_KEYS` names may be other than it was.
+    """
     if not state.exists(out):
         return False
     there = state.load_about(out)
@@ -236,20 +237,28 @@ def _check_same_run(out: Path, about: dict, cfg: ConfigDict) -> bool:
             f"{out} holds a run in {there['dtype']} and this one is in {about['dtype']}: add "
             f"--dtype {there['dtype']}, or give another --out"
         )
-    ours, theirs = comparable_config(cfg.to_dict()), comparable_config(there["config"])
+    steps = cfg.draft.steps if cfg.mode == "views" else cfg.steps
+    finished = state.load_step(out) >= steps
+    ours, theirs = (
+        settings.comparable(config, live=finished) for config in (about["config"], there["config"])
+    )
     if ours != theirs:
-        keys = [k for k in sorted(set(ours) | set(theirs)) if ours.get(k) != theirs.get(k)]
+        what = "a finished run" if finished else "a run"
+        names = ", ".join(settings.differing(ours, theirs))
         raise UserError(
-            f"{out} holds a run with another config ({', '.join('config.' + k for k in keys)} "
-            "differ): give another --out"
+            f"{out} holds {what} with another config ({names} differ): give another --out"
         )
     return True
 
 
-def _sample_views(model, picture, prepared, out: Path, cfg: ConfigDict) -> np.ndarray:
-    """Draws the views, or reads them where this run drew them before; writes input and views."""
+def _sample_views(model, picture, prepared, out: Path, cfg: ConfigDict, begun: bool) -> np.ndarray:
+    """Draws the views, or reads them where this run drew them before; writes input and views.
+
+    Args:
+      begun: whether something was optimised from the views that are there.
+    """
     file = out / "views.npz"
-    if state.exists(out) and file.is_file():
+    if begun and file.is_file():
         return draft.load_views(file)
     with atomic_path(out / "input.png") as temporary:
         Image.fromarray(picture).save(temporary)
@@ -284,7 +293,7 @@ def peak_memory_gb() -> dict[str, float]:
     return {name: round(value / 1e9, 3) for name, value in memory.items()}
 
 
-def _report(about, history, seconds, phase_seconds, facts, cfg) -> dict:
+def _report(about, history, current: State, seconds, phase_seconds, facts, cfg) -> dict:
     device = jax.devices()[0]
     versions = {}
     for name in PACKAGES:
@@ -297,6 +306,10 @@ def _report(about, history, seconds, phase_seconds, facts, cfg) -> dict:
         "init": about["init"],
         "seed": cfg.seed,
         "iterations": cfg.steps,
+        "skipped_iterations": int(current.skipped),
+        "wanted": loop.most_wanted(history),
+        "changes": about.get("changes", []),
+        "draft": about.get("draft"),
         "picture_sha256": about["picture"],
         "model": about["model"],
         "dtype": about["dtype"],

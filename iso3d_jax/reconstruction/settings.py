@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
@@ -12,8 +13,13 @@ from iso3d_jax.nerf.field import FieldSpec
 from iso3d_jax.nerf.hash_grid import HashGridSpec
 from iso3d_jax.nerf.render import RenderSpec
 
-# what may differ between a run and its continuation
-FREE_KEYS = ("save_every", "preview_every", "steps_per_call", "memory", "show", "video", "mesh")
+# what may differ between a run and its continuation, and changes nothing of the optimisation
+FREE_KEYS = (
+    "save_every", "preview_every", "steps_per_call", "max_bad_steps", "memory", "show", "video",
+    "mesh",
+)  # fmt: skip
+# what a continuation may change for the iterations that are left; the report says so
+LIVE_KEYS = ("seed", "optimiser.encoding", "optimiser.networks", "guidance.scale")
 
 
 def field_spec(cfg: ConfigDict) -> FieldSpec:
@@ -40,11 +46,13 @@ def generous(spec: RenderSpec) -> RenderSpec:
     """The same with steps half as long and twice as many, for pictures that people look at.
 
     A long step into a dense scene lands at another depth, and another colour, from pixel to pixel,
-    which shows as rings like those of wood.
+    which shows as rings like those of wood. Half a step is as opaque as half of the threshold, so
+    that what was too thin to be optimised, and no more than that, is too thin to be seen.
     """
     return dataclasses.replace(
-        spec, step_size=spec.step_size / 2, candidates=2 * spec.candidates, samples=2 * spec.samples
-    )
+        spec, step_size=spec.step_size / 2, candidates=2 * spec.candidates,
+        samples=2 * spec.samples, alpha_threshold=spec.alpha_threshold / 2,
+    )  # fmt: skip
 
 
 def freeze(cfg: ConfigDict) -> FrozenConfigDict:
@@ -63,9 +71,52 @@ def check(cfg: ConfigDict) -> None:
         )
 
 
-def comparable(cfg: ConfigDict) -> dict:
-    """The part of a config that a continued run must share."""
-    return {key: value for key, value in cfg.to_dict().items() if key not in FREE_KEYS}
+def live_keys(config: dict) -> tuple[str, ...]:
+    """`LIVE_KEYS`, and for a draft the rate of its networks too."""
+    return LIVE_KEYS + (("draft.networks",) if config["mode"] == "views" else ())
+
+
+def comparable(config: dict, *, live: bool = False) -> dict:
+    """The part of a config, as a dict, that a continued run must share; lists for tuples.
+
+    Args:
+      live: with `LIVE_KEYS`, which the iterations that are done were made with.
+    """
+    kept = json.loads(json.dumps({k: v for k, v in config.items() if k not in FREE_KEYS}))
+    for name in () if live else live_keys(config):
+        *folders, key = name.split(".")
+        inner = kept
+        for folder in folders:
+            inner = inner.get(folder, {})
+        inner.pop(key, None)
+    return kept
+
+
+def differing(ours: dict, theirs: dict, prefix: str = "config.") -> list[str]:
+    """The keys, as one gives them on the command line, in which two configs differ."""
+    names = []
+    for key in sorted(set(ours) | set(theirs)):
+        a, b = ours.get(key), theirs.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            names += differing(a, b, f"{prefix}{key}.")
+        elif a != b:
+            names.append(prefix + key)
+    return names
+
+
+def changes(before: dict, now: dict, iteration: int) -> list[dict]:
+    """Which of `LIVE_KEYS` a continued run changes, with the iteration from which it does."""
+
+    def value(config, name):
+        for key in name.split("."):
+            config = config[key]
+        return config
+
+    return [
+        {"iteration": iteration, "key": name, "from": value(before, name), "to": value(now, name)}
+        for name in live_keys(now)
+        if value(before, name) != value(now, name)
+    ]
 
 
 def phase_of(cfg, step: int) -> int:

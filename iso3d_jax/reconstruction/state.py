@@ -17,18 +17,33 @@ from iso3d_jax.errors import UserError
 from iso3d_jax.files import atomic_path
 from iso3d_jax.guidance.annealing import ramp
 from iso3d_jax.nerf import field, occupancy
+from iso3d_jax.nerf.occupancy import Grid
 from iso3d_jax.reconstruction.settings import field_spec
 
 FILE = "state.npz"
 
 
 class State(NamedTuple):
-    """step: iterations done; params: the field's; opt_state: optax's; occs: occupancy grid."""
+    """What an iteration changes.
+
+    Attributes:
+      step: iterations done, those left out among them.
+      params: the field's.
+      opt_state: optax's.
+      occs: occupancy grid.
+      skipped: iterations left out because a loss or a gradient was not finite.
+      in_a_row: how many of these there were since the last finite one.
+    """
 
     step: jax.Array
     params: dict
     opt_state: Any
     occs: jax.Array
+    skipped: jax.Array
+    in_a_row: jax.Array
+
+
+COUNTS = (".skipped", ".in_a_row")  # not in files from before they were counted
 
 
 def optimiser(cfg: ConfigDict) -> optax.GradientTransformation:
@@ -54,7 +69,13 @@ def start(cfg: ConfigDict, params: dict | None = None) -> State:
     params = field.init(key, field_spec(cfg)) if params is None else params
     params = jax.tree.map(lambda x: jnp.array(x, copy=True), params)
     occs = occupancy.init(cfg.occupancy.resolution)
-    return State(jnp.int32(0), params, optimiser(cfg).init(params), occs)
+    step, skipped, in_a_row = (jnp.array(0, jnp.int32) for _ in range(3))
+    return State(step, params, optimiser(cfg).init(params), occs, skipped, in_a_row)
+
+
+def grid_of(state: State, cfg: ConfigDict) -> Grid:
+    """The occupancy grid as rays use it."""
+    return occupancy.grid(state.occs, cfg.occupancy.threshold, cfg.render.step_size)
 
 
 def _named(state: State) -> dict[str, Any]:
@@ -94,6 +115,12 @@ def load_about(folder: str | Path) -> dict:
         return json.loads(str(data["about"]))
 
 
+def load_step(folder: str | Path) -> int:
+    """How many iterations of a run are done."""
+    with _open(folder) as data:
+        return int(data[".step"])
+
+
 def load(folder: str | Path, cfg: ConfigDict) -> State:
     """The state of a run with this config.
 
@@ -104,6 +131,9 @@ def load(folder: str | Path, cfg: ConfigDict) -> State:
     with _open(folder) as data:
         values = []
         for name, leaf in _named(template).items():
+            if name not in data and name in COUNTS:
+                values.append(jnp.zeros(leaf.shape, leaf.dtype))
+                continue
             if name not in data or data[name].shape != leaf.shape:
                 raise UserError(f"the reconstruction in {folder} does not fit the config ({name})")
             values.append(jnp.asarray(data[name], leaf.dtype))

@@ -28,7 +28,7 @@ from iso3d_jax.reconstruction.losses import (
     views_losses,
 )  # fmt: skip
 from iso3d_jax.reconstruction.settings import field_spec
-from iso3d_jax.reconstruction.state import State, optimiser
+from iso3d_jax.reconstruction.state import State, grid_of, optimiser
 
 
 def loss_weights(cfg, step: Array) -> dict[str, Array]:
@@ -58,25 +58,29 @@ def update_occupancy(state: State, key: jax.Array, cfg) -> State:
 def train_step(
     state: State, source: Prior | Pictures, *, cfg: FrozenConfigDict, spec: PriorSpec, phase: int
 ) -> tuple[State, dict[str, Array]]:
-    """One iteration: occupancy, losses, AdamW. A step that is not finite leaves the state alone.
+    """One iteration: occupancy, losses, AdamW.
+
+    Where the loss or its gradient is not finite, parameters and optimiser stay as they are and the
+    iteration counts as skipped, as with the gradient scaler of the released run.
 
     Args:
       source: what to follow, a `Prior` (SDS) or `Pictures` (a draft).
       phase: index into `cfg.phases`.
 
     Returns:
-      The new state and scalars: every loss unweighted, the total, opacity, t.
+      The new state and scalars: every loss unweighted, the total, opacity, t, how full the slots
+      of the render are, and `skipped`, 1 for an iteration that was left out.
     """
     key = jax.random.fold_in(jax.random.key(cfg.seed), state.step)
     k_occupancy, k_losses = jax.random.split(key)
     state = update_occupancy(state, k_occupancy, cfg)
-    occupied = occupancy.occupied(state.occs, cfg.occupancy.threshold)
+    grid = grid_of(state, cfg)
     weights = loss_weights(cfg, state.step)
     losses_of = sds_losses if cfg.mode == "sds" else views_losses
 
     def total(params):
         losses, facts = losses_of(
-            params, source, k_losses, state.step, occupied, cfg=cfg, spec=spec, phase=phase
+            params, source, k_losses, state.step, grid, cfg=cfg, spec=spec, phase=phase
         )
         value = sum(weights[name] * loss for name, loss in losses.items())
         return value, losses | facts | {"total": value}
@@ -87,8 +91,17 @@ def train_step(
     updates, opt_state = optimiser(cfg).update(grads, state.opt_state, state.params)
     params = jax.tree.map(jnp.add, state.params, updates)
     finite = jnp.isfinite(metrics["total"]) & jnp.isfinite(square)
-    new = State(state.step + 1, params, opt_state, state.occs)
-    state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+    params, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old),
+        (params, opt_state),
+        (state.params, state.opt_state),
+    )
+    bad = 1 - finite.astype(jnp.int32)
+    metrics["skipped"] = bad
+    state = State(
+        state.step + 1, params, opt_state, state.occs, state.skipped + bad,
+        bad * (state.in_a_row + 1),
+    )  # fmt: skip
     return state, {name: jnp.float32(value) for name, value in metrics.items()}
 
 
@@ -105,13 +118,13 @@ def run_steps(
     spec: PriorSpec,
     phase: int,
 ) -> tuple[State, dict[str, Array]]:
-    """Runs `count` iterations on the device.
+    """Runs `count` iterations on the device, or fewer if `cfg.max_bad_steps` in a row are skipped.
 
     Args:
       count: number of iterations, at most `capacity`.
 
     Returns:
-      The new state, and `train_step`'s scalars as arrays [capacity], zero beyond `count`.
+      The new state, and `train_step`'s scalars as arrays [capacity], zero beyond the last one.
     """
     if isinstance(source, Prior):
         source = fold(source, cfg.phases[phase][2])
@@ -119,9 +132,13 @@ def run_steps(
     shapes = jax.eval_shape(step, state, source)[1]
     record = {name: jnp.zeros(capacity, jnp.float32) for name in shapes}
 
-    def body(index, carry):
-        state, record = carry
-        state, metrics = step(state, source)
-        return state, {name: record[name].at[index].set(metrics[name]) for name in record}
+    def more(carry):
+        index, state, _ = carry
+        return (index < count) & (state.in_a_row < cfg.max_bad_steps)
 
-    return jax.lax.fori_loop(0, count, body, (state, record))
+    def body(carry):
+        index, state, record = carry
+        state, metrics = step(state, source)
+        return index + 1, state, {k: record[k].at[index].set(metrics[k]) for k in record}
+
+    return jax.lax.while_loop(more, body, (jnp.int32(0), state, record))[1:]

@@ -14,13 +14,13 @@ from ml_collections import ConfigDict
 from iso3d_jax.errors import EmptySurface
 from iso3d_jax.geometry.cameras import camera_to_world
 from iso3d_jax.mesh import drawing, files, isosurface, texture
-from iso3d_jax.nerf import field, occupancy, render, sampling
+from iso3d_jax.nerf import field, render, sampling
 from iso3d_jax.nerf.field import FieldSpec
 from iso3d_jax.progress import Report, Steps, silent
 from iso3d_jax.reconstruction import cameras, settings
 from iso3d_jax.reconstruction.hull import cell_middles
 from iso3d_jax.reconstruction.pictures import SHOW, Turntable, all_round
-from iso3d_jax.reconstruction.state import State
+from iso3d_jax.reconstruction.state import State, grid_of
 
 CHUNK = 1 << 16
 ABOVE, DEPTH = 3, 12
@@ -76,12 +76,11 @@ def surface_colour(
     return total / weight
 
 
-@functools.partial(jax.jit, static_argnames=("resolution", "threshold", "spec", "field_spec"))
-def _silhouettes(params, occs, views, *, resolution, threshold, spec, field_spec):
+@functools.partial(jax.jit, static_argnames=("resolution", "spec", "field_spec"))
+def _silhouettes(params, grid, views, *, resolution, spec, field_spec):
     """For each ray its opacity and the largest density along it."""
     rays_o, rays_d, _ = views.rays(resolution)
-    occupied = occupancy.occupied(occs, threshold)
-    samples, _ = render.place_samples(None, params, rays_o, rays_d, occupied, spec, field_spec)
+    samples, _ = render.place_samples(None, params, rays_o, rays_d, grid, spec, field_spec)
     x = render.points(rays_o, rays_d, samples.ray, samples.t)
     density = jnp.where(samples.valid, field.density(params, x, field_spec), 0.0)
     longest = sampling.max_steps(spec.step_size, field_spec.radius, spec.bound)
@@ -108,10 +107,9 @@ def choose_threshold(state: State, cfg: ConfigDict, resolution: int = 48) -> tup
     opacity, largest = jax.device_get(
         _silhouettes(
             state.params,
-            state.occs,
+            grid_of(state, cfg),
             views,
             resolution=resolution,
-            threshold=cfg.occupancy.threshold,
             spec=settings.generous(settings.render_spec(cfg)),
             field_spec=settings.shown_field_spec(cfg),
         )  # fmt: skip
@@ -120,7 +118,8 @@ def choose_threshold(state: State, cfg: ConfigDict, resolution: int = 48) -> tup
     if not solid.any():
         raise EmptySurface(
             "the surface is empty: no ray through the scene is more than half opaque; optimise "
-            "longer, or give --threshold a small density such as 1"
+            "longer, or give a small density such as 1 (--config.mesh.threshold, or export's "
+            "--threshold)"
         )
     return _most_alike(solid, largest, np.geomspace(0.3, max(float(largest.max()), 1.0), 60))
 
@@ -153,6 +152,7 @@ def level_like(density: np.ndarray, solid: np.ndarray, lowest: float) -> tuple[f
 def choose_surface(state: State, cfg: ConfigDict, hull: Array | None) -> tuple[float, dict]:
     """The density on the surface, as `cfg.show.surface` says, and facts for the report.
 
+    `cfg.mesh.threshold`, where it is not 0, is the density itself: the released code takes 25.
     "outline": that of `choose_threshold`, where the rim of the scene begins to hide what is behind.
     "hull": the one whose inside is most like the visual hull of the sampled views; a soft rim lies
     outside of it and would make thin parts fat.
@@ -161,6 +161,8 @@ def choose_surface(state: State, cfg: ConfigDict, hull: Array | None) -> tuple[f
       hull: of the sampled views, [G, G, G] over the scene's box, where `draft.wants_hull`; None
         stands for "outline".
     """
+    if cfg.mesh.get("threshold", 0.0):  # not in older runs
+        return cfg.mesh.threshold, {}
     outer, silhouettes = choose_threshold(state, cfg)
     facts = {"silhouette_iou": silhouettes}
     if hull is None:
@@ -212,6 +214,7 @@ def make_mesh(
         resolution=resolution or cfg.mesh.resolution,
         max_faces=cfg.mesh.faces,
         report=report,
+        smallest_part=cfg.mesh.get("remove_outliers", 0.03),  # as it was in runs without the key
     )
     mesh = texture.bake(
         surface,

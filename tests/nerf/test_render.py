@@ -16,7 +16,8 @@ from iso3d_jax.nerf.render import RenderSpec
 
 FIELD = FieldSpec(HashGridSpec(levels=3, log2_table_size=10, base_resolution=4, growth=1.6), 16)
 STEP = 2.0 / 48
-DENSE = RenderSpec(step_size=STEP, bound="sphere", candidates=48, samples=48)
+DENSE = RenderSpec(step_size=STEP, bound="sphere", candidates=48, samples=48, alpha_threshold=0,
+                   early_stop=0)  # fmt: skip
 PACKED = RenderSpec(step_size=STEP, bound="sphere", candidates=30, samples=20,
                     alpha_threshold=1e-4, early_stop=1e-4)  # fmt: skip
 
@@ -35,8 +36,8 @@ def grid_updates(density, occs, first, last, resolution):
 
 
 @partial(jax.jit, static_argnums=(4,))
-def picture(params, rays_o, rays_d, occupied, spec, key=None):
-    return render.render(key, params, rays_o, rays_d, occupied, spec, FIELD)
+def picture(params, rays_o, rays_d, grid, spec, key=None):
+    return render.render(key, params, rays_o, rays_d, grid, spec, FIELD)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def scene():
     c2w = cameras.camera_to_world(jnp.array([10.0, 20.0]), jnp.array([30.0, 200.0]), 3.0)
     rays = [r.reshape(-1, 3) for r in cameras.get_rays(c2w, jnp.full(2, 38.0), 12, 12)]
     occs = grid_updates(lambda x: field.density(params, x, FIELD), occupancy.init(32), 0, 4, 32)
-    return params, *rays, occupancy.occupied(occs, 1e-4)
+    return params, *rays, occupancy.grid(occs, 1e-4, STEP)
 
 
 def loop_weights(density, length, ray):
@@ -101,17 +102,17 @@ def test_whole_rendering_matches_a_loop(scene):
 
 
 def test_packed_render_is_within_a_hundredth_of_the_dense_one(scene):
-    params, rays_o, rays_d, occupied = scene
+    params, rays_o, rays_d, grid = scene
     target = jax.random.uniform(jax.random.key(9), rays_o.shape)
 
-    def loss(params, occupied, spec):
-        rgb = render.render(None, params, rays_o, rays_d, occupied, spec, FIELD)[0].rgb
+    def loss(params, grid, spec):
+        rgb = render.render(None, params, rays_o, rays_d, grid, spec, FIELD)[0].rgb
         return jnp.mean((rgb - target) ** 2), rgb
 
     value = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=2)
     (_, dense), dense_slope = value(params, None, DENSE)
-    (_, packed), packed_slope = value(params, occupied, PACKED)
-    wanted = picture(params, rays_o, rays_d, occupied, PACKED)[0].wanted
+    (_, packed), packed_slope = value(params, grid, PACKED)
+    wanted = picture(params, rays_o, rays_d, grid, PACKED)[0].wanted
     assert jnp.all(wanted <= 1), wanted  # nothing was thinned
     assert float(jnp.abs(dense - packed).max()) < 0.01
     for a, b in zip(jax.tree.leaves(dense_slope), jax.tree.leaves(packed_slope), strict=True):
@@ -119,23 +120,25 @@ def test_packed_render_is_within_a_hundredth_of_the_dense_one(scene):
 
 
 def test_too_few_slots_keep_the_optical_depth(scene):
-    params, rays_o, rays_d, occupied = scene
-    few = RenderSpec(step_size=STEP, bound="sphere", candidates=4, samples=4)
-    rendering, samples, _ = picture(params, rays_o, rays_d, occupied, few)
+    params, rays_o, rays_d, grid = scene
+    few = RenderSpec(step_size=STEP, bound="sphere", candidates=4, samples=4,
+                     alpha_threshold=0, early_stop=0)  # fmt: skip
+    rendering, samples, _ = picture(params, rays_o, rays_d, grid, few)
     dense, _, _ = picture(params, rays_o, rays_d, None, DENSE)
     assert float(rendering.wanted[0]) > 1
+    np.testing.assert_allclose(rendering.wanted[0], rendering.wanted[1])
     assert bool(jnp.all(jnp.diff(samples.ray) >= 0))
     np.testing.assert_allclose(
-        float(jnp.sum(samples.length)), float(samples.wanted) * STEP, rtol=2e-3
+        jnp.sum(samples.length), rendering.wanted[0] * 4 * len(rays_o) * STEP, rtol=2e-3
     )
     assert float(jnp.mean(jnp.abs(rendering.opacity - dense.opacity))) < 0.05
 
 
 def test_chunks_change_nothing(scene):
-    params, rays_o, rays_d, occupied = scene
+    params, rays_o, rays_d, grid = scene
     chunked = dataclasses.replace(PACKED, chunk=300)
-    a = picture(params, rays_o, rays_d, occupied, PACKED, jax.random.key(1))[0]
-    b = picture(params, rays_o, rays_d, occupied, chunked, jax.random.key(1))[0]
+    a = picture(params, rays_o, rays_d, grid, PACKED, jax.random.key(1))[0]
+    b = picture(params, rays_o, rays_d, grid, chunked, jax.random.key(1))[0]
     np.testing.assert_allclose(a.rgb, b.rgb, atol=1e-6)
 
 
@@ -169,13 +172,30 @@ def test_occupancy_follows_the_density():
         return jnp.where(jnp.linalg.norm(x - 0.3, axis=-1) < 0.3, 50.0, 0.0)
 
     occs = grid_updates(density, occupancy.init(16), 0, 3, 16)
-    grid = occupancy.occupied(occs, 0.01)
+    grid = occupancy.grid(occs, 0.01, STEP).occupied
     x = jax.random.uniform(jax.random.key(7), (2000, 3), minval=-1.0, maxval=1.0)
     inside = grid[occupancy.cell_of(*x.T, 16, 1.0)]
     assert float(jnp.mean(inside | (density(x) == 0))) > 0.99
     assert float(jnp.mean(grid)) < 0.06
     empty = grid_updates(lambda x: 0.0 * x[:, 0], occs, 300, 500, 16)
     assert float(empty.max()) < 0.01  # what is gone decays
+
+
+@pytest.mark.parametrize("step", [0, 300])
+def test_what_is_not_finite_does_not_get_into_the_grid(step):
+    """All cells, or a sample of them: those that cannot be measured keep what they have."""
+
+    def density(x):
+        return jnp.where(x[:, 0] > 0.5, jnp.nan, jnp.where(x[:, 1] > 0.5, jnp.inf, 1.0))
+
+    before = jnp.full(16**3, 0.7)
+    after = occupancy.update(
+        jax.random.key(1), before, density, jnp.int32(step), resolution=16, radius=1.0,
+        step_size=STEP,
+    ).reshape(16, 16, 16)  # fmt: skip
+    np.testing.assert_array_equal(after[12:], np.float32(0.7))
+    np.testing.assert_array_equal(after[:, 12:], np.float32(0.7))
+    np.testing.assert_allclose(after[:12, :12].min(), 0.7 * 0.95, rtol=1e-6)
 
 
 def test_shading():
@@ -188,7 +208,31 @@ def test_shading():
     )
     np.testing.assert_allclose(shading.shade(albedo, up, at, light, half, shading.TEXTURELESS), 1.0)
     keys = jax.random.split(jax.random.key(0), 400)
-    kinds = jax.vmap(lambda k: shading.draw(k, jnp.ones((4, 3)), 10, start_step=10)[0])(keys)
+    kinds = jax.vmap(lambda k: shading.draw(k, jnp.ones((1, 4, 3)), 10, start_step=10)[0])(keys)
     assert 0.15 < np.mean(kinds == shading.ALBEDO) < 0.35
-    kind, _, light = shading.draw(jax.random.key(1), jnp.ones((4, 3)), 9, start_step=10)
-    assert int(kind) == shading.ALBEDO and light.shape == (4, 3)
+    assert int(shading.draw(keys[1], jnp.ones((1, 4, 3)), 9, start_step=10)[0]) == shading.ALBEDO
+
+
+def test_views_of_a_group_share_the_offset_and_the_distance_of_their_light():
+    """normalize(own camera + the group's offset) * the group's distance, in two groups of three."""
+    rng = np.random.default_rng(0)
+    camera = rng.normal(size=(2, 3, 3)).astype(np.float32)
+    _, _, light = shading.draw(jax.random.key(3), jnp.asarray(camera), 0, start_step=0)
+    light = np.asarray(light, np.float64)
+    distance = np.linalg.norm(light, axis=-1)
+    np.testing.assert_allclose(distance, distance[:, :1].repeat(3, 1), rtol=1e-6)
+    assert (distance >= 0.8).all() and (distance <= 1.5).all()
+    assert abs(distance[0, 0] - distance[1, 0]) > 1e-3  # each group draws its own
+    offsets = []
+    for group in range(2):
+        # camera_i + offset = s_i * light_i for three views: 9 equations, 6 unknowns
+        matrix, right = np.zeros((9, 6)), np.zeros(9)
+        for i in range(3):
+            matrix[3 * i : 3 * i + 3, :3] = np.eye(3)
+            matrix[3 * i : 3 * i + 3, 3 + i] = -light[group, i]
+            right[3 * i : 3 * i + 3] = -camera[group, i]
+        solution, residual, *_ = np.linalg.lstsq(matrix, right)
+        assert residual[0] < 1e-10, residual
+        assert (solution[3:] > 0).all()
+        offsets.append(solution[:3])
+    assert np.abs(offsets[0] - offsets[1]).max() > 0.1

@@ -5,13 +5,14 @@ import json
 import shutil
 from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from iso3d_jax.errors import UserError
 from iso3d_jax.reconstruct import default_config
-from iso3d_jax.reconstruction import batch, run, settings, state
+from iso3d_jax.reconstruction import batch, draft, loop, run, settings, state
 from iso3d_jax.weights.bundle import load_model
 
 Named = SimpleNamespace(dtype="float32")  # what a run asks a model whose folder it knows
@@ -44,10 +45,88 @@ def test_a_folder_of_another_config_is_refused(small_config, tmp_path):
     free.preview_every, free.mesh.faces = 7, 99
     assert run._check_same_run(tmp_path, about(free), free)
     other = small_config.copy_and_resolve_references()
-    other.guidance.scale = 1.5
-    with pytest.raises(UserError, match=r"config\.guidance differ"):
+    other.guidance.rescale = 0.25
+    with pytest.raises(UserError, match=r"config\.guidance\.rescale differ"):
         run._check_same_run(tmp_path, about(other), other)
-    assert "mesh" not in settings.comparable(small_config)
+    assert "mesh" not in settings.comparable(small_config.to_dict())
+
+
+def test_a_run_that_is_not_finished_may_go_on_with_another_seed_and_other_rates(
+    small_config, tmp_path
+):
+    there = about(small_config)
+    stopped = state.start(small_config)._replace(step=jnp.int32(7), skipped=jnp.int32(3))
+    state.save(tmp_path, stopped, there)
+    other = small_config.copy_and_resolve_references()
+    other.seed, other.guidance.scale, other.max_bad_steps = 1, 2.5, 3
+    other.optimiser.update(encoding=0.002, networks=0.003)
+    assert run._check_same_run(tmp_path, about(other), other)
+    now = loop.go_on(tmp_path, about(other), stopped, small_config.steps)
+    changes = [
+        {"iteration": 7, "key": "seed", "from": 22, "to": 1},
+        {"iteration": 7, "key": "optimiser.encoding", "from": 0.03, "to": 0.002},
+        {"iteration": 7, "key": "optimiser.networks", "from": 0.01, "to": 0.003},
+        {"iteration": 7, "key": "guidance.scale", "from": 1.3, "to": 2.5},
+    ]
+    assert now["changes"] == changes and now["config"] == other.to_dict()
+    history = {"wanted_candidates": [0.5, 1.25], "wanted_samples": [0.75, 0.25], "step": [4, 7]}
+    report = run._report(now, history, stopped, {}, {}, {}, other)
+    assert report["changes"] == changes and report["seed"] == 1
+    assert report["skipped_iterations"] == 3
+    assert report["wanted"] == {"candidates": 1.25, "samples": 0.75}
+
+    # a second change is written below the first; what is finished is not another seed's
+    state.save(tmp_path, stopped._replace(step=jnp.int32(20)), now)
+    with pytest.raises(UserError, match=r"finished run .*config\.seed differ"):
+        run._check_same_run(tmp_path, about(small_config), small_config)
+    state.save(tmp_path, stopped._replace(step=jnp.int32(9)), now)
+    again = loop.go_on(tmp_path, about(small_config), stopped._replace(step=jnp.int32(9)), 20)
+    assert [c["iteration"] for c in again["changes"]] == [7] * 4 + [9] * 4
+
+
+def test_a_finished_run_s_file_follows_what_may_change(small_config, tmp_path):
+    """The mesh of another threshold is also what export writes then."""
+    done = state.start(small_config)._replace(step=jnp.int32(small_config.steps))
+    state.save(tmp_path, done, about(small_config))
+    small_config.mesh.threshold = 25.0
+    assert run._check_same_run(tmp_path, about(small_config), small_config)
+    loop.go_on(tmp_path, about(small_config), done, small_config.steps)
+    there = state.load_about(tmp_path)
+    assert there["config"]["mesh"]["threshold"] == 25.0 and "changes" not in there
+
+
+def test_a_draft_goes_on_with_its_own_views_and_config(small_config, tmp_path):
+    """Where only a draft was begun, it is it that a call must fit to."""
+    of_draft = draft.config_of(small_config, 16)
+    there = about(small_config, init="views", config=of_draft.to_dict())
+    assert not draft.is_begun(tmp_path)
+    folder = tmp_path / draft.FOLDER
+    folder.mkdir()
+    state.save(folder, state.start(of_draft)._replace(step=jnp.int32(2)), there)
+    assert draft.is_begun(tmp_path) and not state.exists(tmp_path)
+    drawn = np.random.default_rng(0).random((4, 4, 16, 16, 3))
+    np.savez(tmp_path / "views.npz", views=drawn)
+    got = run._sample_views(None, None, None, tmp_path, small_config, begun=True)
+    np.testing.assert_array_equal(got, drawn)
+    for key, value in (("rays", 99), ("white", (0.1, 0.2))):
+        other = draft.config_of(small_config, 16)
+        other.draft[key] = value
+        with pytest.raises(UserError, match=rf"config\.draft\.{key} differ"):
+            run._check_same_run(folder, there | {"config": other.to_dict()}, other)
+    other = draft.config_of(small_config, 16)
+    other.seed, other.draft.networks = 1, 0.5
+    assert run._check_same_run(folder, there | {"config": other.to_dict()}, other)
+
+
+def test_numbers_of_the_mesh_and_of_bad_steps_are_checked(small_config):
+    for group, key, value in (
+        ("mesh", "threshold", -1.0), ("mesh", "threshold", float("nan")),
+        ("mesh", "remove_outliers", 1.5), ("", "max_bad_steps", 0),
+    ):  # fmt: skip
+        wrong = small_config.copy_and_resolve_references()
+        (wrong[group] if group else wrong)[key] = value
+        with pytest.raises(UserError, match=f"config.{group + '.' if group else ''}{key} is"):
+            settings.check(wrong)
 
 
 def test_preset_follows_the_model(tmp_path):
@@ -61,11 +140,14 @@ def test_preset_follows_the_model(tmp_path):
 
 
 def test_export_writes_all_formats_and_refuses(small_config, tmp_path, refused, run_python):
+    small_config.mesh.threshold = 2.5
     state.save(tmp_path, state.start(small_config), about(small_config))
-    for suffix in ("obj", "ply"):
+    for suffix, threshold in (("obj", ["--threshold", "2"]), ("ply", [])):
         process = run_python("-m", "iso3d_jax.export", "--run", tmp_path, "--format", suffix,
-                             "--threshold", "2")  # fmt: skip
+                             *threshold)  # fmt: skip
         assert process.returncode == 0, process.stderr
+        used = float(threshold[1]) if threshold else 2.5  # the run's own
+        assert f"density threshold {used:g}" in process.stdout
         assert (tmp_path / f"mesh.{suffix}").stat().st_size > 1000
     command = ["-m", "iso3d_jax.export"]
     assert "surface is empty" in refused(*command, "--run", tmp_path, "--threshold", "1e9")

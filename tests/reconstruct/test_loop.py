@@ -1,9 +1,11 @@
 """The optimisation loop: resuming, stopping, refusing."""
 
+import dataclasses
 import os
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,7 @@ from iso3d_jax import command_line
 from iso3d_jax.errors import UserError
 from iso3d_jax.nerf import field
 from iso3d_jax.reconstruction import cameras, draft, loop, pictures, settings, state
-from iso3d_jax.reconstruction.losses import PriorSpec
+from iso3d_jax.reconstruction.losses import WANTED, PriorSpec
 from iso3d_jax.reconstruction.settings import phase_of
 from iso3d_jax.reconstruction.step import loss_weights
 
@@ -76,6 +78,7 @@ def test_the_next_program_compiles_while_the_first_runs(prior, small_config, tmp
             assert compiling.wait(60)  # with phase 0 running, phase 1 is being compiled
             events.append(f"run {phase}")
             record = dict.fromkeys(("total", "gradient", "opacity"), np.ones(20))
+            record["skipped"] = np.zeros(20)
             return current._replace(step=current.step + count), record
 
         return program
@@ -85,13 +88,113 @@ def test_the_next_program_compiles_while_the_first_runs(prior, small_config, tmp
     assert events == ["compile 0", "compile 1", "run 0", "run 1"]
 
 
-def test_a_loss_that_is_not_finite_stops_at_the_last_good_state(prior, small_config, tmp_path):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Flaky:
+    """A denoiser whose output is not a number at odd timesteps."""
+
+    healthy: Any
+
+    def __call__(self, z_t, t, context, camera):
+        broken = jnp.where(t[0, 0] % 2 == 1, jnp.nan, 0.0)
+        return self.healthy(z_t, t, context, camera) + broken
+
+
+def test_iterations_that_are_not_finite_are_left_out(prior, small_config, tmp_path, capsys):
+    cfg = small_config
+    cfg.steps_per_call, cfg.preview_every = 5, 10
+    flaky = prior._replace(unet=Flaky(prior.unet))
+    current, bad = state.start(cfg), []
+    program = loop.Programs(cfg, SPEC, current, flaky)
+    run = program.get(0)
+    for step in range(20):
+        before = jax.device_get(current)
+        current, record = run(current, flaky, jnp.int32(1))
+        odd = int(record["t"][0]) % 2 == 1
+        assert bool(record["skipped"][0]) == odd and int(current.step) == step + 1
+        assert same((before.params, before.opt_state), (current.params, current.opt_state)) == odd
+        bad.append(odd)
+    assert 4 < sum(bad) < 16 and int(current.skipped) == sum(bad)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(current)))
+
+    def kill_once(current, step):
+        if step == 10:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    about: dict = {}
+    given = dict(label="x", programs={"x": program}, preview=kill_once)
+    with pytest.raises(loop.Interrupted):
+        loop.optimise(state.start(cfg), flaky, cfg, SPEC, tmp_path, about, **given)
+    half = state.load(tmp_path, cfg)
+    assert int(half.step) == 10 and int(half.skipped) == sum(bad[:10])
+    assert int(half.in_a_row) == bad[:10][::-1].index(False)
+    rest, history, _ = loop.optimise(half, flaky, cfg, SPEC, tmp_path, about, **given)
+    assert same(current, rest)  # killed and resumed, and one by one
+    assert np.isfinite(list(history.values())).all() and "skipped" not in history
+    assert f"skipped {sum(bad)}" in capsys.readouterr().err
+
+
+def test_a_run_without_a_finite_iteration_stops_and_goes_on_with_other_numbers(
+    prior, small_config, tmp_path
+):
+    cfg = small_config
+    cfg.max_bad_steps = 6
+    cfg.guidance.scale = float("inf")  # times a difference of nothing
+    about = {"config": cfg.to_dict()}
+    begin = jax.device_get(state.start(cfg))
+    programs = {}
+    for tries in (1, 2):  # the same command is not stuck at the same iteration
+        current = state.load(tmp_path, cfg) if tries > 1 else state.start(cfg)
+        with pytest.raises(UserError, match=r"guidance loss was not a .* in 6 iterations in a row"):
+            loop.optimise(
+                current, prior, cfg, SPEC, tmp_path, about, label="x", programs=programs
+            )  # fmt: skip
+        saved = jax.device_get(state.load(tmp_path, cfg))
+        assert same((begin.params, begin.opt_state), (saved.params, saved.opt_state))
+        assert (saved.step, saved.skipped, saved.in_a_row) == (6 * tries, 6 * tries, 0)
+
+    cfg.guidance.scale, cfg.seed = 1.3, 7
+    current = state.load(tmp_path, cfg)
+    about = loop.go_on(tmp_path, {"config": cfg.to_dict()}, current, cfg.steps)
+    assert [(c["iteration"], c["key"], c["to"]) for c in about["changes"]] == [
+        (12, "seed", 7), (12, "guidance.scale", 1.3)
+    ]  # fmt: skip
+    end, history, _ = loop.optimise(current, prior, cfg, SPEC, tmp_path, about, label="x")
+    assert int(end.step) == 20 and int(end.skipped) == 12 and not same(begin.params, end.params)
+    assert np.isfinite(list(history.values())).all()
+    assert state.load_about(tmp_path)["changes"] == about["changes"]
+
+
+def test_a_run_is_not_called_finished_when_nothing_was_optimised(prior, small_config, tmp_path):
     bad = prior._replace(context=jnp.full((1, 1, 4), jnp.nan))
-    before = jax.device_get(state.start(small_config))
-    with pytest.raises(UserError, match="guidance.* not a finite number at iteration 0"):
-        loop.optimise(state.start(small_config), bad, small_config, SPEC, tmp_path, {}, label="x")
-    after = state.load(tmp_path, small_config)
-    assert int(after.step) == 0 and same(before.params, after.params)
+    about: dict = {}
+    for _ in range(2):  # fewer iterations than may be bad in a row; and again, with nothing left
+        with pytest.raises(UserError, match="all 20 iterations were left out"):
+            current = state.load(tmp_path, small_config) if about else state.start(small_config)
+            loop.optimise(current, bad, small_config, SPEC, tmp_path, about, label="x")
+
+
+def test_thinned_samples_are_said_once(prior, small_config, tmp_path, capsys):
+    small_config.steps_per_call = 5
+    small_config.render.update(candidates=2.0, samples=1.0)
+    _, history, _ = loop.optimise(
+        state.start(small_config), prior, small_config, SPEC, tmp_path, {}, label="x"
+    )
+    most = loop.most_wanted(history)
+    assert set(most) == {"candidates", "samples"} and min(most.values()) > 1
+    shown = capsys.readouterr().err
+    assert shown.count("samples along rays are thinned") == 1
+    assert "config.render.candidates and .samples leave room" in shown
+    assert f"wanted {max(history[k][-1] for k in WANTED):.4g}" in shown
+
+
+def test_a_state_from_before_skipped_iterations_were_counted(small_config, tmp_path):
+    file = state.save(tmp_path, state.start(small_config), {})
+    with np.load(file) as data:
+        old = {k: v for k, v in data.items() if k not in state.COUNTS}
+    np.savez(file, **old)
+    loaded = state.load(tmp_path, small_config)
+    assert same(loaded, state.start(small_config)) and int(loaded.skipped) == 0
 
 
 def check_red_square(scene, cfg):

@@ -25,7 +25,7 @@ def colour(x):
 
 @pytest.fixture(scope="module")
 def surface():
-    return isosurface.extract(density, 5.0, resolution=48)
+    return isosurface.extract(density, 5.0, resolution=48, smallest_part=0.03)
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +41,16 @@ def test_surface_is_closed_outward_and_where_it_should_be(surface):
     np.testing.assert_allclose(radius, 0.75, atol=0.015)
 
 
+def test_parts_below_a_share_of_the_largest_one_s_faces_are_dropped():
+    """Faces are counted, as threestudio does, not volume; the share is rounded down to a face."""
+    ball, speck = trimesh.creation.icosphere(4), trimesh.creation.icosphere(1)  # 5120, 80 faces
+    both = trimesh.util.concatenate(ball, speck.apply_translation((3, 0, 0)))
+    for share, parts in ((0.01, 2), (80 / 5120, 2), (80.9 / 5120, 2), (81 / 5120, 1), (0.03, 1)):
+        assert isosurface.drop_small_parts(both, share).body_count == parts, share
+
+
 def test_number_of_faces_is_limited_and_emptiness_refused(surface):
-    fewer = isosurface.extract(density, 5.0, resolution=48, max_faces=1000)
+    fewer = isosurface.extract(density, 5.0, resolution=48, max_faces=1000, smallest_part=0.03)
     assert 900 <= len(fewer.faces) <= 1000 < len(surface.faces)
     assert isosurface.bad_edges(fewer) == 0 and fewer.is_watertight
     assert fewer.volume == pytest.approx(surface.volume, rel=0.01)

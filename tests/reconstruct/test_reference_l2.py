@@ -21,12 +21,11 @@ def with_picture(prior, red_square):
 
 def test_an_empty_scene_is_off_by_the_picture(with_picture, small_config):
     cfg = settings.freeze(small_config)
-    nothing = jnp.zeros((small_config.occupancy.resolution,) * 3, bool)
-    occs = state.start(small_config).occs
-    loss = reference_loss(
-        state.start(small_config).params, with_picture, jax.random.key(0),
-        jnp.broadcast_to(False, occs.shape) if occs.ndim == 1 else nothing, 16, cfg,
-    )  # fmt: skip
+    scene = state.start(small_config)  # no cell is occupied yet
+    loss, wanted = reference_loss(
+        scene.params, with_picture, jax.random.key(0), state.grid_of(scene, small_config), 16, cfg
+    )
+    assert not wanted.any()
     seen = 32 / 256  # of the pixels
     colour = (2 * 0.9**2 + 0.2**2) / 3
     assert float(loss) == pytest.approx(seen * (colour + cfg.reference.mask), rel=1e-4)
@@ -47,7 +46,7 @@ def test_it_is_learned_where_it_has_a_weight(with_picture, small_config):
 
 def test_without_the_picture_it_is_refused(prior, small_config):
     with pytest.raises(ValueError, match="needs a Prior with the picture"):
-        reference_loss({}, prior, jax.random.key(0), jnp.zeros(1), 16, small_config)
+        reference_loss({}, prior, jax.random.key(0), None, 16, small_config)
     small_config.reference.fov_deg = 0.0
     with pytest.raises(UserError, match=r"config\.reference\.fov_deg must be an angle above 0"):
         settings.check(small_config)

@@ -45,6 +45,10 @@ def test_surface_follows_the_hull_of_the_views_where_the_config_says_so(small_co
         levels.append(level)
     assert levels[1] > levels[0]
     assert surface.choose_surface(blob, cfg, 0 * ball(0.3))[0] == outer  # views that agree nowhere
+    cfg.mesh.threshold = 25.0  # the released one
+    assert surface.choose_surface(blob, cfg, None) == (25.0, {}) and not draft.wants_hull(cfg)
+    del cfg.mesh["threshold"]
+    assert draft.wants_hull(cfg)
     del cfg.show["surface"]  # as in runs from before there was a choice
     assert surface.choose_surface(blob, cfg, None)[0] == outer
     cfg.show.surface = "middle"
