@@ -58,7 +58,8 @@ def steps(folder: Path, tiny: bool) -> list[tuple[str, list[str]]]:
         ("reconstruct, 4 iterations", [
             "-m", run + "reconstruct", "--model", model, "--image", EXAMPLE, "--out", scene,
             "--config", f"configs/reconstruct.py:{reconstruct},steps=4", "--config.memory=low",
-            "--config.steps_per_call=2",
+            "--config.steps_per_call=2", "--config.video.frames=12",
+            "--config.mesh.resolution=128",
         ]),
         ("export", ["-m", run + "export", "--run", scene, "--format", "obj", "--threshold", 1.0]),
         (f"render {OBJECTS} objects", [

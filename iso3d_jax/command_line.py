@@ -45,15 +45,11 @@ from iso3d_jax import config_checks, config_rules
 from iso3d_jax.config_presets import nearest
 from iso3d_jax.errors import UserError
 
-# What `flags.DEFINE_enum(*DTYPE_FLAG)` defines in every command that runs networks, called in the
-# command's own module, to which absl then counts the flag.
+# `flags.DEFINE_enum(*DTYPE_FLAG)` in each command that runs networks: absl counts flags by caller.
 DTYPE_FLAG = (
-    "dtype",
-    None,
-    ["float32", "bfloat16"],
-    "of the networks' weights and arithmetic; if left out bfloat16 on a GPU or TPU and float32 on "
-    "a CPU",
-)
+    "dtype", None, ["float32", "bfloat16"],
+    "of networks' weights and arithmetic; if left out bfloat16 on a GPU or TPU, float32 on a CPU",
+)  # fmt: skip
 MOST = config_rules.MOST  # the upper bound of whole numbers
 _CONFIG_FLAG = "config"
 _REQUIRED = "must have a value other than None"  # absl's words for a required flag

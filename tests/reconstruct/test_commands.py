@@ -125,7 +125,7 @@ def test_numbers_of_the_mesh_and_of_bad_steps_are_checked(small_config):
     ):  # fmt: skip
         wrong = small_config.copy_and_resolve_references()
         (wrong[group] if group else wrong)[key] = value
-        with pytest.raises(UserError, match=f"config.{group + '.' if group else ''}{key} is"):
+        with pytest.raises(UserError, match=f"config.{group + '.' if group else ''}{key} must be"):
             settings.check(wrong)
 
 
