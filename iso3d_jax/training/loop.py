@@ -238,6 +238,9 @@ def fit(
                     checkpoints.save(done, state, task.position())
                 diagnosing = cfg.get("ablate_every") and done % cfg.ablate_every == 0
                 showing = last or bool(cfg.sample_every and done % cfg.sample_every == 0)
+                if showing:
+                    # What a checkpoint that is being written holds of the state is a second copy.
+                    checkpoints.wait()
                 if diagnosing:
                     params = _whole_params(state)
                     with progress.doing("the one-step table"):

@@ -31,7 +31,7 @@ from iso3d_jax.models.vae import AutoencoderKL, VAEConfig
 from iso3d_jax.progress import Progress, Steps
 from iso3d_jax.weights import compact
 from iso3d_jax.weights.folders import WEIGHTS, find_bundle
-from iso3d_jax.weights.safetensors_file import open_safetensors
+from iso3d_jax.weights.safetensors_file import Entry, open_safetensors, write_safetensors
 
 NETWORKS = {
     "unet": (MultiViewUNet, UNetConfig),
@@ -120,7 +120,7 @@ def abstract_network(name: str, config: ConfigDict, dtype=jnp.float32):
 def save_bundle(
     path: str | Path, config: ConfigDict, weights: dict[str, dict], dtype=jnp.bfloat16
 ) -> None:
-    """Writes a bundle, atomically.
+    """Writes a bundle, atomically, each weight turned into its type when its turn comes.
 
     Args:
       path: folder.
@@ -129,20 +129,23 @@ def save_bundle(
       dtype: what to store; None keeps each array's own, int8 is a byte a weight (`compact.py`).
         The camera's MLP is stored as float32 in any case but int8's.
     """
-    from safetensors.flax import save_file
-
-    flat = {}
+    entries = []
     for name, params in weights.items():
         for key, value in params.items():
             if dtype == jnp.int8:
-                flat |= compact.pack(f"{name}/{key}", value)
+                packed = compact.pack(f"{name}/{key}", value)
+                entries += [_entry(part, stored, stored.dtype) for part, stored in packed.items()]
             else:
                 kind = param_dtype_for(key, dtype) if dtype else value.dtype
-                flat[f"{name}/{key}"] = jnp.asarray(value, kind)
-    with atomic_path(Path(path) / "model.safetensors") as temporary:
-        save_file(flat, temporary)
+                entries.append(_entry(f"{name}/{key}", value, kind))
+    write_safetensors(Path(path) / WEIGHTS, entries)
     with atomic_path(Path(path) / "model.json") as temporary:
         temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+
+
+def _entry(key: str, value, dtype) -> Entry:
+    """What the writer needs of a weight that is to be stored in a type."""
+    return key, value.shape, np.dtype(dtype), lambda: np.asarray(jnp.asarray(value, dtype))
 
 
 def load_config(path: str | Path | None) -> ConfigDict:
