@@ -101,7 +101,7 @@ def test_drawing_the_views_of_a_reconstruction_says_so(slow_first, monkeypatch, 
     cfg = ConfigDict(dict(views=4, seed=0, draft=dict(sets=sets)))
     model = type("Model", (), {"config": ConfigDict(dict(resolution=8))})
     picture = np.asarray(Image.new("RGBA", (8, 8)))
-    drawn = run._sample_views(model, picture, np.ones((8, 8, 3), np.float32), tmp_path, cfg)
+    drawn = run._sample_views(model, picture, np.ones((8, 8, 3), np.float32), tmp_path, cfg, False)
     assert drawn.shape == (9, 4, 8, 8, 3)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "drawing sets of 4 views: compiling and drawing the first ..."
@@ -127,7 +127,7 @@ def test_the_turntable_counts_its_frames(slow_first, monkeypatch, capsys):
     four = np.zeros((4, 8, 8, 3), np.float32)
     answer = four, four[..., 0], four[..., 0], four
     monkeypatch.setattr(pictures, "_render_views", slow_first(lambda *a, **k: answer))
-    scene = state.State(None, None, None, None)
+    scene = state.start(cfg)
     ring = cameras.ring(10, 15.0, 40.0, 1.1)
     assert len(pictures.render_views(scene, ring, 8, cfg)[0]) == 10
     assert capsys.readouterr().err == ""

@@ -47,7 +47,7 @@ def made(monkeypatch):
         rng = np.random.default_rng(zlib.crc32(repr(words).encode()))
         return rng.random() * rng.random((4, 64, 64, 3)).astype(np.float32)
 
-    def load(workdir):
+    def load(workdir, dtype=None):
         assert (workdir / "trained.json").is_file()
         channels = 8 if workdir.name == "ccr" else 0
         return types.SimpleNamespace(config=ConfigDict({"unet": {"reference_channels": channels}}))
