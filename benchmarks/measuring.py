@@ -68,18 +68,6 @@ def placed(tree, sharding):
     )
 
 
-def abstract_network(name: str, config: ConfigDict, dtype, held, sharding=None):
-    """A network that computes in `dtype`, its weights abstract and held as `load_model` does."""
-    graphdef, shapes = bundle.abstract_network(name, config, dtype)
-    weights = {
-        path: jax.ShapeDtypeStruct(
-            leaf.shape, bundle.param_dtype_for(path, held), sharding=sharding
-        )
-        for path, leaf in shapes.items()
-    }
-    return merge_params(graphdef, weights)
-
-
 @functools.lru_cache(1)
 def _pool(size: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(size, np.float32)

@@ -21,10 +21,11 @@ sys.path.insert(0, str(ROOT))
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
-from measuring import abstract_network, placed, report, tpu_chip  # noqa: E402
+from measuring import placed, report, tpu_chip  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
 from iso3d_jax import command_line  # noqa: E402
+from iso3d_jax.planning.programs import abstract_module  # noqa: E402
 from iso3d_jax.reconstruction import settings, state  # noqa: E402
 from iso3d_jax.reconstruction.losses import Prior, PriorSpec  # noqa: E402
 from iso3d_jax.reconstruction.step import run_steps  # noqa: E402
@@ -45,7 +46,7 @@ def abstract_prior(networks: str, place=None, dtype=jnp.bfloat16) -> tuple[Prior
 
     context = jax.ShapeDtypeStruct((1, 1, width), jnp.float32, sharding=place)
     schedule = jax.ShapeDtypeStruct((1000,), jnp.float32, sharding=place)
-    unet, vae = (abstract_network(name, config, dtype, dtype, place) for name in ("unet", "vae"))
+    unet, vae = (abstract_module(name, config, dtype, dtype, place) for name in ("unet", "vae"))
     return Prior(unet, vae, context, schedule), spec
 
 

@@ -43,11 +43,20 @@ class Configs(NamedTuple):
     stages: dict[int, ConfigDict]
 
 
-def abstract_module(name: str, config: ConfigDict, dtype) -> nnx.Module:
-    """A network whose weights are shapes, as `load_model(dtype=dtype)` has it in memory."""
+def abstract_module(
+    name: str, config: ConfigDict, dtype, param_dtype=None, sharding=None
+) -> nnx.Module:
+    """A network whose weights are shapes, as `load_model(dtype, param_dtype)` has it in memory.
+
+    Args:
+      sharding: where the weights would be; None is this machine.
+    """
     graphdef, shapes = bundle.abstract_network(name, config, dtype)
+    held = dtype if param_dtype is None else param_dtype
     weights = {
-        path: jax.ShapeDtypeStruct(leaf.shape, bundle.param_dtype_for(path, dtype))
+        path: jax.ShapeDtypeStruct(
+            leaf.shape, bundle.param_dtype_for(path, held), sharding=sharding
+        )
         for path, leaf in shapes.items()
     }
     return bundle.merge_params(graphdef, weights)
