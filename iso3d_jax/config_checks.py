@@ -80,7 +80,8 @@ ELEVATION = Rule("an angle between -90 and 90 degrees", lambda v: is_number(v) a
 PICTURES = ("centred", "framed", "launch", "i2i")
 DTYPES = ("float32", "bfloat16")
 SPLITS = ("train", "validation", "test", "all")
-CAMERAS = ("mvdream", "isotropic3d", "isotropic3d_sampling", "harmonics")
+TRAINED_WITH = ("mvdream", "isotropic3d", "harmonics")  # cameras
+SAMPLED_WITH = (*TRAINED_WITH, "isotropic3d_sampling")
 
 RULES: tuple[tuple[str, Rule], ...] = (
     # every config
@@ -128,7 +129,8 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"model\.scale_factor", POSITIVE),
     # of these "" and None stand for the base's own
     (r"model\.parameterization", one_of("", "eps", "v")),
-    (r"model\.(sampling_)?camera_encoding", one_of("", *CAMERAS)),
+    (r"model\.camera_encoding", one_of("", *TRAINED_WITH)),
+    (r"model\.sampling_camera_encoding", one_of("", *SAMPLED_WITH)),
     (r"model\.picture", one_of("", *PICTURES)),
     (r"model\.guidance_scale", either(BASES_OWN, number(0, 1000))),
     (r"model\.eta", either(BASES_OWN, SHARE)),

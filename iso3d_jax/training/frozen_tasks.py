@@ -19,8 +19,7 @@ from iso3d_jax.errors import UserError
 from iso3d_jax.models.layout import Drawing
 from iso3d_jax.models.params import FlatParams, merge_params, split_params
 from iso3d_jax.training import autoencoder, base, batches, image_tower, sampled_views, sharding
-from iso3d_jax.training.optimizer import choose
-from iso3d_jax.weights import bundle, facts
+from iso3d_jax.weights import bundle
 
 PREVIEW_OBJECTS = 8
 
@@ -114,7 +113,6 @@ class ImageTowerTask(BaseTask):
     def __init__(self, cfg: ConfigDict):
         self.cfg = cfg
         base.settle(cfg).announce(self.label)
-        choose(cfg.model, "camera_encoding", facts.TRAINED_WITH)
         sets = cfg.data.split(",")
         self.table = join([MultiViewTable.load(path, "train") for path in sets])
         held_out = join([MultiViewTable.load(path, "validation") for path in sets])

@@ -168,12 +168,14 @@ def test_the_words_are_those_that_the_code_knows():
     from iso3d_jax.geometry import cameras
     from iso3d_jax.models import unet
     from iso3d_jax.training import denoiser
+    from iso3d_jax.weights import facts
 
     known = {
         "model.picture": pictures.MODES,
         "model.spacing": ddim.SPACINGS,
         "model.parameterization": schedule.PARAMETERIZATIONS,
-        "model.camera_encoding": ("", *cameras.ENCODINGS),
+        "model.camera_encoding": facts.TRAINED_WITH,
+        "model.sampling_camera_encoding": cameras.ENCODINGS,
         "remat": unet.REMAT,
         "dtype": tuple(denoiser.DTYPES),
     }
