@@ -90,7 +90,7 @@ def run(flag: str, path: str) -> None:
 def training(cfg: ConfigDict, prefix: str = "--config") -> None:
     """Every path that a training config names; an empty one is not looked at."""
     if cfg.get("init_from"):
-        model(f"{prefix}.init_from", cfg.init_from, *STARTS_FROM.get(cfg.get("task"), ()))
+        model(f"{prefix}.init_from", cfg.init_from, *STARTS_FROM.get(cfg.get("task"), ()))  # pyright: ignore[reportCallIssue]
     for name, path in cfg.get("init", {}).items():
         if path:
             model(f"{prefix}.init.{name}", path, *(() if name == "drawing" else (name,)))

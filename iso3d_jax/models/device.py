@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -45,7 +45,7 @@ def platform() -> str:
     return target().platform
 
 
-def _target(kind: str, device: jax.Device | None) -> Target:
+def _target(kind: str, device: Any) -> Target:
     if kind.startswith("TPU"):
         return Target("tpu")
     if kind == "cpu":

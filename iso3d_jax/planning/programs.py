@@ -132,8 +132,8 @@ def _reconstruction(unet, vae, config: ConfigDict, cfg: ConfigDict) -> Iterator[
     rays = len(cfg.draft.sets) * cfg.views * side**2
     grid = (cfg.draft.hull_resolution,) * 3
     seen = Pictures(
-        *(_shape((rays, 3)) for _ in range(3)), _shape((rays,)),
-        _shape(grid) if cfg.draft.hull else None,
+        *(_shape((rays, 3)) for _ in range(3)), _shape((rays,)),  # pyright: ignore[reportCallIssue]
+        _shape(grid) if cfg.draft.hull else None,  # pyright: ignore[reportCallIssue]
     )  # fmt: skip
     first = _shapes_of(jax.eval_shape(lambda: state.start(fitted)))
     yield Program("draft", run(fitted, 0), (first, seen, _shape((), jnp.int32)))

@@ -62,22 +62,22 @@ def settle(cfg: ConfigDict, *, read: bool = True) -> Inheritance:
     with cfg.unlocked():
         for key, default in DEFAULTS.items():
             mine, theirs = model.get(key), base.get(key)
-            model[key] = mine or theirs or default
+            model[key] = mine or theirs or default  # pyright: ignore[reportCallIssue]
             if key not in NAMES:
                 continue
             whose = "the base's" if theirs else "no base says another"
-            if theirs and theirs != model[key]:
+            if theirs and theirs != model[key]:  # pyright: ignore[reportCallIssue]
                 whose = f"the base had {theirs}"
                 records[f"base_{key}"] = theirs
                 changes.append(
-                    f"{NAMES[key]} {model[key]}, but the base {source} was trained with {theirs}: "
+                    f"{NAMES[key]} {model[key]}, but the base {source} was trained with {theirs}: "  # pyright: ignore[reportCallIssue]
                     f"it has to learn anew; --config.model.{key}={theirs} keeps what it has"
                 )
-            words.append(f"{NAMES[key]} {model[key]} ({whose})")
+            words.append(f"{NAMES[key]} {model[key]} ({whose})")  # pyright: ignore[reportCallIssue]
         for key in facts.SAMPLING:
             if model.get(key) is None:
                 if key in base:
-                    model[key] = base[key]
+                    model[key] = base[key]  # pyright: ignore[reportCallIssue]
                 elif key in model:
                     del model[key]
         if "unet" in base:

@@ -31,6 +31,7 @@ import jax.numpy as jnp
 
 from iso3d_jax.config_checks import choose
 from iso3d_jax.diffusion.schedule import add_noise, make_schedule, training_target
+from iso3d_jax.errors import UserError
 from iso3d_jax.models.params import merge_params
 from iso3d_jax.models.vae import sample_posterior
 from iso3d_jax.training import sharding, trainable
