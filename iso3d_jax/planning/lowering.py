@@ -131,17 +131,46 @@ class Operation:
     location: str
 
 
+_FUNCTION = re.compile(r"func\.func (?:public|private) @([\w.\"$-]+)\(")
+_CALL = re.compile(r"\bcall @([\w.\"$-]+)\(")
 _LINE = re.compile(r"^\s*(%[\w#:]+) = (?:\"?stablehlo\.|call )(\w+)\"?(.*?)(?: loc\((#?\w+)\))?$")
 _CUSTOM = re.compile(r"@([\w$.]+)\(")
 _TENSOR = re.compile(r"tensor<([^>]*)>")
 
 
-def operations(text: str) -> Iterator[tuple[Operation, dict[str, Operation]]]:
-    """Each operation of a module with all that its function has defined before it, by name."""
-    defined: dict[str, Operation] = {}
+def times_called(text: str) -> dict[str, int]:
+    """How often each function of a module is called from `main`, through others too.
+
+    Equal parts of a program are one function that is called several times.
+    """
+    calls: dict[str, collections.Counter] = {}
+    inside = ""
     for line in text.splitlines():
-        if "func.func" in line:
-            defined = {}
+        if function := _FUNCTION.search(line):
+            inside = function.group(1)
+            calls[inside] = collections.Counter()
+        elif call := _CALL.search(line):
+            calls[inside][call.group(1)] += 1
+    times: collections.Counter = collections.Counter()
+
+    def visit(name: str, count: int) -> None:
+        times[name] += count
+        for callee, number in calls[name].items():
+            visit(callee, count * number)
+
+    visit("main", 1)
+    return dict(times)
+
+
+def operations(text: str) -> Iterator[tuple[Operation, dict[str, Operation], int]]:
+    """Each operation of a module, what its function has defined before it by name, and how often
+    that function is called."""
+    times = times_called(text)
+    defined: dict[str, Operation] = {}
+    count = 0
+    for line in text.splitlines():
+        if function := _FUNCTION.search(line):
+            defined, count = {}, times.get(function.group(1), 0)
         match = _LINE.match(line)
         if not match:
             continue
@@ -155,7 +184,7 @@ def operations(text: str) -> Iterator[tuple[Operation, dict[str, Operation]]]:
             name, tuple(re.findall(r"%[\w#]+", left)), tensors,
             (_TENSOR.findall(output or types) or [""])[0], location or "",
         )  # fmt: skip
-        yield operation, defined
+        yield operation, defined, count
         defined[result.partition(":")[0]] = operation
 
 
@@ -195,14 +224,14 @@ def examine(text: str, dtype: str) -> dict:
     slow = {name: collections.Counter() for name in ("scores", "islands", "transposes")}
     table = _locations(text)
     short = {"float32": "f32", "bfloat16": "bf16"}[dtype]
-    for operation, defined in operations(text):
+    for operation, defined, times in operations(text):
         name = operation.name
 
-        def note(kind, what, operation=operation):
-            slow[kind][what, source_of(operation.location, table)] += 1
+        def note(kind, what, operation=operation, times=times):
+            slow[kind][what, source_of(operation.location, table)] += times
 
         if name.startswith("__cudnn$") or name == "tpu_custom_call":
-            fused[name] += 1
+            fused[name] += times
         if name == "exponential":
             before = defined.get(operation.operands[0])
             shifted = before is not None and before.name == "subtract"  # of the rows' maxima
@@ -211,7 +240,7 @@ def examine(text: str, dtype: str) -> dict:
         if name in ("convolution", "dot_general"):
             kinds = {tensor.rpartition("x")[2] for tensor in operation.types}
             if name == "convolution":
-                convolutions["+".join(sorted(kinds))] += 1
+                convolutions["+".join(sorted(kinds))] += times
                 for operand in operation.operands:
                     before = defined.get(operand)
                     if before is not None and before.name == "transpose":

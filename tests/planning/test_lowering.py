@@ -27,18 +27,21 @@ VIEWS = {
 ENCODES = {"decoding", "SDS at 64", "SDS at 256", "encoding", "encoding, backward"}
 TRAINS = {name for name in PROGRAMS if name.startswith("step")}
 
-# float32 products in a bfloat16 program: (what, from where) -> why they stay.
+# float32 products in a bfloat16 program, first match: (what) -> why they stay.
 ISLANDS = {
     r"dot_general .*(x16xf32 16x1280xf32|x1280xf32 1280x1280xf32)": "the camera's MLP: in bfloat16 "
     "the released camera vectors run into each other",
     r"dot_general (\d+x)+(16|1280)xf32 (\d+x)+(16|1280)xf32": "the camera's MLP, backward",
+    r"dot_general .*224x256xf32": "the picture's resize before the image tower, as released",
+    r"dot_general .*64x256xf32.*": "renders resized to the autoencoder's size and back",
+    r"dot_general .*(x3xf32 .*3x3xf32|3x3xf32)": "rays of cameras, colours of variants: 3x3",
+    r"dot_general (\d+x)+1x\d+xf32 (\d+x)+bf16": "the backward pass of attention that no fused "
+    "kernel takes, whose scores are float32: the autoencoder's one head on GPUs (17 of 7,500 GFLOP "
+    "of an SDS iteration), below 1024 tokens on TPUs (less than 1% of a training step)",
+    r"dot_general (\d+x\d+x\d+x(64|512))xf32 \1xf32": "sums of rows before the splash kernel's "
+    "backward pass",
     r"dot_general .*\b(32|64|3|1)x\d+xf32.*|dot_general \d+x(32|64|3)xf32 .*": "the field's two "
     "networks and the orientation's second order: 64 wide, float32 as released",
-    r"dot_general .*224x256xf32": "the picture's resize before the image tower, as released",
-    r"dot_general .*(x3xf32 .*3x3xf32|3x3xf32)": "rays of cameras, colours of variants: 3x3",
-    r"dot_general .*64x256xf32.*": "renders resized to the autoencoder's size and back",
-    r"dot_general \d+x1x1024x1x1024xf32 \d+x1024x1x(1x)?512xbf16": "the backward pass of the "
-    "autoencoder's one head, whose scores are float32: 17 of 4,360 GFLOP of an SDS iteration",
 }
 
 
@@ -98,19 +101,35 @@ def test_convolutions_are_of_the_networks_type(rows):
         assert rows["SDS at 64", target, "bfloat16"]["convolutions"] == {"bf16": 130}
 
 
+def test_functions_that_are_shared_count_as_often_as_they_are_called():
+    def part(x):
+        return jnp.exp(x) @ x
+
+    def program(x):
+        shared = jax.jit(part)
+        return shared(shared(shared(x)))
+
+    x = jax.ShapeDtypeStruct((8, 8), jnp.float32)
+    found = lowering.examine(lowering.lower(program, (x,), lowering.TARGETS["tpu"]), "bfloat16")
+    assert [row["count"] for row in found["islands"]] == [3]
+
+
 def test_no_transpose_stands_at_a_convolution(rows):
     assert {key: row["transposes"] for key, row in rows.items() if row["transposes"]} == {}
 
 
 def test_scores_that_are_written_are_few(rows):
-    """In bfloat16 only the autoencoder's one head on GPUs; in float32 blocks of a bounded size."""
+    """In bfloat16 only the autoencoder's one head on GPUs and short sequences on TPUs; in float32
+    blocks of a bounded size."""
     for (name, target, dtype), row in rows.items():
         for found in row["scores"]:
             numbers = lowering._size(found["what"])
             assert 4 * numbers <= kernels.LARGE_SCORES, (name, target, found)
             if dtype == "bfloat16":
-                one_head = re.fullmatch(r"1?x?\d+x(1x)+1024x1024xf32", found["what"])
-                assert one_head and target != "tpu" and name in ENCODES, (name, target, found)
+                one_head = re.fullmatch(r"(1x)?\d+x(1x)+1024x1024xf32", found["what"])
+                short = max(map(int, found["what"].split("x")[-3:-1])) < 1024
+                allowed = short if target == "tpu" else one_head and name in ENCODES
+                assert allowed, (name, target, found)
 
 
 def test_products_in_float32_are_explained(rows):
