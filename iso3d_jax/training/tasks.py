@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from iso3d_jax import config_checks, paths, sampling
+from iso3d_jax import config_checks, sampling
 from iso3d_jax.config_checks import choose
 from iso3d_jax.data.colour import on_white
 from iso3d_jax.data.encode import EncodedTable, encode_rows, encode_table
@@ -27,7 +27,7 @@ from iso3d_jax.errors import UserError
 from iso3d_jax.evaluation import ablation
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.models.params import FlatParams, merge_params, split_params
-from iso3d_jax.training import base, batches, denoiser, sharding, trainable
+from iso3d_jax.training import base, batches, denoiser, inputs, sharding, trainable
 from iso3d_jax.training.frozen_tasks import (
     PREVIEW_OBJECTS,
     AutoencoderTask,
@@ -36,9 +36,6 @@ from iso3d_jax.training.frozen_tasks import (
     SampledViewsTask,
 )
 from iso3d_jax.weights import bundle, facts
-
-# The public vision tower whose embeddings are as wide as the context of Stable Diffusion 2's size.
-TOWER = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 
 
 def make_task(cfg: ConfigDict):
@@ -55,50 +52,6 @@ def make_task(cfg: ConfigDict):
         "denoiser": DenoiserTask,
     }
     return kinds[cfg.task](cfg)
-
-
-def _require_inputs(cfg: ConfigDict) -> None:
-    """One message with everything that a stage cannot start without.
-
-    The tiny model needs nothing but, in stage 2, stage 1's result: its data, autoencoder and image
-    tower ship with the package.
-    """
-    missing = []
-    tiny = cfg.model.name == "tiny"
-    if cfg.trainable in ("attention", "lora") and not cfg.init_from:
-        raise UserError(
-            f"trainable={cfg.trainable} changes weights that exist, and a new network's attention "
-            "has no gradient: add --config.init_from=DIR, or --config.trainable=all"
-        )
-    from_stage1 = cfg.stage == 2 and cfg.ablation != "no_stage1"
-    if not cfg.init_from and (from_stage1 or not tiny):
-        missing.append(
-            "--config.init_from=DIR, the workdir of a finished stage 1"
-            if from_stage1
-            else "--config.init_from=DIR, a text-to-3D base such as MVDream's, made with "
-            "python -m iso3d_jax.convert --from sd-v2.1-base-4view.pt --out DIR"
-        )
-    if not tiny:
-        for name, what, source in (
-            ("vae", "the autoencoder", "the base's file"), ("clip", "the CLIP vision tower", TOWER)
-        ):  # fmt: skip
-            if not cfg.init[name]:  # pyright: ignore[reportCallIssue]
-                missing.append(
-                    f"--config.init.{name}=DIR, {what}, made with python -m iso3d_jax.convert "
-                    f"--from {source} --out DIR"
-                )
-        if not cfg.data:
-            missing.append(
-                "--config.data=DIR, a multi-view data set at the model's resolution, made with "
-                "python -m iso3d_jax.data.render --assets MESHES --out DIR --resolution "
-                f"{cfg.model.resolution}"
-            )
-    if missing:
-        raise UserError(
-            f"stage {cfg.stage} of the {cfg.model.name} model cannot start; missing are: "
-            + "; ".join(f"({i}) {m}" for i, m in enumerate(missing, 1))
-        )
-    paths.training(cfg)  # refuses a wrong path now, not after minutes of encoding
 
 
 def network(cfg: ConfigDict, load: Callable[[], FlatParams] | None):
@@ -160,7 +113,7 @@ class DenoiserTask(BaseTask):
     def __init__(self, cfg: ConfigDict):
         self.cfg = cfg
         self.label = f"stage {cfg.stage}"
-        _require_inputs(cfg)
+        inputs.require(cfg)
         inherited = base.settle(cfg)
         denoiser.check_options(cfg)
         inherited.announce(self.label)
@@ -177,7 +130,7 @@ class DenoiserTask(BaseTask):
             raise UserError(
                 f"the vision tower in {cfg.init.clip or 'the package'} gives embeddings of "
                 f"{self.config.clip.output_dim} numbers and the UNet takes context tokens of "
-                f"{self.config.context_dim}; of the public towers {TOWER} gives 1024"
+                f"{self.config.context_dim}; of the public towers {inputs.TOWER} gives 1024"
             )
         if cfg.sample_every or cfg.ablate_every:
             self._check_size(self.held_out.images.shape[2])

@@ -10,7 +10,7 @@ import pytest
 from iso3d_jax import command_line
 from iso3d_jax.diffusion.schedule import make_schedule
 from iso3d_jax.errors import UserError
-from iso3d_jax.training import batches, denoiser, tasks, trainable
+from iso3d_jax.training import batches, denoiser, inputs, trainable
 from iso3d_jax.training.optimizer import GUARD_WARMUP, GuardState, guard, make_optimizer
 from iso3d_jax.training.state import create_state
 
@@ -133,10 +133,10 @@ def test_only_the_named_weights_are_trained(make_config, make_task, kind, words)
 
 def test_lora_on_nothing_is_refused():
     cfg = command_line.load_config("configs/stage1.py:tiny")
-    tasks._require_inputs(cfg)
+    inputs.require(cfg)
     cfg.trainable = "lora"
     with pytest.raises(UserError, match="trainable=lora.*init_from"):
-        tasks._require_inputs(cfg)
+        inputs.require(cfg)
 
 
 def moments_bytes(cfg, params):
