@@ -6,6 +6,7 @@ the form they live in outside the modules.
 
 from __future__ import annotations
 
+import jax
 from flax import nnx
 from jaxtyping import Array
 
@@ -16,6 +17,13 @@ def split_params(module: nnx.Module) -> tuple[nnx.GraphDef, FlatParams]:
     """Takes a module apart: its static definition and its weights by path."""
     graphdef, state = nnx.split(module, nnx.Param)
     flat = {"/".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
+    return graphdef, flat
+
+
+def split_shapes(module: nnx.Module) -> tuple[nnx.GraphDef, dict[str, jax.ShapeDtypeStruct]]:
+    """`split_params` of a module from `nnx.eval_shape`, whose weights are shapes."""
+    graphdef, state = nnx.split(module, nnx.Param)
+    flat = {"/".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
     return graphdef, flat
 
 

@@ -15,10 +15,9 @@ steps 22.5% are 2-a, 52.5% 2-b, 7.5% 1-a and 17.5% 1-b; with `reference_dropout`
 paper's 30% and 70%.
 
 Where a row's embedding is dropped its reference stays, unless `reference_dropped_with_embedding`:
-then its reference latent is zeros, as ImageDream has it in the branch without conditions (zero
-embedding and zero `ip_img`, extern/ImageDream/scripts/demo.py). Zeros and no mask: rows of a batch
-share one program and the fused attention kernels take no mask by row; the steps without a reference
-are what teaches the network to do without.
+then its reference latent is zeros, as ImageDream's branch without conditions has a zero embedding
+and a zero `ip_img`. Zeros and no mask: rows of a batch share one program; the steps without a
+reference are what teaches the network to do without.
 
 Ablations (`cfg.reference`): "attention" is the method; "channels" hands the reference to every
 noisy view as further input channels instead (the project page's CCR).

@@ -26,7 +26,7 @@ from iso3d_jax.data.table import SET, MultiViewTable, prepare_references
 from iso3d_jax.errors import UserError
 from iso3d_jax.evaluation import ablation
 from iso3d_jax.geometry.cameras import camera_condition
-from iso3d_jax.models.params import FlatParams, merge_params, split_params
+from iso3d_jax.models.params import FlatParams, merge_params, split_params, split_shapes
 from iso3d_jax.training import base, batches, denoiser, inputs, sharding, trainable
 from iso3d_jax.training.frozen_tasks import (
     PREVIEW_OBJECTS,
@@ -61,8 +61,7 @@ def network(cfg: ConfigDict, load: Callable[[], FlatParams] | None):
       cfg: the training config.
       load: brings weights to start from; None means random ones.
     """
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: denoiser.build_unet(cfg)), nnx.Param)
-    shapes = {"/".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
+    graphdef, shapes = split_shapes(nnx.eval_shape(lambda: denoiser.build_unet(cfg)))
 
     def fresh() -> FlatParams:
         return trainable.add_lora(split_params(denoiser.build_unet(cfg))[1], cfg)

@@ -24,7 +24,7 @@ from iso3d_jax.errors import UserError
 from iso3d_jax.files import atomic_path
 from iso3d_jax.models.clip import CLIPConfig, CLIPVisionTower
 from iso3d_jax.models.dense_tower import DenseTower, DenseTowerConfig
-from iso3d_jax.models.params import merge_params
+from iso3d_jax.models.params import merge_params, split_shapes
 from iso3d_jax.models.patch_autoencoder import PatchAutoencoder, PatchAutoencoderConfig
 from iso3d_jax.models.unet import MultiViewUNet, UNetConfig
 from iso3d_jax.models.vae import AutoencoderKL, VAEConfig
@@ -111,10 +111,7 @@ def build_network(name: str, config: ConfigDict, seed: int = 0, dtype=jnp.float3
 
 def abstract_network(name: str, config: ConfigDict, dtype=jnp.float32):
     """(graphdef, {path: ShapeDtypeStruct}) without allocating anything."""
-    module = nnx.eval_shape(lambda: build_network(name, config, dtype=dtype))
-    graphdef, state = nnx.split(module, nnx.Param)
-    shapes = {"/".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
-    return graphdef, shapes
+    return split_shapes(nnx.eval_shape(lambda: build_network(name, config, dtype=dtype)))
 
 
 def save_bundle(
