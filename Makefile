@@ -2,28 +2,36 @@
 # make demo IMAGE=x.png  the same for your own picture
 # make -j2 weights     the small model anew from meshes, in 70 min (docs/training.md)
 # make test            the tests; make test-slow: those that take minutes each
+# make mutants         faults put into the code one at a time: do the tests notice? (tests/mutation)
 # make lint            ruff, pyright and shellcheck
-# PYTHON=python3.12 chooses the interpreter that .venv is made with.
+# PYTHON=python3.12 chooses the interpreter that .venv is made with; TORCH= leaves PyTorch out, with
+# which results are compared (large where only its CUDA build is to be had).
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= out/demo
 IMAGE ?=
+TORCH ?= torch
 PYTEST_ARGS ?=
+# A file of tests stays in one process, whose fixtures and compiled programs it shares.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow mutants lint format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m iso3d_jax.demo --out "$(OUT)" $(if $(IMAGE),--image "$(IMAGE)")
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
 # What takes minutes each: killed runs, real processes, every mix of mesh axes, comparison, recipe.
 test-slow: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m slow --durations=0 --durations-min=1 $(PYTEST_ARGS)
+
+mutants: $(VENV)/.installed-test
+	$(BIN)/python -m tests.mutation.run
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -44,6 +52,10 @@ $(VENV)/.installed: setup.py constraints.txt | $(BIN)/python
 $(VENV)/.installed-test: setup.py constraints.txt | $(BIN)/python
 	@echo "installing iso3d_jax and its test tools into $(VENV) ..."
 	$(PIP_INSTALL) -e ".[test,render]"
+ifneq ($(TORCH),)
+	@$(PIP_INSTALL) -e ".[torch]" 2>/dev/null || \
+	  echo "note: no PyTorch for this Python and machine; the tests that compare with it are skipped"
+endif
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-dev: setup.py constraints.txt | $(BIN)/python

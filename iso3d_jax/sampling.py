@@ -87,8 +87,7 @@ def sample_views(
     if needs_reference(model) and len(prepared) > 1:  # each with its own reference beside the views
         options = dict(
             num_views=num_views, elevation_deg=elevation_deg, azimuth_deg=azimuth_deg, steps=steps,
-            guidance_scale=guidance_scale, eta=eta, temperature=temperature,
-            seed=seed,
+            guidance_scale=guidance_scale, eta=eta, temperature=temperature, seed=seed,
         )  # fmt: skip
         return np.concatenate([sample_views(model, [p], **options) for p in prepared])
     context = embed_pictures(model, prepared)  # [B, 1, D]

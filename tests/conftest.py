@@ -11,6 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# No random key is used for two things, here and in the commands that tests start.
+os.environ.setdefault("JAX_DEBUG_KEY_REUSE", "1")
 
 from iso3d_jax import command_line  # noqa: E402
 

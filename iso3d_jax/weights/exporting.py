@@ -92,14 +92,14 @@ def export_torch(
 def export_diffusers(
     model: str | Path, out: str | Path, dtype: str = "float32", progress: Report | None = None
 ) -> list[str]:
-    """Writes `unet/`, `vae/` and `scheduler/`: the UNet's 2-D part and the autoencoder.
+    """Writes `unet/`, `vae/`, `image_encoder/` and `scheduler/`, as diffusers' pipelines have them.
+
+    The UNet's 2-D part and the autoencoder are diffusers', the vision tower transformers'.
 
     Returns:
       Notes on what was left out.
     """
     config, stored = _open_bundle(model)
-    if not stored.keys() & {"unet", "vae"}:
-        raise UserError(f"{model} has neither a UNet nor an autoencoder, so nothing to write")
     jobs, notes = [], []
     if "unet" in stored:
         unet = bundle.network_config("unet", config)
@@ -116,7 +116,7 @@ def export_diffusers(
             )
         entries = _entries(diffusers.unet(unet), tensors, "", dtype)
         settings = diffusers.unet_settings(unet, config.get("latent_size", 32))
-        jobs.append(("unet", entries, settings))
+        jobs.append(("unet/diffusion_pytorch_model", entries, settings))
     if "vae" in stored:
         vae = bundle.network_config("vae", config)
         _check_fixed("vae", vae, "diffusers' AutoencoderKL", groups=vae.num_groups)
@@ -124,11 +124,14 @@ def export_diffusers(
             raise UserError("diffusers' AutoencoderKL has no embed_dim other than z_channels")
         entries = _entries(diffusers.vae(vae), stored["vae"], "", dtype)
         settings = diffusers.vae_settings(vae, config.get("scale_factor", 0.18215))
-        jobs.append(("vae", entries, settings))
+        jobs.append(("vae/diffusion_pytorch_model", entries, settings))
     if "clip" in stored:
-        notes.append("the vision tower was left out")
-    for folder, entries, settings in jobs:
-        path = make_folder(Path(out) / folder) / "diffusion_pytorch_model.safetensors"
+        entries = _entries(clip.TRANSFORMERS, stored["clip"], "", dtype)
+        settings = clip.transformers_settings(bundle.network_config("clip", config))
+        jobs.append(("image_encoder/model", entries, settings))
+    for name, entries, settings in jobs:
+        path = Path(out) / f"{name}.safetensors"
+        make_folder(path.parent)
         write_safetensors(path, reporting(entries, progress), {"format": "pt"})
         _write_json(path.with_name("config.json"), settings)
     scheduler = diffusers.scheduler_settings(config.get("parameterization", "eps"))

@@ -219,3 +219,21 @@ def test_diffusers_loads_what_is_written(golden_model, tmp_path, same):
     )
     expected = unet.eval()(nchw(z_t), torch.tensor(500), torch.from_numpy(context)).sample
     same("golden UNet's 2-D part exported to diffusers", out[:, 0], nhwc(expected))
+
+
+def test_transformers_loads_what_is_written(golden_model, tmp_path, same):
+    from transformers import CLIPVisionModelWithProjection
+
+    assert not [note for note in export_diffusers(golden_model, tmp_path) if "vision" in note]
+    theirs, info = CLIPVisionModelWithProjection.from_pretrained(
+        tmp_path / "image_encoder", output_loading_info=True
+    )
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    ours = load_model(golden_model, networks=("clip",)).clip
+    pixels = draw(2, ours.config.image_size, ours.config.image_size, 3)
+    expected = theirs.eval()(pixel_values=nchw(pixels)).image_embeds.numpy()
+    embedding = jax.jit(lambda clip, x: clip(x))(ours, pixels)
+    same("golden tower exported to transformers", embedding, expected)
+    import_weights([str(tmp_path)], tmp_path / "ours", {})
+    back = load_model(tmp_path / "ours", networks=("clip",)).clip
+    np.testing.assert_array_equal(jax.jit(lambda clip, x: clip(x))(back, pixels), embedding)

@@ -47,14 +47,13 @@ def test_is_the_plain_loop_with_both_branches_apart(random_model, pictures):
     model, steps, scale, eta = random_model, 4, 3.0, 0.5
     context = sampling.embed_pictures(model, pictures[0][None])
     camera = sampling.camera_conditions("mvdream", 4, 20.0, 45.0)
-    key = jax.random.key(5)
     got = sampling.sample_latents(
-        model.unet, context, camera, model.alphas_cumprod, key, scale, eta,
+        model.unet, context, camera, model.alphas_cumprod, jax.random.key(5), scale, eta,
         latent_shape=(8, 8, 8), steps=steps, parameterization="v", temperature=0.6,
     )  # fmt: skip
 
     unet = jax.jit(model.unet)
-    start_key, loop_key = jax.random.split(key)
+    start_key, loop_key = jax.random.split(jax.random.key(5))
     z = jax.random.normal(start_key, (1, 4, 8, 8, 8))
     alpha_bars = np.asarray(model.alphas_cumprod, np.float64)
     for t, step_key in zip([751, 501, 251, 1], jax.random.split(loop_key, steps), strict=True):
@@ -158,3 +157,81 @@ def test_a_models_own_settings_come_after_what_is_given(random_model):
     assert sampling.settings(config, steps=7)["steps"] == 7
     plain = sampling.settings(random_model.config)
     assert (plain["steps"], plain["spacing"], plain["latent_shape"]) == (50, "leading", (8, 8, 8))
+
+
+def test_what_is_asked_for_reaches_the_loop(random_model, pictures, monkeypatch):
+    """Every option of `sample_views`, and the released script's 15 degrees and four views."""
+    seen = {}
+
+    def sample_latents(unet, context, camera, alphas, key, **options):
+        seen.update(options, context=context, camera=camera, key=key, alphas=alphas, unet=unet)
+        return np.full((len(context), len(camera), 8, 8, 8), 3.0, np.float32)
+
+    monkeypatch.setattr(sampling, "sample_latents", sample_latents)
+    monkeypatch.setattr(sampling, "decode_views", lambda vae, z: z)
+    latents = sampling.sample_views(
+        random_model, pictures, num_views=3, elevation_deg=-20.0, azimuth_deg=40.0, steps=7,
+        guidance_scale=2.0, eta=0.25, temperature=0.5, seed=11,
+    )  # fmt: skip
+    np.testing.assert_allclose(latents, 3.0 / 0.5)  # over the model's scale factor
+    want = cameras.camera_condition(np.full(3, -20.0), np.array([40.0, 160, 280]), "mvdream")
+    np.testing.assert_allclose(seen["camera"], want, rtol=1e-5, atol=1e-6)
+    assert (
+        jax.random.key_data(seen["key"]).tolist()
+        == jax.random.key_data(jax.random.key(11)).tolist()
+    )
+    assert (seen["steps"], seen["guidance_scale"], seen["eta"]) == (7, 2.0, 0.25)
+    assert (seen["temperature"], seen["spacing"]) == (0.5, "leading")
+    assert (seen["latent_shape"], seen["parameterization"]) == ((8, 8, 8), "v")
+    assert seen["context"].shape == (2, 1, 24)
+    sampling.sample_views(random_model, pictures[:1])
+    want = cameras.camera_condition(np.full(4, 15.0), np.arange(4) * 90.0, "mvdream")
+    np.testing.assert_allclose(seen["camera"], want, rtol=1e-5, atol=1e-6)
+    assert (seen["steps"], seen["guidance_scale"], seen["eta"]) == (50, 3.0, 1.0)
+
+
+def test_views_are_the_decoders_pictures_brought_to_the_unit_range():
+    """One decoder's row for every view, objects and views in order, clipped, in float32."""
+
+    def decode(flat):  # [B*V, h, w, C] -> [B*V, h, w, 3]
+        return flat[..., :3]
+
+    z = np.linspace(-2, 2, 2 * 3 * 2 * 4 * 5).reshape(2, 3, 2, 4, 5)
+    vae = type("Decoder", (), {"decode": staticmethod(decode)})()
+    jax.tree_util.register_pytree_node(type(vae), lambda one: ((), None), lambda *_: vae)
+    views = sampling.decode_views(vae, z.astype(np.float32))
+    assert views.dtype == np.float32
+    np.testing.assert_allclose(views, np.clip(z[..., :3] / 2 + 0.5, 0, 1), atol=1e-6)
+
+
+def test_pictures_are_prepared_as_the_model_or_the_call_says(random_model, monkeypatch):
+    asked = []
+
+    def prepare_picture(picture, resolution, mode):
+        asked.append((resolution, mode))
+        return np.full((resolution, resolution, 3), 0.25, np.float32)
+
+    monkeypatch.setattr(sampling, "prepare_picture", prepare_picture)
+    raw, ready = np.zeros((9, 7, 4), np.uint8), np.full((64, 64, 3), 0.75, np.float64)
+    prepared = sampling.prepare_all(random_model, [raw, ready])
+    np.testing.assert_array_equal(prepared[:, 0, 0, 0], [0.25, 0.75])
+    assert prepared.dtype == np.float32
+    sampling.prepare_all(random_model, [raw], "released")
+    assert asked == [(64, "centred"), (64, "released")]
+
+
+def test_the_context_is_the_embedding_of_each_picture(random_model, pictures):
+    context = sampling.embed_pictures(random_model, np.stack(pictures))
+    assert context.shape == (2, 1, 24)
+    embed = jax.jit(lambda clip, x: clip.embed(x))
+    for k, picture in enumerate(pictures):
+        alone = embed(random_model.clip, picture[None])
+        np.testing.assert_allclose(context[k], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_the_bounds_themselves_are_allowed():
+    for fine in [(1, 15, None), (64, -89.9, 1), (4, 89.9, 999)]:
+        sampling.check_options(*fine)
+    for bad in [(4, -90, 50), (65, 0, None)]:
+        with pytest.raises(UserError, match="between"):
+            sampling.check_options(*bad)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from iso3d_jax.models.clip import CLIPConfig
 from iso3d_jax.weights.rules import Rule
 
 OPEN_CLIP_PREFIX = "visual."
@@ -42,3 +43,20 @@ TRANSFORMERS_LEFTOVERS = (
     r"text_model\.",
     r"(text_projection\.weight|logit_scale)$",
 )
+
+
+def transformers_settings(config: CLIPConfig) -> dict:
+    """`config.json` of transformers' `CLIPVisionModelWithProjection` for one of our towers."""
+    return {
+        "architectures": ["CLIPVisionModelWithProjection"],
+        "model_type": "clip_vision_model",
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-5,
+        "hidden_size": config.width,
+        "intermediate_size": int(config.width * config.mlp_ratio),
+        "projection_dim": config.output_dim,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "image_size": config.image_size,
+        "patch_size": config.patch_size,
+    }

@@ -1,0 +1,257 @@
+"""Mutation testing: faults are put into the core one at a time, and the tests have to notice.
+
+    python -m tests.mutation.run                          # 240 faults, seed 0; writes results.md
+    python -m tests.mutation.run --area nerf --all        # every fault of one area
+    python -m tests.mutation.run --module nerf/render.py --count 20
+    python -m tests.mutation.run --survivors              # only those that survived the last time
+
+Each fault is written into a copy of the tree, where the fast tests of its module run (`judges.py`)
+in a process forked from one that has imported JAX already, so that a fault costs the tests' own
+seconds. Faults are drawn with a seed, each area in proportion to its size but with 8 at least. A
+fault is killed when a test fails, or takes ten times as long as without it. Survivors are listed
+in `results.md` with the reason that `reasons.toml` gives; the exit status is 1 where fewer than
+85% are killed, or where a survivor has no reason.
+
+Why not mutmut or cosmic-ray: mutmut wraps every function in a dispatcher with the signature
+`(*args, **kwargs)`, which jax.jit's static argument names, dataclasses and flax's modules do not
+survive; cosmic-ray starts a new interpreter for each fault, 8 s of imports each, edits the tree
+that one works in, and judges every module by one test command.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+import traceback
+from collections import Counter
+from pathlib import Path
+
+from tests.mutation import judges, operators
+from tests.mutation.table import write_table
+
+ROOT = judges.ROOT
+HERE = Path(__file__).parent
+LEAST = 8  # faults of an area
+PASSING = 0.85
+# Imported once and inherited by every process. Nothing of the package itself: it is what changes.
+WARM = (
+    "jax", "jax.numpy", "flax.nnx", "optax", "orbax.checkpoint", "numpy", "scipy.ndimage",
+    "scipy.spatial", "PIL.Image", "ml_collections", "pytest", "hypothesis", "jaxtyping",
+    "jax.experimental.pallas", "trimesh", "skimage.measure", "absl.flags",
+)  # fmt: skip
+
+
+def draw(args) -> list[tuple[str, operators.Mutant]]:
+    """(area, fault) of every fault to try."""
+    drawn = []
+    found = {}
+    for area, paths in judges.modules().items():
+        if args.area and area not in args.area:
+            continue
+        faults = []
+        for path in paths:
+            name = path.relative_to(ROOT).as_posix()
+            if args.module and not any(name.endswith(module) for module in args.module):
+                continue
+            if not judges.judges(path):
+                raise SystemExit(f"{name} has no tests that judge it: name them in judges.py")
+            faults += operators.mutants_of(name, path.read_text())
+        found[area] = faults
+    total = sum(map(len, found.values()))
+    for area, faults in found.items():
+        count = max(LEAST, round(args.count * len(faults) / max(total, 1)))
+        if args.all:
+            count = len(faults)
+        generator = random.Random(f"{args.seed} {area}")
+        chosen = generator.sample(faults, min(count, len(faults)))
+        drawn += [(area, fault) for fault in sorted(chosen, key=lambda one: (one.path, one.start))]
+    return drawn
+
+
+def copy_tree(folder: Path) -> Path:
+    """A copy of the files that git knows or could add, to put faults into."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+def start(tree: Path, tests: list[str], log: Path) -> int:
+    """Forks a process that runs tests in a tree; its number."""
+    number = os.fork()
+    if number:
+        return number
+    os.setsid()
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.chdir(tree)
+    sys.path.insert(0, str(tree))
+    for name in [name for name in sys.modules if name.split(".")[0] == "tests"]:
+        del sys.modules[name]
+    status = 3
+    try:
+        import pytest
+
+        flags = [
+            "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow",
+            "-W", "ignore::pytest.PytestAssertRewriteWarning",  # plugins are imported already
+        ]  # fmt: skip
+        status = int(pytest.main([*flags, *tests]))
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
+
+
+class Worker:
+    """A copy of the tree and the process that runs in it."""
+
+    def __init__(self, folder: Path):
+        self.tree = copy_tree(folder / "tree")
+        self.log = folder / "log.txt"
+        self.number = None
+
+    def start(self, job: dict) -> None:
+        """Puts the job's fault into the tree, where it has one, and starts its tests."""
+        self.job = job
+        if fault := job.get("fault"):
+            path = self.tree / fault.path
+            path.write_text(fault.applied((ROOT / fault.path).read_text()))
+        self.begin = time.monotonic()
+        self.number = start(self.tree, job["tests"], self.log)
+
+    def finished(self) -> bool:
+        """Whether the job has ended; then its `status`, `seconds` and the test that noticed."""
+        number, status = os.waitpid(self.number, os.WNOHANG)
+        self.job["seconds"] = round(time.monotonic() - self.begin, 1)
+        if not number:
+            if self.job["seconds"] < self.job["limit"]:
+                return False
+            os.killpg(self.number, signal.SIGKILL)
+            os.waitpid(self.number, 0)
+            status = None
+        self.job["status"] = "too long" if status is None else os.waitstatus_to_exitcode(status)
+        text = self.log.read_text(errors="replace")
+        marks = ("FAILED ", "ERROR ")
+        failed = [line for line in text.splitlines() if line.startswith(marks)]
+        self.job["noticed_by"] = failed[0].split(" ", 1)[1][:120] if failed else ""
+        self.job["output"] = text[-3000:]
+        if fault := self.job.get("fault"):
+            shutil.copy2(ROOT / fault.path, self.tree / fault.path)
+        self.number = None
+        return True
+
+
+def run_jobs(jobs: list[dict], workers: list[Worker], title: str) -> None:
+    """Runs every job on the workers, with a line of progress for each."""
+    waiting = list(reversed(jobs))
+    begin, done = time.monotonic(), 0
+    while waiting or any(worker.number for worker in workers):
+        for worker in workers:
+            if worker.number and worker.finished():
+                done += 1
+                job = worker.job
+                left = (time.monotonic() - begin) / done * (len(jobs) - done)
+                verdict = "survived" if job["status"] == 0 else "killed"
+                name = job["fault"].name if "fault" in job else " ".join(job["tests"])
+                print(
+                    f"{title} {done}/{len(jobs)}  {left / 60:.0f} min left  "
+                    f"{verdict if 'fault' in job else job['status']} "
+                    f"in {job['seconds']:.0f} s  {name[:150]}",
+                    flush=True,
+                )
+            if not worker.number and waiting:
+                worker.start(waiting.pop())
+        time.sleep(0.05)
+
+
+def baseline(tests: list[list[str]], workers: list[Worker]) -> dict[tuple, float]:
+    """Seconds of every set of tests without a fault, compiled programs kept; all must pass."""
+    unique = sorted({tuple(one) for one in tests})
+    seconds = {}
+    for title in ("compiling", "timing"):
+        jobs = [{"tests": list(one), "limit": 1800} for one in unique]
+        run_jobs(jobs, workers, title)
+        for job in jobs:
+            if job["status"] != 0:
+                print(job["output"])
+                raise SystemExit(f"{' '.join(job['tests'])} fails without any fault")
+            seconds[tuple(job["tests"])] = job["seconds"]
+    return seconds
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=240, help="faults over all areas")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--area", action="append", choices=sorted(judges.AREAS))
+    parser.add_argument("--module", action="append", help="such as nerf/render.py")
+    parser.add_argument("--all", action="store_true", help="every fault, none drawn")
+    parser.add_argument("--survivors", action="store_true", help="those of the last run again")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--out", type=Path, default=HERE / "results.json")
+    args = parser.parse_args()
+    drawn = draw(args)
+    if args.survivors:
+        kept = {one["name"] for one in json.loads(args.out.read_text()) if not one["killed"]}
+        drawn = [(area, fault) for area, fault in drawn if fault.name in kept]
+    print(f"{len(drawn)} faults in {len({fault.path for _, fault in drawn})} modules", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ |= {
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": str(ROOT / "out" / "mutation" / "xla"),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        sys.dont_write_bytecode = True
+        for name in WARM:
+            importlib.import_module(name)
+        workers = []
+        for index in range(args.workers):
+            (Path(folder) / str(index)).mkdir()
+            workers.append(Worker(Path(folder) / str(index)))
+        tests = {fault.path: judges.judges(ROOT / fault.path) for _, fault in drawn}
+        seconds = baseline(list(tests.values()), workers)
+        jobs = [
+            {
+                "area": area, "fault": fault, "tests": tests[fault.path],
+                "limit": 60 + 10 * seconds[tuple(tests[fault.path])],
+            }
+            for area, fault in drawn
+        ]  # fmt: skip
+        run_jobs(jobs, workers, "fault")
+    results = [
+        {
+            "area": job["area"], "name": job["fault"].name, "line": job["fault"].line,
+            "kind": job["fault"].kind, "killed": job["status"] != 0,
+            "seconds": job["seconds"], "noticed_by": job["noticed_by"],
+        }
+        for job in jobs
+    ]  # fmt: skip
+    if args.survivors:
+        fresh = {one["name"]: one for one in results}
+        results = [fresh.get(one["name"], one) for one in json.loads(args.out.read_text())]
+    args.out.write_text(json.dumps(results, indent=1) + "\n")
+    reasons = tomllib.loads((HERE / "reasons.toml").read_text())
+    share, unexplained = write_table(results, reasons, args.out.with_suffix(".md"), args.seed)
+    killed = Counter(one["killed"] for one in results)[True]
+    print(f"{killed} of {len(results)} killed ({share:.0%}), {unexplained} survivors unexplained")
+    sys.exit(share < PASSING or unexplained > 0)
+
+
+if __name__ == "__main__":
+    main()
