@@ -30,16 +30,25 @@ AREAS = {
     ],
 }  # fmt: skip
 
-# Folders of tests that run whole commands: too slow to judge one fault each.
-WHOLE_COMMANDS = {
+# Folders of tests that run whole commands or somebody else's networks: too slow to judge each
+# fault, but where ALSO says so.
+TOO_SLOW = {
     "end_to_end", "command_line", "benchmarks", "launch", "planning", "comparison", "multidevice",
-    "mutation", "page",
+    "mutation", "page", "parity",
 }  # fmt: skip
+RELEASED = "tests/parity/test_released_code.py"
 # What a module's faults are judged by though it does not import the module.
 ALSO = {
     "data/background.py": ["tests/data/test_pictures.py"],
     "data/multiview/multiview_dataset_builder.py": ["tests/data/test_multiview.py"],
-    "models/embeddings.py": ["tests/models/test_unet.py", "tests/models/test_layers.py"],
+    "evaluation/lpips.py": ["tests/parity/test_lpips.py"],
+    "guidance/sds.py": [RELEASED],
+    "models/attention.py": [RELEASED],
+    "models/clip.py": [RELEASED],
+    "models/embeddings.py": ["tests/models/test_unet.py", RELEASED],
+    "models/layers.py": [RELEASED],
+    "models/unet.py": [RELEASED],
+    "models/vae.py": [RELEASED],
     "training/checksums.py": ["tests/training/test_never_loses_work.py"],
     "training/distributed.py": ["tests/training/test_batches.py"],
     "training/frozen_tasks.py": ["tests/training/test_image_tower.py"],
@@ -79,7 +88,7 @@ def importers() -> dict[str, list[str]]:
     found = {}
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         place = path.relative_to(ROOT)
-        if place.parts[1] not in WHOLE_COMMANDS:
+        if place.parts[1] not in TOO_SLOW:
             for name in imported(path):
                 found.setdefault(name, []).append(place.as_posix())
     return found
