@@ -213,7 +213,10 @@ def numeric_flags():
                 yield path.relative_to(ROOT), node.args[0].value, node
 
 
-@pytest.mark.parametrize("file, name, call", list(numeric_flags()), ids=lambda v: str(v)[-40:])
+@pytest.mark.parametrize(
+    "file, name, call",
+    [pytest.param(*one, id=f"{one[0].stem}-{one[1]}") for one in numeric_flags()],
+)
 def test_numeric_flags_have_both_bounds(file, name, call):
     given = {keyword.arg for keyword in call.keywords}
     positional = len(call.args)  # name, default, help, lower, upper

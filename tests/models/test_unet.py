@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from iso3d_jax.models.params import merge_params, split_params
 from iso3d_jax.models.unet import MultiViewUNet, UNetConfig
+from tests.networks import drawn
 
 CONFIG = UNetConfig(
     in_channels=3, out_channels=5, model_channels=16, attention_resolutions=(1, 2),
@@ -15,23 +15,9 @@ CONFIG = UNetConfig(
 )  # fmt: skip
 
 
-def randomised(module, seed=0):
-    """The module with no weight at zero: zero-initialised layers would hide what feeds them."""
-    graphdef, params = split_params(module)
-    rng = np.random.default_rng(seed)
-    params = {
-        k: v
-        + jnp.asarray(
-            rng.normal(size=v.shape) * (0.1 if v.ndim < 2 else 0.5 / v.shape[-2] ** 0.5), v.dtype
-        )
-        for k, v in params.items()
-    }
-    return merge_params(graphdef, params)
-
-
 @pytest.fixture(scope="module")
 def unet():
-    return randomised(MultiViewUNet(CONFIG, rngs=nnx.Rngs(0)))
+    return drawn(lambda: MultiViewUNet(CONFIG, rngs=nnx.Rngs(0)))
 
 
 def inputs(views, batch=2, seed=1):
@@ -96,10 +82,10 @@ def test_fresh_network_predicts_zero():
 
 
 def test_camera_path_stays_float32_under_bfloat16():
-    unet = MultiViewUNet(CONFIG, rngs=nnx.Rngs(0), dtype=jnp.bfloat16)
+    unet = drawn(lambda: MultiViewUNet(CONFIG, rngs=nnx.Rngs(0), dtype=jnp.bfloat16))
     assert unet.camera_embed.linear_in.dtype == jnp.float32
     assert unet.time_embed.linear_in.dtype == jnp.bfloat16
-    out = run(randomised(unet), *inputs(2))
+    out = run(unet, *inputs(2))
     assert out.dtype == jnp.float32 and np.isfinite(out).all()
 
 
@@ -113,9 +99,10 @@ def test_a_folded_context_is_the_context(unet):
     """Folded once outside, folded inside, and two equal tokens through the softmax: one result."""
     z, t, context, camera = inputs(2)
     out = run(unet, z, t, context, camera)
-    folded = nnx.jit(lambda unet, context: unet.fold_context(context))(unet, context)
+    fold = jax.jit(lambda unet, context: unet.fold_context(context))
+    folded = fold(unet, context)
     np.testing.assert_allclose(run(unet, z, t, folded, camera), out, atol=1e-5)
     twice = run(unet, z, t, jnp.concatenate([context, context], 1), camera)
     np.testing.assert_allclose(twice, out, atol=1e-4)
-    other = run(unet, z, t, unet.fold_context(context + 1.0), camera)
+    other = run(unet, z, t, fold(unet, context + 1.0), camera)
     assert np.abs(other - out).max() > 1e-3

@@ -10,9 +10,9 @@ from ml_collections import ConfigDict
 
 from iso3d_jax import sampling
 from iso3d_jax.evaluation.ablation import Probe
-from iso3d_jax.models.params import merge_params
 from iso3d_jax.weights import bundle
 from tests.conftest import SMALL_MODEL
+from tests.networks import drawn
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +24,8 @@ def model(random_model):
         num_head_channels=8, reference_channels=8,
     )  # fmt: skip
     assert SMALL_MODEL["unet"]["in_channels"] == 8
-    graphdef, shapes = bundle.abstract_network("unet", config)
-    draw = np.random.default_rng(0).standard_normal
-    weights = {
-        key: jnp.asarray(key.endswith("scale") + 0.2 * draw(leaf.shape), jnp.float32)
-        for key, leaf in sorted(shapes.items())
-    }
-    return dataclasses.replace(random_model, config=config, unet=merge_params(graphdef, weights))
+    unet = drawn(lambda: bundle.build_network("unet", config))
+    return dataclasses.replace(random_model, config=config, unet=unet)
 
 
 def test_the_network_is_shown_the_pictures_latents(model):
