@@ -30,7 +30,7 @@ flags = command_line.flags_for(__name__)
 
 _TARGETS = flags.DEFINE_list("targets", None, "some of a100, h100, tpu; all if left out")
 _DTYPES = flags.DEFINE_list("dtypes", "bfloat16,float32", "of networks and weights")
-_PROGRAMS = flags.DEFINE_string("programs", "", "only programs whose name holds this")
+_PROGRAMS = flags.DEFINE_list("programs", None, "only programs whose name holds one of these")
 _OUT = flags.DEFINE_string("out", None, "JSON file to write")
 
 SCORES = 1 << 22  # numbers: an attention whose scores are fewer is small
@@ -261,10 +261,13 @@ def examine(text: str, dtype: str) -> dict:
     return {"fused": dict(fused), "convolutions": dict(convolutions), **listed}
 
 
-def lower_road(targets: list[str], dtypes: list[str], part: str = "") -> Iterator[dict]:
+def lower_road(
+    targets: list[str], dtypes: list[str], parts: list[str] | None = None
+) -> Iterator[dict]:
     """Lowers the road's programs; a row for each program, target and type.
 
-    What a capability does not change, float32, is lowered for one of the GPUs only.
+    Only those whose name holds one of `parts`, where there are any. What a capability does not
+    change, float32, is lowered for one of the GPUs only.
     """
     from iso3d_jax.planning import programs
 
@@ -276,7 +279,7 @@ def lower_road(targets: list[str], dtypes: list[str], part: str = "") -> Iterato
         gpus = [name for name in targets if TARGETS[name].platform == "cuda"]
         left_out = gpus[1:] if dtype == "float32" else []
         for program in programs.road(configs, dtype):
-            if part not in program.name:
+            if parts and not any(part in program.name for part in parts):
                 continue
             for name in targets:
                 if name in left_out:
@@ -308,14 +311,18 @@ float32 products | transposes at convolutions | s to lower |
 
 def main(_argv):
     targets = _TARGETS.value or list(TARGETS)
-    for given, known in ((targets, TARGETS), (_DTYPES.value, ("float32", "bfloat16"))):
+    for flag, given, known in (
+        ("targets", targets, TARGETS), ("dtypes", _DTYPES.value, ("float32", "bfloat16")),
+    ):  # fmt: skip
         if unknown := [name for name in given if name not in known]:
-            raise UserError(f"'{unknown[0]}' is none of {', '.join(known)}")
+            raise UserError(f"--{flag}: '{unknown[0]}' is none of {', '.join(known)}")
     print(HEADER, flush=True)
     rows = []
     for row in lower_road(targets, _DTYPES.value, _PROGRAMS.value):
         print(line_of(row), flush=True)
         rows.append(row)
+    if not rows:
+        raise UserError(f"--programs: no program's name holds {' or '.join(_PROGRAMS.value)}")
     slow: dict[tuple, list] = collections.defaultdict(list)
     for row in rows:
         for kind in ("scores", "islands", "transposes"):
