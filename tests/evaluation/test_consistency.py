@@ -1,5 +1,6 @@
 """One object explains its own views better than views of several objects."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -9,12 +10,61 @@ from iso3d_jax.data.table import MultiViewTable
 from iso3d_jax.evaluation import consistency
 
 
+@pytest.fixture(scope="module")
+def base():
+    return command_line.load_config("configs/reconstruct.py:tiny")
+
+
+def test_cameras_are_the_drafts_unless_given(base):
+    cfg = consistency.fit_config(base, 32)
+    azimuth, elevation = np.array([0.0, 90, 200]), np.array([15.0, -5, 30])
+    found = consistency.cameras_of(azimuth, elevation, cfg)
+    np.testing.assert_allclose(found.azimuth_deg, azimuth[None])
+    np.testing.assert_allclose(found.elevation_deg, elevation[None])
+    np.testing.assert_allclose(found.fov_deg, np.full((1, 3), 40.0))
+    want = cfg.draft.distance / np.tan(np.radians(20.0))
+    np.testing.assert_allclose(found.distance, np.full((1, 3), want), rtol=1e-5)
+    given = consistency.cameras_of(azimuth, elevation, cfg, np.array([20.0, 30, 60]))
+    want = cfg.draft.distance / np.tan(np.radians(np.array([[10.0, 15, 30]])))
+    np.testing.assert_allclose(given.distance, want, rtol=1e-5)
+    given = consistency.cameras_of(azimuth, elevation, cfg, 25.0, np.array([2.0, 3, 4]))
+    np.testing.assert_allclose(given.fov_deg, np.full((1, 3), 25.0))
+    np.testing.assert_allclose(given.distance, [[2.0, 3, 4]])
+    assert all(x.dtype == jnp.float32 for x in found)
+
+
+def test_the_fit_is_the_same_whatever_the_configs_own_settings_are(base):
+    other = base.copy_and_resolve_references()
+    other.seed, other.optimiser.encoding, other.field.levels = 9, 1.0, 3
+    first, second = (consistency.fit_config(cfg, 32, steps=7) for cfg in (base, other))
+    assert first.to_dict() == second.to_dict()
+    assert (first.steps, first.steps_per_call, first.seed, first.draft.steps) == (7, 7, 0, 7)
+    assert base.seed == 22 and base.steps == 200  # the given one is left alone
+    for section, values in consistency.FIT.items():
+        for key, value in values.items():
+            assert first[section][key] == value, f"{section}.{key}"
+
+
+def test_each_object_is_explained_with_its_own_views_and_cameras(base, monkeypatch):
+    cfg = consistency.fit_config(base, 8)
+    views = np.arange(2.0)[:, None, None, None, None] + np.zeros((2, 3, 8, 8, 3))
+    azimuth, elevation = np.array([[0.0, 90, 180], [10, 100, 190]]), np.full((2, 3), 7.0)
+
+    def explain(of_one, cameras, cfg):
+        assert cameras.azimuth_deg[0, 0] == 10 * of_one.max() and cameras.elevation_deg[0, 0] == 7
+        return 20 + of_one.max(), of_one
+
+    monkeypatch.setattr(consistency, "explain", explain)
+    np.testing.assert_array_equal(
+        consistency.consistency(views, azimuth, elevation, cfg), [20.0, 21.0]
+    )
+
+
 @pytest.mark.slow
-def test_views_of_one_object_score_higher_than_shuffled_ones():
+def test_views_of_one_object_score_higher_than_shuffled_ones(base):
     table = MultiViewTable.load("samples", "train")
     images = np.asarray(on_white(table.images[:4, :4].astype(np.float32) / 255))
     images = images.reshape(4, 4, 32, 2, 32, 2, 3).mean((3, 5))
-    base = command_line.load_config("configs/reconstruct.py:tiny")
     cfg = consistency.fit_config(base, 32, steps=120)
     cameras = consistency.cameras_of(
         table.azimuth_deg[0, :4], table.elevation_deg[0, :4], cfg, table.fov_deg[0, :4],
