@@ -6,9 +6,9 @@ import pytest
 
 @pytest.fixture
 def same(record_property):
-    """`same(case, ours, theirs, tolerance=1e-4)`: the largest error over the largest value."""
+    """`same(case, ours, theirs, tolerance=2e-5)`: the largest error over the largest value."""
 
-    def check(case, ours, theirs, tolerance=1e-4):
+    def check(case, ours, theirs, tolerance=2e-5):
         ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
         assert ours.shape == theirs.shape
         error = float(np.abs(ours - theirs).max() / np.abs(theirs).max())

@@ -119,7 +119,8 @@ def test_bicubic(same, sizes):
     )
     matrix = bicubic_matrix(size_in, size_out).astype(np.float64)
     ours = matrix @ x @ matrix.T  # [1, 3, size_out, size_out]
-    same(f"torch's bicubic, {size_in} to {size_out}", ours, expected)
+    # PyTorch's own weights are float32, with positions of up to 255.
+    same(f"torch's bicubic, {size_in} to {size_out}", ours, expected, 1e-4)
 
 
 @pytest.mark.parametrize("parameterization", ["eps", "v"])
@@ -152,7 +153,7 @@ def test_ddim_scheduler(same, monkeypatch, eta, steps, parameterization):
             network, z, noise, alphas, steps=steps, eta=eta, parameterization=parameterization
         )
     )(jnp.asarray(start), noise, schedule.make_schedule())
-    same(f"DDIMScheduler, {parameterization}, eta {eta}, {steps} steps", ours, z, 2e-3)
+    same(f"DDIMScheduler, {parameterization}, eta {eta}, {steps} steps", ours, z, 1e-4)
 
 
 @pytest.fixture(scope="module")
