@@ -138,7 +138,9 @@ def test_the_noise_offset_is_a_number_a_view_and_channel_and_drawn_apart(make_co
     cfg = plain_config(make_config, noise_offset=0.5)
     moved = denoiser.make_inputs(batch, key, cfg, 1.0)
     offset = np.asarray(moved["target"] - plain["target"]) / 0.5
-    np.testing.assert_allclose(offset, np.broadcast_to(offset[:, :, :1, :1], offset.shape), atol=1e-5)
+    np.testing.assert_allclose(
+        offset, np.broadcast_to(offset[:, :, :1, :1], offset.shape), atol=1e-5
+    )
     offset = offset[:, :, 0, 0].reshape(-1)
     assert abs(offset.std() - 1.0) < 0.1
     posterior, noise = split_z_t(plain)
@@ -224,7 +226,9 @@ def test_the_loss_is_the_mean_square_weighed_by_its_row_and_high_noise_is_from_8
         weights = np.minimum(snr, 0.05) / (snr + extra_one)
         loss, extra = denoiser.loss_of_inputs(Recorder(), inputs, cfg)
         np.testing.assert_allclose(loss, (weights * rows).mean(), rtol=1e-4)
-        np.testing.assert_allclose(extra["high_noise_sum"], weights[[1, 3]] @ rows[[1, 3]], rtol=1e-4)
+        np.testing.assert_allclose(
+            extra["high_noise_sum"], weights[[1, 3]] @ rows[[1, 3]], rtol=1e-4
+        )
 
 
 class Mixer(nnx.Module):

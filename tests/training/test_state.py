@@ -67,9 +67,7 @@ def test_one_step_of_gradient_descent_and_the_average_of_what_it_gave(step, deca
     np.testing.assert_array_equal(state.key, before.key)
     norm = np.sqrt(4 + 1 + 16 + 1 + 64)
     moved = [0.0, -2.5, 2.5, 3.0, 0.75, -5.0]
-    want = dict(
-        grad_norm=norm, update_norm=0.5 * norm, param_norm=np.sqrt(np.square(moved).sum())
-    )
+    want = dict(grad_norm=norm, update_norm=0.5 * norm, param_norm=np.sqrt(np.square(moved).sum()))
     assert norms.keys() == want.keys()
     for name, value in want.items():
         np.testing.assert_allclose(norms[name], value, rtol=1e-6, err_msg=name)
