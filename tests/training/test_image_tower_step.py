@@ -16,6 +16,8 @@ from iso3d_jax.models.params import split_params
 from iso3d_jax.training import image_tower
 from iso3d_jax.training.state import create_state
 
+disturb = jax.jit(image_tower.disturb)
+
 
 def config(**changes):
     numbers = dict(
@@ -37,9 +39,7 @@ def pictures(n=200, size=6):
 
 def test_without_strength_a_picture_stays_as_it_is():
     images = pictures(3)
-    np.testing.assert_allclose(
-        image_tower.disturb(jax.random.key(0), images, 0.0), images, atol=1e-6
-    )
+    np.testing.assert_allclose(disturb(jax.random.key(0), images, 0.0), images, atol=1e-6)
 
 
 def test_photos_differ_by_light_contrast_blur_and_grain_picture_by_picture():
@@ -47,7 +47,7 @@ def test_photos_differ_by_light_contrast_blur_and_grain_picture_by_picture():
     images = np.full((400, 3, 4, 3), 0.5)
     images[:, 2], images[:, :, 3] = 1.0, 0.75
     key, strength, shape = jax.random.key(1), 0.8, (400, 1, 1, 1)
-    found = np.asarray(image_tower.disturb(key, jnp.asarray(images, jnp.float32), strength))
+    found = np.asarray(disturb(key, jnp.asarray(images, jnp.float32), strength))
     keys = jax.random.split(key, 4)
     gain, bend, mix = (np.asarray(jax.random.uniform(k, shape), np.float64) for k in keys[:3])
     gain = np.exp(strength * (0.4 * gain - 0.2))  # between 0.85 and 1.17 at this strength
@@ -65,7 +65,7 @@ def test_photos_differ_by_light_contrast_blur_and_grain_picture_by_picture():
 
 def test_white_stays_white_and_nothing_leaves_its_range():
     white = np.ones((50, 4, 4, 3), np.float32)
-    found = np.asarray(image_tower.disturb(jax.random.key(2), white, 1.0))
+    found = np.asarray(disturb(jax.random.key(2), white, 1.0))
     assert found.max() == 1.0 and found.mean() > 0.985  # grain below white is left
 
 
@@ -110,7 +110,7 @@ def stepped(cfg, batch, step=3):
     graphdef, params = split_params(image_tower.TowerWithDecoder(Tower(), Decoder()))
     state = create_state(params, optax.sgd(0.1), cfg.seed).replace(step=jnp.int32(step))
     run = functools.partial(image_tower.train_step, graphdef=graphdef, tx=optax.sgd(0.1), cfg=cfg)
-    return params, *run(state, batch)
+    return params, *jax.jit(run)(state, batch)
 
 
 def by_hand(params, picture, target, cfg, camera, noise=0.0):
@@ -151,11 +151,12 @@ def test_a_step_changes_picture_and_views_by_the_same_colours_and_adds_noise_by_
     params, _, metrics = stepped(cfg, batch)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(5), 3), 3)
     both = [batch[k][..., :3].reshape(4, -1, 3) / 255.0 for k in ("reference", "views")]
-    rgb = change_colours(keys[0], jnp.asarray(np.concatenate(both, 1), jnp.float32), 1.0)
+    rgb = jnp.asarray(np.concatenate(both, 1), jnp.float32)
+    rgb = jax.jit(change_colours, static_argnums=2)(keys[0], rgb, 1.0)
     rgb = np.asarray(rgb, np.float64)
     reference, views = batch["reference"][..., 3:] / 255.0, batch["views"][..., 3:] / 255.0
     picture = rgb[:, :25].reshape(4, 5, 5, 3) * reference + 1 - reference
-    picture = image_tower.disturb(keys[1], jnp.asarray(picture, jnp.float32), 1.0)
+    picture = disturb(keys[1], jnp.asarray(picture, jnp.float32), 1.0)
     target = np.concatenate([rgb[:, 25:].reshape(4, 2, 16, 16, 3) * views, views], -1)
     noise = 0.5 * np.asarray(jax.random.normal(keys[2], (4, 2)), np.float64)
     want, _ = by_hand(params, np.asarray(picture, np.float64), target, cfg, batch["camera"], noise)
