@@ -1,5 +1,6 @@
 """Checkpoints: what may change on resume and what may not, what is kept, what is restored."""
 
+import functools
 import json
 
 import jax
@@ -122,11 +123,13 @@ def test_the_newest_is_restored_with_its_position_and_older_ones_go(tmp_path, ma
 
 
 def test_a_workdir_is_one_processes_alone_until_it_is_closed(
-    workdir, make_config, other_process_in
+    workdir, make_config, other_process_in, monkeypatch
 ):
     Checkpoints(workdir, config(make_config)).close()
     other_process_in(workdir)  # which gets it, since it was closed
-    with pytest.raises(UserError):
+    at_once = functools.partial(checkpoint.FolderLock, seconds=0.0)
+    monkeypatch.setattr(checkpoint, "FolderLock", at_once)
+    with pytest.raises(UserError, match="another process .* is writing into"):
         Checkpoints(workdir, config(make_config))
 
 
