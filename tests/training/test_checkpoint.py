@@ -98,6 +98,7 @@ def restored(checkpoints):
     everywhere = jax.NamedSharding(mesh, jax.sharding.PartitionSpec())
     shapes = jax.eval_shape(lambda: state(0))
     found = checkpoints.restore(shapes, jax.tree.map(lambda _: everywhere, shapes))
+    assert found["w"].sharding == everywhere
     return int(found["step"]), np.asarray(found["w"]).tolist()
 
 
@@ -131,6 +132,22 @@ def test_a_workdir_is_one_processes_alone_until_it_is_closed(
     monkeypatch.setattr(checkpoint, "FolderLock", at_once)
     with pytest.raises(UserError, match="another process .* is writing into"):
         Checkpoints(workdir, config(make_config))
+
+
+def test_a_disk_that_is_full_from_the_start_says_that_nothing_is_saved(workdir, make_config):
+    checkpoints = Checkpoints(workdir, config(make_config))
+    with pytest.raises(
+        UserError, match="no space left on the disk of .*; none is saved; make room"
+    ):
+        with checkpoints.full_disk():
+            raise OSError(28, "full")
+    with pytest.raises(OSError, match="other"):
+        with checkpoints.full_disk():
+            raise OSError(5, "other")
+    with pytest.raises(UserError, match="^ours$"):
+        with checkpoints.full_disk():
+            raise UserError("ours")
+    checkpoints.close()
 
 
 def test_full_disks_are_recognised_by_number_word_or_cause():

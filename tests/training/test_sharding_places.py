@@ -80,7 +80,20 @@ def test_what_is_left_of_the_devices_splits_the_batch(monkeypatch):
         sharding.make_mesh({"fsdp": 5}, devices(12))
     with pytest.raises(UserError, match="must be 1 or more"):
         sharding.make_mesh({"fsdp": 0}, devices(12))
-    real = monkeypatch.undo() or sharding.make_mesh()
+    from jax.experimental import mesh_utils
+
+    def along_the_torus(sizes, given, allow_split_physical_axes):
+        assert allow_split_physical_axes
+        return np.array(given[::-1], object).reshape(sizes)
+
+    monkeypatch.setattr(mesh_utils, "create_device_mesh", along_the_torus)
+    pod = [types.SimpleNamespace(platform="tpu", process_index=0, id=i) for i in range(4)]
+    sharding.make_mesh({"fsdp": 2}, pod)
+    assert [d.id for d in seen.pop()[0].ravel()] == [3, 2, 1, 0]
+    sharding.make_mesh(None, pod[:1])
+    assert seen.pop()[0].shape == (1, 1, 1)
+    monkeypatch.undo()
+    real = sharding.make_mesh()
     assert dict(real.shape) == {"data": jax.device_count(), "fsdp": 1, "tensor": 1}
 
 
@@ -137,7 +150,13 @@ def test_moments_and_averages_are_where_their_weight_is_and_the_rest_is_everywhe
         assert leaf.spec == P()
 
 
-def test_weights_come_to_the_devices_and_back_whole():
+def test_weights_come_to_the_devices_and_back_whole(monkeypatch):
+    from jax.experimental import multihost_utils
+
+    calls = []
+    monkeypatch.setattr(
+        multihost_utils, "process_allgather", lambda x, tiled: calls.append(tiled) or x
+    )
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     params = {"a": np.arange(6.0, dtype=np.float32).reshape(2, 3)}
     where = {"a": jax.NamedSharding(mesh, P("fsdp"))}
@@ -146,4 +165,8 @@ def test_weights_come_to_the_devices_and_back_whole():
     back = sharding.to_host(put)
     assert isinstance(back["a"], np.ndarray)
     np.testing.assert_array_equal(back["a"], params["a"])
+    assert calls == []  # one process has all of it
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    np.testing.assert_array_equal(sharding.to_host(put)["a"], params["a"])
+    assert calls == [True]
     assert sharding.batch_sharding(mesh).spec == P(("data", "fsdp"))
