@@ -210,3 +210,23 @@ def test_a_compiler_that_finds_no_memory_says_that_it_does_not_fit(monkeypatch):
         monkeypatch.setattr(loop, "trace_step", trace_step)
         with pytest.raises(kind, match=message.splitlines()[0]):
             compile_for.compile_branch(cfg, jax.devices()[:1], "1-b")
+
+
+def test_the_task_without_weights_is_the_stages_own():
+    from iso3d_jax.training import trainable
+
+    cfg = load_config("configs/stage1.py:tiny")
+    cfg.trainable = "attention"
+    task = compile_for.AbstractTask(cfg)
+    assert task.train_step is denoiser.train_step
+    assert task.sharding_rules == denoiser.sharding_rules(cfg)
+    paths = task.trained(task.abstract_params)
+    assert paths == trainable.trained_paths(task.abstract_params, cfg)
+    assert paths and len(paths) < len(task.abstract_params)
+    with pytest.raises(UserError):
+        cfg.learning_rate = -1.0
+        compile_for.AbstractTask(cfg)
+    ccr = load_config("configs/stage2.py:tiny,ablation=ccr")
+    ccr.reference_dropped_with_embedding = True
+    with pytest.raises(UserError, match="reference_dropped_with_embedding"):
+        compile_for.AbstractTask(ccr)

@@ -260,3 +260,20 @@ def test_a_process_that_is_gone_is_told_from_a_fault_of_our_own(monkeypatch):
         run(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED"))
     with pytest.raises(ValueError):
         run(ValueError("ours"))
+
+
+def test_several_processes_bring_the_weights_together_and_the_first_alone_shows(monkeypatch):
+    import optax
+
+    from iso3d_jax.training.state import create_state
+
+    task = CountingTask()
+    state = create_state(task.init_params, optax.sgd(1.0), 0, ["w"])
+    brought = []
+    monkeypatch.setattr(sharding, "to_host", lambda params: brought.append(set(params)) or params)
+    loop._whole_params(state)
+    assert brought == []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    loop._show(task, state, None, None, 3, True)
+    assert brought == [{"w", "frozen"}] and task.asked == []
