@@ -171,3 +171,16 @@ def test_branches_are_drawn_independently(make_config):
         make_config(seed=9, **dict(single_view_share=0.5)), labelled_table()
     )
     assert [other.branch(step) for step in range(20)] != names[:20]
+
+
+def test_shares_of_the_branches_are_products_and_those_of_none_are_left_out(make_config):
+    def shares(**changes):
+        cfg = make_config(single_view_share=0.2, reference_dropout=0.4)
+        cfg.update(changes)
+        return batches.branch_shares(cfg)
+
+    want = {"1-a": 0.08, "1-b": 0.32, "2-a": 0.12, "2-b": 0.48}
+    assert shares() == pytest.approx(want) and list(shares()) == list(want)
+    assert shares(stage=1) == pytest.approx({"1-a": 0.2, "1-b": 0.8})
+    assert shares(reference_dropout=0.0) == pytest.approx({"2-a": 0.2, "2-b": 0.8})
+    assert shares(single_view_share=1.0) == pytest.approx({"1-a": 0.4, "2-a": 0.6})

@@ -185,8 +185,14 @@ def test_no_preview_where_samples_are_never_asked_for(tmp_path, make_config):
     assert not (tmp_path / "samples").exists()
 
 
-def test_nothing_bad_is_ever_saved(tmp_path, make_config):
-    """A checkpoint between two log lines looks at all steps before it."""
+def test_nothing_bad_is_ever_saved(tmp_path, make_config, monkeypatch):
+    """A checkpoint between two log lines looks at all steps before it; all files are closed."""
+    closed = []
+    for kind in (loop.MetricsWriter, loop.Checkpoints):
+        close = kind.close
+        monkeypatch.setattr(
+            kind, "close", lambda self, kind=kind, close=close: closed.append(kind) or close(self)
+        )
     task = CountingTask()
     draw = task.batch
     task.batch = lambda step, rows: {
@@ -196,6 +202,7 @@ def test_nothing_bad_is_ever_saved(tmp_path, make_config):
     with pytest.raises(UserError, match="is not finite at step 4 .batch: object 3.*of step 2"):
         fit(task, cfg, tmp_path)
     assert [a[1] for a in task.asked] == [0, 1, 2, 3]
+    assert closed == [loop.Checkpoints, loop.MetricsWriter]
 
 
 def test_a_trace_is_of_the_steps_after_the_third(tmp_path, make_config, monkeypatch):
