@@ -41,7 +41,7 @@ def modules():
 
 
 def imports(path):
-    """Dotted names imported by a file; not those under `if TYPE_CHECKING`."""
+    """Dotted names imported by a file, by pytest too; not those under `if TYPE_CHECKING`."""
     tree = ast.parse(path.read_text())
     typing_only = {
         id(inner)
@@ -58,6 +58,8 @@ def imports(path):
             assert node.level == 0, f"{path}: relative import"
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.importorskip":
+            yield ast.literal_eval(node.args[0])
 
 
 def unit(dotted):
