@@ -20,7 +20,7 @@ def by_hand(key, rgb, strength):
         return low + (high - low) * drawn
 
     whole = uniform(0, 0, 1) < 0.5
-    hue = np.where(whole, uniform(1, -np.pi, np.pi), uniform(1, -0.2, 0.2)) * strength
+    hue = np.where(whole, np.pi, 0.2) * uniform(1, -1.0, 1.0) * strength
     saturation = np.exp(strength * uniform(2, -0.5, 1.0))
     gain = np.exp(strength * uniform(3, -0.4, 0.35))
     gamma = np.exp(strength * uniform(4, -0.3, 0.3))

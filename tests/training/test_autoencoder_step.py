@@ -82,10 +82,10 @@ def test_a_step_decodes_samples_of_the_posterior_and_minds_the_background():
 def test_colours_change_on_the_object_and_the_ground_stays_white():
     rgba = np.random.default_rng(1).integers(0, 256, (3, 4, 5, 4)).astype(np.uint8)
     rgba[:, 0, :, 3] = 0
-    key = jax.random.key(2)
-    found = np.asarray(jax.jit(autoencoder._recoloured, static_argnums=2)(key, rgba, 0.8))
+    recoloured = jax.jit(autoencoder._recoloured, static_argnums=2)
+    found = np.asarray(recoloured(jax.random.key(2), rgba, 0.8))
     rgb = jnp.asarray(rgba[..., :3] / 255.0, jnp.float32)
-    rgb = np.asarray(jax.jit(change_colours, static_argnums=2)(key, rgb, 0.8))
+    rgb = np.asarray(jax.jit(change_colours, static_argnums=2)(jax.random.key(2), rgb, 0.8))
     want = (rgb * (rgba[..., 3:] / 255.0) + 1 - rgba[..., 3:] / 255.0) * 2 - 1
     np.testing.assert_allclose(found, want, atol=1e-5)
     assert (found[:, 0] == 1.0).all()

@@ -133,10 +133,9 @@ def test_views_and_rows_are_noised_apart_and_an_objects_views_have_one_level(mak
 
 def test_the_noise_offset_is_a_number_a_view_and_channel_and_drawn_apart(make_config):
     batch = make_batch()
-    key = jax.random.key(4)
-    plain = denoiser.make_inputs(batch, key, plain_config(make_config), 1.0)
+    plain = denoiser.make_inputs(batch, jax.random.key(4), plain_config(make_config), 1.0)
     cfg = plain_config(make_config, noise_offset=0.5)
-    moved = denoiser.make_inputs(batch, key, cfg, 1.0)
+    moved = denoiser.make_inputs(batch, jax.random.key(4), cfg, 1.0)
     offset = np.asarray(moved["target"] - plain["target"]) / 0.5
     np.testing.assert_allclose(
         offset, np.broadcast_to(offset[:, :, :1, :1], offset.shape), atol=1e-5

@@ -46,9 +46,9 @@ def test_photos_differ_by_light_contrast_blur_and_grain_picture_by_picture():
     """Light and contrast act on what is not white, and half of the pictures are blurred."""
     images = np.full((400, 3, 4, 3), 0.5)
     images[:, 2], images[:, :, 3] = 1.0, 0.75
-    key, strength, shape = jax.random.key(1), 0.8, (400, 1, 1, 1)
-    found = np.asarray(disturb(key, jnp.asarray(images, jnp.float32), strength))
-    keys = jax.random.split(key, 4)
+    strength, shape = 0.8, (400, 1, 1, 1)
+    found = np.asarray(disturb(jax.random.key(1), jnp.asarray(images, jnp.float32), strength))
+    keys = jax.random.split(jax.random.key(1), 4)
     gain, bend, mix = (np.asarray(jax.random.uniform(k, shape), np.float64) for k in keys[:3])
     gain = np.exp(strength * (0.4 * gain - 0.2))  # between 0.85 and 1.17 at this strength
     bend = np.exp(strength * (0.5 * bend - 0.25))
