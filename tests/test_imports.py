@@ -16,7 +16,7 @@ LAYERS = [
     {"files", "progress", "config_presets", "config_checks", "geometry"},
     {"diffusion", "nerf"},
     {"models"},
-    {"weights", "mesh"},
+    {"weights"},
     {"guidance", "data", "mesh", "page"},
     {"sampling", "paths"},
     {"reconstruction"},
@@ -32,10 +32,8 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
 MATHS = ("geometry", "diffusion", "nerf", "models")
 MATHS_MAY_IMPORT = {"jax", "flax", "jaxtyping", "numpy", *sys.stdlib_module_names}
-# Host-side code that lives beside the maths: file formats and mesh extraction.
-HOST_SIDE: dict[str, set[str]] = {}
 
-TORCH_ALLOWED = ("iso3d_jax/weights/", "tests/parity/", "benchmarks/")
+TORCH_ALLOWED = ("tests/parity/", "benchmarks/")
 
 
 def modules():
@@ -43,7 +41,7 @@ def modules():
 
 
 def imports(path):
-    """Dotted names imported by a file; not those under `if TYPE_CHECKING`."""
+    """Dotted names imported by a file, by pytest too; not those under `if TYPE_CHECKING`."""
     tree = ast.parse(path.read_text())
     typing_only = {
         id(inner)
@@ -60,6 +58,8 @@ def imports(path):
             assert node.level == 0, f"{path}: relative import"
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.importorskip":
+            yield ast.literal_eval(node.args[0])
 
 
 def unit(dotted):
@@ -91,18 +91,30 @@ def test_dependencies_point_one_way(path):
     ids=lambda p: str(p.relative_to(PACKAGE)),
 )
 def test_maths_imports_only_jax(path):
-    allowed = MATHS_MAY_IMPORT | HOST_SIDE.get(str(path.relative_to(PACKAGE)), set())
     for name in imports(path):
         top = name.split(".")[0]
-        assert top in allowed or top == "iso3d_jax", f"{path.name} imports {name}"
+        assert top in MATHS_MAY_IMPORT or top == "iso3d_jax", f"{path.name} imports {name}"
 
 
-def test_exceptions_exist():
-    for name in HOST_SIDE:
-        assert (PACKAGE / name).exists(), f"{name} is gone: take it off the list"
+def test_each_part_of_the_package_has_one_layer_and_is_there():
+    named = [name for layer in LAYERS for name in layer]
+    assert len(named) == len(set(named)), "a part of the package stands in two layers"
+    there = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in modules()}
+    # As well as the layers that are there, none is named that is gone.
+    assert set(named) == there - {"__init__"}
 
 
-def test_torch_is_imported_for_conversion_and_parity_alone():
+def test_the_exceptions_are_places_that_need_them():
+    for place in TORCH_ALLOWED:
+        users = [
+            path
+            for path in (ROOT / place).rglob("*.py")
+            if "torch" in {name.split(".")[0] for name in imports(path)}
+        ]
+        assert users, f"nothing in {place} imports torch: take it off the list"
+
+
+def test_torch_is_imported_for_parity_and_benchmarks_alone():
     for folder in ("iso3d_jax", "configs", "tests", "benchmarks"):
         for path in (ROOT / folder).rglob("*.py"):
             relative = str(path.relative_to(ROOT))

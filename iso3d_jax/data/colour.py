@@ -37,7 +37,7 @@ def change_colours(key: jax.Array, rgb: Float[Array, "N ... 3"], strength: float
         return jax.random.uniform(keys[i], (n, *shape), minval=low, maxval=high)
 
     whole_circle = jax.random.bernoulli(keys[0], 0.5, (n,))
-    hue = jnp.where(whole_circle, uniform(1, -jnp.pi, jnp.pi), uniform(1, -0.2, 0.2)) * strength
+    hue = jnp.where(whole_circle, jnp.pi, 0.2) * uniform(1, -1.0, 1.0) * strength
     saturation = jnp.exp(strength * uniform(2, -0.5, 1.0))
     gain = jnp.exp(strength * uniform(3, -0.4, 0.35))
     gamma = jnp.exp(strength * uniform(4, -0.3, 0.3))

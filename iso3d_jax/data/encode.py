@@ -21,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
+from iso3d_jax import command_line
+from iso3d_jax.config_checks import SPLITS
 from iso3d_jax.data.colour import change_colours, on_white
 from iso3d_jax.data.pictures import MODES
 from iso3d_jax.data.stretch import draw_stretch, stretch_views
@@ -28,6 +30,8 @@ from iso3d_jax.data.table import MultiViewTable, join, mix_references
 from iso3d_jax.errors import UserError
 from iso3d_jax.files import atomic_path, make_folder
 from iso3d_jax.progress import Progress
+
+flags = command_line.flags_for(__name__)
 
 _ARRAYS = ("moments", "embedding", "mirrored", "azimuth_deg", "elevation_deg")
 
@@ -222,59 +226,53 @@ def encode_table(
     )
 
 
+_DATA = flags.DEFINE_list("data", "samples", "rendered data sets; 'samples' is the shipped one")
+_SPLIT = flags.DEFINE_enum("split", "train", SPLITS, "the part of the data set")
+_DTYPE = flags.DEFINE_enum(*command_line.DTYPE_FLAG)
+_VAE = flags.DEFINE_string(
+    "vae", None, "model folder with the autoencoder; the shipped one if left out"
+)
+_CLIP = flags.DEFINE_string(
+    "clip", None, "model folder with the image tower; the shipped one if left out"
+)
+_OUT = flags.DEFINE_string("out", None, "folder to write", required=True)
+_VARIANTS = flags.DEFINE_integer("variants", 4, "variants of colours and proportions", 1, 1000)
+_STRETCH = flags.DEFINE_float(
+    "stretch", 0.0, "variants change height to width by up to this factor's logarithm", 0, 2
+)
+_PICTURES = flags.DEFINE_list(
+    "pictures", None, f"how references are fitted to the frame ({', '.join(MODES)}), several "
+    "taking turns from view to view; the image tower's own if left out",
+)  # fmt: skip
+
+
+def main(argv):
+    del argv
+    from iso3d_jax import paths
+    from iso3d_jax.weights.bundle import load_model
+
+    unknown = sorted(set(_PICTURES.value or ()) - set(MODES))
+    if unknown:
+        raise UserError(f"--pictures has {', '.join(unknown)}: there are {', '.join(MODES)}")
+    for path in _DATA.value:
+        paths.dataset("--data", path)
+    paths.model("--vae", _VAE.value, "vae")
+    paths.model("--clip", _CLIP.value, "clip")
+    make_folder(_OUT.value)
+    vae = load_model(_VAE.value, _DTYPE.value, ("vae",))
+    clip = load_model(_CLIP.value, _DTYPE.value, ("clip",))
+    table = join([MultiViewTable.load(path, _SPLIT.value) for path in _DATA.value])
+    encoded = encode_table(
+        table,
+        vae.vae,
+        clip.clip,
+        variants=_VARIANTS.value,
+        pictures=_PICTURES.value or [clip.config.picture],
+        stretch=_STRETCH.value,
+    )
+    encoded.save(_OUT.value)
+    print(f"{_OUT.value}: {encoded.moments.nbytes / 1e6:.0f} MB of latents, {len(table)} objects")
+
+
 if __name__ == "__main__":
-    from absl import flags
-
-    from iso3d_jax import command_line
-    from iso3d_jax.config_checks import SPLITS
-
-    _DATA = flags.DEFINE_list("data", "samples", "rendered data sets; 'samples' is the shipped one")
-    _SPLIT = flags.DEFINE_enum("split", "train", SPLITS, "the part of the data set")
-    _DTYPE = flags.DEFINE_enum(*command_line.DTYPE_FLAG)
-    _VAE = flags.DEFINE_string(
-        "vae", None, "model folder with the autoencoder; the shipped one if left out"
-    )
-    _CLIP = flags.DEFINE_string(
-        "clip", None, "model folder with the image tower; the shipped one if left out"
-    )
-    _OUT = flags.DEFINE_string("out", None, "folder to write", required=True)
-    _VARIANTS = flags.DEFINE_integer("variants", 4, "variants of colours and proportions", 1, 1000)
-    _STRETCH = flags.DEFINE_float(
-        "stretch", 0.0, "variants change height to width by up to this factor's logarithm",
-        0, 2,
-    )  # fmt: skip
-
-    _PICTURES = flags.DEFINE_list(
-        "pictures", None, f"how references are fitted to the frame ({', '.join(MODES)}), several "
-        "taking turns from view to view; the image tower's own if left out",
-    )  # fmt: skip
-
-    def main(_argv):
-        from iso3d_jax import paths
-        from iso3d_jax.weights.bundle import load_model
-
-        unknown = sorted(set(_PICTURES.value or ()) - set(MODES))
-        if unknown:
-            raise UserError(f"--pictures has {', '.join(unknown)}: there are {', '.join(MODES)}")
-        for path in _DATA.value:
-            paths.dataset("--data", path)
-        paths.model("--vae", _VAE.value, "vae")
-        paths.model("--clip", _CLIP.value, "clip")
-        make_folder(_OUT.value)
-        vae = load_model(_VAE.value, _DTYPE.value, ("vae",))
-        clip = load_model(_CLIP.value, _DTYPE.value, ("clip",))
-        table = join([MultiViewTable.load(path, _SPLIT.value) for path in _DATA.value])
-        encoded = encode_table(
-            table,
-            vae.vae,
-            clip.clip,
-            variants=_VARIANTS.value,
-            pictures=_PICTURES.value or [clip.config.picture],
-            stretch=_STRETCH.value,
-        )
-        encoded.save(_OUT.value)
-        print(
-            f"{_OUT.value}: {encoded.moments.nbytes / 1e6:.0f} MB of latents, {len(table)} objects"
-        )
-
     command_line.run(main)

@@ -94,7 +94,7 @@ def make_inputs(batch: dict, key: jax.Array, cfg, scale_factor: float) -> dict:
       Arrays whose first axis is the batch: `z_t`, `target` [B, V, h, w, C], `t` [B], `context`
       [B, 1, D], `camera`, and in stage 2 `reference` [B, 1, h, w, C] and `reference_camera`.
     """
-    keys = jax.random.split(key, 5)
+    keys = jax.random.split(key, 6)
     z = to_latents(keys[0], batch["moments"], scale_factor)
     size, num_views, channels = *z.shape[:2], z.shape[-1]
     alphas_cumprod = jnp.asarray(make_schedule())
@@ -105,7 +105,7 @@ def make_inputs(batch: dict, key: jax.Array, cfg, scale_factor: float) -> dict:
     noise = jax.random.normal(keys[2], z.shape)
     if cfg.noise_offset:  # so that a view's mean brightness is noised as much as its details
         shape = (size, num_views, 1, 1, channels)
-        noise += cfg.noise_offset * jax.random.normal(jax.random.fold_in(key, 5), shape)
+        noise += cfg.noise_offset * jax.random.normal(keys[5], shape)
     kept = jax.random.bernoulli(keys[3], 1.0 - cfg.embedding_dropout, (size, 1))
     inputs = {
         "z_t": add_noise(z, noise, alpha_bar),

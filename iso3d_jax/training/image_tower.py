@@ -39,8 +39,8 @@ def disturb(key, images, strength: float):
     ink = jnp.clip((1.0 - images) * gain, 0.0, 1.0)  # white stays white
     images = (1.0 - ink) ** bend
     soft = sum(jnp.roll(images, (i, j), (1, 2)) for i in (-1, 0, 1) for j in (-1, 0, 1)) / 9.0
-    mix = strength * jax.random.uniform(keys[2], shape) * jax.random.bernoulli(keys[2], 0.5, shape)
-    images = images + mix * (soft - images)
+    mix = jax.random.uniform(keys[2], shape)  # half of the pictures stay sharp
+    images = images + strength * jnp.where(mix < 0.5, mix, 0.0) * (soft - images)
     images = images + 0.02 * strength * jax.random.normal(keys[3], images.shape)
     return jnp.clip(images, 0.0, 1.0)
 

@@ -81,11 +81,13 @@ def draw_samples(model: Model, table: MultiViewTable, cfg) -> tuple[np.ndarray, 
 
     @jax.jit
     def one(unet, clip, key, reference, views, camera):
+        key_colour, key_sample = jax.random.split(key)
         rgba = jnp.concatenate([reference[None], views]).astype(jnp.float32) / 255.0
-        rgb = change_colours(key, rgba[None, ..., :3], cfg.colour_strength)[0]
+        rgb = change_colours(key_colour, rgba[None, ..., :3], cfg.colour_strength)[0]
         pictures = on_white(jnp.concatenate([rgb, rgba[..., 3:]], -1))
         latents = sampling.sample_latents(
-            unet, clip.embed(pictures[:1])[:, None], camera, model.alphas_cumprod, key, **settings
+            unet, clip.embed(pictures[:1])[:, None], camera, model.alphas_cumprod, key_sample,
+            **settings,
         )  # fmt: skip
         return latents[0] / model.config.scale_factor, pictures[1:]
 

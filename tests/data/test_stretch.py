@@ -38,3 +38,29 @@ def test_drawn_scales_only_shrink_and_never_both_ways():
     assert (scales.max(1) == 1.0).all() and scales.min() >= np.exp(-0.4)
     assert 0.3 < (scales[:, 0] < 1.0).mean() < 0.7
     assert draw_stretch(np.random.default_rng(0), 0.0) == (1.0, 1.0)
+
+
+def test_a_picture_that_is_wider_than_high_is_scaled_about_its_centre():
+    """An asymmetric picture on frames with odd sides: the mean of each row and column moves."""
+    picture = np.zeros((1, 30, 51, 4), np.uint8)
+    picture[0, 4:12, 30:44] = (10, 200, 40, 255)
+    for scale in ((0.6, 1.0), (1.0, 0.6), (0.8, 0.7)):
+        (out,) = stretch_views(picture, scale)
+        assert out.shape == (30, 51, 4)
+        alpha = out[..., 3] / 255.0
+        columns, rows = np.arange(51) + 0.5 - 25.5, np.arange(30) + 0.5 - 15
+        centre = (alpha.sum(0) @ columns / alpha.sum(), alpha.sum(1) @ rows / alpha.sum())
+        np.testing.assert_allclose(centre, [11.5 * scale[0], -7.0 * scale[1]], atol=0.05)
+        np.testing.assert_allclose(alpha.sum(), 8 * 14 * scale[0] * scale[1], rtol=0.03)
+    for wrong in ((0.0, 1.0), (1.0, -0.5), (1.0, 1.01)):
+        with pytest.raises(ValueError, match="scales must lie in"):
+            stretch_views(picture, wrong)
+
+
+def test_the_drawn_ratio_is_width_to_height_as_a_logarithm_in_the_range():
+    def drawn(seed):
+        return draw_stretch(np.random.default_rng(seed), 0.5)
+
+    ratios = np.log([drawn(seed)[1] / drawn(seed)[0] for seed in range(300)])
+    want = [np.random.default_rng(seed).uniform(-0.5, 0.5) for seed in range(300)]
+    np.testing.assert_allclose(ratios, want, atol=1e-6)

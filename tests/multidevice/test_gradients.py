@@ -1,4 +1,4 @@
-"""Gradients over eight fake devices: those of one, added up in float32 and never whole."""
+"""Gradients over eight fake devices: those by hand, added up in float32 and never whole."""
 
 SCRIPT = """
 import re
@@ -25,7 +25,15 @@ def gradients(parts):
     return jax.jit(lambda p, f, x: value_and_gradients(
         loss_fn, p, f, x, rules, parts, lambda path: jnp.bfloat16))
 
-(want_loss, want_sums), want = gradients(1)(params, frozen, x)
+# What is right, in float64 and by hand; the network's own numbers have eight bits.
+X, IN, OUT, BIAS = (np.asarray(a, np.float64) for a in (
+    x, params["in/kernel"], params["out/kernel"], frozen["in/bias"]))
+hidden = np.tanh(X @ IN + BIAS)
+error = hidden @ OUT - 1.0
+by_row = (error**2).mean(1)
+pull = 2 * error / error.size
+want_loss, want_sum = by_row.mean(), by_row.sum()
+want = {"out/kernel": hidden.T @ pull, "in/kernel": X.T @ (pull @ OUT.T * (1 - hidden**2))}
 mixes = [(1, 1), (4, 1), (8, 1), (2, 2), (1, 2), (2, 4), (1, 8)]
 for shape in (dict(fsdp=fsdp, tensor=tensor) for fsdp, tensor in mixes):
     mesh = sharding.make_mesh(shape)
@@ -37,11 +45,11 @@ for shape in (dict(fsdp=fsdp, tensor=tensor) for fsdp, tensor in mixes):
             traced = gradients(parts).trace(*args)
             compiled = traced.lower().compile()
         (loss, sums), found = compiled(*args)
-        np.testing.assert_allclose(loss, want_loss, rtol=1e-3)
+        np.testing.assert_allclose(loss, want_loss, rtol=1e-2)
         assert sums["rows"] == 16
-        np.testing.assert_allclose(sums["sum"], want_sums["sum"], rtol=1e-3)
+        np.testing.assert_allclose(sums["sum"], want_sum, rtol=1e-2)
         for name, value in want.items():
-            np.testing.assert_allclose(found[name], value, rtol=1e-2, atol=1e-2)
+            np.testing.assert_allclose(found[name], value, atol=0.03 * np.abs(value).max())
             assert found[name].sharding.is_equivalent_to(args[0][name].sharding, 2)
         reduced = re.findall(r":(\\w+)\\[[\\d,]*\\] = (reduce_scatter|psum)", str(traced.jaxpr))
         assert ("reduce_scatter" in dict(map(reversed, reduced))) == (shape["fsdp"] > 1), shape

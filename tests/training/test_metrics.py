@@ -86,3 +86,45 @@ def test_a_full_disk_is_an_error_not_a_wait(workdir):
     with open("/dev/full", "wb", buffering=0) as records._writer:
         with pytest.raises(OSError, match="No space left"):
             writer.scalars(1, {"loss": 0.5})
+
+
+def test_lines_after_the_step_that_a_run_goes_on_from_are_dropped_and_torn_ones_too(workdir):
+    file = workdir / "metrics.jsonl"
+    kept = ['{"step": 3, "loss": 1.0}', '{"step": 4, "loss": 2.0}']
+    file.write_text(
+        "\n".join([*kept, '{"step": 5, "loss": 3.0}', '{"loss": 4.0}', '{"step": 4, "lo'])
+    )
+    writer = MetricsWriter(workdir, 4)
+    assert file.read_text() == "".join(line + "\n" for line in kept)
+    writer.scalars(5, {"loss": np.float32(0.5)})
+    writer.close()
+    assert file.read_text().splitlines() == [*kept, '{"step": 5, "loss": 0.5}']
+    (session,) = [e for e in events_of(workdir) if e.HasField("session_log")]
+    assert session.step == 5  # TensorBoard drops what is after it, too
+
+
+def test_pictures_are_rounded_and_named_by_their_step(workdir):
+    from PIL import Image
+
+    writer = MetricsWriter(workdir)
+    image = np.zeros((2, 3, 3))
+    image[0, :, 0] = [-0.5, 0.499, 1.5]
+    image[1, 2, 1] = 0.999
+    writer.picture(12, "samples", image)
+    writer.close()
+    found = np.asarray(Image.open(workdir / "samples" / "samples_000012.png"))
+    assert found[0, :, 0].tolist() == [0, 127, 255] and found[1, 2].tolist() == [0, 255, 0]
+
+
+def test_what_tensorboard_shows_is_no_older_than_ten_seconds(workdir, monkeypatch):
+    from iso3d_jax.training import metrics
+
+    now, flushed = [50.0], []
+    monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
+    writer = MetricsWriter(workdir)
+    monkeypatch.setattr(writer._board._file, "flush", lambda: flushed.append(now[0]))
+    for seconds in (9.0, 0.9, 0.2, 9.9, 0.2):
+        now[0] += seconds
+        writer.scalars(1, {"loss": 1.0})
+    assert flushed == pytest.approx([60.1, 70.2])
+    writer.close()

@@ -54,3 +54,26 @@ def test_a_folder_becomes_smaller_and_stays_the_model(tmp_path):
         exporting.export_torch(tmp_path / "small", tmp_path / "x.ckpt")
     with pytest.raises(UserError, match="another folder"):
         exporting.export_compact(tmp_path / "small", tmp_path / "small")
+
+
+def test_bytes_and_scales_by_hand():
+    """Two output channels, 63.5 and 0.127 their largest weights; and the limit of 8,192 weights."""
+    weight = np.zeros((4096, 2), np.float32)
+    weight[:4] = [[-63.5, 0.127], [31.6, -0.0636], [0.26, 0.0004], [0.24, 0.0006]]
+    stored = compact.pack("unet/x/kernel", weight)
+    assert set(stored) == {"unet/x/kernel", "unet/x/kernel:scale"}
+    np.testing.assert_allclose(stored["unet/x/kernel:scale"], [0.5, 0.001], rtol=1e-5)
+    whole = np.asarray(stored["unet/x/kernel"])
+    assert whole.dtype == np.int8 and stored["unet/x/kernel:scale"].dtype == np.float32
+    np.testing.assert_array_equal(whole[:4], [[-127, 127], [63, -64], [1, 0], [0, 1]])
+    again = compact.unpack(stored | {"b": jnp.ones(2, jnp.bfloat16)})
+    assert set(again) == {"unet/x/kernel", "b"} and again["b"].dtype == jnp.bfloat16
+    want = [[-63.5, 0.127], [31.5, -0.064], [0.5, 0.0], [0.0, 0.001]]
+    np.testing.assert_allclose(again["unet/x/kernel"][:4], want, rtol=1e-5, atol=1e-9)
+    assert again["unet/x/kernel"].dtype == jnp.float32
+    few = compact.pack("unet/x/kernel", weight[:4095])
+    assert set(few) == {"unet/x/kernel"} and few["unet/x/kernel"].dtype == jnp.bfloat16
+    camera = compact.pack("unet/camera_embed/linear_in/kernel", weight)
+    assert camera["unet/camera_embed/linear_in/kernel"].dtype == jnp.bfloat16
+    empty = compact.pack("x", np.zeros((4096, 2)))
+    np.testing.assert_array_equal(empty["x:scale"], 1.0)

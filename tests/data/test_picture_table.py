@@ -1,0 +1,43 @@
+"""Objects as pictures: variants, mirrored ones and the prepared reference."""
+
+import numpy as np
+
+from iso3d_jax.data.picture_table import PictureTable
+from iso3d_jax.data.table import prepare_references
+
+
+def records():
+    rng = np.random.default_rng(0)
+    return [
+        {
+            "images": rng.integers(0, 256, (5, 8, 8, 4)).astype(np.uint8),
+            "azimuth_deg": rng.uniform(0, 360, 5),
+            "elevation_deg": rng.uniform(0, 30, 5),
+            "name": np.str_(f"chair {i}"),
+        }
+        for i in range(3)
+    ]
+
+
+def test_a_row_has_the_views_the_prepared_reference_and_what_decides_its_colours():
+    objects = records()
+    table = PictureTable(objects, 3, "centred")
+    assert len(table) == 3 and table.num_views == 5 and table.name(2) == "chair 2"
+    assert table.mirrored.tolist() == [False, True] * 3
+    record = table.record(1)
+    np.testing.assert_array_equal(record.azimuth_deg, objects[1]["azimuth_deg"])
+    np.testing.assert_array_equal(record.elevation_deg, objects[1]["elevation_deg"])
+    images = objects[1]["images"]
+    prepared = prepare_references(images[None, [3]], "centred")[0, 0]
+    assert not np.array_equal(prepared, images[3])
+    for variant, colour, mirror in ((0, 0, False), (1, 0, True), (4, 2, False), (5, 2, True)):
+        row = record.read(variant, 3, np.array([4, 0]), True)
+        flip = slice(None, None, -1 if mirror else 1)
+        np.testing.assert_array_equal(row["views"], images[[4, 0]][:, :, flip])
+        np.testing.assert_array_equal(row["reference_view"], images[3:4][:, :, flip])
+        np.testing.assert_array_equal(row["prepared"], prepared[:, flip])
+        assert (row["colour"], row["object"]) == (colour, 1)
+        assert row["colour"].dtype == row["object"].dtype == np.int32
+    assert "reference_view" not in record.read(0, 3, np.array([1]), False)
+    framed = PictureTable(objects, 1, "framed").record(1).read(0, 3, np.array([0]), False)
+    np.testing.assert_array_equal(framed["prepared"], images[3])

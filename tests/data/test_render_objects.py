@@ -1,0 +1,192 @@
+"""What rendering hands to the renderer and writes down, by a renderer that only takes notes."""
+
+import json
+
+import numpy as np
+import pytest
+from furniture_files import write_catalogue, write_folder
+
+from iso3d_jax.data import furniture, meshes, multiview, proportions, rasteriser, render
+from iso3d_jax.errors import UserError
+
+
+class Notes:
+    """Takes the place of a `Rasteriser`: what is seen says which view it was."""
+
+    made = []
+
+    def __init__(self, resolution):
+        self.resolution, self.loaded, self.drawn, self.covered = resolution, [], [], 1.0
+        Notes.made.append(self)
+
+    def load(self, parts):
+        self.loaded.append(parts)
+
+    def draw(self, c2w, fov_deg):
+        self.drawn.append((c2w, fov_deg))
+        image = np.full((self.resolution, self.resolution, 4), len(self.drawn), np.uint8)
+        image[..., 3] = 0
+        image.reshape(-1, 4)[: int(np.ceil(self.covered * image[..., 0].size)), 3] = 9
+        return image
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def assets(tmp_path):
+    return furniture.find_assets([str(write_folder(tmp_path / "m", ["a", "b", "c"], y=0.5))])
+
+
+def points(parts):
+    return np.concatenate([p.positions.reshape(-1, 3) for p in parts])
+
+
+def test_cameras_are_those_of_the_ranges_in_the_order_of_the_draws():
+    views = render.draw_cameras("chair", 5, 3)
+    rng = np.random.default_rng([5, proportions.digest("chair")])
+    for k in range(3):
+        base, elevation, fov = rng.uniform(0, 360), rng.uniform(0, 30), rng.uniform(15, 60)
+        distance = rng.uniform(1.0, 1.15) / np.tan(np.radians(fov) / 2)
+        mine = slice(4 * k, 4 * k + 4)
+        np.testing.assert_allclose(
+            views["azimuth_deg"][mine], (base + np.array([0, 90, 180, 270])) % 360, rtol=1e-5
+        )
+        for name, value in (("elevation_deg", elevation), ("fov_deg", fov), ("distance", distance)):
+            np.testing.assert_allclose(views[name][mine], value, rtol=1e-5)
+    assert views["set_index"].tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    azimuth, elevation = np.radians(views["azimuth_deg"]), np.radians(views["elevation_deg"])
+    at = np.stack([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth),
+                   np.sin(elevation)], -1) * views["distance"][:, None]  # fmt: skip
+    np.testing.assert_allclose(views["c2w"][:, :3, 3], at, rtol=1e-4, atol=1e-4)
+    assert views["c2w"].dtype == views["azimuth_deg"].dtype == np.float32
+
+
+def test_a_record_is_of_its_objects_views_names_and_split(assets):
+    machine = Notes(8)
+    record = render.render_object(assets[1], machine, 3, 2)
+    want = render.draw_cameras("b", 3, 2)
+    for name, value in want.items():
+        np.testing.assert_array_equal(record[name], value)
+    for k, (c2w, fov) in enumerate(machine.drawn):
+        np.testing.assert_array_equal(c2w, want["c2w"][k])
+        assert fov == want["fov_deg"][k] and (record["images"][k, ..., 0] == k + 1).all()
+    assert record["images"].shape == (8, 8, 8, 4)
+    texts = {
+        k: str(record[k]) for k in ("name", "title", "category", "creator", "license", "source")
+    }
+    assert texts == {k: getattr(assets[1], k) for k in texts}
+    assert record["split"] == furniture.split_of("b")
+    (parts,) = machine.loaded
+    np.testing.assert_allclose(points(parts), points(furniture.load_asset(assets[1])))
+
+
+def test_stretch_and_warp_reach_the_renderer(assets):
+    """Each by the factors of the object's name and the seed, one after the other."""
+    for stretch, warp in ((0.4, 0.0), (0.0, 0.5), (0.4, 0.5)):
+        machine = Notes(8)
+        render.render_object(assets[0], machine, 3, 1, stretch, warp)
+        parts = furniture.load_asset(assets[0])
+        plain = points(parts)
+        if stretch:
+            parts = proportions.stretched(parts, proportions.draw_proportions("a", 3, stretch))
+        if warp:
+            parts = proportions.warped(parts, proportions.draw_slopes("a", 3, warp))
+        np.testing.assert_allclose(points(machine.loaded[0]), points(parts))
+        assert np.abs(points(parts) - plain).max() > 2e-3
+
+
+def test_what_is_hardly_visible_is_left_out(assets):
+    machine = Notes(100)
+    machine.covered = 0.005
+    render.render_object(assets[0], machine, 0, 1)
+    machine.covered = 0.0049
+    with pytest.raises(meshes.BadMesh, match="hardly visible: 0.49% of a view"):
+        render.render_object(assets[0], machine, 0, 1)
+
+
+def test_all_settings_reach_every_object_and_are_written_down(
+    assets, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(rasteriser, "Rasteriser", Notes)
+    asked = []
+    original = render.render_object
+    monkeypatch.setattr(
+        render,
+        "render_object",
+        lambda a, m, *how: asked.append((a.name, *how)) or original(a, m, *how),
+    )
+    (tmp_path / "m" / "flat.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
+    everything = furniture.find_assets([str(tmp_path / "m")])
+    out = tmp_path / "out"
+    out.mkdir()
+    Notes.made.clear()
+    skipped = render.render_all(everything, out, 12, 2, seed=7, workers=1, stretch=0.25, warp=0.5)
+    assert set(skipped) == {"flat"} and "flat\tflat" in (out / "skipped.txt").read_text()
+    assert sorted(asked) == [(name, 7, 2, 0.25, 0.5) for name in ("a", "b", "c", "flat")]
+    assert {machine.resolution for machine in Notes.made} == {12}
+    settings = dict(resolution=12, sets=2, seed=7, stretch=0.25, warp=0.5)
+    assert json.loads((out / "settings.json").read_text()) == settings
+    assert sorted(p.name for p in (out / "objects").iterdir()) == ["a.npz", "b.npz", "c.npz"]
+    assert np.load(out / "objects" / "b.npz")["images"].shape == (8, 12, 12, 4)
+    # Again: only what is not there, and with the same settings alone.
+    asked.clear()
+    (out / "objects" / "b.npz").unlink()
+    render.render_all(everything, out, 12, 2, seed=7, workers=1, stretch=0.25, warp=0.5)
+    assert sorted(name for name, *_ in asked) == ["b", "flat"]
+    for name in settings:
+        other = settings | {name: settings[name] + 1}
+        with pytest.raises(UserError, match=f"--{name} {settings[name]}, not {other[name]}"):
+            render.render_all(everything, out, other["resolution"], other["sets"], other["seed"], 1,
+                              other["stretch"], other["warp"])  # fmt: skip
+    assert "4 objects, 2 to render, 0 left out" in capsys.readouterr().out
+
+
+def test_sets_from_before_an_option_had_none_of_it(tmp_path):
+    (tmp_path / "settings.json").write_text(json.dumps(dict(resolution=8)))
+    render._check_settings(tmp_path, dict(resolution=8, warp=0.0))
+    with pytest.raises(UserError, match="--warp 0, not 0.5"):
+        render._check_settings(tmp_path, dict(resolution=8, warp=0.5))
+
+
+def test_the_commands_flags_reach_the_rendering(monkeypatch, tmp_path, capsys):
+    from absl import flags
+
+    asked = []
+    monkeypatch.setattr(render, "render_all", lambda *a: asked.append(a) or {})
+    monkeypatch.setattr(render, "write_credits", lambda out: None)
+    monkeypatch.setattr(multiview, "prepare", lambda rendered, out: asked.append((rendered, out)))
+    write_folder(tmp_path / "m", ["a", "b"])
+    names = dict(
+        _ASSETS=[str(tmp_path / "m")], _OUT=str(tmp_path / "out"), _RESOLUTION=24, _SETS=3, _SEED=5,
+        _STRETCH=0.25, _WARP=0.75, _WORKERS=2, _ONLY=["b"],
+    )  # fmt: skip
+    for name, value in names.items():
+        assert isinstance(getattr(render, name), flags.FlagHolder)
+        monkeypatch.setattr(render, name, type("Flag", (), {"value": value}))
+    render.main([])
+    ((assets, *rest), prepared) = asked
+    out = tmp_path / "out"
+    assert [a.name for a in assets] == ["b"] and rest == [out, 24, 3, 5, 2, 0.25, 0.75]
+    assert prepared == (out, out)
+    assert "left out 0" in capsys.readouterr().out
+
+
+def test_icons_are_kept_beside_the_objects_and_credits_name_the_makers(tmp_path, monkeypatch):
+    monkeypatch.setattr(rasteriser, "Rasteriser", Notes)
+    path = write_catalogue(tmp_path / "c.sh3f", [{"stem": "lamp", "creator": "A|B"}])
+    assets = furniture.find_assets([str(path)])
+    render.render_all(assets, tmp_path, 8, 1)
+    assert (tmp_path / "icons" / f"{assets[0].name}.png").read_bytes() == b"icon of lamp"
+    render.write_credits(tmp_path)
+    rows = (tmp_path / "CREDITS.md").read_text().splitlines()
+    assert rows[-1] == "| c-lamp | lamp | A/B | CC0-1.0 | c |"
+
+
+def test_one_worker_is_a_thread_and_more_are_processes(monkeypatch):
+    monkeypatch.setattr(rasteriser, "Rasteriser", Notes)
+    with render._pool(1, 8) as pool:
+        assert isinstance(pool, render.concurrent.futures.ThreadPoolExecutor)
+    with render._pool(2, 8) as pool:
+        assert isinstance(pool, render.concurrent.futures.ProcessPoolExecutor)
+        assert pool._max_workers == 2
