@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from iso3d_jax.geometry import cameras
-from iso3d_jax.nerf import field, occupancy, render, sampling, shading
+from iso3d_jax.nerf import field, occupancy, render
 from iso3d_jax.nerf.field import FieldSpec
 from iso3d_jax.nerf.hash_grid import HashGridSpec
 from iso3d_jax.nerf.render import RenderSpec
