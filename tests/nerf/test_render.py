@@ -1,4 +1,4 @@
-"""Rendering: weights against a float64 loop, packed samples against a dense render."""
+"""Rendering of a field: against a float64 loop, packed samples against a dense render."""
 
 import dataclasses
 from functools import partial
