@@ -31,13 +31,13 @@ class Identity:
 class Denoiser:
     """Keeps what it was asked and predicts a given x0, by default nothing at all."""
 
-    def __init__(self, x0=lambda camera: 0.0):
+    def __init__(self, x0=lambda camera, context: 0.0):
         self.x0, self.asked = x0, None
 
     def __call__(self, z_t, t, context, camera):
         self.asked = z_t, t, context, camera
         alpha_bar = jnp.asarray(ALPHAS, jnp.float32)[t][..., None, None, None]
-        return (z_t - jnp.sqrt(alpha_bar) * self.x0(camera)) / jnp.sqrt(1 - alpha_bar)
+        return (z_t - jnp.sqrt(alpha_bar) * self.x0(camera, context)) / jnp.sqrt(1 - alpha_bar)
 
 
 class Scene:
@@ -72,7 +72,7 @@ def prior(unet, logvar=-30.0, context=1.5):
     return Prior(unet, Identity(logvar), jnp.full((1, 1, 4), context), jnp.asarray(ALPHAS))
 
 
-def distil(cfg, scene, x0=lambda camera: 0.0, *, phase=0, spec=SPEC, **changes):
+def distil(cfg, scene, x0=lambda camera, context: 0.0, *, phase=0, spec=SPEC, **changes):
     """A program of (params, key, step): losses and facts, what was asked, what was rendered."""
     given = dict(cfg=settings.freeze(cfg), spec=spec, phase=phase)
 
@@ -203,7 +203,7 @@ def test_colours_land_on_the_side_that_the_denoiser_means(cfg, scene):
         waves = [jnp.cos(azimuth), jnp.sin(azimuth), jnp.sin(2 * azimuth) + 2 * elevation]
         return 0.5 + 0.2 * jnp.stack(waves, -1)
 
-    def x0(camera):  # its camera stands on (sin a, -cos a) in the denoiser's frame
+    def x0(camera, context):  # its camera stands on (sin a, -cos a) in the denoiser's frame
         azimuth = jnp.arctan2(camera[..., 3], -camera[..., 7])
         meant = colour(azimuth, jnp.arcsin(camera[..., 11]))
         return (2 * meant - 1)[:, :, None, None] * SPEC.scale_factor
@@ -250,3 +250,33 @@ def test_renders_are_brought_to_the_size_of_the_denoiser_s_pictures(cfg, scene):
         loss = distil(cfg, scene, phase=phase)(rgb, 0, 5)[0][0]["guidance"]
         np.testing.assert_allclose(loss, 0.5 * np.sum(clean**2) / 6, rtol=1e-3)
         assert noise.std() == pytest.approx(1.0, abs=0.15)
+
+
+def test_guidance_has_the_config_s_numbers(cfg, scene):
+    """What the embedding adds, times the scale, partly rescaled; of latents and of noise."""
+    pattern = np.random.default_rng(5).normal(size=(6, 6, 3))
+    cfg.guidance.update(scale=3.0, rescale=0.25, low=(0, 0.2, 0.4, 10), high=(0, 0.3, 0.9, 10))
+    rgb = pixels()
+
+    def x0(camera, context):
+        return jnp.mean(context, (1, 2))[:, None, None, None, None] * jnp.asarray(pattern)
+
+    timesteps = {0: [], 5: []}
+    for kind in ("x0", "sds"):
+        cfg.guidance.loss = kind
+        iteration = distil(cfg, scene, x0)
+        for key, step in ((0, 0), (1, 0), (2, 0), (0, 5), (1, 5), (2, 5)):
+            (found, _), asked, _ = iteration(rgb, key, step)
+            z_t, t = np.asarray(asked[0][:2], np.float64), int(asked[1][0, 0])
+            timesteps[step].append(t)
+            signal, sigma = np.sqrt(ALPHAS[t]), np.sqrt(1 - ALPHAS[t])
+            clean = 0.25 * (2 * np.asarray(rgb, np.float64) - 1).reshape(2, 3, 6, 6, 3)
+            guided = 3.0 * 1.5 * pattern
+            if kind == "x0":
+                away = clean - guided * (0.25 / 3.0 + 0.75)
+            else:
+                noise = (z_t - signal * clean) / sigma
+                away = sigma**2 * ((z_t - signal * guided) / sigma - noise)
+            np.testing.assert_allclose(found["guidance"], 0.5 * np.sum(away**2) / 6, rtol=2e-3)
+    for step, (first, last) in ((0, (200, 300)), (5, (300, 600))):
+        assert first <= min(timesteps[step]) < max(timesteps[step]) <= last, timesteps
