@@ -139,3 +139,24 @@ def test_gradients_match_finite_differences():
         ahead, behind = (encode(grid, x + s * shift) @ weights for s in (1, -1))
         smooth = jnp.abs((ahead - behind) / (2 * step) - by_x[:, axis]) < 0.02
         assert smooth.mean() > 0.8  # a point beside a border has another slope on each side
+
+
+def test_entries_are_drawn_level_by_level_within_their_bounds():
+    spec = HashGridSpec(levels=3, features=3, log2_table_size=9, base_resolution=4, growth=2.0)
+    assert spec.width == 9 and spec.num_params == 3 * (64 + 512 + 512)
+    grid = hash_grid.init(jax.random.key(0), spec)
+    assert [level.shape for level in grid] == [(64, 3), (512, 3), (512, 3)]
+    for level in map(np.asarray, grid):
+        assert -1e-4 <= level.min() < -0.95e-4 and 0.95e-4 < level.max() <= 1e-4
+        assert abs(level.mean()) < 1.5e-5
+    assert abs(np.corrcoef(np.ravel(grid[1]), np.ravel(grid[2]))[0, 1]) < 0.1
+    flat = jnp.arange(spec.num_params)
+    second = hash_grid.from_flat(flat, spec)[1]
+    np.testing.assert_array_equal(second[2], [192 + 6, 192 + 7, 192 + 8])
+
+
+def test_a_level_is_hashed_only_where_it_does_not_fit():
+    """7^3 are 343 and 344 entries; 8^3 are exactly the table, and 9^3 more than it."""
+    for base, entries, hashed in ((7, 344, False), (8, 512, False), (9, 512, True)):
+        (level,) = HashGridSpec(levels=1, log2_table_size=9, base_resolution=base).table
+        assert (level.resolution, level.entries, level.hashed) == (base, entries, hashed)

@@ -1,4 +1,4 @@
-"""Rendering: weights against a float64 loop, packed samples against a dense render."""
+"""Rendering of a field: against a float64 loop, packed samples against a dense render."""
 
 import dataclasses
 from functools import partial
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from iso3d_jax.geometry import cameras
-from iso3d_jax.nerf import field, occupancy, render, sampling, shading
+from iso3d_jax.nerf import field, occupancy, render
 from iso3d_jax.nerf.field import FieldSpec
 from iso3d_jax.nerf.hash_grid import HashGridSpec
 from iso3d_jax.nerf.render import RenderSpec
@@ -140,99 +140,3 @@ def test_chunks_change_nothing(scene):
     a = picture(params, rays_o, rays_d, grid, PACKED, jax.random.key(1))[0]
     b = picture(params, rays_o, rays_d, grid, chunked, jax.random.key(1))[0]
     np.testing.assert_allclose(a.rgb, b.rgb, atol=1e-6)
-
-
-def test_bounds_of_box_and_sphere():
-    o = jnp.array([[3.0, 0.2, 0.1], [0, 0, 0.0], [3.0, 2.0, 0.0], [0.3, 0.3, -5.0]])
-    d = jnp.array([[-1.0, 0, 0], [0, 1.0, 0], [-1.0, 0, 0], [0, 0, 1.0]])
-    near, far = sampling.ray_bounds(o, d, 1.0, "box")
-    np.testing.assert_allclose(near[:2], [2.0, 0.0], atol=1e-6)
-    np.testing.assert_allclose(far[:2], [4.0, 1.0], atol=1e-6)
-    assert far[2] < near[2]
-    near, far = sampling.ray_bounds(o, d, 1.0, "sphere")
-    ends = np.asarray(o + far[:, None] * d)
-    np.testing.assert_allclose(np.linalg.norm(ends[[0, 1, 3]], axis=-1), 1.0, rtol=1e-5)
-    assert far[2] < near[2]
-    assert sampling.max_steps(2 * 1.732 / 512, 1.0, "box") in (512, 513)
-
-
-def test_packing_keeps_order_and_spreads_when_full():
-    mask = jnp.array([0, 1, 1, 0, 1, 0, 0, 1, 1, 1], bool)
-    index, valid, stretch, wanted = sampling.pack(mask, 8)
-    np.testing.assert_array_equal(index[valid], [1, 2, 4, 7, 8, 9])
-    assert wanted == 6 and stretch == 1
-    index, valid, stretch, _ = sampling.pack(mask, 3)
-    np.testing.assert_array_equal(index, [2, 7, 9])
-    assert valid.all() and stretch == 2
-    assert not sampling.pack(jnp.zeros(10, bool), 3)[1].any()
-
-
-def test_occupancy_follows_the_density():
-    def density(x):
-        return jnp.where(jnp.linalg.norm(x - 0.3, axis=-1) < 0.3, 50.0, 0.0)
-
-    occs = grid_updates(density, occupancy.init(16), 0, 3, 16)
-    grid = occupancy.grid(occs, 0.01, STEP).occupied
-    x = jax.random.uniform(jax.random.key(7), (2000, 3), minval=-1.0, maxval=1.0)
-    inside = grid[occupancy.cell_of(*x.T, 16, 1.0)]
-    assert float(jnp.mean(inside | (density(x) == 0))) > 0.99
-    assert float(jnp.mean(grid)) < 0.06
-    empty = grid_updates(lambda x: 0.0 * x[:, 0], occs, 300, 500, 16)
-    assert float(empty.max()) < 0.01  # what is gone decays
-
-
-@pytest.mark.parametrize("step", [0, 300])
-def test_what_is_not_finite_does_not_get_into_the_grid(step):
-    """All cells, or a sample of them: those that cannot be measured keep what they have."""
-
-    def density(x):
-        return jnp.where(x[:, 0] > 0.5, jnp.nan, jnp.where(x[:, 1] > 0.5, jnp.inf, 1.0))
-
-    before = jnp.full(16**3, 0.7)
-    after = occupancy.update(
-        jax.random.key(1), before, density, jnp.int32(step), resolution=16, radius=1.0,
-        step_size=STEP,
-    ).reshape(16, 16, 16)  # fmt: skip
-    np.testing.assert_array_equal(after[12:], np.float32(0.7))
-    np.testing.assert_array_equal(after[:, 12:], np.float32(0.7))
-    np.testing.assert_allclose(after[:12, :12].min(), 0.7 * 0.95, rtol=1e-6)
-
-
-def test_shading():
-    albedo = jnp.array([[0.5, 0.25, 1.0]])
-    up, at, light = jnp.array([[0, 0, 1.0]]), jnp.zeros((1, 3)), jnp.array([[0, 0, 2.0]])
-    half = jnp.float32(0.5)
-    np.testing.assert_allclose(shading.shade(albedo, up, at, light, half, shading.ALBEDO), albedo)
-    np.testing.assert_allclose(
-        shading.shade(albedo, -up, at, light, half, shading.DIFFUSE), albedo * 0.5
-    )
-    np.testing.assert_allclose(shading.shade(albedo, up, at, light, half, shading.TEXTURELESS), 1.0)
-    keys = jax.random.split(jax.random.key(0), 400)
-    kinds = jax.vmap(lambda k: shading.draw(k, jnp.ones((1, 4, 3)), 10, start_step=10)[0])(keys)
-    assert 0.15 < np.mean(kinds == shading.ALBEDO) < 0.35
-    assert int(shading.draw(keys[1], jnp.ones((1, 4, 3)), 9, start_step=10)[0]) == shading.ALBEDO
-
-
-def test_views_of_a_group_share_the_offset_and_the_distance_of_their_light():
-    """normalize(own camera + the group's offset) * the group's distance, in two groups of three."""
-    rng = np.random.default_rng(0)
-    camera = rng.normal(size=(2, 3, 3)).astype(np.float32)
-    _, _, light = shading.draw(jax.random.key(3), jnp.asarray(camera), 0, start_step=0)
-    light = np.asarray(light, np.float64)
-    distance = np.linalg.norm(light, axis=-1)
-    np.testing.assert_allclose(distance, distance[:, :1].repeat(3, 1), rtol=1e-6)
-    assert (distance >= 0.8).all() and (distance <= 1.5).all()
-    assert abs(distance[0, 0] - distance[1, 0]) > 1e-3  # each group draws its own
-    offsets = []
-    for group in range(2):
-        # camera_i + offset = s_i * light_i for three views: 9 equations, 6 unknowns
-        matrix, right = np.zeros((9, 6)), np.zeros(9)
-        for i in range(3):
-            matrix[3 * i : 3 * i + 3, :3] = np.eye(3)
-            matrix[3 * i : 3 * i + 3, 3 + i] = -light[group, i]
-            right[3 * i : 3 * i + 3] = -camera[group, i]
-        solution, residual, *_ = np.linalg.lstsq(matrix, right)
-        assert residual[0] < 1e-10, residual
-        assert (solution[3:] > 0).all()
-        offsets.append(solution[:3])
-    assert np.abs(offsets[0] - offsets[1]).max() > 0.1

@@ -8,7 +8,7 @@ import optax
 from iso3d_jax.geometry.cameras import camera_to_world, get_rays, project
 from iso3d_jax.nerf import field
 from iso3d_jax.reconstruction import cameras, draft
-from iso3d_jax.reconstruction.hull import hull_loss, visual_hull
+from iso3d_jax.reconstruction.hull import cell_middles, hull_loss, visual_hull
 from iso3d_jax.reconstruction.settings import field_spec
 
 RADIUS = 0.6
@@ -83,3 +83,80 @@ def test_a_draft_has_the_hull_of_all_its_sets_where_it_is_asked_for(small_config
     hull = np.asarray(draft.source_of(sets, cfg).hull)
     assert hull.shape == (24, 24, 24)
     assert hull[11:13, 11:13, 11:13].min() == 1 and hull[:, :, 0].max() == 0
+
+
+def test_cells_lie_with_x_slowest():
+    middles = np.asarray(cell_middles(3, 0.6)).reshape(3, 3, 3, 3)
+    axis = [-0.4, 0.0, 0.4]
+    np.testing.assert_allclose(middles[:, 1, 2], [[x, 0.0, 0.4] for x in axis], atol=1e-6)
+    np.testing.assert_allclose(middles[2, 0, :], [[0.4, -0.4, z] for z in axis], atol=1e-6)
+
+
+def test_hull_of_an_uneven_ball_off_the_middle_cell_by_cell():
+    """Masks are formulas of row and column; each cell has the least of its places in them."""
+    rings = [cameras.ring(2, 10.0, 50.0, 1.3, start=30.0), cameras.ring(2, -20.0, 60.0, 1.2, 80.0)]
+    views = cameras.Views(*(jnp.concatenate(column) for column in zip(*rings, strict=True)))
+    row, column = np.mgrid[:20, :20] / 20.0
+    slopes = ((0.3, 0.1), (-0.2, 0.4), (0.1, -0.3), (0.2, 0.25))
+    masks = np.stack([0.4 + a * row + b * column for a, b in slopes])
+    hull = np.asarray(visual_hull(jnp.asarray(masks), views, resolution=5, radius=0.5))
+    for cell in ((0, 0, 0), (4, 1, 2), (1, 3, 0), (2, 2, 4), (0, 4, 3)):
+        x = (np.array(cell) + 0.5) / 5 - 0.5
+        values = []
+        for k, (a, b) in enumerate(slopes):
+            e, azimuth, fov, distance = (float(v.reshape(-1)[k]) for v in views)
+            e, azimuth, focal = np.radians(e), np.radians(azimuth), 10 / np.tan(np.radians(fov) / 2)
+            backward = np.array([np.cos(e) * np.cos(azimuth), np.cos(e) * np.sin(azimuth),
+                                 np.sin(e)])  # fmt: skip
+            right = np.array([-np.sin(azimuth), np.cos(azimuth), 0])
+            away = x - distance * backward
+            u = 9.5 + focal * (away @ right) / -(away @ backward)
+            v = 9.5 - focal * (away @ np.cross(backward, right)) / -(away @ backward)
+            values.append(0.4 + a * v / 20 + b * u / 20)  # linear, as the interpolation is
+        np.testing.assert_allclose(hull[cell], min(values), atol=1e-4)
+
+
+def test_what_lies_outside_of_a_picture_is_not_ruled_out_by_it():
+    views = cameras.ring(1, 0.0, 20.0, 0.3)  # so near that it sees the middle alone
+    hull = visual_hull(jnp.zeros((1, 8, 8)), views, resolution=9, radius=1.0)
+    assert float(hull[4, 4, 4]) == 0.0 and float(hull[4, 0, 4]) == 1.0
+    assert float(hull[4, 4, 0]) == 1.0
+
+
+def test_the_loss_compares_each_point_with_its_own_cell(monkeypatch):
+    """A field that is as opaque as the hull says, cell by cell, in a box of another radius."""
+    rng = np.random.default_rng(0)
+    hull = rng.uniform(0.1, 0.9, (3, 3, 3))
+    spec = field.FieldSpec(radius=0.75)
+    kept = {}
+
+    def density(params, x, spec):
+        kept["x"] = x
+        cell = jnp.floor((x + 0.75) / 0.5).astype(jnp.int32)
+        wanted = jnp.asarray(hull)[cell[:, 0], cell[:, 1], cell[:, 2]]
+        kept["wanted"] = wanted
+        return -jnp.log(1 - jnp.abs(wanted - params)) / 0.05
+
+    monkeypatch.setattr(field, "density", density)
+
+    @jax.jit
+    def loss(params, key):
+        value = hull_loss(params, jnp.asarray(hull), key, spec, points=900, step_size=0.05)
+        return value, kept
+
+    for params in (0.0, 0.05):
+        value, seen = loss(params, jax.random.key(1))
+        wanted = np.asarray(seen["wanted"], np.float64)
+        opacity = np.abs(wanted - params)
+        want = -np.mean(wanted * np.log(opacity) + (1 - wanted) * np.log(1 - opacity))
+        np.testing.assert_allclose(value, want, rtol=1e-4)
+    x = np.asarray(seen["x"], np.float64)
+    assert x.shape == (900, 3) and np.abs(x).max() <= 0.75
+    for axis in range(3):  # all over the box, and each coordinate drawn apart
+        np.testing.assert_allclose(np.histogram(x[:, axis], 3, (-0.75, 0.75))[0], 300, atol=60)
+    assert np.abs(np.corrcoef(x.T) - np.eye(3)).max() < 0.15
+    inside = (x + 0.75) / 0.5 % 1.0
+    assert np.abs(inside.mean(0) - 0.5).max() < 0.05 and inside.min() < 0.05
+    assert inside.max() > 0.95
+    other = np.asarray(loss(0.0, jax.random.key(2))[1]["x"])
+    assert np.abs(other[:50] - x[:50]).max() > 0.5

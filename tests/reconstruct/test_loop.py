@@ -207,9 +207,9 @@ def check_red_square(scene, cfg):
     assert opacity[:, 6:10, 6:10].min() > 0.5 > opacity[:, 0].max()
 
 
-@pytest.mark.parametrize("loss", ["x0", "pixels"])
-def test_distillation_reaches_what_the_prior_is_sure_of(loss, prior, small_config, tmp_path):
-    small_config.guidance.loss = loss
+def test_distillation_by_pictures_reaches_what_the_prior_is_sure_of(prior, small_config, tmp_path):
+    """That by latents does: see test_sides.py."""
+    small_config.guidance.loss = "pixels"
     cfg = small_config
     cfg.steps = 150
     cfg.phases = ((150, 16, 1),)

@@ -1,0 +1,149 @@
+"""Pictures of a scene: which views in which order, and what lies where on them."""
+
+import imageio.v2 as imageio
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from iso3d_jax.data import grids
+from iso3d_jax.reconstruction import cameras, pictures, settings, state
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    """Stands for the renderer: a picture of a view holds the view's azimuth, row and column."""
+    kept = []
+
+    def draw(params, grid, views, *, resolution, spec, field_spec):
+        azimuth = np.asarray(views.azimuth_deg)[0]
+        kept.append((azimuth, views, resolution, spec, field_spec, grid))
+        row, column = np.mgrid[:resolution, :resolution] / resolution
+        at = azimuth[:, None, None] / 360
+        rgb = np.stack(np.broadcast_arrays(at, row, column), -1)
+        opacity = 0.25 + 0.5 * row + 0 * at
+        normal = np.stack(np.broadcast_arrays(opacity, -opacity * column, 0 * at), -1)
+        return tuple(map(jnp.asarray, (rgb, opacity, 2.0 + at + 0 * row, normal)))
+
+    monkeypatch.setattr(pictures, "_render_views", draw)
+    return kept
+
+
+def test_views_are_drawn_four_at_a_time_in_their_order(small_config, kept, capsys):
+    scene = state.start(small_config)
+    small_config.show.density_scale = 3.0
+    views = cameras.ring(6, 15.0, 40.0, 1.1, start=10.0)
+    rgb, opacity, depth, normal = pictures.render_views(scene, views, 5, small_config)
+    azimuths = np.array([10, 70, 130, 190, 250, 310])
+    assert rgb.shape == normal.shape == (6, 5, 5, 3) and opacity.shape == depth.shape == (6, 5, 5)
+    np.testing.assert_allclose(rgb[:, 2, 3] * 360, [[a, 144, 216] for a in azimuths], rtol=1e-5)
+    np.testing.assert_allclose(depth[:, 1, 0], 2 + azimuths / 360, rtol=1e-5)
+    np.testing.assert_allclose(opacity[0, :, 2], 0.25 + 0.1 * np.arange(5), rtol=1e-5)
+    np.testing.assert_allclose(normal[2, 3, 1], [0.55, -0.11, 0], atol=1e-6)
+    assert [len(call[0]) for call in kept] == [4, 4]  # one program for all
+    np.testing.assert_allclose(kept[1][0], [250, 310, 310, 310])
+    for _, part, resolution, spec, field_spec, grid in kept:
+        assert resolution == 5 and np.all(np.asarray(part.elevation_deg) == 15)
+        assert spec == settings.generous(settings.render_spec(small_config))
+        assert field_spec == settings.shown_field_spec(small_config)
+        assert field_spec.density_scale == 3.0 and grid.occupied.shape == scene.occs.shape
+    assert capsys.readouterr().err == ""
+    pictures.render_views(scene, views, 5, small_config, "turning")
+    assert "turning" in capsys.readouterr().err
+
+
+def test_normals_as_colours_by_hand():
+    normal = np.array([[[0.0, -0.6, 0.8], [0.0, -0.3, 0.4], [0.0, 0.0, 0.0]]])
+    opacity = np.array([[1.0, 0.5, 0.0]])
+    want = [[[0.5, 0.2, 0.9], [0.75, 0.6, 0.95], [1.0, 1.0, 1.0]]]
+    np.testing.assert_allclose(pictures.normal_colours(normal, opacity), want, atol=1e-6)
+
+
+def test_a_preview_has_colours_above_normals(small_config, kept):
+    image = pictures.strip(state.start(small_config), small_config, 8, views=3)
+    assert image.shape == (16, 24, 3) and image.dtype == np.uint8
+    for k in range(3):
+        cell = image[:8, 8 * k : 8 * k + 8]
+        np.testing.assert_array_equal(cell[..., 0], round(k / 3 * 255))
+        np.testing.assert_array_equal(cell[:, 3, 1], np.round(np.arange(8) / 8 * 255))
+        below = image[8 + 4, 8 * k + 2]  # row 4, column 2: opacity .5, normal (.5, -.125, 0)
+        np.testing.assert_array_equal(below, np.round(np.array([1.0, 0.6875, 0.75]) * 255))
+    elevation, fov = kept[0][1].elevation_deg, kept[0][1].fov_deg
+    assert float(elevation[0, 0]) == 15.0 and float(fov[0, 0]) == 40.0
+    assert pictures.strip(state.start(small_config), small_config, 4).shape == (8, 16, 3)
+
+
+def test_some_frames_of_a_turntable_and_their_azimuths():
+    frames = np.arange(12, dtype=np.uint8)[:, None, None]
+    turn = pictures.Turntable(frames, frames + 50, frames + 100)
+    for count, index in ((4, [0, 3, 6, 9]), (5, [0, 2, 5, 7, 10]), (99, range(12))):
+        some, azimuths = turn.some(count)
+        np.testing.assert_array_equal(some.rgb[:, 0, 0], index)
+        np.testing.assert_array_equal(some.normal[:, 0, 0], np.array(index) + 50)
+        np.testing.assert_array_equal(some.opacity[:, 0, 0], np.array(index) + 100)
+        np.testing.assert_allclose(azimuths, np.array(index) * 30.0)
+
+
+def test_a_turntable_s_frames_show_colour_normals_and_opacity_side_by_side(
+    small_config, kept, tmp_path, monkeypatch
+):
+    frames, given = [], {}
+
+    class Writer:
+        append_data = frames.append
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            given["path"].write_bytes(b"video")
+
+    def get_writer(path, **keys):
+        given.update(keys, path=path)
+        return Writer()
+
+    monkeypatch.setattr(imageio, "get_writer", get_writer)
+    small_config.video.update(frames=6, resolution=10, seconds=2.0)
+    turn = pictures.turntable(tmp_path / "turn.mp4", state.start(small_config), small_config)
+    assert (tmp_path / "turn.mp4").read_bytes() == b"video" and given["fps"] == 3
+    assert turn.rgb.shape == turn.normal.shape == (6, 10, 10, 3)
+    np.testing.assert_array_equal(turn.rgb[:, 0, 0, 0], np.round(np.arange(6) / 6 * 255))
+    want = np.round((0.25 + np.arange(10) / 20) * 255)
+    np.testing.assert_array_equal(turn.opacity[3, :, 5], want)
+    np.testing.assert_array_equal(turn.normal[2, 4, :, 2], round((1 - 0.5 * 0.45) * 255))
+    colour, normal, grey = np.split(np.stack(frames), 3, 2)
+    np.testing.assert_array_equal(colour, turn.rgb)
+    np.testing.assert_array_equal(normal, turn.normal)
+    np.testing.assert_array_equal(grey, np.repeat(255 - turn.opacity[..., None], 3, -1))
+    small_config.video.seconds = 100.0
+    pictures.turntable(tmp_path / "turn.mp4", state.start(small_config), small_config)
+    assert given["fps"] == 1  # no less
+
+
+def test_a_contact_sheet_has_the_picture_and_the_views_above_the_sides(tmp_path):
+    cell = np.ones((16, 16, 3), np.float32)
+    frames = np.stack([cell * 12 * k for k in range(16)]).astype(np.uint8)
+    turn = pictures.Turntable(frames, 255 - frames, frames[..., 0])
+    views = np.stack([cell * 0.2 * k for k in range(1, 4)])
+    pictures.contact_sheet(tmp_path / "sheet.png", 0.9 * cell, views, turn)
+    with Image.open(tmp_path / "sheet.png") as image:
+        rows = grids.untile(image, pictures.TILE)
+    means = [[float(c.mean()) for c in row] for row in rows]
+    np.testing.assert_allclose(means[0][:4], 255 * np.array([0.9, 0.2, 0.4, 0.6]), atol=1)
+    np.testing.assert_allclose(means[1], 24.0 * np.arange(8), atol=1)
+    np.testing.assert_allclose(means[2], 255 - 24.0 * np.arange(8), atol=1)
+
+
+def test_pixels_of_views_become_rays_with_masks():
+    images = np.ones((2, 4, 4, 3), np.float32)
+    images[0, 1, 2], images[1, 3, 0] = (0.2, 0.9, 0.9), (0.93, 1.0, 1.0)
+    views = cameras.ring(2, 15.0, 40.0, 1.1, start=30.0)
+    source = pictures.from_views(images, views)
+    assert source.hull is None and source.rays_d.shape == (32, 3)
+    np.testing.assert_array_equal(source.rgb, images.reshape(-1, 3))
+    want = np.zeros(32)
+    want[6], want[16 + 12] = 1.0, 0.5
+    np.testing.assert_allclose(source.mask, want, atol=1e-5)
+    given = pictures.from_views(images, views, jnp.full((2, 4, 4), 0.3), jnp.ones((2, 2, 2)))
+    np.testing.assert_allclose(given.mask, 0.3)
+    assert given.hull.shape == (2, 2, 2)
