@@ -46,7 +46,7 @@ def test_each_side_gets_the_colour_that_is_meant_there(prior, small_config, tmp_
     )
     views = cameras.ring(8, 15.0, 40.0, 1.1, start=15.0)
     rgb, opacity, *_ = pictures.render_views(scene, views, 16, cfg)
-    assert history["guidance"][-1] < 0.3 * history["guidance"][0]
+    assert history["guidance"][-1] < 0.5 * history["guidance"][0]
     assert opacity[:, 6:10, 6:10].min() > 0.5 > opacity[:, 0].max()
     seen = rgb[:, 6:10, 6:10].mean((1, 2))
     azimuth = np.radians(15.0 + 45.0 * np.arange(8))
