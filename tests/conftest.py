@@ -1,6 +1,7 @@
 """Fixtures that several folders of tests share."""
 
 import contextlib
+import gc
 import os
 import subprocess
 import sys
@@ -17,6 +18,33 @@ os.environ.setdefault("JAX_DEBUG_KEY_REUSE", "1")
 from iso3d_jax import command_line  # noqa: E402
 
 command_line.use_compilation_cache()
+
+
+LARGE = 2 << 30  # bytes
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _bounded_memory():
+    """Compiled programs go with the module that they were made for, where they are many."""
+    yield
+    statm = Path("/proc/self/statm")
+    if statm.exists() and int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") > LARGE:
+        import jax
+
+        jax.clear_caches()
+        gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def _keys(request):
+    """The check of random keys is off where a test draws the same numbers twice on purpose."""
+    if request.node.get_closest_marker("same_keys"):
+        import jax
+
+        with jax.debug_key_reuse(False):
+            yield
+    else:
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ def test_ramp_matches_its_definition(value):
         np.testing.assert_allclose(annealing.ramp(value, step), want, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.same_keys
 def test_timesteps_stay_in_their_annealed_range():
     low, high = (0, 0.98, 0.02, 8000), (0, 0.98, 0.50, 8000)
     keys = jax.random.split(jax.random.key(0), 2000)
@@ -42,6 +43,7 @@ def many(keys, low, high, step):
     )(keys)
 
 
+@pytest.mark.same_keys
 def test_both_ends_are_drawn_as_often_as_what_is_between():
     """Of a schedule of 100 steps; the ends are rounded down, and 0.29 * 100 is 29 all the same."""
     keys = jax.random.split(jax.random.key(3), 4000)
@@ -56,6 +58,7 @@ def test_both_ends_are_drawn_as_often_as_what_is_between():
     assert (t.min(), t.max()) == (25, 50) and abs(t.mean() - 37.5) < 0.5
 
 
+@pytest.mark.same_keys
 def test_the_schedule_has_a_thousand_steps_where_nothing_is_said():
     keys = jax.random.split(jax.random.key(3), 50)
     t = [int(annealing.draw_timestep(key, 0, 0.4, 0.402)) for key in keys[:20]]
