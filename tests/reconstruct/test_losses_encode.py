@@ -24,12 +24,11 @@ class Vae:
 @pytest.mark.parametrize("memory", ["low", "normal"])
 def test_latents_are_a_scaled_sample_of_the_posterior_of_pictures_in_minus_1_to_1(memory):
     """Log-variance 0 is a deviation of 1, ln 16 one of 4; the released code clips at -30 and 20."""
-    key, shape = jax.random.key(2), (3, 2, 3, 2)
-    noise = np.asarray(jax.random.normal(key, shape), np.float64)
+    noise = np.asarray(jax.random.normal(jax.random.key(2), (3, 2, 3, 2)), np.float64)
     mean = (IMAGES.astype(np.float64) * 2 - 1)[:, ::2, 1::2, :2]
     for logvar, std in (((0.0, 0.0), (1.0, 1.0)), ((np.log(16.0), -2.0), (4.0, np.exp(-1.0))),
                         ((40.0, -90.0), (np.exp(10.0), np.exp(-15.0)))):  # fmt: skip
-        found = encode(Vae(*logvar), jnp.asarray(IMAGES), key, 0.5, memory)
+        found = encode(Vae(*logvar), jnp.asarray(IMAGES), jax.random.key(2), 0.5, memory)
         np.testing.assert_allclose(
             found, 0.5 * (mean + np.array(std) * noise), rtol=1e-5, atol=1e-6
         )
