@@ -62,6 +62,8 @@ cases = {"sds": (config(), prior), "low": (config(memory="low"), prior),
          "views": (config(mode="views"), views)}
 cases = {name: cases[name] for name in sys.argv[3].split(",")}
 several = {name: steps(*case, mesh) for name, case in cases.items()}
+begun = {name: state.start(cfg) for name, (cfg, _) in cases.items()}
+result["moved"] = min(error(several[name][0].params, begun[name].params) for name in cases)
 spread.map_rays, true_map = by_hand, spread.map_rays
 jax.clear_caches()
 for name, case in cases.items():
@@ -114,6 +116,7 @@ def test_four_devices_fit_views_together(run):
     result = run("views")
     assert result["shape"] == {"part0": 2, "part1": 2}
     assert result["views"] < 1e-3, result  # after three steps of Adam, whose first are signs
+    assert result["moved"] > 1e-2, result
 
 
 @pytest.mark.slow
