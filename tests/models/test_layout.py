@@ -12,8 +12,8 @@ from iso3d_jax.models.params import merge_params, split_params
 from iso3d_jax.models.unet import MultiViewUNet, UNetConfig
 
 CONFIG = UNetConfig(
-    in_channels=3, out_channels=5, model_channels=16, attention_resolutions=(1, 2),
-    num_res_blocks=1, channel_mult=(1, 2), num_head_channels=8, context_dim=7, num_groups=4,
+    in_channels=3, out_channels=5, model_channels=16, attention_resolutions=(1,),
+    num_res_blocks=1, channel_mult=(1,), num_head_channels=8, context_dim=7, num_groups=4,
 )  # fmt: skip
 
 

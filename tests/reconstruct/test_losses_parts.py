@@ -28,6 +28,7 @@ class Blocks:
         return jnp.repeat(jnp.repeat(z, 2, 1), 2, 2)
 
 
+@pytest.mark.same_keys
 @pytest.mark.parametrize("memory", ["normal", "low"])
 def test_latents_are_a_scaled_sample_of_the_posterior(memory):
     """Pixels in [-1, 1], a deviation of one half, the noise of the key; both ways of memory."""
