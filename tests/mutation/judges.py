@@ -36,11 +36,22 @@ TOO_SLOW = {
     "end_to_end", "command_line", "benchmarks", "launch", "planning", "comparison", "multidevice",
     "mutation", "page", "parity",
 }  # fmt: skip
+# Files whose tests are whole runs: they judge what nothing else judges.
+LAST_RESORT = {
+    "tests/reconstruct/test_commands.py", "tests/reconstruct/test_loop.py",
+    "tests/training/test_base.py", "tests/training/test_never_loses_work.py",
+    "tests/training/test_options.py", "tests/weights/test_conversion.py",
+    "tests/weights/test_dtype.py",
+}  # fmt: skip
 RELEASED = "tests/parity/test_released_code.py"
 # What a module's faults are judged by though it does not import the module.
 ALSO = {
     "data/background.py": ["tests/data/test_pictures.py"],
-    "data/multiview/multiview_dataset_builder.py": ["tests/data/test_multiview.py"],
+    "data/colour.py": ["tests/evaluation/test_task.py"],
+    "data/multiview/multiview_dataset_builder.py": ["tests/data/test_multiview_builder.py"],
+    "sampling.py": ["tests/sampling/test_prepare.py", "tests/sampling/test_reference.py"],
+    "training/base.py": ["tests/training/test_tasks_base.py"],
+    "evaluation/views.py": ["tests/evaluation/test_task.py"],
     "evaluation/lpips.py": ["tests/parity/test_lpips.py"],
     "guidance/sds.py": [RELEASED],
     "models/attention.py": [RELEASED],
@@ -48,15 +59,13 @@ ALSO = {
     "models/embeddings.py": ["tests/models/test_unet.py", RELEASED],
     "models/layers.py": [RELEASED],
     "models/unet.py": [RELEASED],
-    "models/vae.py": [RELEASED],
+    "models/vae.py": ["tests/models/test_layers.py", RELEASED],
     "training/checksums.py": ["tests/training/test_never_loses_work.py"],
+    "nerf/render.py": ["tests/nerf/test_released_sampling.py"],
     "training/distributed.py": ["tests/training/test_batches.py"],
-    "training/frozen_tasks.py": ["tests/training/test_image_tower.py"],
-    "training/gradients.py": ["tests/training/test_denoiser.py", "tests/training/test_options.py"],
     "training/watch.py": ["tests/training/test_loop.py"],
 }
-# What does not judge a module though it imports it: slow there, and about something else.
-NOT = {}
+FEW = 3
 
 
 def modules() -> dict[str, list[Path]]:
@@ -95,14 +104,22 @@ def importers() -> dict[str, list[str]]:
 
 
 def judges(module: Path) -> list[str]:
-    """The test files that judge a module: those named after it, those that import it, `ALSO`."""
+    """The few test files that judge a module.
+
+    Those that bear its name (`test_losses_parts.py` judges `losses.py`) and those in `ALSO`; where
+    none bears it, the first `FEW` that import it.
+    """
     place = module.relative_to(PACKAGE).with_suffix("")
     name = place.as_posix() + ".py"
+    folder = module.parent.name
+    folders = (folder, folder.removesuffix("ion")) if module.parent != PACKAGE else (module.stem,)
     named = [
         path.relative_to(ROOT).as_posix()
-        for path in sorted((ROOT / "tests").rglob(f"test_{module.stem}.py"))
-        if path.parent.name in (module.parent.name, module.parent.name[: -len("ion")])
+        for path in sorted((ROOT / "tests").rglob(f"test_{module.stem}*.py"))
+        if path.parent.name in folders
     ]
-    dotted = ".".join(("iso3d_jax", *place.parts))
-    every = named + importers().get(dotted, []) + ALSO.get(name, [])
-    return [path for path in dict.fromkeys(every) if path not in NOT.get(name, [])]
+    importing = importers().get(".".join(("iso3d_jax", *place.parts)), [])
+    fast = [path for path in importing if path not in LAST_RESORT]
+    also = ALSO.get(name, [])
+    chosen = [path for path in named if path not in LAST_RESORT] + also
+    return list(dict.fromkeys(chosen or fast[:FEW] or importing[:1]))
