@@ -3,13 +3,15 @@
     python -m tests.mutation.run                          # 240 faults, seed 0; writes results.md
     python -m tests.mutation.run --area nerf --all        # every fault of one area
     python -m tests.mutation.run --module nerf/render.py --count 20
-    python -m tests.mutation.run --survivors              # only those that survived the last time
+    python -m tests.mutation.run --survivors              # those that survived the last time again
 
 Each fault is written into a copy of the tree, where the fast tests of its module run (`judges.py`)
 in a process forked from one that has imported JAX already, so that a fault costs the tests' own
 seconds. Faults are drawn with a seed, each area in proportion to its size but with 8 at least. A
 fault is killed when a test fails, or when the tests take five times as long as without it.
-Survivors are listed in `results.md` with the reason that `reasons.toml` gives; the exit status is
+What is known of a fault stands in `out/mutation/results.json` and holds until its module or the
+tests that judge it change, so a run that was cut goes on where it was. Survivors are listed in
+`results.md` with the reason that `reasons.toml` gives; the exit status is
 1 where fewer than 85% are killed, or where a survivor has no reason.
 
 Why not mutmut or cosmic-ray: mutmut wraps every function in a dispatcher with the signature
@@ -19,6 +21,7 @@ that one works in, and judges every module by one test command.
 """
 
 import argparse
+import hashlib
 import importlib
 import json
 import os
@@ -39,6 +42,7 @@ from tests.mutation.table import write_table
 
 ROOT = judges.ROOT
 HERE = Path(__file__).parent
+KEPT = ROOT / "out" / "mutation" / "results.json"
 LEAST = 8  # faults of an area
 PASSING = 0.85
 PASSED = (0, 5)  # pytest's: all pass, or all are slow or skipped
@@ -158,20 +162,21 @@ class Worker:
         return True
 
 
-def run_jobs(jobs: list[dict], workers: list[Worker], title: str) -> None:
-    """Runs every job on the workers, with a line of progress for each."""
+def run_jobs(jobs: list[dict], workers: list[Worker], title: str, done=lambda job: None) -> None:
+    """Runs every job on the workers, with a line of progress for each; `done` is told of each."""
     waiting = list(reversed(jobs))
-    begin, done = time.monotonic(), 0
+    begin, finished = time.monotonic(), 0
     while waiting or any(worker.number for worker in workers):
         for worker in workers:
             if worker.number and worker.finished():
-                done += 1
+                finished += 1
                 job = worker.job
-                left = (time.monotonic() - begin) / done * (len(jobs) - done)
+                done(job)
+                left = (time.monotonic() - begin) / finished * (len(jobs) - finished)
                 verdict = "survived" if job["status"] in PASSED else "killed"
                 name = job["fault"].name if "fault" in job else " ".join(job["tests"])
                 print(
-                    f"{title} {done}/{len(jobs)}  {left / 60:.0f} min left  "
+                    f"{title} {finished}/{len(jobs)}  {left / 60:.0f} min left  "
                     f"{verdict if 'fault' in job else job['status']} "
                     f"in {job['seconds']:.0f} s  {name[:150]}",
                     flush=True,
@@ -201,53 +206,80 @@ def main():
     parser.add_argument("--all", action="store_true", help="every fault, none drawn")
     parser.add_argument("--survivors", action="store_true", help="those of the last run again")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--out", type=Path, default=HERE / "results.json")
+    parser.add_argument("--out", type=Path, default=KEPT, help="what is known, as JSON")
     args = parser.parse_args()
     drawn = draw(args)
+    known = json.loads(args.out.read_text()) if args.out.exists() else {}
+    tests = {fault.path: judges.judges(ROOT / fault.path) for _, fault in drawn}
+    state = {path: state_of([path, *tests[path]]) for path in tests}
+
+    def is_known(fault):
+        entry = known.get(fault.name)
+        return entry is not None and entry["state"] == state[fault.path]
+
+    left = [(area, fault) for area, fault in drawn if not is_known(fault)]
     if args.survivors:
-        kept = {one["name"] for one in json.loads(args.out.read_text()) if not one["killed"]}
-        drawn = [(area, fault) for area, fault in drawn if fault.name in kept]
-    print(f"{len(drawn)} faults in {len({fault.path for _, fault in drawn})} modules", flush=True)
+        left = [(a, fault) for a, fault in drawn if fault.name in known]
+        left = [(a, fault) for a, fault in left if not known[fault.name]["killed"]]
+    print(
+        f"{len(drawn)} faults in {len(tests)} modules, {len(left)} of them to be tried", flush=True
+    )
+
+    def keep(job):
+        fault = job["fault"]
+        known[fault.name] = {
+            "area": job["area"], "line": fault.line, "kind": fault.kind,
+            "killed": job["status"] not in PASSED, "seconds": job["seconds"],
+            "noticed_by": job["noticed_by"], "state": state[fault.path],
+        }  # fmt: skip
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(known, indent=1) + "\n")
+
+    if left:
+        try_faults(left, tests, args.workers, keep)
+    results = [known[f.name] | {"name": f.name} for _, f in drawn if f.name in known]
+    reasons = tomllib.loads((HERE / "reasons.toml").read_text())
+    part = args.area or args.module or args.survivors
+    table = args.out.with_suffix(".md") if part else HERE / "results.md"
+    share, unexplained = write_table(results, reasons, table, args.seed)
+    killed = Counter(one["killed"] for one in results)[True]
+    print(f"{killed} of {len(results)} killed ({share:.0%}), {unexplained} survivors unexplained")
+    sys.exit(share < PASSING or unexplained > 0)
+
+
+def state_of(paths: list[str]) -> str:
+    """A digest of files: of a module and its tests."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update((ROOT / path).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def try_faults(faults: list, tests: dict[str, list[str]], count: int, keep) -> None:
+    """Tries (area, fault) after (area, fault) on `count` processes; `keep` gets each result."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {
             "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": str(ROOT / "out" / "mutation" / "xla"),
+            "JAX_COMPILATION_CACHE_DIR": str(KEPT.with_name("xla")),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         sys.dont_write_bytecode = True
         for name in WARM:
             importlib.import_module(name)
         workers = []
-        for index in range(args.workers):
+        for index in range(count):
             (Path(folder) / str(index)).mkdir()
             workers.append(Worker(Path(folder) / str(index)))
-        tests = {fault.path: judges.judges(ROOT / fault.path) for _, fault in drawn}
-        seconds = baseline(sorted({one for every in tests.values() for one in every}), workers)
+        needed = {one for _, fault in faults for one in tests[fault.path]}
+        seconds = baseline(sorted(needed), workers)
         jobs = [
             {
                 "area": area, "fault": fault, "tests": tests[fault.path],
                 "limit": 60 + 5 * sum(seconds[one] for one in tests[fault.path]),
             }
-            for area, fault in drawn
+            for area, fault in faults
         ]  # fmt: skip
-        run_jobs(jobs, workers, "fault")
-    results = [
-        {
-            "area": job["area"], "name": job["fault"].name, "line": job["fault"].line,
-            "kind": job["fault"].kind, "killed": job["status"] not in PASSED,
-            "seconds": job["seconds"], "noticed_by": job["noticed_by"],
-        }
-        for job in jobs
-    ]  # fmt: skip
-    if args.survivors:
-        fresh = {one["name"]: one for one in results}
-        results = [fresh.get(one["name"], one) for one in json.loads(args.out.read_text())]
-    args.out.write_text(json.dumps(results, indent=1) + "\n")
-    reasons = tomllib.loads((HERE / "reasons.toml").read_text())
-    share, unexplained = write_table(results, reasons, args.out.with_suffix(".md"), args.seed)
-    killed = Counter(one["killed"] for one in results)[True]
-    print(f"{killed} of {len(results)} killed ({share:.0%}), {unexplained} survivors unexplained")
-    sys.exit(share < PASSING or unexplained > 0)
+        run_jobs(jobs, workers, "fault", keep)
 
 
 if __name__ == "__main__":
