@@ -322,7 +322,7 @@ def main(_argv):
         print(line_of(row), flush=True)
         rows.append(row)
     if not rows:
-        raise UserError(f"--programs: no program's name holds {' or '.join(_PROGRAMS.value)}")
+        raise UserError(f"--programs: no program's name holds {' or '.join(_PROGRAMS.value or [])}")
     slow: dict[tuple, list] = collections.defaultdict(list)
     for row in rows:
         for kind in ("scores", "islands", "transposes"):

@@ -109,6 +109,7 @@ def test_flat_order_round_trip_and_wrong_size():
     flat = jax.random.normal(jax.random.key(0), (SMALL.num_params,))
     grid = hash_grid.from_flat(flat, SMALL)
     np.testing.assert_array_equal(hash_grid.to_flat(grid), flat)
+    assert [level.shape for level in grid] == [(n, 2) for *_, n in reference_levels(SMALL)]
     np.testing.assert_array_equal(grid[1][0], flat[grid[0].size : grid[0].size + 2])
     with pytest.raises(ValueError, match="parameters"):
         hash_grid.from_flat(flat[1:], SMALL)
