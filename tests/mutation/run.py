@@ -241,7 +241,7 @@ def main():
     reasons = tomllib.loads((HERE / "reasons.toml").read_text())
     part = args.area or args.module or args.survivors
     table = args.out.with_suffix(".md") if part else HERE / "results.md"
-    share, unexplained = write_table(results, reasons, table, args.seed)
+    share, unexplained = write_table(results, reasons, table, args.seed, len(drawn))
     killed = Counter(one["killed"] for one in results)[True]
     print(f"{killed} of {len(results)} killed ({share:.0%}), {unexplained} survivors unexplained")
     sys.exit(share < PASSING or unexplained > 0)
