@@ -125,10 +125,16 @@ def export_diffusers(
         entries = _entries(diffusers.vae(vae), stored["vae"], "", dtype)
         settings = diffusers.vae_settings(vae, config.get("scale_factor", 0.18215))
         jobs.append(("vae/diffusion_pytorch_model", entries, settings))
-    if "clip" in stored:
+    tower = bundle.network_config("clip", config) if "clip" in stored else None
+    if isinstance(tower, CLIPConfig):
         entries = _entries(clip.TRANSFORMERS, stored["clip"], "", dtype)
-        settings = clip.transformers_settings(bundle.network_config("clip", config))
-        jobs.append(("image_encoder/model", entries, settings))
+        jobs.append(("image_encoder/model", entries, clip.transformers_settings(tower)))
+    elif tower is not None:
+        notes.append("the image tower was left out: transformers has none of its kind")
+    if not jobs:
+        raise UserError(
+            f"{model} has no UNet, no autoencoder and no CLIP vision tower, so nothing to write"
+        )
     for name, entries, settings in jobs:
         path = Path(out) / f"{name}.safetensors"
         make_folder(path.parent)

@@ -13,7 +13,7 @@ from iso3d_jax.models.clip import CLIPConfig
 from iso3d_jax.models.unet import UNetConfig
 from iso3d_jax.models.vae import VAEConfig
 from iso3d_jax.weights import facts
-from iso3d_jax.weights.bundle import load_config, load_model
+from iso3d_jax.weights.bundle import load_config, load_model, load_weights, save_bundle
 from iso3d_jax.weights.conversion import find_parts
 from iso3d_jax.weights.exporting import export_compact, export_diffusers, export_torch
 from iso3d_jax.weights.importing import import_weights
@@ -171,6 +171,14 @@ def test_diffusers_round_trip_is_bit_exact_but_for_the_cameras(converted, tmp_pa
     import_weights([str(tmp_path / "pipeline")], tmp_path / "without", {})
     with pytest.raises(UserError, match="has no weights for 'clip'"):
         load_model(tmp_path / "without")
+
+
+def test_a_folder_of_a_tower_that_transformers_does_not_know_is_refused(tmp_path):
+    """The shipped model's own; beside a UNet or an autoencoder a note says that it was left out."""
+    save_bundle(tmp_path, load_config(None), load_weights(None, ("clip",)))
+    with pytest.raises(UserError, match="no CLIP vision tower, so nothing to write"):
+        export_diffusers(tmp_path, tmp_path / "pipeline")
+    assert not (tmp_path / "pipeline").exists()
 
 
 def transformers_keys(tower):
