@@ -15,16 +15,19 @@ FlatParams = dict[str, Array]
 
 def split_params(module: nnx.Module) -> tuple[nnx.GraphDef, FlatParams]:
     """Takes a module apart: its static definition and its weights by path."""
-    graphdef, state = nnx.split(module, nnx.Param)
-    flat = {"/".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
-    return graphdef, flat
+    return _split(module, lambda leaf: leaf[...])
 
 
 def split_shapes(module: nnx.Module) -> tuple[nnx.GraphDef, dict[str, jax.ShapeDtypeStruct]]:
     """`split_params` of a module from `nnx.eval_shape`, whose weights are shapes."""
+    return _split(module, lambda leaf: leaf.get_value())
+
+
+def _split(module: nnx.Module, value):
     graphdef, state = nnx.split(module, nnx.Param)
-    flat = {"/".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
-    return graphdef, flat
+    return graphdef, {
+        "/".join(map(str, path)): value(leaf) for path, leaf in nnx.to_flat_state(state)
+    }
 
 
 def merge_params(graphdef: nnx.GraphDef, flat: FlatParams) -> nnx.Module:
