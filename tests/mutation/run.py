@@ -208,19 +208,20 @@ def main():
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=KEPT, help="what is known, as JSON")
     args = parser.parse_args()
-    drawn = draw(args)
     known = json.loads(args.out.read_text()) if args.out.exists() else {}
+    args.all |= args.survivors  # whatever was drawn the last time
+    drawn = draw(args)
+    if args.survivors:
+        drawn = [(area, fault) for area, fault in drawn if fault.name in known]
     tests = {fault.path: judges.judges(ROOT / fault.path) for _, fault in drawn}
     state = {path: state_of([path, *tests[path]]) for path in tests}
 
-    def is_known(fault):
-        entry = known.get(fault.name)
-        return entry is not None and entry["state"] == state[fault.path]
+    def to_try(fault):
+        entry = known.get(fault.name, {})
+        again = args.survivors and not entry["killed"]
+        return again or entry.get("state") != state[fault.path]
 
-    left = [(area, fault) for area, fault in drawn if not is_known(fault)]
-    if args.survivors:
-        left = [(a, fault) for a, fault in drawn if fault.name in known]
-        left = [(a, fault) for a, fault in left if not known[fault.name]["killed"]]
+    left = [(area, fault) for area, fault in drawn if to_try(fault)]
     print(
         f"{len(drawn)} faults in {len(tests)} modules, {len(left)} of them to be tried", flush=True
     )
@@ -237,11 +238,11 @@ def main():
 
     if left:
         try_faults(left, tests, args.workers, keep)
-    results = [known[f.name] | {"name": f.name} for _, f in drawn if f.name in known]
+    results = [known[fault.name] | {"name": fault.name} for _, fault in drawn]
     reasons = tomllib.loads((HERE / "reasons.toml").read_text())
     part = args.area or args.module or args.survivors
     table = args.out.with_suffix(".md") if part else HERE / "results.md"
-    share, unexplained = write_table(results, reasons, table, args.seed, len(drawn))
+    share, unexplained = write_table(results, reasons, table, args.seed)
     killed = Counter(one["killed"] for one in results)[True]
     print(f"{killed} of {len(results)} killed ({share:.0%}), {unexplained} survivors unexplained")
     sys.exit(share < PASSING or unexplained > 0)

@@ -3,22 +3,17 @@
 from pathlib import Path
 
 
-def write_table(
-    results: list[dict], reasons: dict, path: Path, seed: int, drawn: int | None = None
-) -> tuple[float, int]:
+def write_table(results: list[dict], reasons: dict, path: Path, seed: int) -> tuple[float, int]:
     """Writes the table; (share killed, number of survivors without a reason).
 
     Args:
       results: area, name, line, kind and killed of every fault.
       reasons: why a survivor may live, by its name.
-      drawn: how many faults were drawn, where not all of them have been tried.
     """
     lines = [
         "# Faults that the tests notice", "",
         f"`make mutants`, seed {seed}: faults put into the core one at a time, each judged by the",
         "fast tests of its module (`run.py` says how).", "",
-        *([f"{len(results)} of the {drawn} that were drawn have been tried so far.", ""]
-          if drawn not in (None, len(results)) else []),
         "| area | faults | killed | share |", "| --- | --- | --- | --- |",
     ]  # fmt: skip
     for area in dict.fromkeys(one["area"] for one in results):
