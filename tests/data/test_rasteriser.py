@@ -5,20 +5,9 @@ import pytest
 
 from iso3d_jax.data import rasteriser
 from iso3d_jax.data.meshes import Part
-from iso3d_jax.errors import UserError
 from iso3d_jax.geometry import cameras
 
-SIDE = 24
-
-
-@pytest.fixture(scope="module")
-def machine():
-    try:
-        made = rasteriser.Rasteriser(SIDE)
-    except UserError as e:
-        pytest.skip(f"rendering tests need moderngl and EGL: {e}")
-    with made:
-        yield made
+RESOLUTION = 24
 
 
 def wall(x=0.0, half=0.5, colour=(0.5, 0.25, 0.75), opacity=1.0, texture=None, normal=(1, 0, 0)):
@@ -68,9 +57,9 @@ def test_pixels_are_means_of_their_own_squares_in_straight_alpha():
 def test_a_wall_is_where_it_is_and_has_its_light(machine):
     """Head-on 0.96 of the colour; its back is lit as its front, and from above there is more."""
     image = draw(machine, wall())
-    half = 0.5 / 3.0 / np.tan(np.radians(20.0)) * SIDE / 2
+    half = 0.5 / 3.0 / np.tan(np.radians(20.0)) * RESOLUTION / 2
     assert image[..., 3].sum() / 255 == pytest.approx((2 * half) ** 2, rel=0.03)
-    middle = image[SIDE // 2, SIDE // 2]
+    middle = image[RESOLUTION // 2, RESOLUTION // 2]
     np.testing.assert_allclose(middle, [0.96 * 127.5, 0.96 * 63.75, 0.96 * 191.25, 255], atol=1.5)
     np.testing.assert_allclose(draw(machine, wall(), azimuth=180.0)[12, 12], middle, atol=1)
     top = draw(machine, wall(normal=(0, 0, 1)))[12, 12]  # 0.42 + 0.28 and nothing head-on

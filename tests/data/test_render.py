@@ -15,16 +15,6 @@ from iso3d_jax.geometry import cameras
 RESOLUTION = 32
 
 
-@pytest.fixture(scope="module")
-def machine():
-    try:
-        rasteriser = Rasteriser(RESOLUTION)
-    except UserError as e:
-        pytest.skip(f"rendering tests need moderngl and EGL: {e}")
-    with rasteriser:
-        yield rasteriser
-
-
 def cube_parts(opacity=1.0, x=1.0, y=1.0, z=1.0):
     obj = cube_obj(x, y, z).encode()
     return meshes.to_world(meshes.read_obj(obj, lambda name: cube_mtl(opacity).encode()))

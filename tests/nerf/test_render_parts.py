@@ -12,6 +12,7 @@ from iso3d_jax.nerf import field, occupancy, render, shading
 from iso3d_jax.nerf.field import FieldSpec
 from iso3d_jax.nerf.render import RenderSpec
 from iso3d_jax.nerf.sampling import Samples
+from tests.formulas import use
 
 FIELD = FieldSpec()
 
@@ -97,15 +98,7 @@ def formulas(monkeypatch):
         value = jnp.where(x[:, 0] < 0.2, 5.0 + 1.5 * x[:, 1], 0.0) * params["solid"]
         return field.shown(value, params, spec)
 
-    def both(params, x, spec):
-        return density(params, x, spec), 0.5 + 0.4 * jnp.sin(3.0 * x)
-
-    def normal(params, x, spec):
-        return jnp.broadcast_to(jnp.array([0.8, 0.0, 0.6]), x.shape)
-
-    monkeypatch.setattr(field, "density", density)
-    monkeypatch.setattr(field, "density_and_albedo", both)
-    monkeypatch.setattr(field, "normal", normal)
+    use(monkeypatch, density, lambda x: 0.5 + 0.4 * jnp.sin(3.0 * x), [0.8, 0.0, 0.6])
     return {"solid": jnp.float32(1.0)}
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from iso3d_jax.diffusion import schedule
-from iso3d_jax.nerf import field, occupancy, render
+from iso3d_jax.nerf import occupancy, render
 from iso3d_jax.reconstruction import losses, settings
 from iso3d_jax.reconstruction.losses import Pictures, Prior, PriorSpec
+from tests.formulas import use
 
 WHOLE = occupancy.Grid(jnp.ones(8, bool), jnp.float32(0.0))
 
@@ -73,15 +74,7 @@ def formulas(monkeypatch):
     def density(params, x, spec):
         return params["solid"] * (2.0 + x[:, 1])
 
-    def both(params, x, spec):
-        return density(params, x, spec), jnp.full_like(x, 0.5)
-
-    def normal(params, x, spec):
-        return jnp.broadcast_to(jnp.array([0.6, 0.0, 0.8]), x.shape)
-
-    monkeypatch.setattr(field, "density", density)
-    monkeypatch.setattr(field, "density_and_albedo", both)
-    monkeypatch.setattr(field, "normal", normal)
+    use(monkeypatch, density, lambda x: jnp.full_like(x, 0.5), [0.6, 0.0, 0.8])
     return {"solid": jnp.float32(0.7)}
 
 

@@ -38,3 +38,19 @@ def test_the_models_own_way_is_used_where_none_is_named(random_model, picture):
     np.testing.assert_array_equal(own[0], prepare_picture(picture, 64, "centred"))
     # What is prepared already stays as it is.
     np.testing.assert_array_equal(sampling.prepare_all(random_model, [own[0]], "framed")[0], own[0])
+
+
+def test_pictures_are_prepared_as_the_model_or_the_call_says(random_model, monkeypatch):
+    asked = []
+
+    def prepare_picture(picture, resolution, mode):
+        asked.append((resolution, mode))
+        return np.full((resolution, resolution, 3), 0.25, np.float32)
+
+    monkeypatch.setattr(sampling, "prepare_picture", prepare_picture)
+    raw, ready = np.zeros((9, 7, 4), np.uint8), np.full((64, 64, 3), 0.75, np.float64)
+    prepared = sampling.prepare_all(random_model, [raw, ready])
+    np.testing.assert_array_equal(prepared[:, 0, 0, 0], [0.25, 0.75])
+    assert prepared.dtype == np.float32
+    sampling.prepare_all(random_model, [raw], "released")
+    assert asked == [(64, "centred"), (64, "released")]

@@ -204,22 +204,6 @@ def test_views_are_the_decoders_pictures_brought_to_the_unit_range():
     np.testing.assert_allclose(views, np.clip(z[..., :3] / 2 + 0.5, 0, 1), atol=1e-6)
 
 
-def test_pictures_are_prepared_as_the_model_or_the_call_says(random_model, monkeypatch):
-    asked = []
-
-    def prepare_picture(picture, resolution, mode):
-        asked.append((resolution, mode))
-        return np.full((resolution, resolution, 3), 0.25, np.float32)
-
-    monkeypatch.setattr(sampling, "prepare_picture", prepare_picture)
-    raw, ready = np.zeros((9, 7, 4), np.uint8), np.full((64, 64, 3), 0.75, np.float64)
-    prepared = sampling.prepare_all(random_model, [raw, ready])
-    np.testing.assert_array_equal(prepared[:, 0, 0, 0], [0.25, 0.75])
-    assert prepared.dtype == np.float32
-    sampling.prepare_all(random_model, [raw], "released")
-    assert asked == [(64, "centred"), (64, "released")]
-
-
 def test_the_context_is_the_embedding_of_each_picture(random_model, pictures):
     context = sampling.embed_pictures(random_model, np.stack(pictures))
     assert context.shape == (2, 1, 24)

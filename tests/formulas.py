@@ -1,0 +1,24 @@
+"""Fields that are formulas, for the renderer's tests."""
+
+import jax.numpy as jnp
+
+from iso3d_jax.nerf import field
+
+
+def use(monkeypatch, density, colour, normal):
+    """Puts formulas in the place of the field's networks.
+
+    Args:
+      density: (params, x, spec) -> [N].
+      colour: x [N, 3] -> [N, 3].
+      normal: the one of every point, three numbers.
+    """
+
+    def both(params, x, spec):
+        return density(params, x, spec), colour(x)
+
+    monkeypatch.setattr(field, "density", density)
+    monkeypatch.setattr(field, "density_and_albedo", both)
+    monkeypatch.setattr(
+        field, "normal", lambda params, x, spec: jnp.broadcast_to(jnp.array(normal), x.shape)
+    )
