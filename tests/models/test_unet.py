@@ -109,3 +109,17 @@ def test_a_folded_context_is_the_context(unet):
     np.testing.assert_allclose(twice, out, atol=1e-4)
     other = run(unet, z, t, fold(unet, context + 1.0), camera)
     assert np.abs(other - out).max() > 1e-3
+
+
+def test_the_label_is_added_to_the_embedded_time():
+    """A label whose embedding is constant is a shift of the time's."""
+    config = dataclasses.replace(CONFIG, adm_in_channels=7)
+    unet = drawn(lambda: MultiViewUNet(config, rngs=nnx.Rngs(0)))
+    last = unet.label_embed.linear_out
+    last.kernel[...] *= 0
+    last.bias[...] = jnp.linspace(-1, 1, last.bias.shape[0])
+    args = inputs(2)
+    labelled = run(unet, *args)
+    unet.time_embed.linear_out.bias[...] += last.bias[...]
+    last.bias[...] *= 0
+    np.testing.assert_allclose(run(unet, *args), labelled, atol=2e-5)

@@ -133,6 +133,9 @@ def test_a_run_stops_after_so_many_bad_iterations(cfg, tmp_path, monkeypatch):
         (16, 2), (18, 4), (23, 9)
     ]  # fmt: skip
     assert "skipped" not in line.updates[0][1] and "guidance" not in line.updates[-1][1]
+    cfg.max_bad_steps = 4
+    with pytest.raises(UserError, match="in 4 iterations in a row, .* iteration 17;"):
+        loop.optimise(begin(), None, cfg, SPEC, tmp_path, {}, label="x")
     Stand(monkeypatch, bad=24, until=99)  # the last six: there is nothing left to stop
     cfg.max_bad_steps = 6
     end, history, _ = loop.optimise(begin(), None, cfg, SPEC, tmp_path, {}, label="x")

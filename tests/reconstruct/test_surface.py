@@ -27,6 +27,11 @@ def test_level_like_finds_the_shell_of_a_soft_rim_that_is_asked_for():
     assert surface.level_like(0 * density, distance < 0.5, 3.0)[1] == 0
 
 
+def test_the_lowest_level_may_be_the_best():
+    density = np.array([0.1, 1.01, 50.0, 100.0])
+    assert surface.level_like(density, density > 1, 1.0) == (pytest.approx(1.0), 1.0)
+
+
 def test_surface_follows_the_hull_of_the_views_where_the_config_says_so(small_config):
     cfg = small_config
     blob = state.start(cfg)  # softplus of a cone: a rim as soft as can be

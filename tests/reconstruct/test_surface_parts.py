@@ -223,7 +223,7 @@ def test_a_mesh_agrees_with_the_pictures_that_it_was_drawn_from(uneven, small_co
     assert surface.agreement(mesh, empty)["mask_iou"] == 0.0
 
 
-def test_what_is_written_and_compared(small_config, uneven, monkeypatch, tmp_path):
+def test_what_is_written_and_compared(small_config, uneven, monkeypatch, tmp_path, capsys):
     """With the turntable, and with the scene before its edge was hardened, from eight sides."""
     turn = pictures.Turntable(*(np.zeros((12, 8, 8, 3), np.uint8),) * 2, np.zeros((12, 8, 8)))
     given = []
@@ -234,6 +234,8 @@ def test_what_is_written_and_compared(small_config, uneven, monkeypatch, tmp_pat
     scene = state.start(small_config)
     facts = surface.write_mesh(tmp_path / "m.obj", scene, small_config, 20.0, 20, turn)
     assert given[0] is turn and given[1][0] is scene and given[1][1] == 8
+    shown = capsys.readouterr().err
+    assert shown.index("m.obj: comparing with the scene") < shown.index("m.obj: writing")
     assert facts["psnr_db"] == 1 and facts["as_optimised"] == {"psnr_db": 2}
     assert facts["files"] == ["m.obj", "m.mtl", "m.png"]
     assert facts["bytes"] == sum((tmp_path / name).stat().st_size for name in facts["files"])

@@ -230,3 +230,15 @@ def test_the_task_without_weights_is_the_stages_own():
     ccr.reference_dropped_with_embedding = True
     with pytest.raises(UserError, match="reference_dropped_with_embedding"):
         compile_for.AbstractTask(ccr)
+
+
+def test_chips_are_what_their_vendors_say():
+    """Memory in GiB, bfloat16 TFLOP/s, and GB/s of memory and of all links in one direction."""
+    want = {
+        "v5e": (16, 197, 819, 200), "v5p": (95, 459, 2765, 600), "v6e": (32, 918, 1638, 400),
+        "a100": (80, 312, 2039, 300), "h100": (80, 989, 3350, 450), "h200": (141, 989, 4800, 450),
+    }  # fmt: skip
+    for name, chip in chips.CHIPS.items():
+        speeds = chip.flops / 1e12, chip.memory_bandwidth / 1e9, chip.link_bandwidth / 1e9
+        assert (chip.memory / 2**30, *speeds) == pytest.approx(want[name]), name
+        assert chip.name == name and 1 < chip.dollars_per_hour < 10

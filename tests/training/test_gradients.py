@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iso3d_jax.training import sharding
+from iso3d_jax.training import gradients, sharding
 from iso3d_jax.training.gradients import value_and_gradients
 
 RNG = np.random.default_rng(0)
@@ -42,3 +42,12 @@ def test_loss_and_gradients_are_means_and_sums_are_sums(parts, on_mesh):
     np.testing.assert_allclose(grads["kernel"], 2 * INPUTS["x"].T @ error / 8, rtol=1e-4)
     # Part i has the rows i, i + parts, ...: so every device has some of each part.
     np.testing.assert_allclose(sums["first"], INPUTS["x"][:parts, 0].sum(), rtol=1e-5)
+
+
+def test_shares_of_a_half_precision_gradient_are_added_in_float32():
+    """256 and 1 make 256 in bfloat16."""
+    gradient = jnp.asarray([[256.0, 1.0, 0.0, 0.0], [1.0, 256.0, 0.0, 2.0]], jnp.bfloat16)
+    add = jax.vmap(lambda g: gradients._scatter(0, jnp.bfloat16, None, g)[0], axis_name="fsdp")
+    found = add(gradient)
+    assert found.dtype == jnp.float32
+    np.testing.assert_array_equal(found.reshape(-1), [257, 257, 0, 2])
