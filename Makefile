@@ -51,7 +51,7 @@ $(VENV)/.installed: setup.py constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-test: setup.py constraints.txt | $(BIN)/python
 	@echo "installing iso3d_jax and its test tools into $(VENV) ..."
-	$(PIP_INSTALL) -e ".[test,render]"
+	$(PIP_INSTALL) -e ".[test]"
 ifneq ($(TORCH),)
 	@$(PIP_INSTALL) -e ".[torch]" 2>/dev/null || \
 	  echo "note: no PyTorch for this Python and machine; the tests that compare with it are skipped"

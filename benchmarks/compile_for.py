@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from iso3d_jax import command_line  # noqa: E402
+from iso3d_jax import config_files  # noqa: E402
 from iso3d_jax.errors import UserError  # noqa: E402
 from iso3d_jax.training import compile_for  # noqa: E402
 
@@ -41,7 +41,7 @@ def main():
     from measuring import report
 
     jax.config.update("jax_exec_time_optimization_effort", args.effort)
-    cfg = command_line.load_config(args.config)
+    cfg = config_files.load_config(args.config)
     cfg.batch_size, cfg.accumulate, cfg.remat = args.batch_size, args.accumulate, args.remat
     cfg.mesh.fsdp = args.fsdp
     chip, topology, count = compile_for.parse_target(args.target)

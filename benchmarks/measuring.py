@@ -110,7 +110,7 @@ def random_network(name: str, config: ConfigDict, dtype):
 
 
 def random_model(settings: ConfigDict, dtype) -> bundle.Model:
-    """A whole model of these settings (such as `configs.common.full_model()`), random weights."""
+    """A whole model of these settings (such as `presets.common.full_model()`), random weights."""
     config = bundle.make_config(settings)
     networks = {name: random_network(name, config, dtype) for name in bundle.NETWORKS}
     return bundle.Model(config=config, **networks)

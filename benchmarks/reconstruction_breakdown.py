@@ -23,7 +23,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 from measuring import machine, report  # noqa: E402
 
-from iso3d_jax import command_line, sampling  # noqa: E402
+from iso3d_jax import config_files, sampling  # noqa: E402
 from iso3d_jax.data.pictures import load_picture  # noqa: E402
 from iso3d_jax.geometry.cameras import camera_condition  # noqa: E402
 from iso3d_jax.guidance import sds  # noqa: E402
@@ -148,7 +148,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--result", type=Path)
     args = parser.parse_args()
-    cfg = command_line.load_config(args.config)
+    cfg = config_files.load_config(args.config)
     settings.check(cfg)
     model = load_model(args.model)
     prior, spec = run.prior_of(model, sampling.prepare_all(model, [load_picture(EXAMPLE)])[0])

@@ -24,7 +24,7 @@ import jax.numpy as jnp  # noqa: E402
 from measuring import placed, report, tpu_chip  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
-from iso3d_jax import command_line  # noqa: E402
+from iso3d_jax import config_files  # noqa: E402
 from iso3d_jax.planning.programs import abstract_module  # noqa: E402
 from iso3d_jax.reconstruction import settings, state  # noqa: E402
 from iso3d_jax.reconstruction.losses import Prior, PriorSpec  # noqa: E402
@@ -84,7 +84,7 @@ def main():
     args = parser.parse_args()
     place = jax.sharding.SingleDeviceSharding(tpu_chip()) if args.tpu else None
     prior, spec = abstract_prior(args.networks, place)
-    cfg = command_line.load_config(args.config)
+    cfg = config_files.load_config(args.config)
     settings.check(cfg)
     result = {
         "command": "python benchmarks/reconstruction_memory.py " + " ".join(sys.argv[1:]),

@@ -24,8 +24,8 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 from measuring import machine, random_model, report  # noqa: E402
 
-from configs import common  # noqa: E402
 from iso3d_jax import sampling  # noqa: E402
+from iso3d_jax.presets import common  # noqa: E402
 from iso3d_jax.weights import bundle  # noqa: E402
 
 

@@ -24,7 +24,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import jax  # noqa: E402
 from measuring import report  # noqa: E402
 
-from iso3d_jax import command_line  # noqa: E402
+from iso3d_jax import config_files  # noqa: E402
 from iso3d_jax.training import batches, compile_for, flops, loop, sharding  # noqa: E402
 from iso3d_jax.training.chips import parse_target  # noqa: E402
 from iso3d_jax.training.optimizer import make_optimizer  # noqa: E402
@@ -40,7 +40,7 @@ def main():
     parser.add_argument("--fsdp", type=int, default=16, help="for what is replicated")
     parser.add_argument("--result", type=Path)
     args = parser.parse_args()
-    cfg = command_line.load_config(args.config)
+    cfg = config_files.load_config(args.config)
     cfg.batch_size = OBJECTS
     mesh = sharding.make_mesh(devices=jax.devices())
     task, tx = compile_for.AbstractTask(cfg), make_optimizer(cfg)

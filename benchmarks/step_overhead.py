@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 import jax  # noqa: E402
 from measuring import machine, report  # noqa: E402
 
-from iso3d_jax import command_line  # noqa: E402
+from iso3d_jax import command_line, config_files  # noqa: E402
 from iso3d_jax.training import loop, sharding, tasks  # noqa: E402
 from iso3d_jax.training.optimizer import make_optimizer  # noqa: E402
 
@@ -91,7 +91,7 @@ def main():
     parser.add_argument("--result", type=Path)
     args = parser.parse_args()
     command_line.use_compilation_cache()
-    cfg = command_line.load_config(args.config)
+    cfg = config_files.load_config(args.config)
     cfg.batch_size, cfg.data_variants = args.batch_size, 1
     cfg.ablation = "no_stage1"  # weights do not matter here
     cfg.init_from, cfg.single_view_share, cfg.reference_dropout = "", 0.0, 0.0  # one program

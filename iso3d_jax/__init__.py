@@ -1,10 +1,12 @@
 """Isotropic3D in JAX: one picture to consistent views and a 3D mesh.
 
-    import iso3d_jax
+    import iso3d_jax as iso3d
 
-    model = iso3d_jax.load_model()                       # the small model that ships here
-    picture = iso3d_jax.load_picture("chair.png")
-    views = iso3d_jax.sample_views(model, [picture])     # [1, 4, H, W, 3] in [0, 1]
+    pipe = iso3d.Pipeline.from_pretrained()              # the small model that ships here
+    views = pipe.views("chair.png", seed=1)              # pictures with their cameras
+    views.save("views.png")
+    result = pipe.reconstruct(views)
+    result.export("chair.glb")
 
 Names are imported when they are first used, so that `import iso3d_jax` costs nothing.
 """
@@ -15,13 +17,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from iso3d_jax.data.pictures import load_picture, prepare_picture
     from iso3d_jax.errors import UserError
+    from iso3d_jax.pipeline import Pipeline
+    from iso3d_jax.reconstruction.loop import Interrupted
+    from iso3d_jax.reconstruction.result import Reconstruction
     from iso3d_jax.sampling import sample_views
+    from iso3d_jax.views import Views
     from iso3d_jax.weights.bundle import load_model
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "Interrupted": "iso3d_jax.reconstruction.loop",
+    "Pipeline": "iso3d_jax.pipeline",
+    "Reconstruction": "iso3d_jax.reconstruction.result",
     "UserError": "iso3d_jax.errors",
+    "Views": "iso3d_jax.views",
     "load_model": "iso3d_jax.weights.bundle",
     "load_picture": "iso3d_jax.data.pictures",
     "prepare_picture": "iso3d_jax.data.pictures",
@@ -29,7 +39,11 @@ _HOME = {
 }
 
 __all__ = [
+    "Interrupted",
+    "Pipeline",
+    "Reconstruction",
     "UserError",
+    "Views",
     "__version__",
     "load_model",
     "load_picture",

@@ -19,8 +19,9 @@ A command is a module with this shape:
 status 2, and shows the module's docstring and its own flags for `--help`. Import JAX and what
 needs it inside `main`, so that `--help` and wrong flags answer at once.
 
-Configs: `--config file.py:preset` calls that file's `get_config("preset")`;
-`--config.model.width=64` overrides one value, checked against the type in the file.
+Configs: `--config file.py:preset` or `--config name:preset` (config_files.py);
+`--config.model.width=64` overrides one value, checked against the type in the file. A `~` at the
+start of a flag's value or of a config's is the user's home folder.
 
 Exit status: 0 all went well, 2 a mistake in what was given, 130 interrupted with Ctrl-C, 1 a bug.
 `ISO3D_DEBUG=1` shows the traceback of a UserError too.
@@ -28,20 +29,19 @@ Exit status: 0 all went well, 2 a mistake in what was given, 130 interrupted wit
 
 import errno
 import functools
-import importlib.util
 import math
 import os
 import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from iso3d_jax import config_checks, config_rules
+from iso3d_jax import config_checks, config_rules, extras
+from iso3d_jax.config_files import load_config
 from iso3d_jax.config_presets import nearest
 from iso3d_jax.errors import UserError
 
@@ -96,50 +96,25 @@ def define_config_flag(default: str | None = None, *, own_preset: bool = False) 
 def get_config() -> ConfigDict:
     """The config of this command with its overrides, each value checked; locked to its keys."""
     config = flags.FLAGS[_CONFIG_FLAG].value
+    _expand_config(config)
     config_checks.check(config)
     return config
 
 
-def load_config(spec: str) -> ConfigDict:
-    """Loads 'file.py' or 'file.py:preset' and returns what its `get_config` returns.
+def expand_home(value: str) -> str:
+    """A flag's text with `~` and `~name` at its start, or after a comma, as the home folders.
 
-    A relative path that is not in the working folder is looked for beside the package, where
-    `configs/` is in a checkout.
-
-    Raises:
-      UserError: the file is missing, is not a config file, or does not know the preset.
+    Shells do it for `--out ~/x` and not for `--out=~/x`.
     """
-    path, colon, preset = spec.partition(":")
-    path = _config_path(path)
-    if not os.path.isfile(path):
-        raise UserError(f"config file not found: {path}{_nearby_config(path)}")
-    module_spec = importlib.util.spec_from_file_location(
-        f"iso3d_jax_config_{Path(path).stem}", path
-    )
-    if module_spec is None or module_spec.loader is None:
-        raise UserError(f"{path} is not a config file: its name must end in .py")
-    above = str(Path(path).resolve().parents[1])
-    if above not in sys.path:
-        sys.path.append(above)  # so that configs can share code: `from configs import common`
-    module = importlib.util.module_from_spec(module_spec)
-    try:
-        module_spec.loader.exec_module(module)
-        if not hasattr(module, "get_config"):
-            raise UserError(f"{path} is not a config file: it has no function get_config")
-        config = module.get_config(preset) if colon else module.get_config()
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == path]
-        line = f" (line {lines[-1]})" if lines else ""
-        message = str(error).splitlines()[0] if str(error) else ""
-        raise UserError(
-            f"{path} could not be read as a config: {type(error).__name__}: {message}{line}"
-        ) from error
-    if not isinstance(config, ConfigDict):
-        raise UserError(f"{path}: get_config must return a ConfigDict")
-    return config
+    return ",".join(os.path.expanduser(part) for part in value.split(","))
+
+
+def _expand_config(config: ConfigDict) -> None:
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            _expand_config(value)
+        elif isinstance(value, str) and "~" in value:
+            config[key] = expand_home(value)
 
 
 def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) -> None:
@@ -161,6 +136,11 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
         sys.stdout.flush()
     except UserError as error:
         _fail(error, str(error))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in extras.EXTRAS:
+            raise
+        _fail(error, str(extras.missing(package)))
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
@@ -203,11 +183,10 @@ def _read_flags(argv: list[str]) -> list[str]:
     if _config_defaults:
         spec, argv = _take_config(argv)
         spec = spec if spec is not None else _config_defaults[0]
+        argv = _alias(argv)
         if not spec:
             raise UserError("no config was given: add --config FILE.py or --config FILE.py:PRESET")
-        for default in _default_presets:
-            spec = with_preset(spec, default)
-        config = load_config(spec)
+        config = load_config(spec, _default_presets[0] if _default_presets else None)
         _check_overrides(config, argv)
         try:
             config_flags.DEFINE_config_dict(_CONFIG_FLAG, config, sys_argv=argv)
@@ -216,25 +195,54 @@ def _read_flags(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
     except flags.UnrecognizedFlagError as error:
-        known = [name for name in flags.FLAGS if name not in _hidden_flags()]
-        if _config_defaults:
-            known.append(_CONFIG_FLAG)
-        raise UserError(
-            f"unknown flag --{error.flagname}: {nearest(error.flagname, known)} (see --help)"
-        ) from error
+        raise UserError(f"unknown flag --{error.flagname}: {_like(error.flagname)}") from error
     except flags.IllegalFlagValueError as error:
         missing = re.search(rf"Flag --(\S+) {_REQUIRED}", str(error))
         message = f"--{missing.group(1)} is required" if missing else _one_line(error)
         raise UserError(message) from error
     except flags.Error as error:
         raise UserError(_one_line(error)) from error
-    for name in flags.FLAGS:  # absl's bounds let nan pass
+    for name in flags.FLAGS:
         value = flags.FLAGS[name].value
-        if isinstance(value, float) and not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):  # absl's bounds let nan pass
             raise UserError(f"--{name} must be a finite number, not {value}: give one")
+        if isinstance(value, str) and "~" in value:
+            flags.FLAGS[name].value = expand_home(value)
+        elif isinstance(value, list) and any(isinstance(v, str) and "~" in v for v in value):
+            flags.FLAGS[name].value = [expand_home(v) for v in value]
     if len(rest) > 1:
         raise UserError(f"unexpected argument '{rest[1]}': everything is given as --flag=value")
     return rest
+
+
+def _alias(argv: list[str]) -> list[str]:
+    """`--seed` is `--config.seed` where a command has no flag of that name of its own."""
+    if "seed" in flags.FLAGS:
+        return argv
+    return [re.sub(r"^--?seed(?==|$)", f"--{_CONFIG_FLAG}.seed", arg) for arg in argv]
+
+
+def _like(name: str) -> str:
+    """A hint for a flag that is not there: the nearest one, or the config's key of that name."""
+    hidden = {*_hidden_flags(), "v"}
+    known = [name for name in flags.FLAGS if name not in hidden]
+    if _config_defaults:
+        known += [] if _CONFIG_FLAG in known else [_CONFIG_FLAG]
+        config = flags.FLAGS[_CONFIG_FLAG].value if _CONFIG_FLAG in flags.FLAGS else None
+        keys = [] if config is None else sorted(_paths_to(name, config), key=len)
+        if keys:
+            return f"did you mean '{_CONFIG_FLAG}.{keys[0]}'? (see --help)"
+    return f"{nearest(name, known)} (see --help)"
+
+
+def _paths_to(name: str, config: ConfigDict, above: str = "") -> Iterator[str]:
+    """Dotted keys of a config whose last part is a name."""
+    for key in config:
+        value = config.get_oneway_ref(key).get()
+        if key == name:
+            yield above + key
+        if isinstance(value, ConfigDict):
+            yield from _paths_to(name, value, f"{above}{key}.")
 
 
 def _take_config(argv: list[str]) -> tuple[str | None, list[str]]:
@@ -255,20 +263,6 @@ def _take_config(argv: list[str]) -> tuple[str | None, list[str]]:
     return spec, rest
 
 
-def with_preset(spec: str, default: str) -> str:
-    """A config with the preset of `default` where it is the same file and names none.
-
-    `file.py` and `file.py:key=value` name none.
-    """
-    path, _, given = spec.partition(":")
-    own, _, preset = default.partition(":")
-    if given and "=" not in given.split(",")[0]:
-        return spec
-    if Path(own).resolve() != Path(_config_path(path)).resolve():
-        return spec
-    return f"{path}:{preset},{given}".rstrip(",")
-
-
 def _check_overrides(config: ConfigDict, argv: Sequence[str]) -> None:
     """Refuses `--config.a.b=c` whose key is not in the config, naming the nearest one."""
     for arg in argv[1:]:
@@ -285,19 +279,6 @@ def _check_overrides(config: ConfigDict, argv: Sequence[str]) -> None:
                 hint = nearest(key, sorted(value.keys()))
                 raise UserError(f"unknown config key '{key}' in {flag}: {hint}")
             value, seen = value.get_oneway_ref(key).get(), f"{seen}.{key}"
-
-
-def _config_path(path: str) -> str:
-    """The file of that name in the working folder, or beside the package where there is none."""
-    beside_package = Path(__file__).resolve().parents[1] / path
-    return str(beside_package) if not os.path.isfile(path) and beside_package.is_file() else path
-
-
-def _nearby_config(path: str) -> str:
-    """A hint for a config file that is not there: the files like it in the same folder."""
-    folder = Path(path).parent
-    names = sorted(p.name for p in folder.glob("*.py")) if folder.is_dir() else []
-    return f"; {nearest(Path(path).name, names)}" if names else ""
 
 
 def _hidden_flags() -> set[str]:
@@ -317,6 +298,7 @@ def _help_text(main: Callable, program: str) -> str:
         default = f" (default: {_config_defaults[0]})" if _config_defaults[0] else " (required)"
         lines.append(f"  --config FILE.py:PRESET{default}")
         lines.append("  --config.KEY=VALUE  overrides one value of the config")
+        lines.append("  --seed SEED  the same as --config.seed")
     own = flags.FLAGS.flags_by_module_dict()
     for flag in own.get(main.__module__, own.get(program, [])):
         value = "" if flag.boolean else f" {flag.name.upper()}"

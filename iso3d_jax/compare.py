@@ -23,7 +23,7 @@ _OUT = flags.DEFINE_string("out", None, "folder for runs and results", required=
 _SEEDS = flags.DEFINE_integer("seeds", None, "train everything so often", 1, 1000)
 _RUNS = flags.DEFINE_list("runs", None, "only these: method, no_ema, ccr, no_stage1, reference_l2")
 _DTYPE = flags.DEFINE_enum(*command_line.DTYPE_FLAG)
-command_line.define_config_flag("configs/compare.py:tiny")
+command_line.define_config_flag("compare:tiny")
 
 
 def main(_argv):

@@ -89,7 +89,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"preset|data|data_encoded|init_from|init\.\w+|model\.name", TEXT),
     (r"steps|batch_size|accumulate|data_variants|objects|seeds|keep", COUNT),
     (r"dtype", one_of(*DTYPES)),
-    # training (configs/common.py and the files beside it)
+    # training (presets/common.py and the files beside it)
     (r"task", one_of("autoencoder", "image_tower", "sampled_views", "denoiser")),
     (r"stage", whole(1, 2)),
     (r"learning_rate", RATE),

@@ -3,21 +3,25 @@
     python -m iso3d_jax.demo --out out/demo
     python -m iso3d_jax.demo --image chair.png --out out/chair
 
-Runs `python -m iso3d_jax.reconstruct` as one would by hand and then writes `index.html`, one file
-that shows picture, views, turntable and an orbitable mesh, offline. Without --image it takes a
+Does what `python -m iso3d_jax.reconstruct` does and then writes `index.html`, one file that shows
+picture, views, turntable and an orbitable mesh, offline. Without --image it takes a
 picture that ships with the package, and draws views of the other pictures that do; without --model
 it takes the small model. Starts afresh every time: an earlier result in --out is replaced.
 """
 
+from __future__ import annotations
+
 import shutil
-import subprocess
 import sys
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from iso3d_jax import command_line
 from iso3d_jax.errors import UserError
+from iso3d_jax.reconstruct import default_config
+
+if TYPE_CHECKING:
+    from iso3d_jax.pipeline import Pipeline
 
 flags = command_line.flags_for(__name__)
 
@@ -33,58 +37,53 @@ _IMAGE = flags.DEFINE_string(
 )
 _MODEL = flags.DEFINE_string("model", None, "folder of a model; the shipped small one if left out")
 _OUT = flags.DEFINE_string("out", "out/demo", "folder for the results")
-_CONFIG = flags.DEFINE_string(
-    "reconstruction", None, "the --config of iso3d_jax.reconstruct; the model's own if left out"
-)
 _DTYPE = flags.DEFINE_enum(*command_line.DTYPE_FLAG)
 
 
 def main(argv):
     """Checks the picture and the model, reconstructs, writes the page."""
     del argv
-    from iso3d_jax import config_checks, paths
+    cfg = command_line.get_config()
+    from iso3d_jax import paths
     from iso3d_jax.data.pictures import load_picture
     from iso3d_jax.files import make_folder
 
     image = Path(_IMAGE.value)
     load_picture(image)
     paths.model("--model", _MODEL.value, "unet", "vae", "clip")
-    if _CONFIG.value:
-        config_checks.check(command_line.load_config(_CONFIG.value))
-    from iso3d_jax.page.of_run import write_run_page
-    from iso3d_jax.weights.bundle import load_config
-
-    model = load_config(_MODEL.value)
     out = make_folder(_OUT.value)
+
+    from iso3d_jax.page.of_run import write_run_page
+    from iso3d_jax.pipeline import Pipeline
+    from iso3d_jax.reconstruction import loop, settings
+
+    settings.check(cfg)
     clear(out)
-    arguments = [f"--image={image}", f"--out={out}"]
-    arguments += [f"--model={_MODEL.value}"] if _MODEL.value else []
-    arguments += [f"--config={_CONFIG.value}"] if _CONFIG.value else []
-    arguments += [f"--dtype={_DTYPE.value}"] if _DTYPE.value else []
-    print(f"$ python -m iso3d_jax.reconstruct {' '.join(arguments)}", flush=True)
-    status = subprocess.run([sys.executable, "-m", "iso3d_jax.reconstruct", *arguments]).returncode
-    if status:
-        sys.exit(status)
+    pipe = Pipeline.from_pretrained(_MODEL.value, dtype=_DTYPE.value)
+    try:
+        pipe.reconstruct(image, out=out, config=cfg)
+    except loop.Interrupted as stop:
+        sys.exit(128 + stop.signum)
     page = write_run_page(
         out,
         picture_name=image.name,
-        model_name=model.name,
-        resolution=model.resolution,
-        others=(views_of_examples(_MODEL.value, image, _DTYPE.value) if image == EXAMPLE else ()),
+        model_name=pipe.model.config.name,
+        resolution=pipe.model.config.resolution,
+        others=views_of_examples(pipe, image) if image == EXAMPLE else (),
     )
     print(f"\nThe page with everything on it:\n{page}")
 
 
-def views_of_examples(model_folder: str | None, shown: Path, dtype: str | None) -> list:
+def views_of_examples(pipe: Pipeline, shown: Path) -> list:
     """The other pictures of the package: name, RGBA, and four views of each, drawn in one go."""
+
     from iso3d_jax import sampling
     from iso3d_jax.data.pictures import load_picture
-    from iso3d_jax.weights.bundle import load_model
 
     paths = [path for path in sorted(EXAMPLES.glob("*.png")) if path != shown]
     print(f"drawing views of {len(paths)} more pictures ...", flush=True)
     pictures = [load_picture(path) for path in paths]
-    views = np.asarray(sampling.sample_views(load_model(model_folder, dtype), pictures))
+    views = sampling.sample_views(pipe.model, pictures)
     return list(zip([path.stem for path in paths], pictures, views, strict=True))
 
 
@@ -102,4 +101,5 @@ def clear(out: Path) -> None:
 
 
 if __name__ == "__main__":
+    command_line.define_config_flag(default_config(sys.argv), own_preset=True)
     command_line.run(main)

@@ -15,7 +15,7 @@ says what each figure is, to the digit.
 import json
 from pathlib import Path
 
-from iso3d_jax import command_line, paths
+from iso3d_jax import command_line, config_files, paths
 from iso3d_jax.config_checks import SPLITS
 
 flags = command_line.flags_for(__name__)
@@ -257,7 +257,7 @@ def consistency_of(report: dict, task, answers: dict) -> None:
         return
     chosen = np.linspace(0, len(task) - 1, count).astype(int)
     cfg = consistency.fit_config(
-        command_line.load_config("configs/reconstruct.py:tiny"),
+        config_files.load_config("reconstruct:tiny"),
         next(iter(answers.values())).shape[2],
     )
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from iso3d_jax import command_line, paths
 from iso3d_jax.errors import UserError
 from iso3d_jax.files import make_folder
-from iso3d_jax.progress import Steps
 
 flags = command_line.flags_for(__name__)
 
@@ -53,29 +52,18 @@ def main(argv):
         raise UserError(f"--out {out} is a folder: name a file in it")
     make_folder(out.parent)
 
-    from ml_collections import ConfigDict
+    from iso3d_jax.reconstruction.result import export_run
 
-    from iso3d_jax.reconstruction import draft, state, surface
-
-    cfg = ConfigDict(state.load_about(run)["config"])
-    if _FACES.value or _RESOLUTION.value:
-        cfg.mesh.faces = _FACES.value or 20 * _RESOLUTION.value**2
-    if _TEXTURE.value:
-        cfg.mesh.texture = _TEXTURE.value
-    if _THRESHOLD.value == "auto":
-        cfg.mesh.threshold = 0.0
-    scene, alike = state.load(run, cfg), ""
-    if threshold is None:
-        steps = Steps("surface")
-        steps("choosing the density on it", 0, 0)
-        threshold, facts = surface.choose_surface(scene, cfg, draft.load_hull(run, cfg))
-        steps.close()
-        if "silhouette_iou" in facts:
-            alike = f", silhouettes agree to {facts['silhouette_iou']:.3f}"
-    facts = surface.write_mesh(out, scene, cfg, threshold, _RESOLUTION.value)
+    facts = export_run(
+        run, out, texture=_TEXTURE.value, faces=_FACES.value, resolution=_RESOLUTION.value,
+        threshold="auto" if _THRESHOLD.value == "auto" else threshold,
+    )  # fmt: skip
+    alike = ""
+    if "silhouette_iou" in facts:
+        alike = f", silhouettes agree to {facts['silhouette_iou']:.3f}"
     print(
         f"wrote {', '.join(str(out.parent / name) for name in facts['files'])}: {facts['faces']} "
-        f"faces, {facts['bytes'] / 1e6:.1f} MB, density threshold {threshold:.3g}{alike}"
+        f"faces, {facts['bytes'] / 1e6:.1f} MB, density threshold {facts['threshold']:.3g}{alike}"
     )
 
 

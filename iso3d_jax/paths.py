@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from iso3d_jax import extras
 from iso3d_jax.errors import UserError
 from iso3d_jax.weights.folders import check_model
 
@@ -43,6 +44,7 @@ def dataset(flag: str, path: str | None) -> None:
     """A rendered data set, or "samples"."""
     from iso3d_jax.data.multiview import find_dataset
 
+    extras.require("tensorflow_datasets")
     with _of(flag):
         find_dataset(path)
 
@@ -88,7 +90,8 @@ def run(flag: str, path: str) -> None:
 
 
 def training(cfg: ConfigDict, prefix: str = "--config") -> None:
-    """Every path that a training config names; an empty one is not looked at."""
+    """Every path that a training config names, an empty one is not looked at; and the packages."""
+    extras.require("tensorboardX", *(("grain",) if cfg.get("loader") == "grain" else ()))
     if cfg.get("init_from"):
         model(f"{prefix}.init_from", cfg.init_from, *STARTS_FROM.get(cfg.get("task"), ()))  # pyright: ignore[reportCallIssue]
     for name, path in cfg.get("init", {}).items():

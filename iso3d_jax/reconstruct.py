@@ -12,16 +12,14 @@ is used; without --config, or with a config file and no preset, the preset that 
 below --out, and sheet.png of them all; a picture that fails does not stop the others.
 """
 
-import hashlib
 import json
 import sys
 from pathlib import Path
 
 from iso3d_jax import command_line
+from iso3d_jax.weights.folders import TINY
 
 flags = command_line.flags_for(__name__)
-
-_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "reconstruct.py"
 
 _IMAGE = flags.DEFINE_string("image", None, "the picture")
 _IMAGES = flags.DEFINE_string("images", None, "a folder of pictures, instead of --image")
@@ -40,48 +38,19 @@ _DTYPE = flags.DEFINE_enum(*command_line.DTYPE_FLAG)
 
 def default_config(argv: list[str]) -> str:
     """The preset for the model on the command line: tiny for small ones, else the released one."""
-    folder = Path(__file__).parent / "weights" / "tiny"
+    folder = TINY
     for index, arg in enumerate(argv):
         name, equals, value = arg.lstrip("-").partition("=")
         if arg.startswith("-") and name == "model":
-            folder = Path(value if equals else (argv[index + 1 : index + 2] or [""])[0])
+            given = value if equals else (argv[index + 1 : index + 2] or [""])[0]
+            folder = Path(given).expanduser()
     for file in (folder / "model.json", folder / "model" / "model.json"):
         try:
             resolution = json.loads(file.read_text()).get("resolution", 64)
         except (OSError, ValueError, AttributeError):
             continue
-        return f"{_CONFIG}:{'tiny' if resolution <= 64 else 'isotropic3d'}"
-    return f"{_CONFIG}:tiny"
-
-
-def model_id(path: str | None) -> str:
-    """Which weights a model folder holds: a digest of its numbers and its weights' ends."""
-    from iso3d_jax.weights.bundle import find_bundle
-
-    folder = find_bundle(path)
-    digest = hashlib.sha256((folder / "model.json").read_bytes())
-    with open(folder / "model.safetensors", "rb") as file:
-        digest.update(file.read(1 << 20))
-        size = file.seek(0, 2)
-        file.seek(max(0, size - (1 << 20)))
-        digest.update(file.read() + str(size).encode())
-    return digest.hexdigest()[:16]
-
-
-def reconstruct(model, picture, out, cfg, *, name: str = "", **options):
-    """`run.reconstruct` with its arguments, then index.html, which shows all that came out."""
-    from iso3d_jax.page.of_run import write_run_page
-    from iso3d_jax.reconstruction import run
-
-    result = run.reconstruct(model, picture, out, cfg, **options)
-    page = write_run_page(
-        out,
-        picture_name=name or Path(out).name,
-        model_name=model.config.name,
-        resolution=model.config.resolution,
-    )
-    print(f"all of it on one page: {page}")
-    return result
+        return f"reconstruct:{'tiny' if resolution <= 64 else 'isotropic3d'}"
+    return "reconstruct:tiny"
 
 
 def check_paths(init: str) -> None:
@@ -110,31 +79,25 @@ def main(argv):
 
     if bool(_IMAGE.value) == bool(_IMAGES.value):
         raise UserError("give --image PICTURE or --images FOLDER, one of the two")
-    picture = load_picture(_IMAGE.value) if _IMAGE.value else None
+    if _IMAGE.value:
+        load_picture(_IMAGE.value)  # refuses what it must before anything slow
     init = _INIT.value if _INIT.value is not None else cfg.init
     check_paths(init)
 
+    from iso3d_jax.pipeline import Pipeline
     from iso3d_jax.reconstruction import batch, loop, settings
-    from iso3d_jax.weights.bundle import load_model
 
     if _MODE.value:
         cfg.mode = _MODE.value
     settings.check(cfg)
     several = batch.find_pictures(_IMAGES.value) if _IMAGES.value else {}
-    model = load_model(_MODEL.value, _DTYPE.value)
-    identity = model_id(_MODEL.value)
+    pipe = Pipeline.from_pretrained(_MODEL.value, dtype=_DTYPE.value)
     failed = {}
     try:
-        if picture is not None:
-            reconstruct(
-                model, picture, _OUT.value, cfg, name=Path(_IMAGE.value).name, model_id=identity,
-                init=init,
-            )  # fmt: skip
+        if _IMAGE.value:
+            pipe.reconstruct(_IMAGE.value, out=_OUT.value, config=cfg, init=init)
         else:
-            failed = batch.reconstruct_all(
-                model, several, _OUT.value, cfg, model_id=identity, init=init,
-                reconstruct=reconstruct,
-            )  # fmt: skip
+            failed = pipe.reconstruct_all(several, _OUT.value, config=cfg, init=init)
     except loop.Interrupted as stop:
         sys.exit(128 + stop.signum)
     if failed:

@@ -18,6 +18,7 @@ from iso3d_jax.errors import UserError
 flags = command_line.flags_for(__name__)
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run (needed to train)")
+flags.DEFINE_alias("out", "workdir")  # what the other commands call it
 _DISTRIBUTED = flags.DEFINE_boolean(
     "distributed", None, "join the run's other processes (default: where the environment says so)"
 )

@@ -57,7 +57,7 @@ install() {
     set -e
     mkdir -p iso3d && tar -xzf iso3d.tar.gz -C iso3d && cd iso3d
     python3 -m venv .venv
-    .venv/bin/python -m pip install -q -e '.[tpu]' -c constraints.txt
+    .venv/bin/python -m pip install -q -e '.[train,tpu]' -c constraints.txt
     sudo mkdir -p /mnt/runs && sudo chown \"\$USER\" /mnt/runs
     mountpoint -q /mnt/runs || gcsfuse --implicit-dirs '$BUCKET' /mnt/runs"
 }

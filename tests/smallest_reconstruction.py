@@ -3,7 +3,7 @@
 `tests/smallest_reconstruction.py:20` has 20 iterations; without a number it has 4.
 """
 
-from configs import reconstruct
+from iso3d_jax.presets import reconstruct
 
 
 def get_config(steps: str = "4"):

@@ -9,8 +9,8 @@ from measuring import random_model
 from ml_collections import ConfigDict
 from on_accelerator.record import Record
 
-from configs import common
-from iso3d_jax import command_line
+from iso3d_jax import config_files
+from iso3d_jax.presets import common
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -67,7 +67,7 @@ class Bench:
 
     def reconstruction(self) -> ConfigDict:
         """The released recipe, or one of its shape for a CPU."""
-        cfg = command_line.load_config(str(ROOT / "configs" / "reconstruct.py") + ":isotropic3d")
+        cfg = config_files.load_config(str(ROOT / "configs" / "reconstruct.py") + ":isotropic3d")
         if self.tiny:  # both phases are then one program, which is compiled once
             cfg.phases = tuple((until, 8, 1) for until, *_ in cfg.phases)
             cfg.shading.probability = 0.0
@@ -77,7 +77,7 @@ class Bench:
 
     def stage2(self, batch_size: int) -> ConfigDict:
         """Stage 2 at full size: bfloat16, blocks computed twice to save memory."""
-        cfg = command_line.load_config(str(ROOT / "configs" / "stage2.py"))
+        cfg = config_files.load_config(str(ROOT / "configs" / "stage2.py"))
         cfg.model, cfg.batch_size = self.settings(), batch_size
         cfg.dtype, cfg.remat = "bfloat16", "blocks"
         return cfg

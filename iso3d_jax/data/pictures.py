@@ -20,6 +20,7 @@ import math
 import os
 import warnings
 from pathlib import Path
+from typing import IO, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
@@ -36,11 +37,15 @@ MODES = ("centred", "framed", "launch", "i2i")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
-def load_picture(path: str | os.PathLike) -> np.ndarray:
+PictureSource: TypeAlias = str | os.PathLike | bytes | Image.Image | np.ndarray
+
+
+def load_picture(picture: PictureSource) -> np.ndarray:
     """Reads a picture of one object as RGBA.
 
     Args:
-      path: a file that Pillow can read: PNG, JPEG, WebP and others, of any mode.
+      picture: a file that Pillow can read (PNG, JPEG, WebP and others, of any mode), its bytes, a
+        Pillow image, or an array [H, W], [H, W, 3] or [H, W, 4] of uint8 or of floats in [0, 1].
 
     Returns:
       uint8 [H, W, 4], upright, sRGB, colours not multiplied by alpha.
@@ -49,7 +54,8 @@ def load_picture(path: str | os.PathLike) -> np.ndarray:
       UserError: no such file, not a picture, damaged, too small, nothing visible in it, or a
         background that cannot be removed.
     """
-    image = _to_eight_bits(_open(Path(path)), path)
+    path = picture if isinstance(picture, str | os.PathLike) else "the picture"
+    image = _to_eight_bits(_open(picture), path)
     if min(image.size) < SMALLEST:
         width, height = image.size
         raise UserError(
@@ -195,14 +201,46 @@ def _growing_weights(source: int, target: int) -> np.ndarray:
     return weights
 
 
-def _open(path: Path) -> Image.Image:
-    """Opens and decodes a file, upright."""
+def _open(picture: PictureSource) -> Image.Image:
+    """Opens and decodes a picture, upright."""
+    if isinstance(picture, np.ndarray):
+        return _from_array(picture)
+    if isinstance(picture, Image.Image):
+        return ImageOps.exif_transpose(picture)
+    if isinstance(picture, bytes):
+        return _decode(io.BytesIO(picture), "the picture")
+    path = Path(picture).expanduser()
     if not path.exists():
         raise UserError(f"picture not found: {path}")
     if path.is_dir():
         raise UserError(f"{path} is a folder, not a picture")
     try:
-        with warnings.catch_warnings(), open(path, "rb") as file:
+        with open(path, "rb") as file:
+            return _decode(file, path)
+    except PermissionError:
+        raise UserError(f"{path} cannot be read: permission denied") from None
+
+
+def _from_array(picture: np.ndarray) -> Image.Image:
+    """An array of 8-bit levels, or of floats in [0, 1], as a picture."""
+    plain = picture.ndim == 2 or picture.ndim == 3 and picture.shape[2] in (1, 3, 4)
+    if picture.dtype != np.uint8:
+        plain = plain and np.issubdtype(picture.dtype, np.floating)
+        plain = plain and bool(picture.size and picture.min() >= 0 and picture.max() <= 1)
+    if not plain:
+        raise UserError(
+            f"the picture is an array {picture.dtype} {list(picture.shape)}: give [H, W], "
+            "[H, W, 3] or [H, W, 4] of uint8, or of floats between 0 and 1"
+        )
+    if picture.dtype != np.uint8:
+        picture = np.rint(picture * 255).astype(np.uint8)
+    return Image.fromarray(picture[..., 0] if picture.shape[2:] == (1,) else picture)
+
+
+def _decode(file: IO[bytes], path: str | os.PathLike) -> Image.Image:
+    """What an open file holds, upright."""
+    try:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's notes on size and metadata
             image = Image.open(file)
             image.draft("RGB", (LARGEST, LARGEST))
@@ -215,8 +253,6 @@ def _open(path: Path) -> Image.Image:
         ) from None
     except Image.DecompressionBombError:
         raise UserError(f"{path} has too many pixels: reduce it to {LARGEST} a side") from None
-    except PermissionError:
-        raise UserError(f"{path} cannot be read: permission denied") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise UserError(f"{path} is damaged or cut short ({error}): save it again") from None
 

@@ -9,6 +9,7 @@ catalogues' own pictures do.
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from iso3d_jax import extras
 from iso3d_jax.data.meshes import Part
 from iso3d_jax.errors import UserError
 
@@ -90,9 +91,7 @@ class Rasteriser:
         try:
             import moderngl
         except ImportError:
-            raise UserError(
-                "rendering needs the package moderngl; install it with: pip install -e '.[render]'"
-            ) from None
+            raise extras.missing("moderngl") from None
         try:
             self._ctx = moderngl.create_context(standalone=True, backend="egl")
         except Exception as e:

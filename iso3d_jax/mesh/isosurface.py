@@ -131,7 +131,7 @@ def simplify(mesh: trimesh.Trimesh, max_faces: int) -> trimesh.Trimesh:
     if importlib.util.find_spec("fast_simplification") is None:
         raise UserError(
             "simplifying a mesh needs the package fast-simplification: "
-            "pip install -e . -c constraints.txt"
+            "pip install fast-simplification"
         )
     best, fewest = mesh, None
     for aggression in (5, 2, 7):

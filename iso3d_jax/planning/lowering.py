@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from iso3d_jax import command_line
+from iso3d_jax import command_line, config_files
 from iso3d_jax.errors import UserError
 
 flags = command_line.flags_for(__name__)
@@ -272,8 +272,8 @@ def lower_road(
     from iso3d_jax.planning import programs
 
     configs = programs.Configs(
-        command_line.load_config("configs/reconstruct.py:isotropic3d"),
-        {stage: command_line.load_config(f"configs/stage{stage}.py") for stage in (1, 2)},
+        config_files.load_config("reconstruct:isotropic3d"),
+        {stage: config_files.load_config(f"stage{stage}") for stage in (1, 2)},
     )
     for dtype in dtypes:
         gpus = [name for name in targets if TARGETS[name].platform == "cuda"]

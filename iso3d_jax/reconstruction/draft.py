@@ -90,6 +90,15 @@ def load_views(file: Path) -> np.ndarray:
         raise UserError(f"{file} is damaged; reconstruct into another --out") from None
 
 
+def load_prepared(file: Path) -> np.ndarray:
+    """The picture of a run as its encoder saw it, [H, W, 3], from the file of its views."""
+    try:
+        with np.load(file) as stored:
+            return stored["prepared"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        raise UserError(f"{file} is damaged; reconstruct into another --out") from None
+
+
 def wants_hull(cfg: ConfigDict) -> bool:
     """Whether the surface is chosen by the hull; not in runs from before there was a choice."""
     if cfg.mesh.get("threshold", 0.0):
@@ -118,8 +127,14 @@ def is_begun(out: Path) -> bool:
     return state.exists(out / FOLDER)
 
 
-def fit(source: Pictures, cfg: ConfigDict, spec: PriorSpec, out: Path, about: dict, programs):
+def fit(
+    source: Pictures, cfg: ConfigDict, spec: PriorSpec, out: Path, about: dict, programs,
+    on_step: loop.OnStep | None = None,
+):  # fmt: skip
     """Fits the sampled views in the folder's `draft/`; a stopped draft goes on too.
+
+    Args:
+      on_step: as of `loop.optimise`.
 
     Returns:
       The draft, seconds by part, and what the run's report says about it.
@@ -133,7 +148,15 @@ def fit(source: Pictures, cfg: ConfigDict, spec: PriorSpec, out: Path, about: di
     else:
         current = state.start(draft)
     current, history, times = loop.optimise(
-        current, source, draft, spec, folder, about, label="draft from views", programs=programs
+        current,
+        source,
+        draft,
+        spec,
+        folder,
+        about,
+        label="draft from views",
+        programs=programs,
+        on_step=on_step,
     )
     facts = {
         "seed": about["config"]["seed"],

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +25,15 @@ from iso3d_jax.reconstruction.settings import phase_end, phase_of
 from iso3d_jax.reconstruction.state import State
 from iso3d_jax.reconstruction.step import run_steps
 
+# Told an iteration and a picture [H, W, 3] of it, uint8, or None; False stops the run.
+OnStep: TypeAlias = Callable[[int, np.ndarray | None], object]
+
 
 class Interrupted(Exception):
-    """Ctrl-C or SIGTERM arrived; the state is saved. `signum` is the signal's number."""
+    """Ctrl-C or SIGTERM arrived, or somebody asked; the state is saved.
+
+    `signum` is the signal's number, SIGINT's where there was none.
+    """
 
     def __init__(self, signum: int):
         super().__init__(signum)
@@ -199,7 +206,8 @@ def optimise(
     about: dict,
     *,
     label: str,
-    preview: Callable[[State, int], None] | None = None,
+    preview: Callable[[State, int], np.ndarray | None] | None = None,
+    on_step: OnStep | None = None,
     progress: Progress | None = None,
     programs: dict[str, Programs] | None = None,
 ) -> tuple[State, dict[str, list[float]], dict[str, float]]:
@@ -211,7 +219,10 @@ def optimise(
       folder: where the state is saved, every `cfg.save_every` iterations and when stopped.
       about: JSON values saved with the state.
       label: says on the terminal what this is.
-      preview: called with the state and the iteration every `cfg.preview_every` iterations.
+      preview: called with the state and the iteration every `cfg.preview_every` iterations; makes
+        a picture of the scene.
+      on_step: told the iteration after every dispatch, with the picture where one was made; the run
+        stops where it returns False, as on Ctrl-C.
       programs: compiled programs by label; calls with the same `cfg`, `spec` and shapes share them.
 
     Returns:
@@ -219,7 +230,7 @@ def optimise(
       largest of `WANTED`), seconds by phase.
 
     Raises:
-      Interrupted: Ctrl-C or SIGTERM; the state is saved.
+      Interrupted: Ctrl-C, SIGTERM, or `on_step` returned False; the state is saved.
       UserError: no finite loss in `cfg.max_bad_steps` iterations in a row; the state from before
         them is saved.
     """
@@ -275,16 +286,19 @@ def optimise(
                 # the same command, or another seed, is to have as many tries again
                 state.save(folder, current._replace(in_a_row=jnp.int32(0)), about)
                 raise error
-            begin = time.monotonic()
+            begin, picture = time.monotonic(), None
             if preview and cfg.preview_every and step % cfg.preview_every == 0:
                 with progress.doing("drawing a preview"):
-                    preview(spread.on_one(mesh, current), step)
+                    picture = preview(spread.on_one(mesh, current), step)
             seconds["previews"] += time.monotonic() - begin
-            if stopped or step >= cfg.steps or (cfg.save_every and step % cfg.save_every == 0):
+            stop = stopped[0] if stopped else 0
+            if on_step is not None and on_step(step, picture) is False:
+                stop = stop or signal.SIGINT
+            if stop or step >= cfg.steps or (cfg.save_every and step % cfg.save_every == 0):
                 state.save(folder, current, about)
-            if stopped and step < cfg.steps:
+            if stop and step < cfg.steps:
                 progress.note(f"stopped at iteration {step}; the same command goes on from there")
-                raise Interrupted(stopped[0])
+                raise Interrupted(stop)
     progress.close()
     _check_learned(history, current, cfg)
     return spread.on_one(mesh, current), history, seconds

@@ -11,16 +11,18 @@ What lies in the run's folder afterwards:
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import platform
 import resource
 import shutil
+import signal
 import sys
 import time
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -36,25 +38,19 @@ from iso3d_jax.files import FolderLock, atomic_path, make_folder
 from iso3d_jax.progress import Progress, Steps, duration
 from iso3d_jax.reconstruction import draft, loop, pictures, settings, spread, state, surface
 from iso3d_jax.reconstruction.losses import Prior, PriorSpec, white_mask
+from iso3d_jax.reconstruction.result import Reconstruction, first_views
 from iso3d_jax.reconstruction.state import State
+from iso3d_jax.views import Views
 from iso3d_jax.weights import facts
 
 PACKAGES = ("iso3d_jax", "jax", "jaxlib", "flax", "optax", "numpy", "trimesh", "xatlas",
             "fast-simplification")  # fmt: skip
 
 OTHER_FILES = 50_000_000  # bytes: pictures, video, mesh and page, generously
+# Told iterations done and in all, and a picture [H, W, 3] or None; False stops the run.
+OnStep: TypeAlias = Callable[[int, int, np.ndarray | None], object]
+
 SHOWN_SETS = 3  # of views, in views.png; the others are much the same, from between
-
-
-@dataclasses.dataclass
-class Reconstruction:
-    """What `reconstruct` returns: the folder, views [S, V, H, W, 3], the scene, the report."""
-
-    folder: Path
-    views: np.ndarray
-    state: State
-    config: ConfigDict
-    report: dict
 
 
 def prior_of(model, prepared: np.ndarray, mesh: Mesh | None = None) -> tuple[Prior, PriorSpec]:
@@ -90,7 +86,8 @@ def prior_of(model, prepared: np.ndarray, mesh: Mesh | None = None) -> tuple[Pri
 
 def reconstruct(
     model, picture: np.ndarray, out: str | Path, cfg: ConfigDict, *, model_id: str = "", init=None,
-    programs: dict[str, loop.Programs] | None = None,
+    programs: dict[str, loop.Programs] | None = None, views: Views | None = None,
+    on_step: OnStep | None = None,
 ) -> Reconstruction:  # fmt: skip
     """Makes a 3D object from one picture, or goes on where the same call was stopped.
 
@@ -103,6 +100,10 @@ def reconstruct(
       init: 'none', 'views' (a draft from the sampled views), or the folder of another run;
         the config's choice if None.
       programs: compiled programs that calls with the same model and config share; filled here.
+      views: the first set of views, which is not drawn then; of the cameras of `cfg.draft.sets[0]`.
+      on_step: called as `on_step(step, total, preview)` after every dispatch, first with step 0 and
+        the sheet of the views; `preview` is a picture [H, W, 3], uint8, or None. The run stops
+        where it returns False.
 
     Raises:
       UserError: a folder of another run or in another process's hands, an empty surface, no finite
@@ -111,10 +112,14 @@ def reconstruct(
     """
     settings.check(cfg)
     with FolderLock(make_folder(out)):
-        return _reconstruct(model, picture, Path(out), cfg, model_id, init, programs)
+        return _reconstruct(
+            model, picture, Path(out), cfg, model_id, init, programs, views, on_step
+        )
 
 
-def _reconstruct(model, picture, out: Path, cfg, model_id, init, programs) -> Reconstruction:
+def _reconstruct(
+    model, picture, out: Path, cfg, model_id, init, programs, given, on_step
+) -> Reconstruction:
     init = cfg.init if init is None else init
     clock = {"start": time.monotonic()}
     seconds: dict[str, float] = {}
@@ -134,7 +139,7 @@ def _reconstruct(model, picture, out: Path, cfg, model_id, init, programs) -> Re
     if begun and not resumed:
         of_draft = draft.config_of(cfg, spec.resolution)
         _check_same_run(out / draft.FOLDER, about | {"config": of_draft.to_dict()}, of_draft)
-    views = _sample_views(model, picture, prepared, out, cfg, begun)
+    views = _sample_views(model, picture, prepared, out, cfg, begun, given)
     lap("views")
     if not resumed:
         print(f"views: {out / 'views.png'} (drawn before the 3D starts: does this look right?)")
@@ -142,11 +147,20 @@ def _reconstruct(model, picture, out: Path, cfg, model_id, init, programs) -> Re
     main = draft.config_of(cfg, spec.resolution) if cfg.mode == "views" else cfg
     fit = draft.source_of(views, cfg)
     phase_seconds = {}
+    drafted = cfg.draft.steps if cfg.mode == "sds" and init == "views" else 0
+    begin = round(cfg.init_skip * cfg.steps) if drafted or init not in ("none", "views") else 0
+    begin = 0 if cfg.mode == "views" else begin
+    total = drafted + main.steps - begin
+    watch = _watcher(on_step, 0, total)
+    if watch is not None and watch(0, _sheet_of(prepared, views)) is False:
+        raise loop.Interrupted(signal.SIGINT)
     if resumed:
         current = state.load(out, main)
         about = loop.go_on(out, about, current, main.steps)
     elif cfg.mode == "sds" and init == "views":
-        current, phase_seconds, about["draft"] = draft.fit(fit, cfg, spec, out, about, programs)
+        current, phase_seconds, about["draft"] = draft.fit(
+            fit, cfg, spec, out, about, programs, on_step=watch
+        )
         current = draft.begin_from(current, cfg)
     elif cfg.mode == "sds" and init != "none":
         theirs = ConfigDict(state.load_about(init)["config"])
@@ -160,15 +174,25 @@ def _reconstruct(model, picture, out: Path, cfg, model_id, init, programs) -> Re
 
     previews = make_folder(out / "previews")
 
-    def preview(current: State, step: int) -> None:
+    def preview(current: State, step: int) -> np.ndarray:
         image = pictures.strip(current, cfg, min(2 * spec.resolution, cfg.video.resolution))
         with atomic_path(previews / f"{step:05d}.png") as temporary:
             Image.fromarray(image).save(temporary)
+        return image
 
     source = prior if cfg.mode == "sds" else fit
     label = "score distillation" if cfg.mode == "sds" else "draft from views"
     current, history, times = loop.optimise(
-        current, source, main, spec, out, about, label=label, preview=preview, programs=programs
+        current,
+        source,
+        main,
+        spec,
+        out,
+        about,
+        label=label,
+        preview=preview,
+        programs=programs,
+        on_step=_watcher(on_step, drafted - begin, total),
     )
     lap("optimisation")
     phase_seconds |= {k: round(v, 2) for k, v in times.items()}
@@ -194,7 +218,22 @@ def _reconstruct(model, picture, out: Path, cfg, model_id, init, programs) -> Re
         f"{facts['threshold']:.3g}; beside the scene {facts['psnr_db']:.1f} dB, mask IoU "
         f"{facts['mask_iou']:.3f}), turntable.mp4, contact_sheet.png, report.json in {total}"
     )
-    return Reconstruction(out, views, current, cfg, report)
+    return Reconstruction(
+        out, first_views(views, cfg, picture, prepared), views, current, cfg, report
+    )
+
+
+def _watcher(on_step: OnStep | None, offset: int, total: int) -> loop.OnStep | None:
+    """`on_step` for a part of the run that begins at an offset."""
+    if on_step is None:
+        return None
+    return lambda step, picture: on_step(step + offset, total, picture)
+
+
+def _sheet_of(prepared: np.ndarray, views: np.ndarray) -> np.ndarray:
+    """The picture and its first sets of views, as they are shown: [H, W, 3], uint8."""
+    rows = [[prepared, *row] for row in views[:SHOWN_SETS]]
+    return np.asarray(grids.tile(rows, max(256, views.shape[2])))
 
 
 def about_run(model, picture: np.ndarray, cfg: ConfigDict, model_id: str, init) -> dict:
@@ -251,11 +290,14 @@ def _check_same_run(out: Path, about: dict, cfg: ConfigDict) -> bool:
     return True
 
 
-def _sample_views(model, picture, prepared, out: Path, cfg: ConfigDict, begun: bool) -> np.ndarray:
+def _sample_views(
+    model, picture, prepared, out: Path, cfg: ConfigDict, begun: bool, given: Views | None = None
+) -> np.ndarray:
     """Draws the views, or reads them where this run drew them before; writes input and views.
 
     Args:
       begun: whether something was optimised from the views that are there.
+      given: the first set.
     """
     file = out / "views.npz"
     if begun and file.is_file():
@@ -263,23 +305,24 @@ def _sample_views(model, picture, prepared, out: Path, cfg: ConfigDict, begun: b
     with atomic_path(out / "input.png") as temporary:
         Image.fromarray(picture).save(temporary)
     progress = Progress(len(cfg.draft.sets), f"drawing sets of {cfg.views} views", unit="set")
-    drawn = []
-    for azimuth, elevation in cfg.draft.sets:
-        with contextlib.nullcontext() if drawn else progress.compiling("and drawing the first"):
+    drawn = [] if given is None else [np.asarray(given.images, np.float32)[None]]
+    compiled = False
+    for azimuth, elevation in cfg.draft.sets[len(drawn) :]:
+        with contextlib.nullcontext() if compiled else progress.compiling("and drawing the first"):
             drawn.append(
                 sampling.sample_views(
                     model, [prepared], num_views=cfg.views, azimuth_deg=azimuth,
                     elevation_deg=elevation, seed=cfg.seed,
                 )
             )  # fmt: skip
+        compiled = True
         progress.update(len(drawn))
     progress.close()
     views = np.concatenate(drawn)
     with atomic_path(file) as temporary:
-        np.savez(temporary, views=views)
+        np.savez(temporary, views=views, prepared=prepared)
     with atomic_path(out / "views.png") as temporary:
-        rows = [[prepared, *row] for row in views[:SHOWN_SETS]]
-        grids.tile(rows, max(256, model.config.resolution)).save(temporary)
+        Image.fromarray(_sheet_of(prepared, views)).save(temporary)
     return views
 
 

@@ -87,7 +87,7 @@ def target_devices(chip: Chip, topology: str, count: int):
         reason = (str(error).strip().splitlines() or ["no reason given"])[0][:200]
         raise UserError(
             f"libtpu cannot compile for {chip.name}:{topology} ({reason}); is it installed "
-            '(pip install -e ".[tpu]"), and is this a topology that exists?'
+            '(pip install "iso3d_jax[tpu]"), and is this a topology that exists?'
         ) from error
     return list(described.devices)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from iso3d_jax import extras
 from iso3d_jax.errors import UserError
 from iso3d_jax.files import atomic_path
 
@@ -118,9 +119,7 @@ def _wandb_run(workdir: Path, project: str):
     try:
         import wandb
     except ImportError:
-        raise UserError(
-            'wandb is not installed: pip install -e ".[wandb]", or leave --wandb out'
-        ) from None
+        raise UserError(f"{extras.missing('wandb')}, or leave --wandb out") from None
     identity = hashlib.sha256(str(workdir).encode()).hexdigest()[:16]
     config = json.loads((workdir / "config.json").read_text())
     return wandb.init(

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from iso3d_jax.errors import UserError
+from iso3d_jax.weights.hub import fetch_model, is_hub_id
 
 TINY = Path(__file__).parent / "tiny"
 WEIGHTS = "model.safetensors"
 
 
 def find_bundle(path: str | Path | None) -> Path:
-    """The folder that holds model.json: the given one, its `model/`, or the shipped one (None)."""
-    if path is None:
-        path = TINY
-    path = Path(path)
+    """The folder that holds model.json: the given one, its `model/`, or the shipped one (None).
+
+    A text 'owner/name' that is no path here is fetched from the hub (`hub.fetch_model`).
+    """
+    if isinstance(path, str) and is_hub_id(path):
+        return fetch_model(path)
+    path = TINY if path is None else Path(path)
     for folder in (path, path / "model"):
         if (folder / "model.json").exists():
             return folder
@@ -23,6 +28,18 @@ def find_bundle(path: str | Path | None) -> Path:
     raise UserError(
         f"{path} holds no model: it has no model.json (a training folder gets one when it saves)"
     )
+
+
+def model_digest(path: str | Path | None) -> str:
+    """Which weights a model folder holds: 16 hex digits of its numbers and its weights' ends."""
+    folder = find_bundle(path)
+    digest = hashlib.sha256((folder / "model.json").read_bytes())
+    with open(folder / WEIGHTS, "rb") as file:
+        digest.update(file.read(1 << 20))
+        size = file.seek(0, 2)
+        file.seek(max(0, size - (1 << 20)))
+        digest.update(file.read() + str(size).encode())
+    return digest.hexdigest()[:16]
 
 
 def check_model(path: str | Path | None, *networks: str) -> set[str]:

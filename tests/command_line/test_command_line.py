@@ -1,11 +1,10 @@
 """Flags, configs and errors: every mistake is one sentence and status 2."""
 
 import textwrap
-from pathlib import Path
 
 import pytest
 
-from iso3d_jax import command_line, config_presets
+from iso3d_jax import config_presets
 from iso3d_jax.errors import UserError
 
 COMMAND = '''
@@ -15,7 +14,7 @@ COMMAND = '''
 """
 import os
 from absl import flags
-from iso3d_jax import command_line
+from iso3d_jax import command_line, config_files
 from iso3d_jax.errors import UserError
 
 _NAME = flags.DEFINE_string("name", None, "what it is called", required=True)
@@ -105,6 +104,8 @@ def test_help_is_quick_and_short(run_python, command):
         (["--name=x", "--num_view=3"], ["--num_view", "did you mean 'num_views'"]),
         (["--name=x", "--confg=3"], ["--confg", "did you mean 'config'"]),
         (["--name=x", "--num_views=many"], ["--num_views=many"]),
+        (["--name=x", "--rate=3"], ["--rate", "did you mean 'config.model.rate'"]),
+        (["--name=x", "--seed=3"], ["unknown config key 'seed'"]),
         (["--name=x", "--config.widht=3"], ["'widht'", "did you mean 'width'"]),
         (["--name=x", "--config.model.rat=3"], ["--config.model.rat", "did you mean 'rate'"]),
         (["--name=x", "--config.mdl.rate=3"], ["'mdl'", "did you mean 'model'"]),
@@ -172,7 +173,7 @@ def test_interrupt_is_130(run_python, command):
 
 def test_compilation_cache_is_in_the_users_cache_folder(run_python, tmp_path):
     program = textwrap.dedent("""
-        from iso3d_jax import command_line
+        from iso3d_jax import command_line, config_files
         command_line.use_compilation_cache()
         import jax
         jax.jit(lambda x: jax.numpy.linalg.svd(x @ x)[0])(jax.numpy.ones((9, 9)))
@@ -211,32 +212,19 @@ def test_nearest_names_all_where_none_is_near():
         config_presets.parse("fast=maybe", ("full",), fast=True)
 
 
-def test_load_config(config):
-    assert command_line.load_config(f"{config}:tiny").width == 64
-    with pytest.raises(UserError, match="unknown preset"):
-        command_line.load_config(f"{config}:none")
-
-
-def test_configs_are_found_from_any_folder(run_python):
-    """`configs/` is beside the package; a command may be started elsewhere."""
+def test_home_folders_in_flags_and_configs(run_python, tmp_path):
     program = (
-        "import os, sys; from iso3d_jax import command_line;"
-        "root = os.getcwd(); os.chdir('/');"
-        "sys.path[:] = [p for p in sys.path if p not in ('', root)];"
-        "print(command_line.load_config('configs/stage1.py:tiny').model.name)"
+        "from iso3d_jax import command_line;"
+        "from absl import flags;"
+        "flags.DEFINE_string('out', None, 'x'); flags.DEFINE_list('many', None, 'x');"
+        "flags.DEFINE_multi_string('image', None, 'x');"
+        "command_line.define_config_flag('stage1:tiny');"
+        "main = lambda argv: print(flags.FLAGS.out, flags.FLAGS.many, flags.FLAGS.image,"
+        " command_line.get_config().data, command_line.get_config().init.vae,"
+        " command_line.get_config().seed);"
+        "command_line.run(main, ['x', '--out=~/a', '--many=~/b,c', '--image=~/d', '--image=e~f',"
+        " '--config.data=samples,~/g', '--config.init.vae=~/h', '--seed', '7'])"
     )
-    assert output(run_python("-c", program)) == "tiny"
-
-
-def test_a_config_without_a_preset_has_the_one_that_suits_the_command(tmp_path):
-    own = str(Path(command_line.__file__).parents[1] / "configs" / "reconstruct.py")
-    default = f"{own}:tiny"
-    meant = {
-        own: default,
-        "configs/reconstruct.py": "configs/reconstruct.py:tiny",
-        "configs/reconstruct.py:steps=50": "configs/reconstruct.py:tiny,steps=50",
-        "configs/reconstruct.py:fast": "configs/reconstruct.py:fast",
-        str(tmp_path / "reconstruct.py"): str(tmp_path / "reconstruct.py"),
-    }
-    for given, expected in meant.items():
-        assert command_line.with_preset(given, default) == expected
+    printed = output(run_python("-c", program, HOME=str(tmp_path)))
+    h = str(tmp_path)
+    assert printed == f"{h}/a ['{h}/b', 'c'] ['{h}/d', 'e~f'] samples,{h}/g {h}/h 7"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from iso3d_jax import command_line, config_checks
+from iso3d_jax import config_checks, config_files
 from iso3d_jax.config_presets import parse
 from iso3d_jax.errors import UserError
 
@@ -25,7 +25,7 @@ WRONG = "no such thing"
 
 
 def load(spec):
-    return command_line.load_config(f"configs/{spec}")
+    return config_files.load_config(f"configs/{spec}")
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +185,7 @@ def test_the_words_are_those_that_the_code_knows():
 
 def test_commands_check_before_jax_is_imported(refused):
     program = (
-        "import sys; from iso3d_jax import command_line;"
+        "import sys; from iso3d_jax import command_line, config_files;"
         "command_line.define_config_flag('configs/stage1.py:tiny');"
         "sys.argv.append('--config.lora_rank=0');"
         "import atexit; atexit.register(lambda: print('jax' in sys.modules, file=sys.stderr));"

@@ -101,7 +101,9 @@ def test_drawing_the_views_of_a_reconstruction_says_so(slow_first, monkeypatch, 
     cfg = ConfigDict(dict(views=4, seed=0, draft=dict(sets=sets)))
     model = type("Model", (), {"config": ConfigDict(dict(resolution=8))})
     picture = np.asarray(Image.new("RGBA", (8, 8)))
-    drawn = run._sample_views(model, picture, np.ones((8, 8, 3), np.float32), tmp_path, cfg, False)
+    drawn = run._sample_views(
+        model, picture, np.ones((8, 8, 3), np.float32), tmp_path, cfg, False, None
+    )
     assert drawn.shape == (9, 4, 8, 8, 3)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "drawing sets of 4 views: compiling and drawing the first ..."
@@ -120,10 +122,10 @@ def test_evaluation_says_what_it_draws(slow_first, monkeypatch, capsys):
 
 
 def test_the_turntable_counts_its_frames(slow_first, monkeypatch, capsys):
-    from iso3d_jax import command_line
+    from iso3d_jax import config_files
     from iso3d_jax.reconstruction import cameras, pictures, state
 
-    cfg = command_line.load_config("tests/smallest_reconstruction.py")
+    cfg = config_files.load_config("tests/smallest_reconstruction.py")
     four = np.zeros((4, 8, 8, 3), np.float32)
     answer = four, four[..., 0], four[..., 0], four
     monkeypatch.setattr(pictures, "_render_views", slow_first(lambda *a, **k: answer))

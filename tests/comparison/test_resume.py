@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from iso3d_jax import command_line, compare
+from iso3d_jax import compare, config_files
 from iso3d_jax.comparison import measure, plan
 from iso3d_jax.errors import EmptySurface, UserError
 from iso3d_jax.evaluation import pixels
@@ -82,7 +82,7 @@ def made(monkeypatch):
 
 
 def test_everything_once_and_again_only_what_is_missing(made, tmp_path):
-    cfg = command_line.load_config("configs/compare.py:tiny,seeds=2")
+    cfg = config_files.load_config("configs/compare.py:tiny,seeds=2")
     cfg.objects, cfg.scenes = 2, 1
     report = compare.compare(cfg, tmp_path)
     of_a_seed = [
@@ -126,7 +126,7 @@ def test_everything_once_and_again_only_what_is_missing(made, tmp_path):
 
 
 def test_an_empty_scene_is_a_result(made, tmp_path, capsys):
-    cfg = command_line.load_config("configs/compare.py:tiny,seeds=1")
+    cfg = config_files.load_config("configs/compare.py:tiny,seeds=1")
     cfg.objects, cfg.scenes = 2, 1
     made.empty = ("ccr",)
     rows = compare.compare(cfg, tmp_path, ["method", "ccr"])["runs"]
@@ -135,7 +135,7 @@ def test_an_empty_scene_is_a_result(made, tmp_path, capsys):
 
 
 def test_other_frozen_networks_are_another_comparison(made, tmp_path, monkeypatch):
-    cfg = command_line.load_config("configs/compare.py:tiny,seeds=1")
+    cfg = config_files.load_config("configs/compare.py:tiny,seeds=1")
     plan.claim(tmp_path, cfg)
     plan.claim(tmp_path, cfg)
     digest = {"sha256 of model.safetensors": "0"}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from iso3d_jax import command_line
+from iso3d_jax import config_files
 from iso3d_jax.comparison import plan, report
 from iso3d_jax.errors import UserError
 
@@ -59,19 +59,19 @@ def test_page(made, tmp_path):
 
 
 def test_programs_are_shared_where_the_compiled_step_is_the_same():
-    cfg = command_line.load_config("configs/compare.py:tiny")
+    cfg = config_files.load_config("configs/compare.py:tiny")
     keys = {name: plan.program_key(cfg.stage2[name]) for name in plan.TRAININGS}
     assert keys["method"] == keys["no_ema"] == keys["no_stage1"] == plan.program_key(cfg.stage1)
     assert keys["ccr"] != keys["method"]
     cfg.stage2.no_ema.learning_rate = 1e-5
     assert plan.program_key(cfg.stage2.no_ema) != keys["method"]
-    cosine = command_line.load_config("configs/compare.py:furniture")
+    cosine = config_files.load_config("configs/compare.py:furniture")
     assert plan.program_key(cosine.stage2.no_stage1) != plan.program_key(cosine.stage2.method)
 
 
 @pytest.mark.parametrize("preset", ["tiny", "furniture"])
 def test_what_each_run_is(preset):
-    cfg = command_line.load_config(f"configs/compare.py:{preset}")
+    cfg = config_files.load_config(f"configs/compare.py:{preset}")
     plan.check(cfg)
     made = {
         name: plan.training_config(cfg, name, 2, "encoded", "out/stage1")
@@ -89,7 +89,7 @@ def test_what_each_run_is(preset):
 
 
 def test_a_folder_of_another_comparison_is_refused(tmp_path):
-    cfg = command_line.load_config("configs/compare.py:tiny")
+    cfg = config_files.load_config("configs/compare.py:tiny")
     plan.claim(tmp_path, cfg)
     cfg.seeds = 7  # more of the same
     plan.claim(tmp_path, cfg)

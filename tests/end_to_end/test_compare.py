@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from iso3d_jax import command_line, compare
+from iso3d_jax import compare, config_files
 from iso3d_jax.data.encode import encode_table
 from iso3d_jax.data.table import MultiViewTable
 from iso3d_jax.errors import UserError
@@ -17,7 +17,7 @@ from iso3d_jax.training.tasks import load_frozen
 @pytest.fixture
 def micro(tmp_path):
     """A comparison of two steps each, on four objects that are encoded here."""
-    cfg = command_line.load_config("configs/compare.py:tiny,steps=2,seeds=2")
+    cfg = config_files.load_config("configs/compare.py:tiny,steps=2,seeds=2")
     table = MultiViewTable.load("samples", "train")
     four = {k: getattr(table, k)[:4] for k in ("images", "azimuth_deg", "elevation_deg", "names")}
     frozen = load_frozen(cfg.stage1)
@@ -34,7 +34,7 @@ def micro(tmp_path):
             num_groups=4,
         )  # fmt: skip
     cfg.objects, cfg.ddim_steps = 2, 2
-    cfg.reconstruct = command_line.load_config("tests/smallest_reconstruction.py")
+    cfg.reconstruct = config_files.load_config("tests/smallest_reconstruction.py")
     return cfg
 
 
@@ -73,7 +73,7 @@ def test_all_runs_go_on_where_they_were_stopped(micro, tmp_path, capsys, monkeyp
 
 
 def test_what_makes_no_sense_is_refused(tmp_path):
-    cfg = command_line.load_config("configs/compare.py:tiny")
+    cfg = config_files.load_config("configs/compare.py:tiny")
     with pytest.raises(UserError, match="did you mean 'no_ema'"):
         compare.compare(cfg, tmp_path, ["noema"])
     cfg.scenes = 9

@@ -11,7 +11,7 @@ def test_demo_then_export(run_python, refused, model_folder, tmp_path):
     out = tmp_path / "demo"
     process = run_python(
         *DEMO, "--model", model_folder, "--out", out,
-        "--reconstruction", "tests/smallest_reconstruction.py",
+        "--config", "tests/smallest_reconstruction.py",
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     assert process.stdout.strip().splitlines()[-1] == str(out / "index.html")
@@ -32,7 +32,7 @@ def test_demo_then_export(run_python, refused, model_folder, tmp_path):
     [
         (["--image=none.png"], "picture not found"),
         (["--model={tmp}/none"], "model folder not found"),
-        (["--reconstruction=configs/reconstruct.py:tny"], "did you mean 'tiny'"),
+        (["--config=configs/reconstruct.py:tny"], "did you mean 'tiny'"),
         (["--out={tmp}"], "holds other files"),
     ],
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from iso3d_jax import command_line
+from iso3d_jax import config_files
 from iso3d_jax.weights import bundle
 from iso3d_jax.weights.folders import TINY
 from iso3d_jax.weights.importing import import_weights
@@ -78,7 +78,7 @@ def place(tmp_path_factory):
 def test_the_page_is_walked(place, run_python):
     folder, stand_ins, arch = place
     unet = json.loads(arch.read_text())["unet"]
-    known = command_line.load_config("configs/stage1.py").model.unet
+    known = config_files.load_config("configs/stage1.py").model.unet
     sizes = [f"--config.model.unet.{k}={tuple(v) if isinstance(v, list) else v}"
              for k, v in unet.items() if k in known]  # fmt: skip
     outputs = {}

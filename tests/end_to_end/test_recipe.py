@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from iso3d_jax import command_line
+from iso3d_jax import config_files
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINED = ("autoencoder", "image_tower", "stage1", "stage2", "tiny")
@@ -42,7 +42,7 @@ def test_each_step_names_a_config_that_exists_and_keys_that_it_has(make):
     steps = dict(found)
     assert len(steps) == len(found) and set(TRAINED) < set(steps)
     for name in TRAINED:
-        config = command_line.load_config(re.search(r"--config (\S+)", steps[name])[1])
+        config = config_files.load_config(re.search(r"--config (\S+)", steps[name])[1])
         keys = re.findall(r"--config\.([\w.]+)=", steps[name])
         assert "steps" in keys
         for key in keys:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iso3d_jax import command_line
+from iso3d_jax import config_files
 from iso3d_jax.data.colour import on_white
 from iso3d_jax.data.table import MultiViewTable
 from iso3d_jax.evaluation import consistency
@@ -12,7 +12,7 @@ from iso3d_jax.evaluation import consistency
 
 @pytest.fixture(scope="module")
 def base():
-    return command_line.load_config("configs/reconstruct.py:tiny")
+    return config_files.load_config("configs/reconstruct.py:tiny")
 
 
 def test_cameras_are_the_drafts_unless_given(base):

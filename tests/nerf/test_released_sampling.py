@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iso3d_jax import command_line
+from iso3d_jax import config_files
 from iso3d_jax.nerf import occupancy, render
 from iso3d_jax.reconstruction import cameras, losses, settings, state
 from iso3d_jax.reconstruction.step import update_occupancy
@@ -48,7 +48,7 @@ def nerfacc_opacity(rays_o, rays_d, occs, alpha_thre):
 
 @pytest.fixture(scope="module")
 def cfg():
-    return command_line.load_config(f"{CONFIG}:isotropic3d")
+    return config_files.load_config(f"{CONFIG}:isotropic3d")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from iso3d_jax import command_line
+from iso3d_jax import config_files
 from iso3d_jax.diffusion import schedule
 from iso3d_jax.reconstruction.losses import Prior
 
@@ -16,7 +16,7 @@ SMALLEST = Path(__file__).parents[1] / "smallest_reconstruction.py"
 
 @pytest.fixture
 def small_config():
-    return command_line.load_config(f"{SMALLEST}:20")
+    return config_files.load_config(f"{SMALLEST}:20")
 
 
 class PixelAutoencoder:

@@ -12,12 +12,12 @@ SCRIPT = """
 import json, os, signal, sys, threading, time
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
-from iso3d_jax import command_line
+from iso3d_jax import config_files
 from iso3d_jax.reconstruction import batch, cameras, draft, loop, losses, pictures, run, state
 from iso3d_jax.weights.bundle import Model
 
 folder, out, config = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
-cfg = command_line.load_config(config + ":tiny,steps=4")
+cfg = config_files.load_config(config + ":tiny,steps=4")
 cfg.mode = "views"
 cfg.field.update(levels=2, log2_table_size=8, base_resolution=4, hidden=8)
 cfg.render.update(step_size=2 / 16, candidates=4.0, samples=2.0, normals=1.0)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from iso3d_jax import command_line
+from iso3d_jax import config_files
 from iso3d_jax.errors import UserError
 from iso3d_jax.nerf import field
 from iso3d_jax.reconstruction import cameras, draft, loop, pictures, settings, state
@@ -284,11 +284,11 @@ def test_settings_are_checked_and_phases_found(small_config):
 
 
 def test_released_recipe_scales_with_its_number_of_iterations():
-    released = command_line.load_config(f"{CONFIG}:isotropic3d")
+    released = config_files.load_config(f"{CONFIG}:isotropic3d")
     assert released.phases == ((5000, 64, 2), (10000, 256, 1))
     assert released.guidance.low == (0, 0.98, 0.02, 8000)
     assert released.loss.orientation == (0, 10.0, 1000.0, 5000)
-    fast = command_line.load_config(f"{CONFIG}:isotropic3d,steps=1000")
+    fast = config_files.load_config(f"{CONFIG}:isotropic3d,steps=1000")
     assert fast.phases == ((500, 64, 2), (1000, 256, 1))
     assert fast.guidance.high == (0, 0.98, 0.50, 800)
 

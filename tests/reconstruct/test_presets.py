@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
-from iso3d_jax import command_line
+from iso3d_jax import config_files
 from iso3d_jax.models.params import merge_params
 from iso3d_jax.reconstruction import settings, state
 from iso3d_jax.reconstruction.losses import Prior, PriorSpec, fold
@@ -41,7 +41,7 @@ def prior():
     ],
 )
 def test_both_resolutions_of_a_preset_trace(prior, preset, phase, memory):
-    cfg = command_line.load_config(f"{CONFIG}:{preset}")
+    cfg = config_files.load_config(f"{CONFIG}:{preset}")
     cfg.memory = memory
     settings.check(cfg)
     assert [p[1] for p in cfg.phases] == [64, 256]
@@ -67,7 +67,7 @@ def test_the_embedding_is_folded_once_for_all_iterations(prior, random_model):
     token = fold(real, 2).folded.token
     assert token.shape == (4, 24) and not token[:2].any() and (token[2:] == 1).all()
 
-    cfg = command_line.load_config(f"{CONFIG}:isotropic3d")
+    cfg = config_files.load_config(f"{CONFIG}:isotropic3d")
     scene = jax.eval_shape(lambda: state.start(cfg))
     given = dict(cfg=settings.freeze(cfg), spec=SPEC, phase=0)
     folded = jax.eval_shape(lambda prior: fold(prior, cfg.phases[0][2]), prior)

@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 
-from configs import autoencoder as config
 from iso3d_jax.data.colour import on_white
 from iso3d_jax.models.params import merge_params
+from iso3d_jax.presets import autoencoder as config
 from iso3d_jax.training.loop import fit
 from iso3d_jax.training.tasks import make_task
 from iso3d_jax.weights import bundle

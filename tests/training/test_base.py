@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from iso3d_jax import command_line, sampling
+from iso3d_jax import config_files, sampling
 from iso3d_jax.errors import UserError
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.reconstruction.run import prior_of
@@ -37,7 +37,7 @@ def models(tmp_path_factory):
 
 def full(models, stage, source, **changes):
     """The full-size preset with the golden model's numbers, from one of `models`."""
-    cfg = command_line.load_config(f"configs/stage{stage}.py")
+    cfg = config_files.load_config(f"configs/stage{stage}.py")
     cfg.batch_size, cfg.encoding, cfg.data_variants, cfg.data = 2, "online", 1, "samples"
     cfg.model.resolution = 64
     numbers = bundle.load_config(models / "released").unet
@@ -214,7 +214,7 @@ def test_what_no_shape_tells_is_the_bases_and_what_else_differs_is_said(models, 
 
 def test_small_presets_say_their_own_cameras():
     for spec in ("configs/stage1.py:tiny", "configs/stage2.py:furniture"):
-        cfg = command_line.load_config(spec)
+        cfg = config_files.load_config(spec)
         before = cfg.model.to_dict()
         cfg.init_from = ""
         assert base.settle(cfg).changes == ()
@@ -242,7 +242,7 @@ def test_pictures_of_another_size_are_refused_before_they_are_encoded(models):
 
 
 def test_an_image_tower_is_settled_too():
-    cfg = command_line.load_config("configs/image_tower.py")
+    cfg = config_files.load_config("configs/image_tower.py")
     cfg.model.camera_encoding = "harmonic"
     with pytest.raises(UserError, match="did you mean 'harmonics'"):
         tasks.make_task(cfg)

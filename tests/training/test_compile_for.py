@@ -41,7 +41,7 @@ def test_tpus_by_libtpu(run_python, topology):
 
 
 def test_what_does_not_fit_is_refused_with_the_largest_that_does(monkeypatch):
-    from iso3d_jax.command_line import load_config
+    from iso3d_jax.config_files import load_config
 
     cfg = load_config("configs/stage2.py:tiny")
     cfg.batch_size = 64
@@ -60,7 +60,7 @@ def test_what_does_not_fit_is_refused_with_the_largest_that_does(monkeypatch):
 
 def test_the_report_has_every_branch_with_its_share_of_the_steps(monkeypatch):
     """Those without the reference count, at their own price; an ablation has only them."""
-    from iso3d_jax.command_line import load_config
+    from iso3d_jax.config_files import load_config
 
     costs = {"1-a": 1.0, "1-b": 4.0, "2-a": 2.0, "2-b": 5.0}
     chip = chips.parse_target("h100:8")[0]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from iso3d_jax.command_line import load_config
+from iso3d_jax.config_files import load_config
 from iso3d_jax.errors import UserError
 from iso3d_jax.models.params import split_shapes
 from iso3d_jax.training import chips, compile_for, denoiser, sharding

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iso3d_jax import command_line
+from iso3d_jax import config_files
 from iso3d_jax.data.table import SET, draw_views
 from iso3d_jax.diffusion.schedule import make_schedule, training_target
 from iso3d_jax.errors import UserError
@@ -25,7 +25,7 @@ def test_branches_are_drawn_with_the_papers_shares(make_config, make_task):
 
 def test_shares_of_a_stage_2_that_goes_without_the_reference_at_times(make_config):
     """The preset's: a quarter of the steps is of stage 1's branches."""
-    cfg = command_line.load_config("configs/stage2.py")
+    cfg = config_files.load_config("configs/stage2.py")
     drawn = batches.Batches(cfg, type("Table", (), {"num_views": 8}))
     names = [drawn.branch(step) for step in range(8000)]
     shares = batches.branch_shares(cfg)

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from configs import image_tower as config
-from configs import stage1
 from iso3d_jax.errors import UserError
+from iso3d_jax.presets import image_tower as config
+from iso3d_jax.presets import stage1
 from iso3d_jax.training.loop import fit
 from iso3d_jax.training.tasks import DenoiserTask, make_task
 from iso3d_jax.weights import bundle

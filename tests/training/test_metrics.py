@@ -47,7 +47,7 @@ def test_weights_and_biases_gets_what_the_files_get(workdir, monkeypatch):
 
 def test_without_weights_and_biases_the_message_says_how_to_install_it(workdir, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match=r"pip install -e \"\.\[wandb\]\""):
+    with pytest.raises(UserError, match=r"pip install 'iso3d_jax\[wandb\]'.*leave --wandb out"):
         MetricsWriter(workdir, 0, "chairs")
 
 

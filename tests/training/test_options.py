@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iso3d_jax import command_line
+from iso3d_jax import config_files
 from iso3d_jax.diffusion.schedule import make_schedule
 from iso3d_jax.errors import UserError
 from iso3d_jax.training import batches, denoiser, inputs, trainable
@@ -132,7 +132,7 @@ def test_only_the_named_weights_are_trained(make_config, make_task, kind, words)
 
 
 def test_lora_on_nothing_is_refused():
-    cfg = command_line.load_config("configs/stage1.py:tiny")
+    cfg = config_files.load_config("configs/stage1.py:tiny")
     inputs.require(cfg)
     cfg.trainable = "lora"
     with pytest.raises(UserError, match="trainable=lora.*init_from"):
@@ -205,18 +205,18 @@ def test_rows_of_a_batch_are_those_of_the_whole(make_config, make_task):
 
 
 def test_ablation_without_the_reference():
-    cfg = command_line.load_config("configs/stage2.py:tiny,ablation=no_ema")
+    cfg = config_files.load_config("configs/stage2.py:tiny,ablation=no_ema")
     drawn = batches.Batches(cfg, type("Table", (), {"num_views": 8}))
     assert {drawn.branch(step) for step in range(50)} == {"1-a", "1-b"}
-    assert command_line.load_config("configs/stage2.py:tiny,ablation=no_stage1").init_from == ""
-    assert command_line.load_config("configs/stage2.py:tiny").init_from
+    assert config_files.load_config("configs/stage2.py:tiny,ablation=no_stage1").init_from == ""
+    assert config_files.load_config("configs/stage2.py:tiny").init_from
     with pytest.raises(UserError, match="did you mean 'no_ema'"):
-        command_line.load_config("configs/stage2.py:tiny,ablation=noema")
+        config_files.load_config("configs/stage2.py:tiny,ablation=noema")
 
 
 def test_ablation_with_the_reference_by_channels(make_config, make_task):
     """The reference reaches every view's output through the stem, and the views stay as many."""
-    preset = command_line.load_config("configs/stage2.py:tiny,ablation=ccr")
+    preset = config_files.load_config("configs/stage2.py:tiny,ablation=ccr")
     assert preset.reference == "channels" and preset.model.unet.reference_channels == 8
     cfg = make_config(reference="channels")
     cfg.model.unet.reference_channels = 4

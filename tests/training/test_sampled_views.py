@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import decoder as config
 from iso3d_jax.errors import UserError
+from iso3d_jax.presets import decoder as config
 from iso3d_jax.training.loop import fit
 from iso3d_jax.training.sampled_views import chroma, ink_overlap, mask_overlap
 from iso3d_jax.training.tasks import make_task

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from iso3d_jax import command_line
+from iso3d_jax import config_files
 from iso3d_jax.models.params import merge_params
 from iso3d_jax.training import denoiser, sharding, tasks
 from iso3d_jax.weights.exporting import export_diffusers
@@ -28,9 +28,9 @@ def test_stage_1_starts_from_a_2d_model(golden_model, tmp_path):
     """Its camera MLP is silent at first, so the loss is the 2-D model's; its gradient is not."""
     export_diffusers(golden_model, tmp_path / "pipeline")
     base = import_weights([str(tmp_path / "pipeline")], tmp_path / "base", {})
-    cfg = command_line.load_config("configs/stage1.py:tiny")
+    cfg = config_files.load_config("configs/stage1.py:tiny")
     cfg.batch_size, cfg.encoding, cfg.loader, cfg.data_variants = 2, "online", "grain", 1
-    cfg.model.unet = command_line.load_config("configs/stage1.py").model.unet
+    cfg.model.unet = config_files.load_config("configs/stage1.py").model.unet
     cfg.model.unet.update({k: v for k, v in base.unet.items() if k in cfg.model.unet})
     cfg.model.parameterization, cfg.model.camera_encoding = "eps", "mvdream"
     cfg.init_from = str(tmp_path / "base")

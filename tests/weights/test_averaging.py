@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs import common
 from iso3d_jax.errors import UserError
 from iso3d_jax.models.params import split_params
+from iso3d_jax.presets import common
 from iso3d_jax.weights import bundle
 from iso3d_jax.weights.averaging import average
 

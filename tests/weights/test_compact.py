@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import common
 from iso3d_jax.errors import UserError
+from iso3d_jax.presets import common
 from iso3d_jax.weights import bundle, compact, exporting
 
 

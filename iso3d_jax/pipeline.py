@@ -1,0 +1,276 @@
+"""What the commands, a notebook and a page in the browser call: a picture to views and a mesh.
+
+    import iso3d_jax as iso3d
+
+    pipe = iso3d.Pipeline.from_pretrained()
+    views = pipe.views("chair.png", seed=1)
+    result = pipe.reconstruct(views)
+    result.export("chair.glb")
+
+Nothing here is global: two pipelines live beside each other, each with its model and its compiled
+programs.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from iso3d_jax import sampling
+from iso3d_jax.config_presets import nearest
+from iso3d_jax.data.pictures import MODES, PictureSource, load_picture
+from iso3d_jax.errors import UserError
+from iso3d_jax.page.of_run import write_run_page
+from iso3d_jax.presets import reconstruct as presets
+from iso3d_jax.reconstruction import batch, loop, run
+from iso3d_jax.reconstruction.result import Reconstruction
+from iso3d_jax.views import Views
+from iso3d_jax.weights import bundle, hub
+from iso3d_jax.weights.folders import find_bundle, model_digest
+from iso3d_jax.weights.publishing import push_model
+
+SMALL = 64  # pixels; models up to here are reconstructed by the preset `tiny`
+
+
+class Pipeline:
+    """A model and what it makes of pictures. Made by `from_pretrained`.
+
+    Attributes:
+      model: the networks and their config (`weights.bundle.Model`).
+      folder: where they were loaded from.
+    """
+
+    def __init__(self, model: bundle.Model, folder: str | Path | None = None):
+        self.model = model
+        self.folder = None if folder is None else Path(folder)
+        self._model_id = "" if folder is None else model_digest(folder)
+        self._programs: dict[str, dict[str, loop.Programs]] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path | None = None,
+        *,
+        dtype: str | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> Pipeline:
+        """Loads a model.
+
+        Args:
+          source: a model folder, the folder of a training run, a hub id 'owner/name', or None for
+            the small model of the package. A folder comes before a hub id of the same name.
+          dtype: of the networks, 'float32' or 'bfloat16'; None is bfloat16 on GPUs and TPUs.
+          revision, token: of the hub.
+
+        Raises:
+          UserError: no such model, damaged files, or no connection.
+        """
+        if isinstance(source, str) and hub.is_hub_id(source):
+            folder = hub.fetch_model(source, revision=revision, token=token)
+        else:
+            folder = find_bundle(None if source is None else Path(source).expanduser())
+        return cls(bundle.load_model(folder, dtype), folder)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Writes the model's folder to the hub, with a card; returns the commit's address."""
+        if self.folder is None:
+            raise UserError("this pipeline was not loaded from a folder: save the model first")
+        return push_model(self.folder, repo_id, private=private, token=token)
+
+    def views(
+        self,
+        picture: PictureSource,
+        *,
+        seed: int = 0,
+        num_views: int = 4,
+        elevation_deg: float = sampling.ELEVATION_DEG,
+        azimuth_deg: float = 0.0,
+        steps: int | None = None,
+        guidance_scale: float | None = None,
+        eta: float | None = None,
+        temperature: float | None = None,
+        preprocessing: str | None = None,
+    ) -> Views:
+        """Generates views evenly round the object of a picture.
+
+        Args:
+          picture: a path, its bytes, a Pillow image, or an array [H, W, 3 or 4].
+          preprocessing: how it is fitted to the frame, a name of `data.pictures.MODES`; the model's
+            own if None.
+          seed, num_views, elevation_deg, azimuth_deg, steps, guidance_scale, eta, temperature: as
+            of `sampling.sample_views`.
+
+        Raises:
+          UserError: a picture that cannot be read or shows no object, or a number out of range.
+        """
+        sampling.check_options(num_views, elevation_deg, steps)
+        if preprocessing not in (None, *MODES):
+            raise UserError(f"preprocessing '{preprocessing}': {nearest(preprocessing, MODES)}")
+        rgba = load_picture(picture)
+        (prepared,) = sampling.prepare_all(self.model, [rgba], preprocessing)
+        (images,) = sampling.sample_views(
+            self.model, [prepared], num_views=num_views, elevation_deg=elevation_deg,
+            azimuth_deg=azimuth_deg, steps=steps, guidance_scale=guidance_scale, eta=eta,
+            temperature=temperature, seed=seed,
+        )  # fmt: skip
+        azimuths = (azimuth_deg + np.arange(num_views) * 360.0 / num_views) % 360.0
+        return Views(
+            images, azimuths, np.full(num_views, float(elevation_deg)), rgba, prepared, seed,
+            preprocessing or "",
+        )  # fmt: skip
+
+    def reconstruct(
+        self,
+        picture: PictureSource | Views,
+        *,
+        preset: str | None = None,
+        out: str | Path | None = None,
+        seed: int | None = None,
+        on_step: run.OnStep | None = None,
+        config: ConfigDict | Mapping[str, Any] | None = None,
+        init: str | None = None,
+        name: str = "",
+    ) -> Reconstruction:
+        """Makes a 3D object; the same call goes on where it was stopped, if `out` is given.
+
+        Args:
+          picture: as of `views`, or `Views`, which are the first that the object is made from.
+          preset: of `presets.reconstruct`: 'isotropic3d', 'fast' or 'tiny', with options as
+            'tiny,steps=400'; that which suits the model if None.
+          out: folder for mesh.glb, turntable.mp4, index.html and the rest; a temporary one, which
+            goes with the result, if None.
+          seed: that of the views, or the preset's, if None.
+          on_step: called as `on_step(step, total, preview)`, first with the sheet of the views,
+            then after every dispatch; `preview` is uint8 [H, W, 3] or None. The run stops where it
+            returns False.
+          config: a whole config of presets.reconstruct, or values by dotted key that replace the
+            preset's, as {'guidance.scale': 7.5}.
+          init: 'none', 'views' or the folder of another run; the config's own if None.
+          name: what the page calls the picture.
+
+        Raises:
+          UserError: see `reconstruction.run.reconstruct`.
+          Interrupted: Ctrl-C, SIGTERM, or `on_step` returned False; what was done is saved.
+        """
+        cfg = self._config(preset, config)
+        given = picture if isinstance(picture, Views) else None
+        if given is not None:
+            seed = given.seed if seed is None else seed
+            cfg.draft.sets = (_ring_of(given, cfg.views), *tuple(cfg.draft.sets)[1:])
+            cfg.picture = given.preprocessing
+        if seed is not None:
+            cfg.seed = seed
+        rgba = given.picture if given is not None else load_picture(picture)  # pyright: ignore[reportArgumentType]
+        keep = tempfile.TemporaryDirectory(prefix="iso3d_") if out is None else None
+        folder = Path(keep.name if keep else out).expanduser()  # pyright: ignore[reportArgumentType]
+        key = json.dumps([cfg.to_dict(), init])
+        if key not in self._programs:
+            self._programs = {key: {}}  # of the last config alone: programs are large
+        result = reconstruct_with_page(
+            self.model, rgba, folder, cfg, name=name or _name_of(picture),
+            model_id=self._model_id, init=init, views=given, on_step=on_step,
+            programs=self._programs[key],
+        )  # fmt: skip
+        result.keep = keep
+        return result
+
+    def reconstruct_all(
+        self,
+        pictures: Mapping[str, str | Path],
+        out: str | Path,
+        *,
+        preset: str | None = None,
+        seed: int | None = None,
+        config: ConfigDict | Mapping[str, Any] | None = None,
+        init: str | None = None,
+    ) -> dict[str, str]:
+        """Makes an object of each picture, in `out/NAME`; on several devices one on each at a time.
+
+        What is finished is left as it is, and a picture that fails does not stop the others.
+
+        Args:
+          pictures: paths by name, as of `reconstruction.batch.find_pictures`.
+          preset, seed, config, init: as of `reconstruct`.
+
+        Returns:
+          What went wrong, by name.
+
+        Raises:
+          Interrupted: stopped; the same call goes on.
+        """
+        cfg = self._config(preset, config)
+        if seed is not None:
+            cfg.seed = seed
+        return batch.reconstruct_all(
+            self.model, {name: Path(path) for name, path in pictures.items()}, out, cfg,
+            model_id=self._model_id, init=cfg.init if init is None else init,
+            reconstruct=reconstruct_with_page,
+        )  # fmt: skip
+
+    def _config(
+        self, preset: str | None, config: ConfigDict | Mapping[str, Any] | None
+    ) -> ConfigDict:
+        """A config of its own, which the caller's is not changed by."""
+        if isinstance(config, ConfigDict):
+            return ConfigDict(config.to_dict())
+        preset = default_preset(self.model.config.resolution) if preset is None else preset
+        cfg = presets.get_config(preset)
+        for key, value in (config or {}).items():
+            _replace(cfg, key, value)
+        return cfg
+
+
+def reconstruct_with_page(model, picture, out, cfg, *, name: str = "", **options) -> Reconstruction:
+    """`run.reconstruct` with its arguments, then index.html, which shows all that came out."""
+    result = run.reconstruct(model, picture, out, cfg, **options)
+    result.page = write_run_page(
+        out, picture_name=name or Path(out).name, model_name=model.config.name,
+        resolution=model.config.resolution,
+    )  # fmt: skip
+    print(f"all of it on one page: {result.page}")
+    return result
+
+
+def default_preset(resolution: int) -> str:
+    """The preset of presets.reconstruct that suits a model of so many pixels."""
+    return "tiny" if resolution <= SMALL else "isotropic3d"
+
+
+def _replace(cfg: ConfigDict, key: str, value: Any) -> None:
+    """Sets a dotted key of a config, which must be there."""
+    *sections, last = key.split(".")
+    for section in sections:
+        inner = cfg.get(section)
+        if not isinstance(inner, ConfigDict):
+            raise UserError(f"config has no section '{section}': {nearest(section, cfg)}")
+        cfg = inner
+    if last not in cfg:
+        raise UserError(f"config has no value '{key}': {nearest(last, cfg)}")
+    try:
+        cfg[last] = value
+    except (TypeError, ValueError) as error:
+        raise UserError(f"config value '{key}': {error}") from None
+
+
+def _ring_of(views: Views, count: int) -> tuple[float, float]:
+    """(azimuth of the first, elevation) of views evenly round an object, as a draft takes them."""
+    steps = (views.azimuth_deg - views.azimuth_deg[0]) % 360.0
+    even = len(views) == count and np.allclose(steps, np.arange(count) * 360.0 / count, atol=0.1)
+    if not even or np.ptp(views.elevation_deg) > 0.1:
+        raise UserError(
+            f"an object is made from {count} views evenly round it at one elevation, not from "
+            f"{len(views)} at azimuths {', '.join(f'{a:g}' for a in views.azimuth_deg)}: generate "
+            f"them with num_views={count}"
+        )
+    return float(views.azimuth_deg[0]), float(views.elevation_deg[0])
+
+
+def _name_of(picture: Any) -> str:
+    return Path(picture).name if isinstance(picture, str | Path) else ""

@@ -1,0 +1,172 @@
+"""A finished reconstruction: its mesh, its turntable, and further files of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import UInt8
+from ml_collections import ConfigDict
+from PIL import Image
+
+from iso3d_jax.errors import UserError
+from iso3d_jax.files import make_folder
+from iso3d_jax.progress import Steps
+from iso3d_jax.reconstruction import draft, pictures, state, surface
+from iso3d_jax.reconstruction.state import State
+from iso3d_jax.views import Views
+
+if TYPE_CHECKING:
+    import trimesh
+
+FORMATS = (".glb", ".obj", ".ply")
+
+
+@dataclasses.dataclass
+class Reconstruction:
+    """What `Pipeline.reconstruct` returns, and what a run's folder holds.
+
+    Attributes:
+      folder: with mesh.glb, turntable.mp4, views.png, report.json, state.npz.
+      views: the first set of views that the object was made from.
+      sampled: all sets of them, [S, V, H, W, 3].
+      state: the optimised scene; `config` what it was made with.
+      report: seed, versions, times, memory, losses, facts of the mesh; as report.json.
+      page: index.html, which shows all of it, where it was written.
+    """
+
+    folder: Path
+    views: Views
+    sampled: np.ndarray
+    state: State
+    config: ConfigDict
+    report: dict[str, Any]
+    page: Path | None = None
+    keep: Any = dataclasses.field(default=None, repr=False)  # a temporary folder's life
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Reconstruction:
+        """A finished run from its folder.
+
+        Raises:
+          UserError: the folder holds no finished reconstruction, or a damaged one.
+        """
+        folder = Path(folder).expanduser()
+        about = state.load_about(folder)
+        config = ConfigDict(about["config"])
+        try:
+            report = json.loads((folder / "report.json").read_text())
+            picture = np.asarray(Image.open(folder / "input.png").convert("RGBA"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder} holds no finished reconstruction: {error}") from None
+        sampled = draft.load_views(folder / "views.npz")
+        views = first_views(sampled, config, picture, draft.load_prepared(folder / "views.npz"))
+        return cls(folder, views, sampled, state.load(folder, config), config, report)
+
+    @functools.cached_property
+    def mesh(self) -> trimesh.Trimesh:
+        """The textured mesh, as mesh.glb holds it: Y up, facing +Z."""
+        import trimesh
+
+        return trimesh.load(self.folder / "mesh.glb", force="mesh", process=False)
+
+    def turntable(
+        self, frames: int | None = None, resolution: int | None = None
+    ) -> UInt8[np.ndarray, "F H W 3"]:
+        """Colour pictures all round, from azimuth 0; the run's own number and size where None."""
+        config = self._with(video=dict(frames=frames, resolution=resolution))
+        shown = surface.hardened(self.state, config, self.report["mesh"]["threshold"])
+        return pictures.all_round(shown, config, config.video.frames).rgb
+
+    def export(
+        self,
+        path: str | Path,
+        *,
+        texture: int | None = None,
+        faces: int | None = None,
+        resolution: int | None = None,
+        threshold: float | str | None = None,
+    ) -> dict[str, Any]:
+        """Extracts the mesh again and writes it; what is None is as it was in the run.
+
+        Args:
+          path: .glb (one file, Y up), .obj (with .mtl and .png beside it) or .ply (vertex colours,
+            Z up).
+          texture: side of the texture in pixels.
+          faces: at most so many triangles.
+          resolution: of the marching cubes along the longest side.
+          threshold: the density on the surface; "auto" chooses it whatever the run's config says.
+
+        Returns:
+          Facts: files, bytes, vertices, faces, threshold, and silhouette_iou where it was chosen.
+
+        Raises:
+          UserError: another suffix, or an empty surface.
+        """
+        return export_mesh(
+            self.folder, self.state, self.config, path, texture=texture, faces=faces,
+            resolution=resolution, threshold=threshold,
+        )  # fmt: skip
+
+    def _with(self, **sections: dict) -> ConfigDict:
+        """The config with other values where they are not None."""
+        config = ConfigDict(self.config.to_dict())
+        for name, values in sections.items():
+            config[name].update({k: v for k, v in values.items() if v is not None})
+        return config
+
+
+def first_views(
+    sampled: np.ndarray, config: ConfigDict, picture: np.ndarray, prepared: np.ndarray
+) -> Views:
+    """The first set of a run's sampled views [S, V, H, W, 3], with their cameras."""
+    azimuth, elevation = config.draft.sets[0]
+    count = sampled.shape[1]
+    return Views(
+        sampled[0], (azimuth + np.arange(count) * 360.0 / count) % 360.0,
+        np.full(count, float(elevation)), picture, prepared, config.seed,
+        config.picture,
+    )  # fmt: skip
+
+
+def export_run(folder: str | Path, path: str | Path, **options) -> dict[str, Any]:
+    """Writes the mesh of a run that may not be finished; see `Reconstruction.export`."""
+    config = ConfigDict(state.load_about(folder)["config"])
+    return export_mesh(Path(folder), state.load(folder, config), config, path, **options)
+
+
+def export_mesh(
+    run: Path, scene: State, config: ConfigDict, path: str | Path, *, texture: int | None = None,
+    faces: int | None = None, resolution: int | None = None, threshold: float | str | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Writes the mesh of a run's scene; see `Reconstruction.export`.
+
+    Args:
+      run: the folder, whose views the surface may be chosen by.
+    """
+    path = Path(path).expanduser()
+    if path.suffix.lower() not in FORMATS:
+        raise UserError(f"{path} does not end in {', '.join(FORMATS)}: name one of these formats")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file in it")
+    make_folder(path.parent)
+    config = ConfigDict(config.to_dict())
+    if faces or resolution:
+        config.mesh.faces = faces or 20 * resolution**2
+    if texture:
+        config.mesh.texture = texture
+    if threshold == "auto":
+        config.mesh.threshold = 0.0
+    facts: dict[str, Any] = {}
+    if threshold is None or threshold == "auto":
+        steps = Steps("surface")
+        steps("choosing the density on it", 0, 0)
+        level, facts = surface.choose_surface(scene, config, draft.load_hull(run, config))
+        steps.close()
+    else:
+        level = float(threshold)
+    return surface.write_mesh(path, scene, config, level, resolution) | facts

@@ -1,0 +1,94 @@
+"""Views of an object with the cameras that they are seen by."""
+
+from __future__ import annotations
+
+import dataclasses
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from iso3d_jax.data import grids
+from iso3d_jax.errors import UserError
+from iso3d_jax.files import atomic_path, make_folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """What a model generated from one picture.
+
+    Attributes:
+      images: [V, H, W, 3] in [0, 1], on white.
+      azimuth_deg, elevation_deg: of the cameras, [V]; azimuth 0 is the side that the picture shows,
+        azimuths grow counter-clockwise seen from above (geometry/cameras.py).
+      picture: what they were generated from, RGBA uint8 [h, w, 4].
+      prepared: the picture as the image encoder saw it, [H, W, 3] in [0, 1].
+      seed: of their noise.
+      preprocessing: how the picture was fitted to the frame, a name of `data.pictures.MODES`; the
+        model's own if empty.
+    """
+
+    images: Float[np.ndarray, "V H W 3"]
+    azimuth_deg: Float[np.ndarray, " V"]
+    elevation_deg: Float[np.ndarray, " V"]
+    picture: UInt8[np.ndarray, "h w 4"]
+    prepared: Float[np.ndarray, "H W 3"]
+    seed: int = 0
+    preprocessing: str = ""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        """One view as a Pillow image."""
+        return grids.to_image(self.images[index])
+
+    def grid(self, cell: int | None = None) -> Image.Image:
+        """The prepared picture and the views in one row.
+
+        Args:
+          cell: side of each in pixels; the views' own, but at least 256, if None.
+        """
+        return grids.tile([[self.prepared, *self.images]], cell or max(256, self.images.shape[1]))
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the views.
+
+        Args:
+          path: `x.png` gets the row that `grid` makes; `x.npz` everything, for `Views.load`; any
+            other name is a folder, which gets a PNG a view.
+
+        Returns:
+          The path.
+        """
+        path = Path(path).expanduser()
+        if path.suffix.lower() not in (".png", ".npz"):
+            make_folder(path)
+            for k, azimuth in enumerate(self.azimuth_deg):
+                with atomic_path(path / f"{k}_azimuth{round(azimuth) % 360:03d}.png") as temporary:
+                    self[k].save(temporary)
+            return path
+        make_folder(path.parent)
+        with atomic_path(path) as temporary:
+            if path.suffix.lower() == ".png":
+                self.grid().save(temporary)
+            else:
+                np.savez(temporary, **dataclasses.asdict(self))
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Views:
+        """The views of an `.npz` that `save` wrote.
+
+        Raises:
+          UserError: no such file, or not one of these.
+        """
+        try:
+            with np.load(Path(path).expanduser()) as stored:
+                arrays = {field.name: stored[field.name] for field in dataclasses.fields(cls)}
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path} holds no views that Views.save wrote: {error}") from None
+        own = {"seed": int(arrays["seed"]), "preprocessing": str(arrays["preprocessing"])}
+        return cls(**(arrays | own))
