@@ -16,7 +16,7 @@ is read off the weights; --arch gives what they cannot tell. docs/weights.md has
 import json
 from pathlib import Path
 
-from iso3d_jax import command_line, paths
+from iso3d_jax import command_line
 from iso3d_jax.errors import UserError
 
 flags = command_line.flags_for(__name__)
@@ -42,23 +42,10 @@ _LEFTOVERS = flags.DEFINE_string(
 def main(argv):
     """Checks what was given, converts."""
     del argv
-    several = len(_FROM.value) > 1 and _TO.value != "average"
-    if _TO.value != "jax" and (several or _ARCH.value):
-        raise UserError(f"--to {_TO.value} takes one --from, a model folder, and no --arch")
-    if _LEFTOVERS.value and _TO.value != "torch":
-        raise UserError("--leftovers goes with --to torch alone")
     arch = _read_arch(_ARCH.value)
-    from iso3d_jax.weights.sources import check_place
-
-    for place in _FROM.value:
-        if _TO.value == "jax":
-            check_place(place)
-        else:
-            paths.model("--from", place)
-    if _LEFTOVERS.value:
-        paths.file("--leftovers", _LEFTOVERS.value)
 
     from iso3d_jax.progress import Progress
+    from iso3d_jax.weights.convert import convert
 
     progress = None
 
@@ -73,37 +60,10 @@ def main(argv):
         elif done >> 20 < size:
             progress.update(done >> 20)
 
-    if _TO.value == "jax":
-        from iso3d_jax.weights.importing import import_weights
-
-        config = import_weights(_FROM.value, _OUT.value, arch, _DTYPE.value, report)
-        networks = [name for name in ("unet", "vae", "clip") if name in config]
-        notes = [f"{', '.join(networks)} of {config.name}"]
-        if "unet" in config:
-            size = config.resolution
-            cameras = config.get("camera_encoding", "none learned yet")
-            if sampled := config.get("sampling_camera_encoding"):
-                cameras += f", sampled with {sampled}"
-            notes.append(
-                f"cameras: {cameras}; predicts: {config.parameterization}; "
-                f"pictures: {size} x {size}"
-            )
-    elif _TO.value == "torch":
-        from iso3d_jax.weights.exporting import export_torch
-
-        notes = export_torch(_FROM.value[0], _OUT.value, _DTYPE.value, _LEFTOVERS.value, report)
-    elif _TO.value == "compact":
-        from iso3d_jax.weights.exporting import export_compact
-
-        notes = export_compact(_FROM.value[0], _OUT.value)
-    elif _TO.value == "average":
-        from iso3d_jax.weights.averaging import average
-
-        notes = average(_FROM.value, _OUT.value)
-    else:
-        from iso3d_jax.weights.exporting import export_diffusers
-
-        notes = export_diffusers(_FROM.value[0], _OUT.value, _DTYPE.value, report)
+    notes = convert(
+        _FROM.value, _OUT.value, to=_TO.value, arch=arch, dtype=_DTYPE.value,
+        leftovers=_LEFTOVERS.value, report=report,
+    )  # fmt: skip
     for note in notes:
         print(note)
     print(f"wrote {_OUT.value}")

@@ -38,38 +38,24 @@ command_line.define_config_flag()
 
 
 def main(_argv):
+    """Trains, or says what training would need."""
     cfg = command_line.get_config()
-    if _DTYPE.value:
-        if "dtype" not in cfg:
-            raise UserError(f"--dtype is for stages 1 and 2: the {cfg.task} trains in float32")
-        cfg.dtype = _DTYPE.value
+    from iso3d_jax.training import run
+
     if _COMPILE_FOR.value:
         from iso3d_jax.training import compile_for
 
         compile_for.prepare_environment(_COMPILE_FOR.value)
+        cfg = run.with_dtype(cfg, _DTYPE.value)
         print(compile_for.report(cfg, _COMPILE_FOR.value, _PRICE.value))
         return
     if not _WORKDIR.value:
         raise UserError("--workdir is required")
-    from iso3d_jax import paths
-    from iso3d_jax.files import make_folder
-
-    paths.training(cfg)
-    make_folder(_WORKDIR.value)
-    from iso3d_jax.training import distributed
-
-    distributed.initialize(_DISTRIBUTED.value)
-    from iso3d_jax.training.loop import fit
-    from iso3d_jax.training.tasks import make_task
-
-    fit(
-        make_task(cfg),
-        cfg,
-        _WORKDIR.value,
-        profile_steps=_PROFILE.value,
-        wandb_project=_WANDB.value,
-    )
-    print(f"{_WORKDIR.value}/model holds the trained weights")
+    model = run.train(
+        cfg, _WORKDIR.value, dtype=_DTYPE.value, distributed=_DISTRIBUTED.value,
+        profile_steps=_PROFILE.value, wandb_project=_WANDB.value,
+    )  # fmt: skip
+    print(f"{model} holds the trained weights")
 
 
 if __name__ == "__main__":

@@ -246,32 +246,64 @@ _PICTURES = flags.DEFINE_list(
 )  # fmt: skip
 
 
-def main(argv):
-    del argv
+def encode_dataset(
+    data: Sequence[str],
+    out: str | Path,
+    *,
+    split: str = "train",
+    vae: str | Path | None = None,
+    clip: str | Path | None = None,
+    variants: int = 4,
+    stretch: float = 0.0,
+    pictures: Sequence[str] | None = None,
+    dtype: str | None = None,
+) -> EncodedTable:
+    """Encodes rendered data sets with frozen networks and writes the result.
+
+    Args:
+      data: folders of data sets with as many views each, which become one; 'samples' is shipped.
+      out: folder to write.
+      split: the part of each data set.
+      vae, clip: model folders with the autoencoder and the image tower; None is the shipped model.
+      variants: of colours and proportions; the first has the objects' own.
+      stretch: variants change height to width by up to this factor's logarithm.
+      pictures: how references are fitted to the frame, names of `data.pictures.MODES` that take
+        turns from view to view; the image tower's own if None.
+      dtype: of the networks, as of `load_model`.
+
+    Raises:
+      UserError: no such data set or model, an unknown name, sets that do not fit each other.
+    """
     from iso3d_jax import paths
     from iso3d_jax.weights.bundle import load_model
 
-    unknown = sorted(set(_PICTURES.value or ()) - set(MODES))
+    unknown = sorted(set(pictures or ()) - set(MODES))
     if unknown:
         raise UserError(f"--pictures has {', '.join(unknown)}: there are {', '.join(MODES)}")
-    for path in _DATA.value:
+    for path in data:
         paths.dataset("--data", path)
-    paths.model("--vae", _VAE.value, "vae")
-    paths.model("--clip", _CLIP.value, "clip")
-    make_folder(_OUT.value)
-    vae = load_model(_VAE.value, _DTYPE.value, ("vae",))
-    clip = load_model(_CLIP.value, _DTYPE.value, ("clip",))
-    table = join([MultiViewTable.load(path, _SPLIT.value) for path in _DATA.value])
+    paths.model("--vae", vae, "vae")
+    paths.model("--clip", clip, "clip")
+    make_folder(out)
+    autoencoder = load_model(vae, dtype, ("vae",))
+    tower = load_model(clip, dtype, ("clip",))
     encoded = encode_table(
-        table,
-        vae.vae,
-        clip.clip,
-        variants=_VARIANTS.value,
-        pictures=_PICTURES.value or [clip.config.picture],
-        stretch=_STRETCH.value,
-    )
-    encoded.save(_OUT.value)
-    print(f"{_OUT.value}: {encoded.moments.nbytes / 1e6:.0f} MB of latents, {len(table)} objects")
+        join([MultiViewTable.load(path, split) for path in data]), autoencoder.vae, tower.clip,
+        variants=variants, pictures=list(pictures or [tower.config.picture]), stretch=stretch,
+    )  # fmt: skip
+    encoded.save(out)
+    return encoded
+
+
+def main(argv):
+    """Encodes and says how much came out."""
+    del argv
+    encoded = encode_dataset(
+        _DATA.value, _OUT.value, split=_SPLIT.value, vae=_VAE.value, clip=_CLIP.value,
+        variants=_VARIANTS.value, stretch=_STRETCH.value, pictures=_PICTURES.value,
+        dtype=_DTYPE.value,
+    )  # fmt: skip
+    print(f"{_OUT.value}: {encoded.moments.nbytes / 1e6:.0f} MB of latents, {len(encoded)} objects")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import multiprocessing
 import os
 import pathlib
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -249,30 +250,64 @@ def choose(assets: list[furniture.Asset], names: list[str] | None) -> list[furni
     return [by_name[name] for name in names]
 
 
-def main(argv):
-    del argv
-    start = time.time()
-    out = pathlib.Path(_OUT.value)
-    assets = choose(furniture.find_assets(_ASSETS.value), _ONLY.value)
-    workers = _WORKERS.value or os.cpu_count() or 1
-    skipped = render_all(
-        assets,
-        out,
-        _RESOLUTION.value,
-        _SETS.value,
-        _SEED.value,
-        workers,
-        _STRETCH.value,
-        _WARP.value,
-    )
-    folder = multiview.prepare(out, out)
+def render_dataset(
+    assets: Sequence[str],
+    out: str | pathlib.Path,
+    *,
+    only: Sequence[str] | None = None,
+    resolution: int = 64,
+    sets: int = 6,
+    seed: int = 0,
+    workers: int = 0,
+    stretch: float = 0.0,
+    warp: float = 0.0,
+) -> dict[str, int]:
+    """Makes a multi-view data set from meshes; the same call goes on where it was stopped.
+
+    Args:
+      assets: folders of meshes, mesh files, .sh3f catalogues, or 'procedural:N'.
+      out: folder of the data set, for `data.multiview.open_dataset`.
+      only: names of the objects to render; all if None.
+      resolution: side of a picture in pixels.
+      sets: of four orthogonal views, for each object.
+      seed: of the cameras and proportions.
+      workers: processes; 0 is one a core.
+      stretch, warp: change of proportions, as logarithms (the module's docstring).
+
+    Returns:
+      Objects by split, and under 'left out' how many are not in it.
+
+    Raises:
+      UserError: no such assets, nothing that can be rendered, no EGL context, or a folder with a
+        data set of other settings.
+    """
+    out = pathlib.Path(out)
+    chosen = choose(furniture.find_assets(list(assets)), None if only is None else list(only))
+    workers = workers or os.cpu_count() or 1
+    skipped = render_all(chosen, out, resolution, sets, seed, workers, stretch, warp)
+    multiview.prepare(out, out)
     write_credits(out)
     counts = {}
     for split in ("train", "validation", "test"):
         with contextlib.suppress(UserError):
             counts[split] = len(multiview.open_dataset(out, split))
+    return counts | {"left out": len(skipped)}
+
+
+def main(argv):
+    """Renders and says how many objects each split has."""
+    del argv
+    start = time.time()
+    counts = render_dataset(
+        _ASSETS.value, _OUT.value, only=_ONLY.value, resolution=_RESOLUTION.value,
+        sets=_SETS.value, seed=_SEED.value, workers=_WORKERS.value, stretch=_STRETCH.value,
+        warp=_WARP.value,
+    )  # fmt: skip
+    left_out = counts.pop("left out")
+    out = pathlib.Path(_OUT.value)
+    folder = multiview.find_dataset(str(out))
     print(f"{', '.join(f'{s} {n}' for s, n in counts.items())} objects in {folder}")
-    print(f"left out {len(skipped)}, see {out / 'skipped.txt'}; {time.time() - start:.0f} s in all")
+    print(f"left out {left_out}, see {out / 'skipped.txt'}; {time.time() - start:.0f} s in all")
 
 
 if __name__ == "__main__":

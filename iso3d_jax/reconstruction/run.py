@@ -210,6 +210,7 @@ def _reconstruct(
     facts = surface.write_mesh(out / "mesh.glb", current, cfg, threshold, turn=turn) | alike
     lap("mesh")
     report = _report(about, history, current, seconds, phase_seconds, facts, cfg)
+    report = json.loads(json.dumps(report))  # as whoever reads the file has it
     with atomic_path(out / "report.json") as temporary:
         temporary.write_text(json.dumps(report, indent=1) + "\n")
     total = duration(sum(seconds.values()))

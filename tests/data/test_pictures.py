@@ -311,3 +311,10 @@ def test_wrong_arguments_are_bugs_not_user_errors():
         prepare_picture(np.zeros((8, 8, 4), np.uint8), 8, "other")
     with pytest.raises(ValueError, match="expected uint8"):
         prepare_picture(np.zeros((8, 8, 4), np.float32), 8)
+
+
+def test_areas_of_a_picture_that_is_no_square():
+    """Six rows and four columns to two by two: means of 3 x 2 pixels."""
+    image = np.random.default_rng(0).integers(0, 255, (6, 4, 1), np.uint8)
+    want = image.astype(float).reshape(2, 3, 2, 2, 1).mean((1, 3))
+    assert np.abs(pictures.area_resize(image, 2) - want).max() <= 0.5

@@ -147,3 +147,25 @@ def test_a_side_that_sees_nothing_is_unknown():
     assert np.isnan(each["distance"][0]) and (each["distance"][1:] < 0.01).all()
     figures = isotropy(each["f_score"][None], np.array([visible.AZIMUTHS_DEG]))
     assert figures["octants"] == [1.0] * 8 and sum(figures["views"]) == 15
+
+
+def test_a_flat_mesh_has_a_frame():
+    centre, side = shapes.box_frame(np.array([[1.0, 2, 5], [4, 2, 5], [1, 3, 5]]))
+    np.testing.assert_allclose(centre, [2.5, 2.5, 5])
+    assert side == 3
+
+
+def test_vertices_a_ten_millionth_apart_are_one():
+    first = np.array([[0.0, 0, 0], [1, 0, 0], [0.1, 1, 0]])
+    beside = np.array([[0.1000003, 1, 0], [1, 2, 0], [2, 2, 0]])
+    faces = np.arange(6).reshape(2, 3)
+    assert shapes.parts_of(np.concatenate([first, beside]), faces)[1] == 1
+    assert shapes.parts_of(np.concatenate([first, beside + [1e-5, 0, 0]]), faces)[1] == 2
+
+
+def test_triangles_larger_than_the_grid_are_crossed_inside_of_it():
+    centres = np.linspace(-0.4, 0.4, 5)
+    triangle = np.array([[[0.1, -3.0, -3.0], [0.1, 3.0, -3.0], [0.1, 0.0, 3.0]]])
+    _, i, j, coordinate = shapes._crossings(triangle, 0, centres)
+    np.testing.assert_allclose(coordinate, 0.1)
+    assert len(i) == 25 and set(i) == set(j) == set(range(5))

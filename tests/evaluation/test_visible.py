@@ -108,3 +108,13 @@ def test_normals_are_the_triangles_and_of_unit_length():
     points, normals = sides[0]
     assert len(points) > 3
     np.testing.assert_allclose(normals, np.broadcast_to([1.0, 0, 0], normals.shape), atol=1e-12)
+
+
+def test_together_keeps_points_and_normals_apart():
+    rng = np.random.default_rng(0)
+    points = [rng.uniform(2, 3, (5, 3)), rng.uniform(4, 5, (4, 3))]
+    normals = [np.tile([0.0, 0, 1], (5, 1)), np.tile([1.0, 0, 0], (4, 1))]
+    found, directions = visible.together(list(zip(points, normals, strict=True)))
+    assert found.min() >= 2 and len(found) == len(directions) > 1
+    wanted = np.where(found[:, :1] < 3.5, [[0.0, 0, 1]], [[1.0, 0, 0]])
+    np.testing.assert_array_equal(directions, wanted)

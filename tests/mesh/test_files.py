@@ -1,5 +1,7 @@
 """Files of a mesh, read line by line; its axes, and what is written beside it."""
 
+import json
+
 import numpy as np
 import pytest
 import trimesh
@@ -73,3 +75,14 @@ def test_other_formats_are_refused_before_anything_is_made(mesh, tmp_path, name)
     with pytest.raises(UserError, match="ends in .glb, .obj or .ply, not in"):
         files.write(tmp_path / "new" / name, mesh)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_glb_says_which_buffers_are_vertices_and_which_indices(mesh, tmp_path):
+    (path,) = files.write(tmp_path / "m.glb", mesh)
+    data = path.read_bytes()
+    tree = json.loads(data[20 : 20 + int.from_bytes(data[12:16], "little")])
+    view = {i: v.get("target") for i, v in enumerate(tree["bufferViews"])}
+    (primitive,) = tree["meshes"][0]["primitives"]
+    target = lambda accessor: view[tree["accessors"][accessor]["bufferView"]]  # noqa: E731
+    assert target(primitive["indices"]) == 34963  # ELEMENT_ARRAY_BUFFER of glTF 2.0
+    assert {target(a) for a in primitive["attributes"].values()} == {34962}  # ARRAY_BUFFER

@@ -155,3 +155,9 @@ def test_vertices_that_were_not_unwrapped_take_the_nearest_one_s_place(box, monk
     assert any(np.allclose(mesh.uv[5], uv[k]) for k in near) and (mesh.uv[5] > 0).any()
     others = np.arange(len(uv)) != 5
     np.testing.assert_allclose(mesh.uv[others], uv[others])
+
+
+def test_a_corner_on_a_pixels_centre_has_that_pixel():
+    found = all_fragments(np.array([[[2.5, 1.5], [6.5, 1.5], [2.5, 5.5]]]), 9)
+    assert (0, 2, 1) in found
+    np.testing.assert_allclose(found[0, 2, 1], [1, 0, 0], atol=1e-9)

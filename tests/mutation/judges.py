@@ -68,8 +68,8 @@ ALSO = {
     "models/vae.py": ["tests/models/test_layers.py", RELEASED],
     "training/checksums.py": ["tests/training/test_never_loses_work.py"],
     "nerf/render.py": ["tests/nerf/test_released_sampling.py"],
+    "reconstruction/result.py": ["tests/end_to_end/test_api.py"],
     "reconstruction/pictures.py": ["tests/reconstruct/test_sheets.py"],
-    "training/distributed.py": ["tests/training/test_batches.py"],
     "training/watch.py": ["tests/training/test_loop.py"],
 }
 FEW = 3

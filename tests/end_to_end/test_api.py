@@ -1,0 +1,223 @@
+"""The package as a library: a picture to views and a mesh, stopped, gone on with, exported."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+from ml_collections import ConfigDict
+from PIL import Image
+
+import iso3d_jax as iso3d
+from iso3d_jax import config_files
+from iso3d_jax.data.pictures import load_picture
+
+ROOT = Path(__file__).parents[2]
+PICTURE = ROOT / "iso3d_jax" / "data" / "examples" / "trash_can.png"
+
+
+@pytest.fixture(scope="module")
+def pipe(model_folder):
+    return iso3d.Pipeline.from_pretrained(model_folder)
+
+
+@pytest.fixture(scope="module")
+def smallest():
+    return config_files.load_config(str(ROOT / "tests" / "smallest_reconstruction.py"))
+
+
+@pytest.fixture(scope="module")
+def views(pipe):
+    return pipe.views(PICTURE, seed=3, steps=2)
+
+
+@pytest.fixture(scope="module")
+def result(pipe, views, smallest):
+    return pipe.reconstruct(views, config=smallest)
+
+
+def test_views_come_with_their_cameras(pipe, views):
+    size = pipe.model.config.resolution
+    assert views.images.shape == (4, size, size, 3) and len(views) == 4 and views.seed == 3
+    np.testing.assert_array_equal(views.azimuth_deg, [0, 90, 180, 270])
+    np.testing.assert_array_equal(views.elevation_deg, [15] * 4)
+    np.testing.assert_array_equal(views.picture, load_picture(PICTURE))
+    direct = iso3d.sample_views(pipe.model, [load_picture(PICTURE)], seed=3, steps=2)
+    np.testing.assert_array_equal(views.images, direct[0])
+    turned = pipe.views(PICTURE, num_views=3, azimuth_deg=300.0, elevation_deg=20.0, steps=2)
+    np.testing.assert_array_equal(turned.azimuth_deg, [300, 60, 180])
+    assert turned.elevation_deg[2] == 20.0
+
+
+def test_pictures_are_a_path_bytes_an_image_or_an_array(pipe, views):
+    rgba = load_picture(PICTURE)
+    with Image.open(PICTURE) as opened:
+        image = opened.copy()
+    kinds = {
+        "text": str(PICTURE), "bytes": PICTURE.read_bytes(), "image": image, "array": rgba,
+        "floats": rgba / 255.0,
+    }  # fmt: skip
+    for name, picture in kinds.items():
+        found = pipe.views(picture, seed=3, steps=2)
+        np.testing.assert_array_equal(found.images, views.images, err_msg=name)
+    grey = np.full((64, 64), 255, np.uint8)
+    grey[20:40, 10:50] = 90
+    assert pipe.views(grey, steps=2).picture.shape == (64, 64, 4)
+
+
+@pytest.mark.parametrize(
+    "picture, words",
+    [
+        (b"no picture", "the picture is not a picture"),
+        (np.zeros((8, 8, 2), np.uint8), r"\[8, 8, 2\]"),
+        (np.full((32, 32, 3), 7.0), "floats between 0 and 1"),
+        (np.zeros((32, 32, 3), np.int64), "int64"),
+        ("no/such.png", "picture not found: no/such.png"),
+    ],
+)
+def test_hopeless_pictures_are_one_sentence(pipe, picture, words):
+    with pytest.raises(iso3d.UserError, match=words):
+        pipe.views(picture)
+
+
+def test_views_are_saved_and_loaded(views, tmp_path):
+    with Image.open(views.save(tmp_path / "new" / "views.png")) as sheet:
+        assert sheet.size == views.grid().size and sheet.size[0] > 5 * 256
+    loaded = iso3d.Views.load(views.save(tmp_path / "views.npz"))
+    for field in dataclasses.fields(views):
+        np.testing.assert_array_equal(getattr(loaded, field.name), getattr(views, field.name))
+    folder = views.save(tmp_path / "each")
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "0_azimuth000.png", "1_azimuth090.png", "2_azimuth180.png", "3_azimuth270.png"
+    ]  # fmt: skip
+    with Image.open(folder / "2_azimuth180.png") as image:
+        assert np.abs(np.asarray(image) / 255 - views.images[2]).max() < 0.003
+    (tmp_path / "bad.npz").write_bytes(b"x")
+    with pytest.raises(iso3d.UserError, match="bad.npz holds no views"):
+        iso3d.Views.load(tmp_path / "bad.npz")
+
+
+def test_an_object_from_views_is_a_mesh_with_files(pipe, views, result, smallest, tmp_path):
+    np.testing.assert_array_equal(result.views.images, views.images)
+    np.testing.assert_array_equal(result.sampled[0], views.images)  # the first set is the given one
+    assert result.report["seed"] == 3 and smallest.seed == 22  # the caller's config is as it was
+    assert isinstance(result.mesh, trimesh.Trimesh) and len(result.mesh.faces) > 100
+    assert result.mesh.visual.material.baseColorTexture.size == (64, 64)
+    assert result.page == (result.folder / "index.html").resolve() and result.page.is_file()
+    frames = result.turntable(frames=5, resolution=24)
+    assert frames.shape == (5, 24, 24, 3) and frames.dtype == np.uint8 and frames.std() > 1
+
+    facts = result.export(tmp_path / "x.glb", texture=128)
+    assert facts["files"] == ["x.glb"] and facts["threshold"] > 0
+    again = trimesh.load(tmp_path / "x.glb", force="mesh")
+    assert again.visual.material.baseColorTexture.size == (128, 128)
+    assert result.config.mesh.texture == 64
+    coarse = result.export(tmp_path / "x.ply", faces=600, resolution=16)
+    assert 100 < coarse["faces"] < facts["faces"]
+    with pytest.raises(iso3d.UserError, match=r"x.stl does not end in .glb, .obj, .ply"):
+        result.export(tmp_path / "x.stl")
+
+    loaded = iso3d.Reconstruction.load(result.folder)
+    np.testing.assert_array_equal(loaded.views.images, views.images)
+    np.testing.assert_array_equal(loaded.views.picture, views.picture)
+    np.testing.assert_array_equal(loaded.turntable(frames=5, resolution=24), frames)
+    assert len(loaded.mesh.faces) == len(result.mesh.faces) and loaded.report == result.report
+
+
+def test_a_temporary_folder_goes_with_its_result(pipe, smallest):
+    result = pipe.reconstruct(PICTURE, config=smallest, seed=3)
+    folder = result.folder
+    assert folder.is_dir()
+    del result
+    assert not folder.exists()
+
+
+def test_steps_are_told_and_may_be_stopped(pipe, views, smallest, tmp_path):
+    cfg = config_files.load_config(str(ROOT / "tests" / "smallest_reconstruction.py"))
+    cfg.init, cfg.steps_per_call, cfg.preview_every = "views", 2, 2
+    cfg.draft.steps = 4
+    told = []
+
+    def on_step(step, total, preview):
+        told.append((step, total, None if preview is None else preview.shape))
+        return step < 2  # in the middle of the draft
+
+    with pytest.raises(iso3d.Interrupted):
+        pipe.reconstruct(views, config=cfg, out=tmp_path, on_step=on_step)
+    # The draft's 4 iterations, then those from 3 of 4 on: init_skip is .7 of the schedules.
+    assert [step for step, *_ in told] == [0, 2] and {t for _, t, _ in told} == {5}
+    assert told[0][2][1] > 1000 and told[0][2][2] == 3  # the sheet of the views
+    told.clear()
+    pipe.reconstruct(views, config=cfg, out=tmp_path, on_step=lambda *args: told.append(args))
+    assert [step for step, *_ in told] == [0, 4, 5]
+    assert told[-1][2].dtype == np.uint8  # a preview of the scene
+
+
+def test_a_stopped_run_goes_on_to_the_same_mesh(pipe, views, smallest, result, tmp_path):
+    cfg = config_files.load_config(str(ROOT / "tests" / "smallest_reconstruction.py"))
+    cfg.steps_per_call = 2
+    with pytest.raises(iso3d.Interrupted):
+        pipe.reconstruct(views, config=cfg, out=tmp_path, on_step=lambda step, *_: step < 2)
+    told = []
+    again = pipe.reconstruct(
+        views, config=cfg, out=tmp_path, on_step=lambda *args: told.append(args)
+    )
+    assert [step for step, *_ in told] == [0, 4]
+    np.testing.assert_array_equal(again.mesh.vertices, result.mesh.vertices)
+
+
+def test_values_of_the_config_by_their_keys(pipe, views):
+    given = {"guidance.scale": 7.5, "mesh.texture": 64}
+    cfg = pipe._config("tiny,steps=40", given)
+    assert (cfg.guidance.scale, cfg.mesh.texture, cfg.steps) == (7.5, 64, 40)
+    assert pipe._config(None, None).preset == "tiny"  # a small model's own
+    for key, hint in {
+        "guidance.scal": "did you mean 'scale'", "gidance.scale": "did you mean 'guidance'",
+        "steps.x": "no section 'steps'",
+    }.items():  # fmt: skip
+        with pytest.raises(iso3d.UserError, match=hint):
+            pipe.reconstruct(views, config={key: 1.0})
+    with pytest.raises(iso3d.UserError, match="unknown preset 'tny'"):
+        pipe.reconstruct(views, preset="tny")
+    with pytest.raises(iso3d.UserError, match="guidance.scale"):
+        pipe.reconstruct(views, config={"guidance.scale": "much"})
+
+
+def test_what_cannot_be_made_into_an_object_is_refused(pipe, smallest):
+    with pytest.raises(iso3d.UserError, match="from 4 views evenly round it .* num_views=4"):
+        pipe.reconstruct(pipe.views(PICTURE, num_views=3, steps=2), config=smallest)
+    with pytest.raises(iso3d.UserError, match="did you mean 'framed'"):
+        pipe.views(PICTURE, preprocessing="frame")
+    with pytest.raises(iso3d.UserError, match="between 1 and 64"):
+        pipe.views(PICTURE, num_views=0)
+
+
+def test_two_pipelines_live_beside_each_other(pipe, views, model_folder):
+    other = iso3d.Pipeline.from_pretrained(Path(model_folder), dtype="bfloat16")
+    assert other.model.dtype == "bfloat16" and pipe.model.dtype == "float32"
+    assert np.abs(other.views(PICTURE, seed=3, steps=2).images - views.images).max() > 0
+    np.testing.assert_array_equal(pipe.views(PICTURE, seed=3, steps=2).images, views.images)
+
+
+def test_the_page_of_examples_runs(pipe, smallest, tmp_path, monkeypatch):
+    """Every block of docs/python.md, in one go, with a small model and a tiny preset."""
+    text = (ROOT / "docs" / "python.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) >= 3
+    monkeypatch.chdir(tmp_path)
+    Path("chair.png").write_bytes(PICTURE.read_bytes())
+    from iso3d_jax.presets import reconstruct
+
+    monkeypatch.setattr(reconstruct, "get_config", lambda arg="": ConfigDict(smallest.to_dict()))
+    given = iso3d.Pipeline.from_pretrained
+    monkeypatch.setattr(
+        iso3d.Pipeline, "from_pretrained", classmethod(lambda cls, *a, **k: given(pipe.folder))
+    )
+    space: dict = {}
+    for block in blocks:
+        if "# needs" in block.partition("\n")[0]:
+            continue
+        exec(compile(block, "docs/python.md", "exec"), space)  # noqa: S102
+    assert (tmp_path / "chair.glb").is_file()
