@@ -1,14 +1,18 @@
 """Writing files so that nobody ever sees half of one."""
 
 import contextlib
-import fcntl
+import errno
 import os
+import platform
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import filelock
+
 from iso3d_jax.errors import UserError
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # of file systems without them
 
 
 @contextlib.contextmanager
@@ -60,44 +64,49 @@ class FolderLock:
         Raises:
           UserError: another process holds the folder.
         """
-        self._file = open(folder / ".lock", "a+")  # noqa: SIM115
-        deadline, told = time.monotonic() + seconds, False
-        while not self._taken():
-            self._file.seek(0)
-            owner = self._file.read().strip() or "unknown"
-            if time.monotonic() > deadline:
-                self._file.close()
-                raise UserError(
-                    f"another process ({owner}) is writing into {folder}: stop it or wait for its "
-                    "end, or give this one a folder of its own"
-                )
-            if not told:
+        path = folder / ".lock"
+        self._lock = filelock.FileLock(
+            path, is_singleton=True, thread_local=False, preserve_lock_file=True, on_acquired=_sign
+        )
+        try:
+            try:
+                self._lock.acquire(timeout=0)
+            except filelock.Timeout:
                 print(
-                    f"waiting up to {seconds:.0f} s for process {owner}, which is writing into "
-                    f"{folder}",
+                    f"waiting up to {seconds:.0f} s for process {_signature(path)}, which is "
+                    f"writing into {folder}",
                     file=sys.stderr,
                     flush=True,
                 )
-                told = True
-            time.sleep(0.2)
-        self._file.truncate(0)
-        self._file.write(f"{os.getpid()} on {os.uname().nodename}\n")
-        self._file.flush()
-
-    def _taken(self) -> bool:
-        try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            return False
-        except OSError:  # no locks here
-            return True
-        return True
+                self._lock.acquire(timeout=seconds, poll_interval=0.2)
+        except filelock.Timeout:
+            raise UserError(
+                f"another process ({_signature(path)}) is writing into {folder}: stop it or wait "
+                "for its end, or give this one a folder of its own"
+            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
 
     def release(self) -> None:
-        self._file.close()
+        self._lock.release()
 
     def __enter__(self) -> "FolderLock":
         return self
 
     def __exit__(self, *error) -> None:
         self.release()
+
+
+def _sign(descriptor: int) -> None:
+    """Writes who holds a lock into its file."""
+    os.ftruncate(descriptor, 0)
+    os.lseek(descriptor, 1, os.SEEK_SET)  # Windows lets nobody else read the first byte
+    os.write(descriptor, f"{os.getpid()} on {platform.node()}\n".encode())
+
+
+def _signature(path: Path) -> str:
+    """Who holds a lock, or held it last."""
+    with open(path, "rb", buffering=0) as file:
+        file.seek(1)
+        return file.read().decode().strip() or "unknown"

@@ -15,9 +15,7 @@ import dataclasses
 import hashlib
 import json
 import platform
-import resource
 import shutil
-import sys
 import time
 from importlib import metadata
 from pathlib import Path
@@ -29,7 +27,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from PIL import Image
 
-from iso3d_jax import sampling
+from iso3d_jax import memory, sampling
 from iso3d_jax.data import grids
 from iso3d_jax.errors import UserError
 from iso3d_jax.files import FolderLock, atomic_path, make_folder
@@ -285,12 +283,11 @@ def _sample_views(model, picture, prepared, out: Path, cfg: ConfigDict, begun: b
 
 def peak_memory_gb() -> dict[str, float]:
     """The most memory in use so far: the process's, and the device's where it keeps count."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    memory = {"process": peak * (1 if sys.platform == "darwin" else 1024)}
+    peak = {"process": memory.peak_bytes()}
     device = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in device:
-        memory["device"] = device["peak_bytes_in_use"]
-    return {name: round(value / 1e9, 3) for name, value in memory.items()}
+        peak["device"] = device["peak_bytes_in_use"]
+    return {name: round(value / 1e9, 3) for name, value in peak.items()}
 
 
 def _report(about, history, current: State, seconds, phase_seconds, facts, cfg) -> dict:
