@@ -49,6 +49,7 @@ setuptools.setup(
         "importlib_resources>=6.4",
         "jax>=0.10",
         "jaxtyping>=0.3",
+        "jinja2>=3.1",
         "ml_collections>=1.0",
         "numpy>=2.0",
         "optax>=0.2.8",
