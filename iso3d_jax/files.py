@@ -1,12 +1,14 @@
-"""Writing files so that nobody ever sees half of one."""
+"""Files of which nobody ever sees half, and folders that are one process's and one run's alone."""
 
 import contextlib
 import errno
+import json
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import filelock
 
@@ -110,3 +112,77 @@ def _signature(path: Path) -> str:
     with open(path, "rb", buffering=0) as file:
         file.seek(1)
         return file.read().decode().strip() or "unknown"
+
+
+class Difference(NamedTuple):
+    """A value that is not what it was, by its key; None where there is none."""
+
+    key: str
+    was: Any
+    now: Any
+
+
+def differences(was: Mapping, now: Mapping, prefix: str = "") -> list[Difference]:
+    """In what two nested dicts differ; keys as in 'model.unet.num_heads', in their order."""
+    found = []
+    for key in sorted(was.keys() | now.keys()):
+        a, b = was.get(key), now.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(Difference(prefix + key, a, b))
+    return found
+
+
+def ensure_same_run(
+    noted: Mapping,
+    facts: Mapping,
+    refusal: Callable[[list[Difference]], str],
+    *,
+    free: Collection[str] = (),
+    missing: Mapping | None = None,
+) -> None:
+    """Refuses to go on in a folder that belongs to another run.
+
+    Args:
+      noted: what makes the folder's run that one and no other.
+      facts: the same of the run that is to go on in it.
+      refusal: says what is wrong and what to do, of the differences.
+      free: keys that may differ.
+      missing: values that mean the same as that a key is not there.
+
+    Raises:
+      UserError: they differ.
+    """
+    missing = missing or {}
+
+    def differs(key, was, now) -> bool:
+        default = missing.get(key)
+        return (default if was is None else was) != (default if now is None else now)
+
+    was, now = ({k: v for k, v in of.items() if k not in free} for of in (noted, facts))
+    if found := [one for one in differences(was, now) if differs(*one)]:
+        raise UserError(refusal(found))
+
+
+def claim_folder(file: Path, facts: Mapping, refusal, *, write: bool = True, **allowed) -> None:
+    """Notes in a new folder which run it belongs to; refuses that of another run.
+
+    Args:
+      file: the JSON file of the note.
+      write: whether this process writes it.
+      facts, refusal, **allowed: see `ensure_same_run`.
+
+    Raises:
+      UserError: a folder of another run, or a damaged note.
+    """
+    if not file.is_file():
+        if write:
+            with atomic_path(file) as temporary:
+                temporary.write_text(json.dumps(facts, indent=2) + "\n")
+        return
+    try:
+        noted = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file} is damaged: {error}") from None
+    ensure_same_run(noted, json.loads(json.dumps(facts)), refusal, **allowed)

@@ -30,7 +30,7 @@ from PIL import Image
 from iso3d_jax import memory, sampling
 from iso3d_jax.data import grids
 from iso3d_jax.errors import UserError
-from iso3d_jax.files import FolderLock, atomic_path, make_folder
+from iso3d_jax.files import Difference, FolderLock, atomic_path, ensure_same_run, make_folder
 from iso3d_jax.progress import Progress, Steps, duration
 from iso3d_jax.reconstruction import draft, loop, pictures, settings, spread, state, surface
 from iso3d_jax.reconstruction.losses import Prior, PriorSpec, white_mask
@@ -226,26 +226,31 @@ def _check_same_run(out: Path, about: dict, cfg: ConfigDict) -> bool:
     """
     if not state.exists(out):
         return False
-    there = state.load_about(out)
-    for key, name in (("picture", "picture"), ("model", "model"), ("init", "--init")):
-        if there[key] != about[key]:
-            raise UserError(f"{out} holds a run with another {name}: give another --out")
-    if there["dtype"] != about["dtype"]:
-        raise UserError(
-            f"{out} holds a run in {there['dtype']} and this one is in {about['dtype']}: add "
-            f"--dtype {there['dtype']}, or give another --out"
-        )
     steps = cfg.draft.steps if cfg.mode == "views" else cfg.steps
     finished = state.load_step(out) >= steps
-    ours, theirs = (
-        settings.comparable(config, live=finished) for config in (about["config"], there["config"])
-    )
-    if ours != theirs:
+
+    def facts(of: dict) -> dict:
+        same = {key: of[key] for key in ("picture", "model", "init", "dtype")}
+        return same | {"config": settings.comparable(of["config"], live=finished)}
+
+    def refusal(found: list[Difference]) -> str:
+        first = {difference.key: difference for difference in found}
+        for key, name in (("picture", "picture"), ("model", "model"), ("init", "--init")):
+            if key in first:
+                return f"{out} holds a run with another {name}: give another --out"
+        if "dtype" in first:
+            _, was, now = first["dtype"]
+            return (
+                f"{out} holds a run in {was} and this one is in {now}: add --dtype {was}, or give "
+                "another --out"
+            )
         what = "a finished run" if finished else "a run"
-        names = ", ".join(settings.differing(ours, theirs))
-        raise UserError(
-            f"{out} holds {what} with another config ({names} differ): give another --out"
+        return (
+            f"{out} holds {what} with another config ({', '.join(first)} differ): give another "
+            "--out"
         )
+
+    ensure_same_run(facts(state.load_about(out)), facts(about), refusal)
     return True
 
 
