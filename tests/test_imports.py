@@ -12,7 +12,7 @@ PACKAGE = ROOT / "iso3d_jax"
 
 # Lowest first. A module imports from lower layers, or from its own folder.
 LAYERS = [
-    {"errors", "config_rules", "memory"},
+    {"errors", "config_rules", "images", "memory"},
     {"files", "progress", "config_presets", "config_checks", "geometry"},
     {"diffusion", "nerf"},
     {"models"},

@@ -10,6 +10,7 @@ import trimesh
 from jaxtyping import Float, Int, UInt8
 from scipy import ndimage, spatial
 
+from iso3d_jax.images import to_uint8
 from iso3d_jax.mesh.coverage import SLACK, fragments
 from iso3d_jax.progress import Report, silent
 
@@ -90,10 +91,8 @@ def bake(
             ~covered, return_distances=False, return_indices=True
         )
         texture = texture[tuple(nearest)]
-    pixels = np.round(np.clip(texture, 0, 1) * 255).astype(np.uint8)[::-1]  # row 0 is v = 1
-    colours = np.round(np.clip(colours_of(vertices, normals, len(inside)), 0, 1) * 255).astype(
-        np.uint8
-    )
+    pixels = to_uint8(texture)[::-1]  # row 0 is v = 1
+    colours = to_uint8(colours_of(vertices, normals, len(inside)))
     report("baking colours", total, total)
     return TexturedMesh(vertices, normals, uv.astype(np.float32), faces, pixels, colours)
 

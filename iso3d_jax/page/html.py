@@ -19,6 +19,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from iso3d_jax.files import atomic_path
+from iso3d_jax.images import to_uint8
 
 _MIME = {
     ".png": "image/png",
@@ -46,9 +47,7 @@ def uri(shown: Image.Image | np.ndarray | Path) -> Markup:
     if isinstance(shown, Path):
         return _data_uri(shown.read_bytes(), _MIME[shown.suffix.lower()])
     if not isinstance(shown, Image.Image):
-        if shown.dtype != np.uint8:
-            shown = np.rint(np.clip(shown, 0, 1) * 255).astype(np.uint8)
-        shown = Image.fromarray(shown)
+        shown = Image.fromarray(to_uint8(shown))
     buffer = io.BytesIO()
     shown.save(buffer, "PNG")
     return _data_uri(buffer.getvalue(), "image/png")
