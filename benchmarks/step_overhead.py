@@ -56,7 +56,7 @@ def bare_step(task, cfg, steps: int) -> np.ndarray:
     shardings = sharding.state_shardings(abstract, mesh, task.sharding_rules)
     state = loop.new_state(task, tx, cfg, abstract, shardings)
     rows = sharding.local_rows(cfg.batch_size, mesh)
-    batch = sharding.put_batch(tasks.DenoiserTask.batch(task, 0, rows), rows, cfg.batch_size, mesh)
+    batch = sharding.put_batch(tasks.DenoiserTask.batch(task, 0, rows), cfg.batch_size, mesh)
     with jax.set_mesh(mesh):
         compiled = loop.trace_step(task, tx, cfg, shardings, mesh, state, batch).lower().compile()
     state, _ = jax.block_until_ready(compiled(state, batch))

@@ -11,7 +11,9 @@
 In a terminal the line is rewritten in place; elsewhere a new line is printed every few seconds.
 The rate leaves compile time out and looks at the last half minute, so it stays honest when the
 speed changes. Where nobody said what compiles, the first step says nothing of the others: there is
-no rate before the second, and a first one that took far longer is left out.
+no rate before the second, and a first one that took far longer is left out. It is not tqdm's bar:
+that writes carriage returns into files too, and counts compiling into its rate, so that all but the
+rewriting of a line would stay ours.
 
 `Steps` shows several things that are done one after another.
 """

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "iso3d_jax"
 
 # Lowest first. A module imports from lower layers, or from its own folder.
 LAYERS = [
-    {"errors", "config_rules"},
+    {"errors", "config_rules", "images", "memory"},
     {"files", "progress", "config_presets", "config_checks", "extras", "geometry"},
     {"diffusion", "nerf", "presets"},
     {"models"},
@@ -129,6 +129,33 @@ def test_the_package_and_its_help_do_not_load_jax():
         "assert 'jax' not in sys.modules and 'numpy' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
+WITHOUT_POSIX = """
+import builtins, importlib, sys
+
+real = builtins.__import__
+
+
+def windows(name, globals=None, *args, **keywords):
+    asks = (globals or {}).get("__name__", "")
+    if name in ("fcntl", "resource") and asks.startswith("iso3d_jax"):
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    return real(name, globals, *args, **keywords)
+
+
+builtins.__import__ = windows
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+"""
+
+
+def test_every_module_imports_where_python_has_no_fcntl_and_no_resource():
+    names = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in modules()
+    ]
+    subprocess.run([sys.executable, "-c", WITHOUT_POSIX, *names], check=True, cwd=ROOT)
 
 
 def test_public_names_exist():

@@ -24,6 +24,7 @@ from iso3d_jax.data.table import SET, MultiViewTable
 from iso3d_jax.errors import EmptySurface, UserError
 from iso3d_jax.evaluation import ablation, consistency, scores, views
 from iso3d_jax.files import atomic_path
+from iso3d_jax.images import to_uint8
 from iso3d_jax.reconstruction import pictures, run, state
 from iso3d_jax.reconstruction.state import State
 from iso3d_jax.training import loop
@@ -131,13 +132,13 @@ class Comparison:
             self.note(f"seed {seed}: {name}: drawing {len(task)} x {SET} views")
             drawn = views.generate(model, task, steps=cfg.ddim_steps, seed=seed)
             figures = figures_of(drawn, task, model, "views") | self._one_step(model)
-            shown = {"views": _uint8(drawn)}
+            shown = {"views": to_uint8(drawn)}
         if cfg.scenes:
             self.note(f"seed {seed}: {name}: score distillation of {cfg.scenes} objects")
             seen = np.stack([self.scene(name, seed, model, i) for i in range(cfg.scenes)])
             few = task.first(cfg.scenes)
             figures |= figures_of(seen, few, model, "scene")
-            shown["scene"] = _uint8(seen)
+            shown["scene"] = to_uint8(seen)
         with atomic_path(folder / "pictures.npz") as temporary:
             np.savez_compressed(temporary, **shown)
         with atomic_path(folder / "scores.json") as temporary:  # last: it says that all is there
@@ -178,7 +179,3 @@ def figures_of(answer: np.ndarray, task: views.ViewTask, model: Model, what: str
     figures = {f"{what}/{k}": summary["mean"]["all"][k] for k in METRICS}
     sides = summary["isotropy"]["psnr"]
     return figures | {f"{what}/{k}": sides[k] for k in ("front", "back", "back_to_front")}
-
-
-def _uint8(images: np.ndarray) -> np.ndarray:
-    return np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)

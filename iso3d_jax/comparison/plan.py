@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from iso3d_jax import config_checks
 from iso3d_jax.errors import UserError
 from iso3d_jax.evaluation.report import model_facts
-from iso3d_jax.files import atomic_path
+from iso3d_jax.files import Difference, claim_folder
 
 FREE_KEYS = ("seeds",)  # what may differ where a comparison goes on
 
@@ -66,30 +66,20 @@ def claim(out: Path, cfg: ConfigDict) -> None:
 
     The frozen networks are part of what it is: rows of two autoencoders do not belong in a table.
     """
-    file = out / "config.json"
-    ours = json.loads(json.dumps(cfg.to_dict()))
+    facts = cfg.to_dict()
     for network in ("vae", "clip"):
-        facts = model_facts(cfg.stage1.init[network] or None, network)
-        ours[f"sha256 of {network}"] = facts["sha256 of model.safetensors"]
-    if not file.is_file():
-        with atomic_path(file) as temporary:
-            temporary.write_text(json.dumps(ours, indent=1) + "\n")
-        return
-    try:
-        theirs = json.loads(file.read_text())
-    except ValueError as error:
-        raise UserError(f"{file} is damaged: {error}") from None
-    differing = [
-        key
-        for key in sorted(ours.keys() | theirs.keys())
-        if key not in FREE_KEYS and ours.get(key) != theirs.get(key)
-    ]
-    if differing:
-        names = ", ".join(f"config.{key}" if key in cfg else f"the {key}" for key in differing)
-        raise UserError(
+        of_network = model_facts(cfg.stage1.init[network] or None, network)
+        facts[f"sha256 of {network}"] = of_network["sha256 of model.safetensors"]
+
+    def refusal(found: list[Difference]) -> str:
+        keys = dict.fromkeys(key.split(".")[0] for key, *_ in found)
+        names = ", ".join(f"config.{key}" if key in cfg else f"the {key}" for key in keys)
+        return (
             f"{out} holds a comparison of another config or other networks ({names}); give another "
             "--out"
         )
+
+    claim_folder(out / "config.json", facts, refusal, free=FREE_KEYS)
 
 
 def program_key(cfg: ConfigDict) -> str:

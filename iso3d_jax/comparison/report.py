@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from iso3d_jax.comparison.plan import RUNS
-from iso3d_jax.evaluation import page
 from iso3d_jax.evaluation.charts import Curve, lines
 from iso3d_jax.evaluation.report import number, table
+from iso3d_jax.page import html
 
 # key of a figure -> (heading, decimals)
 COLUMNS = {
@@ -116,53 +115,28 @@ def write_page(
       names: of the objects.
       shown: by run, for every seed, `views` [N, 4, H, W, 3] and `scene` [n, 4, H, W, 3], uint8.
     """
-    body = [
-        f"<h1>{html.escape(report['title'])}</h1>",
-        f'<div class="wide">{page.table_html(*table_of(report))}</div>',
-        "<p>Left the four views that the model drew, right its scene by score distillation from "
-        "the same sides. The other seeds are below each object.</p>",
+    seeds = [
+        {RUNS[run].title: {"scene": ()} | each[k] for run, each in shown.items()}
+        for k in range(len(next(iter(shown.values()))))
     ]
-    body.insert(2, _curves(report["losses"]))
-    seeds = len(next(iter(shown.values())))
-    for i, name in enumerate(names):
-        picture = page.image_tag(given[i], f"the picture of {name}")
-        rows = [
-            f'<div class="row"><b>picture</b>{picture}</div>',
-            _row("true views", truth[i], f"true view of {name}"),
-        ]
-        rows += [_run_row(run, shown[run][0], i, name) for run in shown]
-        if seeds > 1:
-            others = [
-                f"<p>seed {s}</p>" + "".join(_run_row(run, shown[run][s], i, name) for run in shown)
-                for s in range(1, seeds)
-            ]
-            rows.append(f"<details><summary>other seeds</summary>{''.join(others)}</details>")
-        body.append(f'<div class="object"><h3>{html.escape(name)}</h3>{"".join(rows)}</div>')
-    body.append(page.facts_html(report))
-    return page.write_html(path, report["title"], "".join(body))
+    return html.write(
+        path,
+        "comparison.html",
+        report=report,
+        figures=table_of(report),
+        curves=_curves(report["losses"]),
+        given=given,
+        truth=truth,
+        names=names,
+        seeds=seeds,
+    )
 
 
-def _curves(losses: Mapping[str, Sequence[Curve]]) -> str:
+def _curves(losses: Mapping[str, Sequence[Curve]]) -> list[str]:
     """Stage 1's loss, and beside it those of the runs that go on from it or do without."""
     titles = {run.training: run.title for run in reversed(RUNS.values())}
     after = {titles[name]: curves for name, curves in losses.items() if name != "stage1"}
-    figures = [
+    return [
         lines({"stage 1": losses.get("stage1", ())}, "loss of stage 1 by step"),
         lines(after, "loss of what follows; with EMA a step may see the reference view"),
     ]
-    return f'<div class="bars">{"".join(figures)}</div>'
-
-
-def _row(label: str, images: np.ndarray, alt: str, more: str = "") -> str:
-    tags = "".join(page.image_tag(image, alt) for image in images)
-    return f'<div class="row"><b>{html.escape(label)}</b>{tags}{more}</div>'
-
-
-def _run_row(run: str, pictures: Mapping[str, np.ndarray], i: int, name: str) -> str:
-    scene = pictures.get("scene", ())
-    more = ""
-    if i < len(scene):
-        title = RUNS[run].title
-        tags = "".join(page.image_tag(s, f"scene of {title}, {name}") for s in scene[i])
-        more = f'<span class="gap"></span>{tags}'
-    return _row(RUNS[run].title, pictures["views"][i], f"{RUNS[run].title}, {name}", more)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from iso3d_jax.images import to_uint8
+
 GAP = 4  # pixels of white between pictures
 
 
@@ -42,6 +44,4 @@ def untile(sheet: Image.Image, cell: int) -> list[list[np.ndarray]]:
 
 def to_image(picture: np.ndarray) -> Image.Image:
     """[H, W, 3], float in [0, 1] or uint8, to an RGB image."""
-    if picture.dtype != np.uint8:
-        picture = np.rint(np.clip(np.asarray(picture, np.float32), 0, 1) * 255).astype(np.uint8)
-    return Image.fromarray(picture)
+    return Image.fromarray(to_uint8(picture))

@@ -27,6 +27,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from iso3d_jax.data.background import remove_plain_background
 from iso3d_jax.errors import UserError
+from iso3d_jax.images import to_uint8
 
 SMALLEST = 16  # pixels; below that there is nothing to see
 LARGEST = 4096  # longer side; larger pictures are reduced when they are read
@@ -265,7 +266,7 @@ def _to_eight_bits(image: Image.Image, path: str | os.PathLike) -> Image.Image:
             raise UserError(f"{path} holds values that are not numbers")
         largest = 1.0 if values.max() <= 1 and image.mode == "F" else 255.0
         largest = 65535.0 if values.max() > 255 else largest
-        return Image.fromarray(np.rint(np.clip(values / largest, 0, 1) * 255).astype(np.uint8))
+        return Image.fromarray(to_uint8(values / largest))
     profile = image.info.get("icc_profile")
     if profile and image.mode in ("RGB", "RGBA", "CMYK"):
         image = _to_srgb(image, profile)

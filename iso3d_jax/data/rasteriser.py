@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from iso3d_jax import extras
 from iso3d_jax.data.meshes import Part
 from iso3d_jax.errors import UserError
+from iso3d_jax.images import to_uint8
 
 SUPERSAMPLING = 4
 INVISIBLE = 0.02  # materials less opaque than this are not drawn
@@ -78,8 +79,7 @@ def shrink(premultiplied: Float[np.ndarray, "H W 4"], factor: int) -> UInt8[np.n
     mean = premultiplied.reshape(h, factor, w, factor, 4).mean((1, 3))
     alpha = mean[..., 3:]
     straight = np.where(alpha > 0, mean[..., :3] / np.maximum(alpha, 1e-6), 0.0)
-    out = np.concatenate([np.clip(straight, 0, 1), np.clip(alpha, 0, 1)], -1)
-    out = np.round(out * 255).astype(np.uint8)
+    out = to_uint8(np.concatenate([straight, alpha], -1))
     out[out[..., 3] == 0] = 0
     return out
 

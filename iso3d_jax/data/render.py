@@ -20,7 +20,6 @@ left out and why.
 import concurrent.futures
 import contextlib
 import difflib
-import json
 import multiprocessing
 import os
 import pathlib
@@ -33,7 +32,7 @@ from iso3d_jax import command_line
 from iso3d_jax.data import furniture, meshes, multiview, proportions, rasteriser
 from iso3d_jax.data.table import SET
 from iso3d_jax.errors import UserError
-from iso3d_jax.files import atomic_path, make_folder
+from iso3d_jax.files import Difference, atomic_path, claim_folder, make_folder
 
 flags = command_line.flags_for(__name__)
 
@@ -160,19 +159,16 @@ def _pool(workers: int, resolution: int) -> concurrent.futures.Executor:
 
 def _check_settings(out: pathlib.Path, settings: dict):
     """A folder holds one data set: refuses to mix resolutions, sets, seeds or proportions."""
-    path = out / "settings.json"
-    if path.exists():
-        there = json.loads(path.read_text())
-        for key in settings:
-            if there.get(key, 0) != settings[key]:
-                raise UserError(
-                    f"{out} was rendered with --{key} {there.get(key, 0)}, not {settings[key]}; "
-                    "give the "
-                    "same settings to go on with it, or another --out"
-                )
-    else:
-        with atomic_path(path) as partial:
-            partial.write_text(json.dumps(settings, indent=1) + "\n")
+
+    def refusal(found: list[Difference]) -> str:
+        key, was, now = found[0]
+        return (
+            f"{out} was rendered with --{key} {was or 0}, not {now}; give the same settings to go "
+            "on with it, or another --out"
+        )
+
+    # Sets from before an option have none of it.
+    claim_folder(out / "settings.json", settings, refusal, missing=dict.fromkeys(settings, 0))
 
 
 def render_all(

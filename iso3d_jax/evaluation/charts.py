@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import html
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from iso3d_jax.evaluation.isotropy import OCTANTS
 from iso3d_jax.evaluation.report import number
+from iso3d_jax.page import html
 
 COLOURS = ("#1f5fa8", "#c8541a", "#2c8a4b", "#8a3fa0", "#7a6a1f", "#b02a50")
 Curve = Sequence[tuple[float, float]]  # (step, value), steps ascending
@@ -20,22 +21,15 @@ def bars(values: Sequence[float | None], title: str, digits: int) -> str:
     known = [v for v in values if v is not None]
     low = min(0.0, *known) if known else 0.0
     span = max([*known, 1e-9]) - low or 1.0
-    parts = []
+    drawn = []
     for place, k in enumerate(order):
-        value, x = values[k], 8 + place * 44
         degrees = (k * 360 // OCTANTS + 180) % 360 - 180
-        parts.append(f'<text x="{x + 18}" y="122" text-anchor="middle">{degrees}°</text>')
-        if value is None:
-            continue
-        height = 84 * (value - low) / span
-        parts.append(
-            f'<rect x="{x}" y="{104 - height:.1f}" width="36" height="{height:.1f}" '
-            'fill="#4d7fb8"/>'
-            f'<text x="{x + 18}" y="{100 - height:.1f}" text-anchor="middle">'
-            f"{number(value, digits)}</text>"
-        )
-    drawing = f'<svg width="368" height="128" font-size="10" role="img">{"".join(parts)}</svg>'
-    return f"<figure>{drawing}<figcaption>{html.escape(title)}</figcaption></figure>"
+        value = values[k]
+        height, label = 0.0, ""
+        if value is not None:
+            height, label = 84 * (value - low) / span, number(value, digits)
+        drawn.append((8 + place * 44, degrees, height, label))
+    return html.render("bars.html", bars=drawn, title=title)
 
 
 def running_mean(values: Sequence[float], width: int) -> np.ndarray:
@@ -66,38 +60,27 @@ def lines(
     (first, last), (low, high) = ((float(v.min()), float(v.max())) for v in every)
     wide, tall, left, top = 470, 200, 46, 10
 
-    def points(curve: np.ndarray) -> str:
-        x = left + wide * (curve[0] - first) / max(last - first, 1e-9)
-        y = top + tall * (high - curve[1]) / max(high - low, 1e-9)
-        return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+    def across(step):
+        return left + wide * (step - first) / max(last - first, 1e-9)
 
-    parts = []
-    for value in np.linspace(low, high, 5):
-        y = top + tall * (high - value) / max(high - low, 1e-9)
-        parts.append(
-            f'<line x1="{left}" x2="{left + wide}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e3e6ea"/>'
-            f'<text x="{left - 5}" y="{y + 3:.1f}" text-anchor="end">{number(value, digits)}</text>'
+    def down(value):
+        return top + tall * (high - value) / max(high - low, 1e-9)
+
+    def points(curve: np.ndarray) -> str:
+        return " ".join(
+            f"{x:.1f},{y:.1f}" for x, y in zip(across(curve[0]), down(curve[1]), strict=True)
         )
-    for step in np.linspace(first, last, 5):
-        x = left + wide * (step - first) / max(last - first, 1e-9)
-        parts.append(
-            f'<text x="{x:.1f}" y="{top + tall + 15}" text-anchor="middle">{step:.0f}</text>'
-        )
-    legend = []
-    for k, (name, repeats) in enumerate(smoothed.items()):
-        colour = COLOURS[k % len(COLOURS)]
-        style = f'fill="none" stroke="{colour}"'
-        if len(repeats) > 1:
-            parts += [f'<polyline {style} opacity=".25" points="{points(c)}"/>' for c in repeats]
+
+    def curve(name: str, repeats: list[np.ndarray], colour: str) -> dict:
         length = max(c.shape[1] for c in repeats)
         mean = np.mean([c for c in repeats if c.shape[1] == length], 0)
-        parts.append(f'<polyline {style} stroke-width="2" points="{points(mean)}"/>')
-        legend.append(f'<span style="color:{colour}">&#9644; {html.escape(name)}</span>')
-    drawing = (
-        f'<svg width="{left + wide + 24}" height="{top + tall + 22}" font-size="10" '
-        f'role="img">{"".join(parts)}</svg>'
-    )
-    return (
-        f"<figure>{drawing}<figcaption>{html.escape(title)}<br>{' &nbsp; '.join(legend)}"
-        "</figcaption></figure>"
-    )
+        each = [points(c) for c in repeats] if len(repeats) > 1 else []
+        return {"name": name, "colour": colour, "repeats": each, "mean": points(mean)}
+
+    return html.render(
+        "lines.html",
+        left=left, wide=wide, top=top, tall=tall, title=title,
+        values=[(down(v), number(v, digits)) for v in np.linspace(low, high, 5)],
+        steps=[(across(s), f"{s:.0f}") for s in np.linspace(first, last, 5)],
+        curves=[curve(*item, c) for item, c in zip(smoothed.items(), itertools.cycle(COLOURS))],
+    )  # fmt: skip

@@ -24,6 +24,7 @@ from iso3d_jax.data.colour import on_white
 from iso3d_jax.data.pictures import prepare_picture
 from iso3d_jax.errors import UserError
 from iso3d_jax.evaluation.views import ViewTask
+from iso3d_jax.images import to_uint8
 
 VIEWS, STEP_DEG, ELEVATION_DEG = 16, 22.5, 30.0
 FILL = 0.93  # where the unit sphere ends in the pictures that models are trained on: 1 / 1.075
@@ -94,7 +95,7 @@ def reach(alpha: Float[np.ndarray, "V S S"]) -> float:
 def rescale(view: Float[np.ndarray, "S S 4"], half: float, resolution: int):
     """The square of half-side `half` (1 is the whole picture) about the centre, on white."""
     size = view.shape[0]
-    white = Image.fromarray(np.rint(np.asarray(on_white(view)) * 255).astype(np.uint8))
+    white = Image.fromarray(to_uint8(on_white(view)))
     corner, side = size / 2 * (1 - half), size * half
     pad = max(0, int(np.ceil(-corner)))
     canvas = Image.new("RGB", (size + 2 * pad,) * 2, (255, 255, 255))
@@ -116,7 +117,7 @@ def make_task(folder: str | Path, resolution: int, picture: str) -> ViewTask:
     for path in objects.values():
         views = read_views(path)
         half = reach(views[..., 3]) / FILL
-        first = np.rint(views[0] * 255).astype(np.uint8)
+        first = to_uint8(views[0])
         pictures.append(prepare_picture(first, resolution, picture))
         truth.append([rescale(views[k], half, resolution) for k in order])
     shape = (len(objects), VIEWS)

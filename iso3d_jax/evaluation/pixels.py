@@ -5,31 +5,33 @@ Pictures are [..., H, W, 3] in [0, 1], objects on white; a score has the leading
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy import ndimage
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from iso3d_jax.data.colour import TO_YIQ
 
 MASK_THRESHOLD = 0.04  # farther from white than this in any channel is object
 LARGEST_PSNR = 100.0  # of equal pictures
-_SIGMA, _RADIUS = 1.5, 5  # of SSIM's Gaussian window, 11 pixels wide
+
+_PAIR = "(h,w,c),(h,w,c)->()"  # of pictures, for a score; leading axes are looped over
+_psnr = np.vectorize(partial(peak_signal_noise_ratio, data_range=1.0), [float], signature=_PAIR)
+_ssim = np.vectorize(
+    partial(
+        structural_similarity, data_range=1.0, channel_axis=-1, gaussian_weights=True,
+        sigma=1.5, use_sample_covariance=False, K1=0.01, K2=0.03,
+    ),
+    [float], signature=_PAIR,
+)  # fmt: skip
+_WINDOW = 11  # pixels, of SSIM's Gaussian
 
 
 def psnr(a: Float[np.ndarray, "*n H W 3"], b: Float[np.ndarray, "*n H W 3"]):
     """Decibels, over pixels and channels together; at most `LARGEST_PSNR`."""
-    mse = ((np.asarray(a, np.float64) - b) ** 2).mean((-3, -2, -1))
-    return -10.0 * np.log10(np.maximum(mse, 10 ** (-LARGEST_PSNR / 10)))
-
-
-def _blur(x: np.ndarray) -> np.ndarray:
-    offsets = np.arange(-_RADIUS, _RADIUS + 1)
-    weights = np.exp(-0.5 * (offsets / _SIGMA) ** 2)
-    weights /= weights.sum()
-    inside = slice(_RADIUS, -_RADIUS)
-    for axis in (-3, -2):
-        x = ndimage.correlate1d(x, weights, axis)
-    return x[..., inside, inside, :]
+    with np.errstate(divide="ignore"):
+        return np.minimum(_psnr(np.asarray(a, float), np.asarray(b, float)), LARGEST_PSNR)
 
 
 def ssim(a: Float[np.ndarray, "*n H W 3"], b: Float[np.ndarray, "*n H W 3"]):
@@ -40,16 +42,9 @@ def ssim(a: Float[np.ndarray, "*n H W 3"], b: Float[np.ndarray, "*n H W 3"]):
     Raises:
       ValueError: pictures smaller than the window.
     """
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if min(a.shape[-3:-1]) <= 2 * _RADIUS:
+    if min(a.shape[-3:-1]) < _WINDOW:
         raise ValueError(f"SSIM's window does not fit into pictures of shape {a.shape}")
-    mean_a, mean_b = _blur(a), _blur(b)
-    var_a, var_b = _blur(a * a) - mean_a**2, _blur(b * b) - mean_b**2
-    covariance = _blur(a * b) - mean_a * mean_b
-    c1, c2 = 0.01**2, 0.03**2
-    numerator = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
-    denominator = (mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2)
-    return (numerator / denominator).mean((-3, -2, -1))
+    return _ssim(np.asarray(a, float), np.asarray(b, float))[()]
 
 
 def mask_of(pictures):

@@ -14,6 +14,7 @@ import numpy as np
 from iso3d_jax import __version__
 from iso3d_jax.evaluation.scores import METRICS, SHAPE_METRICS
 from iso3d_jax.evaluation.views import ViewTask
+from iso3d_jax.images import to_uint8
 from iso3d_jax.weights.bundle import find_bundle
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "scipy", "trimesh")
@@ -59,7 +60,7 @@ def task_digest(task: ViewTask) -> str:
     digest = hashlib.sha256("\n".join(task.names).encode())
     for array in (task.pictures, task.truth):
         if array is not None:
-            digest.update(np.rint(np.asarray(array) * 255).astype(np.uint8).tobytes())
+            digest.update(to_uint8(array).tobytes())
     for array in (task.azimuth_deg, task.elevation_deg):
         digest.update(np.rint(np.asarray(array, np.float64) * 100).astype(np.int64).tobytes())
     return digest.hexdigest()[:16]

@@ -32,6 +32,7 @@ from scipy.spatial import cKDTree
 from iso3d_jax.evaluation import visible
 from iso3d_jax.evaluation.sealed import sealed_occupancy
 from iso3d_jax.evaluation.visible import SIZE
+from iso3d_jax.mesh.coverage import fragments
 
 GRID = 64  # cubes along an edge of [-1, 1]^3
 F_DISTANCE = 0.02
@@ -118,27 +119,12 @@ def _crossings(triangles: Float[np.ndarray, "T 3 3"], axis: int, centres: np.nda
     """
     u, v = (axis + 1) % 3, (axis + 2) % 3
     step = centres[1] - centres[0]
-    low = np.ceil((triangles[..., [u, v]].min(1) - centres[0]) / step).astype(int).clip(0)
-    high = np.floor((triangles[..., [u, v]].max(1) - centres[0]) / step).astype(int)
-    high = high.clip(max=len(centres) - 1)
-    count = (high - low + 1).clip(0)  # [T, 2] columns within the triangle's box
-    pairs = count.prod(1)
-    triangle = np.repeat(np.arange(len(triangles)), pairs)
-    rank = np.arange(pairs.sum()) - np.repeat(np.cumsum(pairs) - pairs, pairs)
-    i = low[triangle, 0] + rank // count[triangle, 1].clip(1)
-    j = low[triangle, 1] + rank % count[triangle, 1].clip(1)
-    a, b, c = (triangles[triangle, k] for k in range(3))
-    p, q = centres[i], centres[j]
-
-    def side(s, e):  # twice the signed area of (s, e, line)
-        return (e[:, u] - s[:, u]) * (q - s[:, v]) - (e[:, v] - s[:, v]) * (p - s[:, u])
-
-    weights = np.stack([side(b, c), side(c, a), side(a, b)], -1)
-    area = weights.sum(-1)
-    inside = ((weights >= 0).all(-1) | (weights <= 0).all(-1)) & (np.abs(area) > 1e-14)
-    weights = weights[inside] / area[inside, None]
-    coordinate = (weights * triangles[triangle[inside], :, axis]).sum(-1)
-    return triangle[inside], i[inside], j[inside], coordinate
+    x, y = ((triangles[..., side] - centres[0]) / step for side in (u, v))
+    parts = [
+        (triangle, i, j, (weights * triangles[triangle, :, axis]).sum(-1))
+        for triangle, i, j, weights in fragments(x, y, len(centres))
+    ]
+    return [np.concatenate(values) for values in zip(*parts, strict=True)]
 
 
 def occupancy(

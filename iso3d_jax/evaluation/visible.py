@@ -11,6 +11,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 
+from iso3d_jax.mesh.coverage import fragments
+
 VIEWS, ELEVATION_DEG, DISTANCE = 16, 30.0, 1.5
 SIZE = 256  # pixels
 FOCAL = 35.0 / 32.0  # focal length over the picture's width
@@ -32,24 +34,11 @@ def _covered(x, y, nearness, size: int):
 
     See `rasterise`, which keeps the nearest of each pixel.
     """
-    # Columns one by one: numpy is slow along an axis of three.
-    xs, ys = np.ascontiguousarray(x.T), np.ascontiguousarray(y.T)
-    low = [np.ceil(np.minimum(np.minimum(*p[:2]), p[2])).astype(int).clip(0) for p in (xs, ys)]
-    high = [np.floor(np.maximum(np.maximum(*p[:2]), p[2])).astype(int) for p in (xs, ys)]
-    wide, tall = ((b.clip(max=size - 1) - a + 1).clip(0) for a, b in zip(low, high, strict=True))
-    pairs = wide * tall
-    triangle = np.repeat(np.arange(len(x)), pairs)
-    rank = np.arange(len(triangle)) - np.repeat(np.cumsum(pairs) - pairs, pairs)
-    down, across = np.divmod(rank, wide[triangle])
-    column, row = low[0][triangle] + across, low[1][triangle] + down
-    tx, ty = xs[:, triangle] - column, ys[:, triangle] - row  # [3, P]
-    cross = [tx[i] * ty[j] - ty[i] * tx[j] for i, j in ((1, 2), (2, 0), (0, 1))]
-    area = cross[0] + cross[1] + cross[2]
-    inside = np.abs(area) > 1e-12
-    for c in cross:
-        inside &= c * area >= 0
-    triangle, pixel = triangle[inside], (row * size + column)[inside]
-    weights = np.stack([c[inside] / area[inside] for c in cross], -1)
+    parts = [
+        (row * size + column, triangle, weights)
+        for triangle, column, row, weights in fragments(x, y, size)
+    ]
+    pixel, triangle, weights = (np.concatenate(values) for values in zip(*parts, strict=True))
     near = sum(weights[:, k] * nearness[triangle, k] for k in range(3))
     return pixel, triangle, weights, near
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from iso3d_jax.mesh.texture import TexturedMesh, fragments
+from iso3d_jax.mesh.coverage import SLACK, fragments
+from iso3d_jax.mesh.texture import TexturedMesh
 
 SUPERSAMPLING = 3
 
@@ -28,15 +29,15 @@ def draw(
     local = (mesh.vertices.astype(np.float64) - c2w[:3, 3]) @ c2w[:3, :3]
     depth = -local[:, 2]
     focal = 0.5 * side / np.tan(np.deg2rad(fov_deg) / 2)
-    screen = np.stack([0.5 * side + focal * local[:, 0] / depth,
-                       0.5 * side - focal * local[:, 1] / depth], -1)  # fmt: skip
+    x = 0.5 * side - 0.5 + focal * local[:, 0] / depth
+    y = 0.5 * side - 0.5 - focal * local[:, 1] / depth
     nearest = np.full(side * side, -np.inf)  # 1 / depth, which is linear on the screen
     uv = np.zeros((side * side, 2))
-    for face, at, weights in fragments(screen[mesh.faces], side):
+    for face, column, row, weights in fragments(x[mesh.faces], y[mesh.faces], side, SLACK):
         corners = mesh.faces[face]
         inverse = weights / depth[corners]  # perspective-correct weights, times 1 / depth
         total = inverse.sum(-1)
-        pixel = at[:, 1] * side + at[:, 0]
+        pixel = row * side + column
         np.maximum.at(nearest, pixel, total)
         seen = total >= nearest[pixel]
         value = np.einsum("nk,nkd->nd", inverse[seen], mesh.uv[corners[seen]])

@@ -87,6 +87,7 @@ def _say_what_buffers_are(tree: dict) -> None:
 
 
 def _write_obj(path: Path, mesh: TexturedMesh) -> list[Path]:
+    """Not by trimesh, which gives material and picture one name and says nothing of light."""
     vertices, normals = to_y_up(mesh.vertices), to_y_up(mesh.normals)
     lines = [f"mtllib {path.stem}.mtl", "usemtl surface"]
     lines += [f"v {x:.6f} {y:.6f} {z:.6f}" for x, y, z in vertices]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +10,8 @@ import trimesh
 from jaxtyping import Float, Int, UInt8
 from scipy import ndimage, spatial
 
+from iso3d_jax.images import to_uint8
+from iso3d_jax.mesh.coverage import SLACK, fragments
 from iso3d_jax.progress import Report, silent
 
 
@@ -89,10 +91,8 @@ def bake(
             ~covered, return_distances=False, return_indices=True
         )
         texture = texture[tuple(nearest)]
-    pixels = np.round(np.clip(texture, 0, 1) * 255).astype(np.uint8)[::-1]  # row 0 is v = 1
-    colours = np.round(np.clip(colours_of(vertices, normals, len(inside)), 0, 1) * 255).astype(
-        np.uint8
-    )
+    pixels = to_uint8(texture)[::-1]  # row 0 is v = 1
+    colours = to_uint8(colours_of(vertices, normals, len(inside)))
     report("baking colours", total, total)
     return TexturedMesh(vertices, normals, uv.astype(np.float32), faces, pixels, colours)
 
@@ -113,47 +113,8 @@ def rasterise(
     """
     out = np.zeros((size, size, values.shape[1]), np.float32)
     covered = np.zeros((size, size), bool)
-    for face, at, weights in fragments(uv[faces], size):
-        out[at[:, 1], at[:, 0]] = np.einsum("nk,nkd->nd", weights, values[faces[face]])
-        covered[at[:, 1], at[:, 0]] = True
+    x, y = np.moveaxis(uv[faces].astype(np.float64) - 0.5, -1, 0)
+    for face, column, row, weights in fragments(x, y, size, SLACK):
+        out[row, column] = np.einsum("nk,nkd->nd", weights, values[faces[face]])
+        covered[row, column] = True
     return out, covered
-
-
-def fragments(
-    corners: Float[np.ndarray, "F 3 2"], size: int
-) -> Iterator[tuple[Int[np.ndarray, " N"], Int[np.ndarray, "N 2"], Float[np.ndarray, "N 3"]]]:
-    """The pixels whose centres lie in triangles, of a square of size x size pixels.
-
-    Triangles are taken in groups of like bounding boxes, all pixels of a group at once; what lies
-    outside the square is left out.
-
-    Args:
-      corners: in pixels, (column, row); pixel centres are at halves.
-
-    Yields:
-      For the pixels of a group: their triangle, (column, row), and barycentric weights.
-    """
-    corners = corners.astype(np.float64)
-    first = np.clip(np.floor(corners.min(1) - 0.5).astype(int), 0, size - 1)
-    last = np.clip(np.ceil(corners.max(1) - 0.5).astype(int), 0, size - 1)
-    groups = 2 ** np.ceil(np.log2((last - first + 1).max(1))).astype(int)
-    a, b, c = corners[:, 0], corners[:, 1], corners[:, 2]
-    twice_area = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (
-        c[:, 0] - a[:, 0]
-    )
-    for side in np.unique(groups):
-        members = np.flatnonzero((groups == side) & (np.abs(twice_area) > 1e-12))
-        for part in np.array_split(members, max(1, len(members) * side * side // 2_000_000)):
-            offset = np.stack(np.meshgrid(np.arange(side), np.arange(side)), -1).reshape(-1, 2)
-            pixel = first[part][:, None] + offset  # [F, side^2, (u, v)]
-            point = pixel + 0.5
-            weights = []
-            for one, two in ((b, c), (c, a), (a, b)):
-                e = two[part] - one[part]
-                d = point - one[part][:, None]
-                cross = e[:, None, 0] * d[..., 1] - e[:, None, 1] * d[..., 0]
-                weights.append(cross / twice_area[part][:, None])
-            weights = np.stack(weights, -1)  # [F, side^2, 3]
-            inside = (weights.min(-1) > -1e-6) & (pixel < size).all(-1)
-            face, where = np.nonzero(inside)
-            yield part[face], pixel[face, where], weights[face, where]

@@ -18,6 +18,7 @@ from PIL import Image
 
 from iso3d_jax.data import grids
 from iso3d_jax.files import atomic_path
+from iso3d_jax.images import to_uint8
 from iso3d_jax.nerf import render
 from iso3d_jax.nerf.field import FieldSpec
 from iso3d_jax.nerf.render import RenderSpec
@@ -83,16 +84,12 @@ def strip(state: State, cfg: ConfigDict, resolution: int, views: int = 4) -> np.
     """Colour above normals, `views` wide, uint8; the first column is the picture's side."""
     rgb, opacity, _, normal = render_views(state, cameras.ring(views, **SHOW), resolution, cfg)
     shaded = normal_colours(normal, opacity)
-    return _uint8(np.concatenate([np.concatenate(list(rgb), 1), np.concatenate(list(shaded), 1)]))
+    return to_uint8(np.concatenate([np.concatenate(list(rgb), 1), np.concatenate(list(shaded), 1)]))
 
 
 def normal_colours(normal: np.ndarray, opacity: np.ndarray) -> np.ndarray:
     """Normals as colours, (n + 1) / 2, on white."""
     return normal * 0.5 + 0.5 * opacity[..., None] + (1.0 - opacity[..., None])
-
-
-def _uint8(image: np.ndarray) -> np.ndarray:
-    return np.round(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
 class Turntable(NamedTuple):
@@ -117,7 +114,7 @@ def all_round(state: State, cfg: ConfigDict, count: int, label: str = "") -> Tur
     """
     views = cameras.ring(count, **SHOW)
     rgb, opacity, _, normal = render_views(state, views, cfg.video.resolution, cfg, label)
-    return Turntable(_uint8(rgb), _uint8(normal_colours(normal, opacity)), _uint8(opacity))
+    return Turntable(to_uint8(rgb), to_uint8(normal_colours(normal, opacity)), to_uint8(opacity))
 
 
 def turntable(path: Path, state: State, cfg: ConfigDict) -> Turntable:

@@ -14,10 +14,8 @@ import contextlib
 import hashlib
 import json
 import platform
-import resource
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Callable
 from importlib import metadata
@@ -31,10 +29,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from PIL import Image
 
-from iso3d_jax import sampling
+from iso3d_jax import memory, sampling
 from iso3d_jax.data import grids
 from iso3d_jax.errors import UserError
-from iso3d_jax.files import FolderLock, atomic_path, make_folder
+from iso3d_jax.files import Difference, FolderLock, atomic_path, ensure_same_run, make_folder
 from iso3d_jax.progress import Progress, Steps, duration
 from iso3d_jax.reconstruction import draft, loop, pictures, settings, spread, state, surface
 from iso3d_jax.reconstruction.losses import Prior, PriorSpec, white_mask
@@ -268,26 +266,31 @@ def _check_same_run(out: Path, about: dict, cfg: ConfigDict) -> bool:
     """
     if not state.exists(out):
         return False
-    there = state.load_about(out)
-    for key, name in (("picture", "picture"), ("model", "model"), ("init", "--init")):
-        if there[key] != about[key]:
-            raise UserError(f"{out} holds a run with another {name}: give another --out")
-    if there["dtype"] != about["dtype"]:
-        raise UserError(
-            f"{out} holds a run in {there['dtype']} and this one is in {about['dtype']}: add "
-            f"--dtype {there['dtype']}, or give another --out"
-        )
     steps = cfg.draft.steps if cfg.mode == "views" else cfg.steps
     finished = state.load_step(out) >= steps
-    ours, theirs = (
-        settings.comparable(config, live=finished) for config in (about["config"], there["config"])
-    )
-    if ours != theirs:
+
+    def facts(of: dict) -> dict:
+        same = {key: of[key] for key in ("picture", "model", "init", "dtype")}
+        return same | {"config": settings.comparable(of["config"], live=finished)}
+
+    def refusal(found: list[Difference]) -> str:
+        first = {difference.key: difference for difference in found}
+        for key, name in (("picture", "picture"), ("model", "model"), ("init", "--init")):
+            if key in first:
+                return f"{out} holds a run with another {name}: give another --out"
+        if "dtype" in first:
+            _, was, now = first["dtype"]
+            return (
+                f"{out} holds a run in {was} and this one is in {now}: add --dtype {was}, or give "
+                "another --out"
+            )
         what = "a finished run" if finished else "a run"
-        names = ", ".join(settings.differing(ours, theirs))
-        raise UserError(
-            f"{out} holds {what} with another config ({names} differ): give another --out"
+        return (
+            f"{out} holds {what} with another config ({', '.join(first)} differ): give another "
+            "--out"
         )
+
+    ensure_same_run(facts(state.load_about(out)), facts(about), refusal)
     return True
 
 
@@ -329,12 +332,11 @@ def _sample_views(
 
 def peak_memory_gb() -> dict[str, float]:
     """The most memory in use so far: the process's, and the device's where it keeps count."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    memory = {"process": peak * (1 if sys.platform == "darwin" else 1024)}
+    peak = {"process": memory.peak_bytes()}
     device = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in device:
-        memory["device"] = device["peak_bytes_in_use"]
-    return {name: round(value / 1e9, 3) for name, value in memory.items()}
+        peak["device"] = device["peak_bytes_in_use"]
+    return {name: round(value / 1e9, 3) for name, value in peak.items()}
 
 
 def _report(about, history, current: State, seconds, phase_seconds, facts, cfg) -> dict:

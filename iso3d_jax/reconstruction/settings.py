@@ -92,18 +92,6 @@ def comparable(config: dict, *, live: bool = False) -> dict:
     return kept
 
 
-def differing(ours: dict, theirs: dict, prefix: str = "config.") -> list[str]:
-    """The keys, as one gives them on the command line, in which two configs differ."""
-    names = []
-    for key in sorted(set(ours) | set(theirs)):
-        a, b = ours.get(key), theirs.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            names += differing(a, b, f"{prefix}{key}.")
-        elif a != b:
-            names.append(prefix + key)
-    return names
-
-
 def changes(before: dict, now: dict, iteration: int) -> list[dict]:
     """Which of `LIVE_KEYS` a continued run changes, with the iteration from which it does."""
 

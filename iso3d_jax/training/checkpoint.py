@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from iso3d_jax.errors import UserError
-from iso3d_jax.files import FolderLock, atomic_path, make_folder
+from iso3d_jax.files import Difference, FolderLock, claim_folder, make_folder
 from iso3d_jax.training import distributed
 from iso3d_jax.training.checksums import Checksums, steps_in
 
@@ -50,7 +50,7 @@ class Checkpoints:
     def __init__(self, workdir: str | Path, config: ConfigDict):
         self.workdir = make_folder(workdir).absolute()
         self._config = json.loads(json.dumps(config.to_dict()))
-        self._check_config(self._config)
+        self._check_config()
         self._folder = make_folder(self.workdir / "checkpoints")
         self._checksums = Checksums(self.workdir)
         self._lock = None
@@ -162,29 +162,20 @@ class Checkpoints:
                 "make room and start the same command again"
             ) from error
 
-    def _check_config(self, new: dict) -> None:
+    def _check_config(self) -> None:
         """Writes config.json in a new workdir; in an old one, refuses a config that differs."""
-        file = self.workdir / "config.json"
-        if not file.exists():
-            if jax.process_index() == 0:
-                with atomic_path(file) as temporary:
-                    temporary.write_text(json.dumps(new, indent=2) + "\n")
-            return
-        try:
-            old = json.loads(file.read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{file} is damaged: {error}") from None
-        differing = sorted(
-            key
-            for key in old.keys() | new.keys()
-            if key not in _FREE and old.get(key, _LATER.get(key)) != new.get(key, _LATER.get(key))
-        )
-        if differing:
-            key = _first_difference(differing[0], old.get(differing[0]), new.get(differing[0]))
-            raise UserError(
-                f"{self.workdir} was started with another config ({key}); "
+
+        def refusal(found: list[Difference]) -> str:
+            key, was, now = found[0]
+            return (
+                f"{self.workdir} was started with another config ({key} was {was}, is {now}); "
                 "use another --workdir, or the config it was started with"
             )
+
+        claim_folder(
+            self.workdir / "config.json", self._config, refusal, free=_FREE, missing=_LATER,
+            write=jax.process_index() == 0,
+        )  # fmt: skip
 
 
 def is_full_disk(error: BaseException | None) -> bool:
@@ -196,12 +187,3 @@ def is_full_disk(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def _first_difference(name, old, new) -> str:
-    """'model.unet.model_channels was 64, is 96'."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            if old.get(key) != new.get(key):
-                return _first_difference(f"{name}.{key}", old.get(key), new.get(key))
-    return f"{name} was {old}, is {new}"

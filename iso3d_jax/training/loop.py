@@ -206,7 +206,7 @@ def fit(
                 name = task.branch(step)
                 with speed.waiting():
                     batch = task.batch(step, rows)
-                    batch = sharding.put_batch(batch, rows, cfg.batch_size, mesh)
+                    batch = sharding.put_batch(batch, cfg.batch_size, mesh)
                 batch = task.on_devices(batch, mesh)
                 if name not in compiled:
                     with progress.compiling(name), jax.set_mesh(mesh):

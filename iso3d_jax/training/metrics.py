@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from iso3d_jax import extras
 from iso3d_jax.errors import UserError
 from iso3d_jax.files import atomic_path
+from iso3d_jax.images import to_uint8
 
 FLUSH_SECONDS = 10.0  # how old what TensorBoard shows may be
 
@@ -56,7 +57,7 @@ class MetricsWriter:
         from PIL import Image
 
         self._samples.mkdir(exist_ok=True)
-        pixels = (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
+        pixels = to_uint8(image)
         Image.fromarray(pixels).save(self._samples / f"{name}_{step:06d}.png")
         self._board.image(step, name, pixels)
         if self._wandb is not None:

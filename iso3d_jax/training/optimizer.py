@@ -77,7 +77,8 @@ def guard(tx: optax.GradientTransformation, spike_factor: float):
     """Leaves out steps whose gradients are not finite or whose loss is a spike.
 
     A spike is a loss above `spike_factor` times the running mean (0: there are none). Such a step
-    changes neither weights nor moments. `update` takes the loss as `loss`.
+    changes neither weights nor moments. `update` takes the loss as `loss`. optax.apply_if_finite
+    sees no loss, and takes a bad step after so many of them: all of this would be left to do.
     """
 
     def init(params):

@@ -24,6 +24,7 @@ from iso3d_jax.data.colour import TO_YIQ, change_colours, on_white, weighed_axes
 from iso3d_jax.data.table import SET, MultiViewTable, prepare_references
 from iso3d_jax.evaluation.pixels import MASK_THRESHOLD, mask_of
 from iso3d_jax.geometry.cameras import camera_condition
+from iso3d_jax.images import to_uint8
 from iso3d_jax.models.params import merge_params
 from iso3d_jax.progress import Progress
 from iso3d_jax.training.state import TrainState, apply_gradients
@@ -106,7 +107,7 @@ def draw_samples(model: Model, table: MultiViewTable, cfg) -> tuple[np.ndarray, 
                     np.asarray(camera))
             )  # fmt: skip
         latents.append(np.asarray(z))
-        truth.append((np.asarray(pictures) * 255 + 0.5).astype(np.uint8))
+        truth.append(to_uint8(pictures))
         progress.update(done + 1)
     progress.close()
     return np.concatenate(latents), np.concatenate(truth)

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -51,7 +52,10 @@ REPLICATED: Rules = ((r"", P()),)
 
 
 def make_mesh(shape: Mapping[str, int] | None = None, devices=None) -> Mesh:
-    """A mesh over all devices; `shape` such as {"fsdp": 4}, and the rest goes to `data`."""
+    """A mesh over all devices; `shape` such as {"fsdp": 4}, and the rest goes to `data`.
+
+    On TPUs it lies along the torus, so that an axis' neighbours are wired.
+    """
     devices = jax.devices() if devices is None else devices
     sizes = {axis: (shape or {}).get(axis, 1) for axis in AXES}
     if min(sizes.values()) < 1:
@@ -63,17 +67,11 @@ def make_mesh(shape: Mapping[str, int] | None = None, devices=None) -> Mesh:
             f"the {len(devices)} devices"
         )
     sizes["data"] = len(devices) // named
-    grid = _arrange([sizes[axis] for axis in AXES], list(devices))
+    # What jax.make_mesh calls too; there no axis of a v5p's or v6e's torus may be split over two.
+    grid = mesh_utils.create_device_mesh(
+        [sizes[axis] for axis in AXES], devices, allow_split_physical_axes=True
+    )
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
-
-
-def _arrange(sizes: list[int], devices: list) -> np.ndarray:
-    """The device grid; on TPUs laid out along the torus, so that an axis' neighbours are wired."""
-    if devices[0].platform != "tpu" or len(devices) == 1:
-        return np.asarray(devices).reshape(sizes)
-    from jax.experimental import mesh_utils
-
-    return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
 
 
 def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh) -> None:
@@ -160,19 +158,10 @@ def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
     return np.unique(np.concatenate([np.arange(batch_size)[share] for share in shares]))
 
 
-def put_batch(batch: dict[str, np.ndarray], rows: np.ndarray, batch_size: int, mesh: Mesh):
-    """This process's rows to its devices, as one global batch of `batch_size` rows."""
-    sharding = batch_sharding(mesh)
-
-    def put(value):
-        def share(index):
-            start, stop, _ = index[0].indices(batch_size)
-            first = int(np.searchsorted(rows, start))
-            return value[first : first + stop - start]
-
-        return jax.make_array_from_callback((batch_size, *value.shape[1:]), sharding, share)
-
-    return jax.tree.map(put, batch)
+def put_batch(batch: dict[str, np.ndarray], batch_size: int, mesh: Mesh):
+    """This process's `local_rows` to its devices, as one global batch of `batch_size` rows."""
+    shapes = {name: (batch_size, *value.shape[1:]) for name, value in batch.items()}
+    return jax.make_array_from_process_local_data(batch_sharding(mesh), batch, shapes)
 
 
 def put_params(params: dict, shardings: dict) -> dict:

@@ -6,11 +6,10 @@ a user would otherwise have to remember: resolution, camera encoding, parameteri
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -30,8 +29,9 @@ from iso3d_jax.models.unet import MultiViewUNet, UNetConfig
 from iso3d_jax.models.vae import AutoencoderKL, VAEConfig
 from iso3d_jax.progress import Progress, Steps
 from iso3d_jax.weights import compact
-from iso3d_jax.weights.folders import WEIGHTS, find_bundle
-from iso3d_jax.weights.safetensors_file import Entry, open_safetensors, write_safetensors
+from iso3d_jax.weights.folders import WEIGHTS, find_bundle, open_weights
+from iso3d_jax.weights.safetensors_file import Entry, write_safetensors
+from iso3d_jax.weights.tensors import LazyTensor
 
 NETWORKS = {
     "unet": (MultiViewUNet, UNetConfig),
@@ -154,22 +154,8 @@ def load_config(path: str | Path | None) -> ConfigDict:
         raise UserError(f"{file} is damaged: {error}") from None
 
 
-@contextlib.contextmanager
-def _open_weights(path: str | Path | None):
-    """A bundle's tensors, to be read one by one; UserError where the file is damaged."""
-    from safetensors import SafetensorError, safe_open
-
-    file = find_bundle(path) / "model.safetensors"
-    try:
-        with safe_open(file, framework="flax") as tensors:
-            yield tensors
-    except (SafetensorError, FileNotFoundError) as error:
-        raise UserError(f"the model's weights cannot be read from {file}: {error}") from None
-
-
-def _told(keys: list[str], folder: Path) -> Iterator[str]:
+def _told(keys: list[str], stored: Mapping[str, LazyTensor], folder: Path) -> Iterator[str]:
     """The keys of a bundle's weights, with the bytes read so far shown where they are many."""
-    stored = open_safetensors(folder / WEIGHTS)
     total = sum(stored[key].nbytes for key in keys)
     if total < LARGE:
         yield from keys
@@ -189,13 +175,14 @@ def load_weights(path: str | Path | None, names: tuple[str, ...]) -> dict[str, d
     Returns:
       {name: flat params}.
     """
+    folder = find_bundle(path)
+    stored = open_weights(folder)
     weights: dict[str, dict] = {name: {} for name in names}
-    with _open_weights(path) as tensors:
-        wanted = [key for key in tensors.keys() if key.partition("/")[0] in weights]
-        for key in _told(wanted, find_bundle(path)):
-            name, _, rest = key.partition("/")
-            weights[name][rest] = tensors.get_tensor(key)
-    return {name: compact.unpack(stored) for name, stored in weights.items()}
+    wanted = [key for key in stored if key.partition("/")[0] in weights]
+    for key in _told(wanted, stored, folder):
+        name, _, rest = key.partition("/")
+        weights[name][rest] = jnp.array(stored[key].read())
+    return {name: compact.unpack(params) for name, params in weights.items()}
 
 
 def load_drawing(path: str | Path | None) -> dict:

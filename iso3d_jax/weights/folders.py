@@ -52,17 +52,25 @@ def check_model(path: str | Path | None, *networks: str) -> set[str]:
     Raises:
       UserError: no such folder, a missing or damaged file, or a network that it lacks.
     """
-    from iso3d_jax.weights.safetensors_file import open_safetensors
-
     folder = find_bundle(path)
-    try:
-        tensors = open_safetensors(folder / WEIGHTS)
-    except OSError as error:
-        raise UserError(
-            f"the model's weights cannot be read from {folder / WEIGHTS}: {error}"
-        ) from None
-    held = {key.partition("/")[0] for key in tensors}
+    held = {key.partition("/")[0] for key in open_weights(folder)}
     for name in networks:
         if name not in held:
             raise UserError(f"the model in {folder} has no weights for '{name}'")
     return held
+
+
+def open_weights(folder: Path):
+    """The tensors of a model folder's file, to be read one by one.
+
+    Raises:
+      UserError: no such file, or a damaged one.
+    """
+    from iso3d_jax.weights.safetensors_file import open_safetensors
+
+    try:
+        return open_safetensors(folder / WEIGHTS)
+    except OSError as error:
+        raise UserError(
+            f"the model's weights cannot be read from {folder / WEIGHTS}: {error}"
+        ) from None

@@ -1,7 +1,8 @@
 """safetensors files, read lazily and written one tensor at a time.
 
 The format: eight bytes with the header's length, a JSON header, the raw arrays (row-major,
-little-endian). The package of that name holds all tensors in memory to write them.
+little-endian). The package of that name holds all tensors in memory to write them, and reads each
+into memory twice, where ours maps the file.
 """
 
 from __future__ import annotations

@@ -6,7 +6,14 @@ import pytest
 
 from iso3d_jax import progress
 from iso3d_jax.errors import UserError
-from iso3d_jax.files import FolderLock, atomic_path, make_folder
+from iso3d_jax.files import (
+    FolderLock,
+    atomic_path,
+    claim_folder,
+    differences,
+    ensure_same_run,
+    make_folder,
+)  # fmt: skip
 
 
 class Clock:
@@ -155,3 +162,32 @@ def test_a_folder_is_one_process_s_until_that_is_gone(tmp_path, capfd, other_pro
     holder.kill()
     FolderLock(tmp_path, seconds=5.0).release()
     FolderLock(tmp_path, seconds=0.0).release()
+
+
+def test_what_differs_is_named_as_one_gives_it():
+    theirs = {"a": 1, "inner": {"b": 5, "c": {"d": 4}}, "only_theirs": 1, "kind": 7}
+    ours = {"a": 1, "inner": {"b": 2, "c": {"d": 3}}, "only_ours": 1, "kind": {"x": 1}}
+    assert differences({"config": theirs}, {"config": ours}) == [
+        ("config.inner.b", 5, 2), ("config.inner.c.d", 4, 3), ("config.kind", 7, {"x": 1}),
+        ("config.only_ours", None, 1), ("config.only_theirs", 1, None),
+    ]  # fmt: skip
+    assert differences(ours, ours) == []
+
+
+def test_a_folder_is_one_run_s_alone(tmp_path):
+    def refusal(found):
+        return f"not yours: {found}"
+
+    file = tmp_path / "run" / "facts.json"
+    claim_folder(file, {"a": (1, 2)}, refusal, write=False)  # another process notes it
+    assert not file.exists()
+    claim_folder(file, {"a": (1, 2), "free": 1}, refusal)
+    claim_folder(file, {"a": (1, 2), "free": 2, "late": 0}, refusal, free=("free",),
+                 missing={"late": 0})  # fmt: skip
+    with pytest.raises(UserError, match="not yours: .*'a', was=.1, 2., now=3"):
+        claim_folder(file, {"a": 3, "free": 1}, refusal)
+    with pytest.raises(UserError, match="'late', was=None, now=5"):
+        ensure_same_run({}, {"late": 5}, refusal, missing={"late": 0})
+    file.write_text("{")
+    with pytest.raises(UserError, match="facts.json is damaged"):
+        claim_folder(file, {}, refusal)

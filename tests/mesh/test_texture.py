@@ -1,61 +1,10 @@
-"""Unwrapping and baking: pixels of triangles by hand, colours where they belong."""
+"""Unwrapping and baking: colours where they belong."""
 
 import numpy as np
 import pytest
 import trimesh
 
 from iso3d_jax.mesh import texture
-
-
-def inside(corners, point):
-    """Barycentric weights of a point in a triangle."""
-    a, b, c = corners
-    matrix = np.stack([b - a, c - a], -1)
-    v, w = np.linalg.solve(matrix, point - a)
-    return np.array([1 - v - w, v, w])
-
-
-def all_fragments(corners, size):
-    found = {}
-    for face, at, weights in texture.fragments(corners, size):
-        for f, p, w in zip(face, at, weights, strict=True):
-            assert (int(f), *map(int, p)) not in found
-            found[(int(f), *map(int, p))] = w
-    return found
-
-
-def test_fragments_are_the_pixels_whose_centres_lie_in_triangles():
-    """Triangles of many sizes and both orientations, some partly outside; one without area."""
-    rng = np.random.default_rng(0)
-    corners = rng.uniform(-3, 16, (30, 3, 2))
-    corners[:10] = rng.uniform(2, 11, (10, 1, 2)) + rng.uniform(-1.5, 1.5, (10, 3, 2))
-    corners[5] = [[2, 2], [3, 3], [6, 6]]
-    found = all_fragments(corners, 13)
-    want = {}
-    for f, corner in enumerate(corners):
-        if f == 5:
-            continue
-        for column, row in np.ndindex(13, 13):
-            w = inside(corner, np.array([column + 0.5, row + 0.5]))
-            if w.min() >= 0:
-                want[(f, column, row)] = w
-    assert len(want) > 300 and set(found) == set(want)
-    for key, w in want.items():
-        np.testing.assert_allclose(found[key], w, atol=1e-6)
-
-
-def test_centres_on_a_border_belong_to_both_triangles():
-    square = np.array([[[0, 0], [4, 0], [0, 4]], [[4, 0], [4, 4], [0, 4]]], float)
-    found = all_fragments(square, 4)
-    both = {p for f, *p in map(tuple, [(k[0], k[1:]) for k in found]) for p in p if f == 0}
-    assert len(found) == 16 + 4 and {(0, 3), (3, 0), (1, 2), (2, 1)} <= both
-
-
-def test_many_triangles_are_taken_in_parts():
-    corners = np.tile(np.array([[0.0, 0.0], [31.0, 1.0], [2.0, 30.0]]), (5000, 1, 1))
-    parts = list(texture.fragments(corners, 32))
-    counts = np.bincount(np.concatenate([face for face, _, _ in parts]), minlength=5000)
-    assert (counts == counts[0]).all() and 400 < counts[0] < 500 and len(parts) == 2
 
 
 def test_values_of_corners_are_interpolated():
@@ -155,9 +104,3 @@ def test_vertices_that_were_not_unwrapped_take_the_nearest_one_s_place(box, monk
     assert any(np.allclose(mesh.uv[5], uv[k]) for k in near) and (mesh.uv[5] > 0).any()
     others = np.arange(len(uv)) != 5
     np.testing.assert_allclose(mesh.uv[others], uv[others])
-
-
-def test_a_corner_on_a_pixels_centre_has_that_pixel():
-    found = all_fragments(np.array([[[2.5, 1.5], [6.5, 1.5], [2.5, 5.5]]]), 9)
-    assert (0, 2, 1) in found
-    np.testing.assert_allclose(found[0, 2, 1], [1, 0, 0], atol=1e-9)

@@ -93,14 +93,6 @@ def test_what_a_continued_run_may_change(small_config):
     assert settings.comparable(bare) == {"mode": "sds"} and bare["seed"] == 1
 
 
-def test_what_differs_is_named_as_one_gives_it():
-    ours = {"a": 1, "inner": {"b": 2, "c": {"d": 3}}, "only_ours": 1, "kind": {"x": 1}}
-    theirs = {"a": 1, "inner": {"b": 5, "c": {"d": 4}}, "only_theirs": 1, "kind": 7}
-    want = ["inner.b", "inner.c.d", "kind", "only_ours", "only_theirs"]
-    assert settings.differing(ours, theirs) == [f"config.{name}" for name in want]
-    assert settings.differing(ours, ours) == []
-
-
 def test_changes_have_the_iteration_and_both_values(small_config):
     before = small_config.to_dict()
     small_config.guidance.scale = 7.0

@@ -98,7 +98,7 @@ def test_encoding_in_the_step_gives_the_loss_of_encoding_once(make_config):
         read = batches.make_batches(cfg, pictures)(0)
         if loader == "memory":
             assert read["colour"].any() and read["object"].any()
-        found = online(sharding.put_batch(read, np.arange(4), 4, mesh))
+        found = online(sharding.put_batch(read, 4, mesh))
         assert found.keys() == want.keys()
         for name, value in want.items():
             close = dict(rtol=2e-3, atol=5e-3) if value.dtype == np.float16 else dict(atol=0)

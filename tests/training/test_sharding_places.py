@@ -61,7 +61,9 @@ def test_the_first_rule_that_matches_wins_and_its_dimensions_may_be_fewer():
 
 
 def devices(count):
-    return [types.SimpleNamespace(platform="cpu", process_index=0, id=i) for i in range(count)]
+    """CPUs that are names alone."""
+    kind = {"platform": "cpu", "device_kind": "cpu", "process_index": 0}
+    return [types.SimpleNamespace(**kind, id=i) for i in range(count)]
 
 
 def test_what_is_left_of_the_devices_splits_the_batch(monkeypatch):
@@ -121,15 +123,46 @@ def test_a_process_reads_the_rows_of_its_own_devices(monkeypatch):
     monkeypatch.setattr(sharding, "batch_sharding", lambda mesh: Rows())
     rows = sharding.local_rows(12, None)
     assert rows.tolist() == [3, 4, 5, 9, 10, 11]
+
+
+def test_a_process_s_rows_become_its_part_of_the_batch(monkeypatch):
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
+    batch = {"x": np.arange(12).reshape(6, 2), "y": np.arange(6, dtype=np.uint8)}
+    put = sharding.put_batch(batch, 6, mesh)
+    for name, value in put.items():
+        np.testing.assert_array_equal(value, batch[name])
+        assert value.sharding == sharding.batch_sharding(mesh)
     asked = []
+    monkeypatch.setattr(jax, "make_array_from_process_local_data", lambda *a: asked.append(a))
+    sharding.put_batch(batch, 12, mesh)
+    assert asked == [(sharding.batch_sharding(mesh), batch, {"x": (12, 2), "y": (12,)})]
 
-    def make(shape, how, share):
-        found = [share((slice(9, 12),)), share((slice(3, 6),))]
-        asked.append((shape, [part.tolist() for part in found]))
 
-    monkeypatch.setattr(jax, "make_array_from_callback", make)
-    sharding.put_batch({"x": 10 * rows[:, None]}, rows, 12, None)
-    assert asked == [((12, 1), [[[90], [100], [110]], [[30], [40], [50]]])]
+def torus(kind, *sides):
+    """The chips of a TPU pod by their place."""
+    return [
+        types.SimpleNamespace(
+            platform="tpu", device_kind=kind, id=i, process_index=i // 4,
+            coords=place[::-1], core_on_chip=0,
+        )
+        for i, place in enumerate(np.ndindex(*sides[::-1]))
+    ]  # fmt: skip
+
+
+def test_an_axis_lies_along_the_torus_and_may_be_part_of_a_side(monkeypatch):
+    seen = []
+    monkeypatch.setattr(sharding, "Mesh", lambda grid, *a, **k: seen.append(grid))
+    for kind, sides, shape in (
+        ("TPU v5p", (4, 4, 4), {"fsdp": 4}), ("TPU v6 lite", (4, 4, 1), {"fsdp": 4}),
+        ("TPU v5p", (4, 4, 4), {"fsdp": 2}), ("TPU v6 lite", (4, 4, 1), {"fsdp": 2, "tensor": 2}),
+        ("TPU v5p", (1, 1, 1), {}),
+    ):  # fmt: skip
+        sharding.make_mesh(shape, torus(kind, *sides))
+        places = np.array([d.coords for d in seen[-1].ravel()]).reshape(*seen[-1].shape, 3)
+        assert len({tuple(place) for place in places.reshape(-1, 3)}) == np.prod(sides)
+        if shape == {"fsdp": 4}:
+            steps = np.abs(np.diff(places, axis=1))
+            assert np.all(np.minimum(steps, np.array(sides) - steps).sum(-1) == 1), kind
 
 
 def test_moments_and_averages_are_where_their_weight_is_and_the_rest_is_everywhere():

@@ -41,7 +41,7 @@ def test_stage_1_starts_from_a_2d_model(golden_model, tmp_path):
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     step = next(s for s in range(99) if task.branch(s) == "1-b")
     rows = task.batch(step, np.arange(2))
-    batch = task.on_devices(sharding.put_batch(rows, np.arange(2), 2, mesh), mesh)
+    batch = task.on_devices(sharding.put_batch(rows, 2, mesh), mesh)
     assert batch["moments"].shape[:2] == (2, 4)
 
     @jax.jit
