@@ -254,7 +254,6 @@ def encode_dataset(
     vae: str | Path | None = None,
     clip: str | Path | None = None,
     variants: int = 4,
-    stretch: float = 0.0,
     pictures: Sequence[str] | None = None,
     dtype: str | None = None,
 ) -> EncodedTable:
@@ -266,7 +265,6 @@ def encode_dataset(
       split: the part of each data set.
       vae, clip: model folders with the autoencoder and the image tower; None is the shipped model.
       variants: of colours and proportions; the first has the objects' own.
-      stretch: variants change height to width by up to this factor's logarithm.
       pictures: how references are fitted to the frame, names of `data.pictures.MODES` that take
         turns from view to view; the image tower's own if None.
       dtype: of the networks, as of `load_model`.
@@ -289,7 +287,7 @@ def encode_dataset(
     tower = load_model(clip, dtype, ("clip",))
     encoded = encode_table(
         join([MultiViewTable.load(path, split) for path in data]), autoencoder.vae, tower.clip,
-        variants=variants, pictures=list(pictures or [tower.config.picture]), stretch=stretch,
+        variants=variants, pictures=list(pictures or [tower.config.picture]),
     )  # fmt: skip
     encoded.save(out)
     return encoded
@@ -300,8 +298,7 @@ def main(argv):
     del argv
     encoded = encode_dataset(
         _DATA.value, _OUT.value, split=_SPLIT.value, vae=_VAE.value, clip=_CLIP.value,
-        variants=_VARIANTS.value, stretch=_STRETCH.value, pictures=_PICTURES.value,
-        dtype=_DTYPE.value,
+        variants=_VARIANTS.value, pictures=_PICTURES.value, dtype=_DTYPE.value,
     )  # fmt: skip
     print(f"{_OUT.value}: {encoded.moments.nbytes / 1e6:.0f} MB of latents, {len(encoded)} objects")
 
