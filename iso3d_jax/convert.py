@@ -5,7 +5,6 @@
     python -m iso3d_jax.convert --from models/mine --to torch --out mine.ckpt
     python -m iso3d_jax.convert --from models/mine --to diffusers --out mine_diffusers
     python -m iso3d_jax.convert --from runs/stage2 --to compact --out models/small
-    python -m iso3d_jax.convert --from models/a --from models/b --to average --out models/mean
 
 Reads the checkpoints of Isotropic3D, MVDream and Stable Diffusion 2 (.ckpt, .pt, .safetensors),
 diffusers' folders, and the CLIP vision towers of open_clip and transformers. --from is a file, a
@@ -27,8 +26,8 @@ _FROM = flags.DEFINE_multi_string(
 _OUT = flags.DEFINE_string(
     "out", None, "folder to write; a .ckpt or .pt file with --to torch", required=True
 )
-_TO = flags.DEFINE_enum("to", "jax", ["jax", "torch", "diffusers", "compact", "average"],
-    "the layout to write; compact is our own with a byte a weight, average the mean of several",
+_TO = flags.DEFINE_enum("to", "jax", ["jax", "torch", "diffusers", "compact"],
+    "the layout to write; compact is our own with a byte a weight",
 )  # fmt: skip
 _ARCH = flags.DEFINE_string(
     "arch", None, 'JSON file with what shapes do not tell, as {"unet": {"num_head_channels": 64}}'

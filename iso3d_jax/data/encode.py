@@ -3,7 +3,7 @@
     python -m iso3d_jax.data.encode --data DIR --vae DIR --clip DIR --out DIR --variants 4
 
 The denoiser is then trained on latents and embeddings alone. Each variant is the whole set with
-its own colours and proportions (variant 0 has the objects' own), once as it is and once mirrored.
+its own colours (variant 0 has the objects' own), once as it is and once mirrored.
 Several data sets of as many views, with commas, become one.
 """
 
@@ -25,7 +25,6 @@ from iso3d_jax import command_line
 from iso3d_jax.config_checks import SPLITS
 from iso3d_jax.data.colour import change_colours, on_white
 from iso3d_jax.data.pictures import MODES
-from iso3d_jax.data.stretch import draw_stretch, stretch_views
 from iso3d_jax.data.table import MultiViewTable, join, mix_references
 from iso3d_jax.errors import UserError
 from iso3d_jax.files import atomic_path, make_folder
@@ -182,7 +181,6 @@ def encode_table(
     *,
     variants: int,
     pictures: Sequence[str],
-    stretch: float = 0.0,
     seed: int = 0,
     label: str = "encoding",
 ) -> EncodedTable:
@@ -190,10 +188,9 @@ def encode_table(
 
     Args:
       vae, clip: the frozen networks.
-      variants: 1 keeps the objects' own colours and proportions only.
+      variants: 1 keeps the objects' own colours only.
       pictures: how references are prepared (`prepare_picture`'s modes), views taking turns.
-      stretch: largest change of the ratio of height to width, as a logarithm.
-      seed: of colours and proportions.
+      seed: of colours.
       label: of the progress line.
     """
     moments, embeddings = [], []
@@ -202,8 +199,7 @@ def encode_table(
     for variant in range(2 * variants):
         colour, mirror = divmod(variant, 2)
         for i in range(len(table)):
-            scale = draw_stretch(np.random.default_rng([seed, colour, i]), stretch * (colour > 0))
-            views = stretch_views(table.images[i], scale)
+            views = table.images[i]
             refs = mix_references(views, pictures, shift=i + variant)
             if mirror:
                 views, refs = views[:, :, ::-1], refs[:, :, ::-1]
@@ -236,10 +232,7 @@ _CLIP = flags.DEFINE_string(
     "clip", None, "model folder with the image tower; the shipped one if left out"
 )
 _OUT = flags.DEFINE_string("out", None, "folder to write", required=True)
-_VARIANTS = flags.DEFINE_integer("variants", 4, "variants of colours and proportions", 1, 1000)
-_STRETCH = flags.DEFINE_float(
-    "stretch", 0.0, "variants change height to width by up to this factor's logarithm", 0, 2
-)
+_VARIANTS = flags.DEFINE_integer("variants", 4, "variants of colours", 1, 1000)
 _PICTURES = flags.DEFINE_list(
     "pictures", None, f"how references are fitted to the frame ({', '.join(MODES)}), several "
     "taking turns from view to view; the image tower's own if left out",

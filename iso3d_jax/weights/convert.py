@@ -9,7 +9,7 @@ from iso3d_jax.errors import UserError
 from iso3d_jax.weights.folders import check_model
 from iso3d_jax.weights.sources import check_place
 
-LAYOUTS = ("jax", "torch", "diffusers", "compact", "average")
+LAYOUTS = ("jax", "torch", "diffusers", "compact")
 
 
 def convert(
@@ -25,8 +25,8 @@ def convert(
     """Brings released weights here, or takes a model to another layout.
 
     Args:
-      sources: files, folders or hub ids 'owner/name[/file]'; several make one model, or with
-        'average' its mean. For all but 'jax' a model folder.
+      sources: files, folders or hub ids 'owner/name[/file]'; several make one model. For all
+        but 'jax' a model folder.
       out: folder to write; a .ckpt or .pt file for 'torch'.
       to: one of `LAYOUTS`.
       arch: what shapes do not tell, as {'unet': {'num_head_channels': 64}}; for 'jax'.
@@ -40,11 +40,11 @@ def convert(
     Raises:
       UserError: what is not there, not weights, or does not fit.
     """
-    from iso3d_jax.weights import averaging, exporting
+    from iso3d_jax.weights import exporting
     from iso3d_jax.weights.importing import import_weights
 
     places = [str(s) for s in ([sources] if isinstance(sources, str | Path) else sources)]
-    if to != "jax" and (arch or len(places) > 1 and to != "average"):
+    if to != "jax" and (arch or len(places) > 1):
         raise UserError(f"--to {to} takes one --from, a model folder, and no --arch")
     if leftovers and to != "torch":
         raise UserError("--leftovers goes with --to torch alone")
@@ -62,9 +62,7 @@ def convert(
         return exporting.export_torch(places[0], out, dtype, leftovers, report)
     if to == "diffusers":
         return exporting.export_diffusers(places[0], out, dtype, report)
-    if to == "compact":
-        return exporting.export_compact(places[0], out)
-    return averaging.average(places, out)
+    return exporting.export_compact(places[0], out)
 
 
 def _check_folder(place: str) -> None:

@@ -10,7 +10,6 @@ import pytest
 from iso3d_jax.data import encode
 from iso3d_jax.data.colour import change_colours
 from iso3d_jax.data.encode import EncodedTable, encode_rows, encode_table
-from iso3d_jax.data.stretch import draw_stretch, stretch_views
 from iso3d_jax.data.table import MultiViewTable, prepare_references
 from iso3d_jax.errors import UserError
 
@@ -74,9 +73,7 @@ def table():
 
 @pytest.fixture(scope="module")
 def encoded(table):
-    return encode_table(
-        table, Vae(), Clip(), variants=2, pictures=["framed", "centred"], stretch=0.5, seed=7
-    )
+    return encode_table(table, Vae(), Clip(), variants=2, pictures=["framed", "centred"], seed=7)
 
 
 def test_variants_are_colours_each_as_it_is_and_mirrored(table, encoded):
@@ -92,11 +89,9 @@ def test_variants_are_colours_each_as_it_is_and_mirrored(table, encoded):
         np.testing.assert_allclose(encoded.moments[1, i], moments_of(mirrored), atol=2e-3)
 
 
-def test_further_variants_have_their_own_colours_and_proportions(table, encoded):
+def test_further_variants_have_their_own_colours(table, encoded):
     for i in range(3):
-        scale = draw_stretch(np.random.default_rng([7, 1, i]), 0.5)
-        assert min(scale) < 0.99
-        views = recoloured(stretch_views(table.images[i], scale), 7, 1, i)
+        views = recoloured(table.images[i], 7, 1, i)
         np.testing.assert_allclose(encoded.moments[2, i], moments_of(views), atol=4e-3)
         flipped = moments_of(views[:, :, ::-1])
         np.testing.assert_allclose(encoded.moments[3, i], flipped, atol=4e-3)
@@ -107,8 +102,7 @@ def test_references_take_turns_in_how_they_are_prepared(table, encoded):
     modes = ("framed", "centred")
     for variant in range(4):
         for i in range(3):
-            scale = draw_stretch(np.random.default_rng([7, 1, i]), 0.5)
-            views = stretch_views(table.images[i], scale if variant > 1 else (1.0, 1.0))
+            views = table.images[i]
             for view in range(VIEWS):
                 mode = modes[(view + i + variant) % 2]
                 reference = prepare_references(views[None, [view]], mode)[0, 0]
@@ -191,7 +185,7 @@ def test_the_commands_flags_reach_the_encoding(monkeypatch, tmp_path, capsys):
     asked = []
     values = dict(
         _DATA=["a", "b"], _SPLIT="test", _DTYPE="float32", _VAE="v", _CLIP="c",
-        _OUT=str(tmp_path / "out"), _VARIANTS=3, _STRETCH=0.5, _PICTURES=None,
+        _OUT=str(tmp_path / "out"), _VARIANTS=3, _PICTURES=None,
     )  # fmt: skip
     for name, value in values.items():
         monkeypatch.setattr(encode, name, types.SimpleNamespace(value=value))
@@ -216,7 +210,7 @@ def test_the_commands_flags_reach_the_encoding(monkeypatch, tmp_path, capsys):
         ("--data", "a"), ("--data", "b"), ("--vae", "v", "vae"), ("--clip", "c", "clip"),
         ("v", "float32", ("vae",)), ("c", "float32", ("clip",)),
         ((("a", "test"), ("b", "test")), "vae v", "clip c",
-         dict(variants=3, pictures=["c's own"], stretch=0.5)),
+         dict(variants=3, pictures=["c's own"])),
     ]  # fmt: skip
     assert capsys.readouterr().out == f"{tmp_path / 'out'}: 4 MB of latents, 2 objects\n"
     assert (tmp_path / "out" / "encoded.json").exists()

@@ -18,7 +18,7 @@ AREAS = {
     "training": ["training"],
     "sampling": ["sampling.py"],
     "data/pictures": [
-        "data/pictures.py", "data/background.py", "data/colour.py", "data/stretch.py",
+        "data/pictures.py", "data/background.py", "data/colour.py",
         "data/multiview", "data/picture_table.py",
     ],
     "data/render": ["data/render.py", "data/rasteriser.py", "data/grids.py", "data/meshes.py"],
