@@ -40,11 +40,11 @@ setuptools.setup(
     packages=setuptools.find_packages(include=["iso3d_jax", "iso3d_jax.*"]),
     package_data={
         "iso3d_jax": [
-            "weights/tiny/*",
+            "tiny/weights/*",
             "data/samples/**/*",
             "data/examples/*",
-            "page/*",
-            "page/**/*",
+            "pages/*",
+            "pages/**/*",
         ]
     },
     python_requires=">=3.11",

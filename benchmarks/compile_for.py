@@ -17,9 +17,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from iso3d_jax import config_files  # noqa: E402
-from iso3d_jax.errors import UserError  # noqa: E402
-from iso3d_jax.training import compile_for  # noqa: E402
+from iso3d_jax.commands import config_files  # noqa: E402
+from iso3d_jax.core.errors import UserError  # noqa: E402
+from iso3d_jax.planning import compile_for  # noqa: E402
 
 
 def main():

@@ -44,7 +44,7 @@ def steps(folder: Path, tiny: bool) -> list[tuple[str, list[str]]]:
     data, encoded = folder / "data", folder / "encoded"
     preset = "tiny" if tiny else "full"
     if tiny:
-        model = ROOT / "iso3d_jax" / "weights" / "tiny"
+        model = ROOT / "iso3d_jax" / "tiny" / "weights"
     reconstruct = "tiny" if tiny else "isotropic3d"
     resolution = 64 if tiny else 256
     road = [] if tiny else [

@@ -23,7 +23,8 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 from measuring import machine, report  # noqa: E402
 
-from iso3d_jax import config_files, sampling  # noqa: E402
+from iso3d_jax import sampling  # noqa: E402
+from iso3d_jax.commands import config_files  # noqa: E402
 from iso3d_jax.data.pictures import load_picture  # noqa: E402
 from iso3d_jax.geometry.cameras import camera_condition  # noqa: E402
 from iso3d_jax.guidance import sds  # noqa: E402
@@ -88,7 +89,7 @@ def programs(cfg, prior, spec, scene, phase: int) -> dict[str, tuple]:
         return jax.grad(lambda p: jnp.sum(jnp.square(field.normal(p, x, shape) - 0.5)))(params)
 
     def optimise(params, opt_state):
-        updates, after = state.optimiser(cfg).update(params, opt_state, params)
+        updates, after = state.optimizer(cfg).update(params, opt_state, params)
         return jax.tree.map(jnp.add, params, updates), after
 
     def occupied_cells(scene):
@@ -111,7 +112,7 @@ def programs(cfg, prior, spec, scene, phase: int) -> dict[str, tuple]:
         "unet_with_guidance": (guide, (z, prior.unet, context, camera)),
         "orientation_loss_and_backward": (normals_and_back, (scene.params, points)),
         "occupancy_all_cells": (occupied_cells, (scene,)),
-        "optimiser": (optimise, (scene.params, scene.opt_state)),
+        "optimizer": (optimise, (scene.params, scene.opt_state)),
     }
 
 

@@ -24,7 +24,7 @@ import jax.numpy as jnp  # noqa: E402
 from measuring import placed, report, tpu_chip  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
-from iso3d_jax import config_files  # noqa: E402
+from iso3d_jax.commands import config_files  # noqa: E402
 from iso3d_jax.planning.programs import abstract_module  # noqa: E402
 from iso3d_jax.reconstruction import settings, state  # noqa: E402
 from iso3d_jax.reconstruction.losses import Prior, PriorSpec  # noqa: E402

@@ -24,10 +24,12 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import jax  # noqa: E402
 from measuring import report  # noqa: E402
 
-from iso3d_jax import config_files  # noqa: E402
-from iso3d_jax.training import batches, compile_for, flops, loop, sharding  # noqa: E402
-from iso3d_jax.training.chips import parse_target  # noqa: E402
+from iso3d_jax.commands import config_files  # noqa: E402
+from iso3d_jax.planning import compile_for, flops  # noqa: E402
+from iso3d_jax.planning.chips import parse_target  # noqa: E402
+from iso3d_jax.training import loop, sharding  # noqa: E402
 from iso3d_jax.training.optimizer import make_optimizer  # noqa: E402
+from iso3d_jax.training.tasks import batches  # noqa: E402
 
 TARGETS = ("v5e:4x4", "v5p:4x4x4", "v6e:16x16", "h100:8", "a100:32")
 OBJECTS = 2  # of the traced batch

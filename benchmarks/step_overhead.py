@@ -24,14 +24,15 @@ sys.path.insert(0, str(ROOT))
 import jax  # noqa: E402
 from measuring import machine, report  # noqa: E402
 
-from iso3d_jax import command_line, config_files  # noqa: E402
-from iso3d_jax.training import loop, sharding, tasks  # noqa: E402
+from iso3d_jax.commands import command_line, config_files  # noqa: E402
+from iso3d_jax.training import loop, sharding  # noqa: E402
 from iso3d_jax.training.optimizer import make_optimizer  # noqa: E402
+from iso3d_jax.training.tasks import stages  # noqa: E402
 
 WARM_UP = 10  # steps of each run that are not counted; a multiple of log_every
 
 
-class TimedTask(tasks.DenoiserTask):
+class TimedTask(stages.DenoiserTask):
     """Notes both clocks whenever the loop asks for a batch; shows and exports nothing."""
 
     def batch(self, step, rows):
@@ -56,7 +57,7 @@ def bare_step(task, cfg, steps: int) -> np.ndarray:
     shardings = sharding.state_shardings(abstract, mesh, task.sharding_rules)
     state = loop.new_state(task, tx, cfg, abstract, shardings)
     rows = sharding.local_rows(cfg.batch_size, mesh)
-    batch = sharding.put_batch(tasks.DenoiserTask.batch(task, 0, rows), cfg.batch_size, mesh)
+    batch = sharding.put_batch(stages.DenoiserTask.batch(task, 0, rows), cfg.batch_size, mesh)
     with jax.set_mesh(mesh):
         compiled = loop.trace_step(task, tx, cfg, shardings, mesh, state, batch).lower().compile()
     state, _ = jax.block_until_ready(compiled(state, batch))

@@ -15,8 +15,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from iso3d_jax.core.errors import UserError
     from iso3d_jax.data.pictures import load_picture, prepare_picture
-    from iso3d_jax.errors import UserError
     from iso3d_jax.pipeline import Pipeline
     from iso3d_jax.reconstruction.loop import Interrupted
     from iso3d_jax.reconstruction.result import Reconstruction
@@ -30,7 +30,7 @@ _HOME = {
     "Interrupted": "iso3d_jax.reconstruction.loop",
     "Pipeline": "iso3d_jax.pipeline",
     "Reconstruction": "iso3d_jax.reconstruction.result",
-    "UserError": "iso3d_jax.errors",
+    "UserError": "iso3d_jax.core.errors",
     "Views": "iso3d_jax.views",
     "load_model": "iso3d_jax.weights.bundle",
     "load_picture": "iso3d_jax.data.pictures",

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from iso3d_jax import __version__
-from iso3d_jax.config_presets import nearest
+from iso3d_jax.commands.config_presets import nearest
 
 # By what a newcomer does first.
 COMMANDS = {

@@ -15,7 +15,7 @@ import json
 import sys
 from pathlib import Path
 
-from iso3d_jax import command_line
+from iso3d_jax.commands import command_line
 
 flags = command_line.flags_for(__name__)
 
@@ -41,8 +41,8 @@ def main(_argv):
 
 def check_paths(cfg) -> None:
     """Refuses a path that cannot be right, before anything that takes time is loaded."""
-    from iso3d_jax import paths
-    from iso3d_jax.files import make_folder
+    from iso3d_jax.commands import paths
+    from iso3d_jax.core.files import make_folder
 
     paths.dataset("--config.data", cfg.data)
     sections = {f"stage2.{name}": cfg.stage2[name] for name in cfg.stage2}
@@ -68,12 +68,12 @@ def compare(cfg, out, names=None, dtype=None) -> dict:
       UserError: an unknown run, or a folder of another comparison.
       SystemExit, Interrupted: stopped; the same call goes on.
     """
-    from iso3d_jax.comparison import plan, report
-    from iso3d_jax.comparison.measure import Comparison
-    from iso3d_jax.config_presets import nearest
-    from iso3d_jax.errors import UserError
+    from iso3d_jax.commands.config_presets import nearest
+    from iso3d_jax.core.errors import UserError
+    from iso3d_jax.core.files import atomic_path, make_folder
+    from iso3d_jax.evaluation.ablations import plan, report
+    from iso3d_jax.evaluation.ablations.measure import Comparison
     from iso3d_jax.evaluation.report import code_facts, task_digest
-    from iso3d_jax.files import atomic_path, make_folder
 
     names = list(names or plan.RUNS)
     for name in names:

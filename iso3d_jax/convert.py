@@ -15,8 +15,8 @@ is read off the weights; --arch gives what they cannot tell. docs/weights.md has
 import json
 from pathlib import Path
 
-from iso3d_jax import command_line
-from iso3d_jax.errors import UserError
+from iso3d_jax.commands import command_line
+from iso3d_jax.core.errors import UserError
 
 flags = command_line.flags_for(__name__)
 
@@ -43,7 +43,7 @@ def main(argv):
     del argv
     arch = _read_arch(_ARCH.value)
 
-    from iso3d_jax.progress import Progress
+    from iso3d_jax.core.progress import Progress
     from iso3d_jax.weights.convert import convert
 
     progress = None

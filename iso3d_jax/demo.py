@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iso3d_jax import command_line
-from iso3d_jax.errors import UserError
+from iso3d_jax.commands import command_line
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.reconstruct import default_config
 
 if TYPE_CHECKING:
@@ -44,16 +44,16 @@ def main(argv):
     """Checks the picture and the model, reconstructs, writes the page."""
     del argv
     cfg = command_line.get_config()
-    from iso3d_jax import paths
+    from iso3d_jax.commands import paths
+    from iso3d_jax.core.files import make_folder
     from iso3d_jax.data.pictures import load_picture
-    from iso3d_jax.files import make_folder
 
     image = Path(_IMAGE.value)
     load_picture(image)
     paths.model("--model", _MODEL.value, "unet", "vae", "clip")
     out = make_folder(_OUT.value)
 
-    from iso3d_jax.page.of_run import write_run_page
+    from iso3d_jax.pages.run_page import write_run_page
     from iso3d_jax.pipeline import Pipeline
     from iso3d_jax.reconstruction import loop, settings
 

@@ -12,8 +12,8 @@ Writes report.json, table.md, index.html (open it in a browser) and contact.png.
 says what each figure is, to the digit.
 """
 
-from iso3d_jax import command_line
-from iso3d_jax.config_checks import SPLITS
+from iso3d_jax.commands import command_line
+from iso3d_jax.commands.config_checks import SPLITS
 
 flags = command_line.flags_for(__name__)
 

@@ -8,9 +8,9 @@ colours, Z up.
 
 from pathlib import Path
 
-from iso3d_jax import command_line, paths
-from iso3d_jax.errors import UserError
-from iso3d_jax.files import make_folder
+from iso3d_jax.commands import command_line, paths
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.files import make_folder
 
 flags = command_line.flags_for(__name__)
 

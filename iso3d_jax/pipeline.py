@@ -23,10 +23,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from iso3d_jax import sampling
-from iso3d_jax.config_presets import nearest
+from iso3d_jax.commands.config_presets import nearest
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.pictures import MODES, PictureSource, load_picture
-from iso3d_jax.errors import UserError
-from iso3d_jax.page.of_run import write_run_page
+from iso3d_jax.pages.run_page import write_run_page
 from iso3d_jax.presets import reconstruct as presets
 from iso3d_jax.reconstruction import batch, loop, run
 from iso3d_jax.reconstruction.result import Reconstruction

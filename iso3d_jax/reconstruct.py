@@ -16,7 +16,7 @@ import json
 import sys
 from pathlib import Path
 
-from iso3d_jax import command_line
+from iso3d_jax.commands import command_line
 from iso3d_jax.weights.folders import TINY
 
 flags = command_line.flags_for(__name__)
@@ -55,9 +55,9 @@ def default_config(argv: list[str]) -> str:
 
 def check_paths(init: str) -> None:
     """Refuses a path that cannot be right, before anything that takes time is loaded."""
-    from iso3d_jax import paths
-    from iso3d_jax.errors import UserError
-    from iso3d_jax.files import make_folder
+    from iso3d_jax.commands import paths
+    from iso3d_jax.core.errors import UserError
+    from iso3d_jax.core.files import make_folder
 
     if init not in ("none", "views"):
         try:
@@ -74,8 +74,8 @@ def main(argv):
     """Reads the picture and the model and runs the reconstruction."""
     del argv
     cfg = command_line.get_config()
+    from iso3d_jax.core.errors import UserError
     from iso3d_jax.data.pictures import load_picture
-    from iso3d_jax.errors import UserError
 
     if bool(_IMAGE.value) == bool(_IMAGES.value):
         raise UserError("give --image PICTURE or --images FOLDER, one of the two")

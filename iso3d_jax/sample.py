@@ -13,8 +13,8 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iso3d_jax import command_line, paths
-from iso3d_jax.errors import UserError
+from iso3d_jax.commands import command_line, paths
+from iso3d_jax.core.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,8 +75,8 @@ _CELL = flags.DEFINE_integer(
 def main(argv):
     """Checks what was given, samples, writes."""
     del argv
+    from iso3d_jax.core.files import atomic_path, make_folder
     from iso3d_jax.data import grids, pictures
-    from iso3d_jax.files import atomic_path, make_folder
 
     out = Path(_OUT.value)
     if out.suffix.lower() != ".png":
@@ -89,7 +89,7 @@ def main(argv):
     make_folder(out.parent)
 
     from iso3d_jax import sampling
-    from iso3d_jax.progress import Progress
+    from iso3d_jax.core.progress import Progress
     from iso3d_jax.weights.bundle import load_model
 
     sampling.check_options(_NUM_VIEWS.value, _ELEVATION_DEG.value, _STEPS.value)
@@ -157,9 +157,9 @@ def write_views(
     import numpy as np
     from PIL import Image
 
+    from iso3d_jax.core.files import atomic_path
     from iso3d_jax.data import grids
     from iso3d_jax.data.background import remove_plain_background
-    from iso3d_jax.files import atomic_path
 
     opaque = []
     for name, row in zip(names, rows, strict=True):

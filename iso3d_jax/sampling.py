@@ -19,9 +19,9 @@ import numpy as np
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.pictures import prepare_picture
 from iso3d_jax.diffusion import ddim
-from iso3d_jax.errors import UserError
 from iso3d_jax.geometry import cameras
 from iso3d_jax.models.unet import UNetWithReference
 from iso3d_jax.weights import facts

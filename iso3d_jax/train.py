@@ -12,8 +12,8 @@ storage; launch/ has a script for each platform. SIGTERM saves and exits with st
 75 says that another process of the run is gone: start again on both.
 """
 
-from iso3d_jax import command_line
-from iso3d_jax.errors import UserError
+from iso3d_jax.commands import command_line
+from iso3d_jax.core.errors import UserError
 
 flags = command_line.flags_for(__name__)
 
@@ -43,7 +43,7 @@ def main(_argv):
     from iso3d_jax.training import run
 
     if _COMPILE_FOR.value:
-        from iso3d_jax.training import compile_for
+        from iso3d_jax.planning import compile_for
 
         compile_for.prepare_environment(_COMPILE_FOR.value)
         cfg = run.with_dtype(cfg, _DTYPE.value)

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.files import atomic_path, make_folder
 from iso3d_jax.data import grids
-from iso3d_jax.errors import UserError
-from iso3d_jax.files import atomic_path, make_folder
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # No random key is used for two things, here and in the commands that tests start.
 os.environ.setdefault("JAX_DEBUG_KEY_REUSE", "1")
 
-from iso3d_jax import command_line  # noqa: E402
+from iso3d_jax.commands import command_line  # noqa: E402
 
 command_line.use_compilation_cache()
 
@@ -71,7 +71,7 @@ def run_python():
 HOLDER = """
 import sys, time
 from pathlib import Path
-from iso3d_jax.files import FolderLock
+from iso3d_jax.core.files import FolderLock
 lock = FolderLock(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jax
 
-from iso3d_jax.files import atomic_path
+from iso3d_jax.core.files import atomic_path
 
 # A part's state in the file.
 DONE, FAILED, LEFT_OUT, RUNNING, DIED = "done", "failed", "left out", "running", "died"

@@ -9,7 +9,7 @@ from measuring import random_model
 from ml_collections import ConfigDict
 from on_accelerator.record import Record
 
-from iso3d_jax import config_files
+from iso3d_jax.commands import config_files
 from iso3d_jax.presets import common
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,8 @@ from measuring import Program, compile_traced, random_weights
 from on_accelerator.record import first_line
 from on_accelerator.setting import Bench
 
-from iso3d_jax.training import compile_for, loop, sharding
+from iso3d_jax.planning import compile_for
+from iso3d_jax.training import loop, sharding
 from iso3d_jax.training.optimizer import make_optimizer
 
 RESERVE = 60.0  # seconds that are left for the part that comes after

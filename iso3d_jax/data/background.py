@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import ndimage
 
-from iso3d_jax.errors import UserError
+from iso3d_jax.core.errors import UserError
 
 ADVICE = (
     "remove the background (with rembg or any picture editor) and save it as a PNG with "

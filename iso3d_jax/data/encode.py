@@ -21,14 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from iso3d_jax import command_line
-from iso3d_jax.config_checks import SPLITS
+from iso3d_jax.commands import command_line
+from iso3d_jax.commands.config_checks import SPLITS
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.files import atomic_path, make_folder
+from iso3d_jax.core.progress import Progress
 from iso3d_jax.data.colour import change_colours, on_white
 from iso3d_jax.data.pictures import MODES
 from iso3d_jax.data.table import MultiViewTable, join, mix_references
-from iso3d_jax.errors import UserError
-from iso3d_jax.files import atomic_path, make_folder
-from iso3d_jax.progress import Progress
 
 flags = command_line.flags_for(__name__)
 
@@ -265,7 +265,7 @@ def encode_dataset(
     Raises:
       UserError: no such data set or model, an unknown name, sets that do not fit each other.
     """
-    from iso3d_jax import paths
+    from iso3d_jax.commands import paths
     from iso3d_jax.weights.bundle import load_model
 
     unknown = sorted(set(pictures or ()) - set(MODES))

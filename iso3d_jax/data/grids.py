@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from iso3d_jax.images import to_uint8
+from iso3d_jax.core.images import to_uint8
 
 GAP = 4  # pixels of white between pictures
 

@@ -25,9 +25,9 @@ from typing import IO, TypeAlias
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.images import to_uint8
 from iso3d_jax.data.background import remove_plain_background
-from iso3d_jax.errors import UserError
-from iso3d_jax.images import to_uint8
 
 SMALLEST = 16  # pixels; below that there is nothing to see
 LARGEST = 4096  # longer side; larger pictures are reduced when they are read

@@ -28,11 +28,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from iso3d_jax import command_line
-from iso3d_jax.data import furniture, meshes, multiview, proportions, rasteriser
+from iso3d_jax.commands import command_line
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.files import Difference, atomic_path, claim_folder, make_folder
+from iso3d_jax.data import asset_sources, meshes, multiview, rasterizer
 from iso3d_jax.data.table import SET
-from iso3d_jax.errors import UserError
-from iso3d_jax.files import Difference, atomic_path, claim_folder, make_folder
+from iso3d_jax.tiny import proportions
 
 flags = command_line.flags_for(__name__)
 
@@ -70,8 +71,8 @@ def draw_cameras(name: str, seed: int, sets: int) -> dict[str, np.ndarray]:
 
 
 def render_object(
-    asset: furniture.Asset,
-    machine: rasteriser.Rasteriser,
+    asset: asset_sources.Asset,
+    machine: rasterizer.Rasterizer,
     seed: int,
     sets: int,
     stretch: float = 0.0,
@@ -82,8 +83,8 @@ def render_object(
     Raises:
       meshes.BadMesh: the object cannot be read, is flat, thin or cannot be seen.
     """
-    parts = furniture.load_asset(asset)
-    refusal = furniture.shape_refusal(parts)
+    parts = asset_sources.load_asset(asset)
+    refusal = asset_sources.shape_refusal(parts)
     if refusal:
         raise meshes.BadMesh(refusal)
     if stretch:
@@ -106,7 +107,7 @@ def render_object(
         "creator": asset.creator,
         "license": asset.license,
         "source": asset.source,
-        "split": furniture.split_of(asset.name),
+        "split": asset_sources.split_of(asset.name),
     }
     return record | {key: np.array(value) for key, value in about.items()}
 
@@ -124,22 +125,22 @@ _WARP = flags.DEFINE_float("warp", 0.0, "the same for six pieces of each axis", 
 _WORKERS = flags.DEFINE_integer("workers", 0, "processes; 0 is one a core", 0, 1024)
 _ONLY = flags.DEFINE_list("only", None, "names of the objects to render, with commas; default all")
 
-_machine: rasteriser.Rasteriser | None = None
+_machine: rasterizer.Rasterizer | None = None
 
 
 def _start_worker(resolution: int):
     global _machine
     os.environ["LP_NUM_THREADS"] = "1"  # the processes share the cores already
-    _machine = rasteriser.Rasteriser(resolution)
+    _machine = rasterizer.Rasterizer(resolution)
 
 
-def _work(asset: furniture.Asset, out: pathlib.Path, *how) -> str | None:
+def _work(asset: asset_sources.Asset, out: pathlib.Path, *how) -> str | None:
     """Renders one object to its file; returns why it was skipped, or None."""
     try:
         record = render_object(asset, _machine, *how)
     except meshes.BadMesh as e:
         return str(e)
-    icon = furniture.icon_bytes(asset)
+    icon = asset_sources.icon_bytes(asset)
     if icon:
         with atomic_path(out / "icons" / f"{asset.name}.png") as path:
             path.write_bytes(icon)
@@ -172,7 +173,7 @@ def _check_settings(out: pathlib.Path, settings: dict):
 
 
 def render_all(
-    assets: list[furniture.Asset],
+    assets: list[asset_sources.Asset],
     out: pathlib.Path,
     resolution: int = 64,
     sets: int = 6,
@@ -190,13 +191,13 @@ def render_all(
         make_folder(out / folder)
     settings = dict(resolution=resolution, sets=sets, seed=seed, stretch=stretch, warp=warp)
     _check_settings(out, settings)
-    skipped = {a.name: reason for a in assets if (reason := furniture.unwanted(a))}
+    skipped = {a.name: reason for a in assets if (reason := asset_sources.unwanted(a))}
     todo = [a for a in assets if a.name not in skipped]
     todo = [a for a in todo if not (out / "objects" / f"{a.name}.npz").exists()]
     start, done = time.time(), 0
     print(f"{len(assets)} objects, {len(todo)} to render, {len(skipped)} left out", flush=True)
     if todo:
-        rasteriser.Rasteriser(resolution).close()  # fail here, in one sentence, not in a worker
+        rasterizer.Rasterizer(resolution).close()  # fail here, in one sentence, not in a worker
         with _pool(min(workers, len(todo)), resolution) as pool:
             futures = {pool.submit(_work, a, out, seed, sets, stretch, warp): a for a in todo}
             for future in concurrent.futures.as_completed(futures):
@@ -229,7 +230,7 @@ def write_credits(out: pathlib.Path):
         path.write_text("".join(lines), encoding="utf-8")
 
 
-def choose(assets: list[furniture.Asset], names: list[str] | None) -> list[furniture.Asset]:
+def choose(assets: list[asset_sources.Asset], names: list[str] | None) -> list[asset_sources.Asset]:
     """The assets of these names; all if None.
 
     Raises:
@@ -278,7 +279,7 @@ def render_dataset(
         data set of other settings.
     """
     out = pathlib.Path(out)
-    chosen = choose(furniture.find_assets(list(assets)), None if only is None else list(only))
+    chosen = choose(asset_sources.find_assets(list(assets)), None if only is None else list(only))
     workers = workers or os.cpu_count() or 1
     skipped = render_all(chosen, out, resolution, sets, seed, workers, stretch, warp)
     multiview.prepare(out, out)

@@ -2,7 +2,7 @@
 
 Small sets (a few hundred objects at 64x64) fit; a batch is then a pure function of (seed, step),
 so a resumed run sees what an unbroken one would have seen. For larger ones see
-`training/batches.py`.
+`training/tasks/batches.py`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.pictures import prepare_picture
-from iso3d_jax.errors import UserError
 
 SET = 4  # views of an orthogonal set
 

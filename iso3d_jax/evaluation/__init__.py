@@ -1,1 +1,1 @@
-"""How good a model is: views against the truth, baselines, and what the model pays attention to."""
+"""How good a model is: views and meshes against the truth, baselines, reports."""

@@ -16,9 +16,10 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from iso3d_jax.evaluation.pixels import psnr
-from iso3d_jax.reconstruction import draft, pictures, settings, state
+from iso3d_jax.metrics.pixels import psnr
+from iso3d_jax.reconstruction import pictures, settings, state
 from iso3d_jax.reconstruction.cameras import Views
+from iso3d_jax.reconstruction.init import draft
 from iso3d_jax.reconstruction.losses import PriorSpec
 from iso3d_jax.reconstruction.step import run_steps
 
@@ -32,7 +33,7 @@ FIT = dict(
     occupancy=dict(resolution=16, every=16, decay=0.95, threshold=0.01),
     draft=dict(rays=1024, mask=0.5, opaque=0.0, sparsity=0.0, orientation=0.0),
     show=dict(density_scale=1.0),
-    optimiser=dict(encoding=0.03, networks=0.01, b1=0.9, b2=0.99, eps=1e-15, weight_decay=0.0,
+    optimizer=dict(encoding=0.03, networks=0.01, b1=0.9, b2=0.99, eps=1e-15, weight_decay=0.0,
                    final=0.1),
 )  # fmt: skip
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.pictures import find_pictures, load_picture, prepare_picture
-from iso3d_jax.errors import UserError
 from iso3d_jax.evaluation.views import ViewTask
 
 ELEVATION_DEG = 15.0

@@ -20,11 +20,11 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.images import to_uint8
 from iso3d_jax.data.colour import on_white
 from iso3d_jax.data.pictures import prepare_picture
-from iso3d_jax.errors import UserError
 from iso3d_jax.evaluation.views import ViewTask
-from iso3d_jax.images import to_uint8
 
 VIEWS, STEP_DEG, ELEVATION_DEG = 16, 22.5, 30.0
 FILL = 0.93  # where the unit sphere ends in the pictures that models are trained on: 1 / 1.075

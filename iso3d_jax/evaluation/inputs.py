@@ -12,8 +12,8 @@ from.
 
 from pathlib import Path
 
-from iso3d_jax import command_line, paths
-from iso3d_jax.config_checks import SPLITS
+from iso3d_jax.commands import command_line, paths
+from iso3d_jax.commands.config_checks import SPLITS
 
 flags = command_line.flags_for(__name__)
 
@@ -39,15 +39,15 @@ def write_inputs(data: str, split: str, places: list[str], out: str | Path, coun
     import trimesh
     from PIL import Image
 
-    from iso3d_jax.data import furniture
+    from iso3d_jax.core.errors import UserError
+    from iso3d_jax.core.files import atomic_path, make_folder
+    from iso3d_jax.data import asset_sources
     from iso3d_jax.data.meshes import BadMesh
     from iso3d_jax.data.table import MultiViewTable
-    from iso3d_jax.errors import UserError
     from iso3d_jax.evaluation.views import picture_views, spaced
-    from iso3d_jax.files import atomic_path, make_folder
 
     table = MultiViewTable.load(data, split)
-    assets = {asset.name: asset for asset in furniture.find_assets(places)}
+    assets = {asset.name: asset for asset in asset_sources.find_assets(places)}
     pictures, meshes = (make_folder(Path(out) / name) for name in ("pictures", "meshes"))
     chosen = spaced(len(table), count or len(table))
     picture_of = picture_views(table)
@@ -59,7 +59,7 @@ def write_inputs(data: str, split: str, places: list[str], out: str | Path, coun
         with atomic_path(pictures / f"{name}.png") as temporary:
             Image.fromarray(table.images[i, view]).save(temporary)
         try:
-            parts = furniture.load_asset(assets[name])
+            parts = asset_sources.load_asset(assets[name])
         except BadMesh as error:
             raise UserError(f"the mesh of {name} cannot be used: {error}") from None
         corners = np.concatenate([part.positions for part in parts]).reshape(-1, 3)
@@ -72,7 +72,7 @@ def write_inputs(data: str, split: str, places: list[str], out: str | Path, coun
 
 
 def main(_argv):
-    from iso3d_jax.data.furniture import find_assets
+    from iso3d_jax.data.asset_sources import find_assets
 
     paths.dataset("--data", _DATA.value)
     find_assets(_ASSETS.value)

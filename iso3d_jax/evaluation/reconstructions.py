@@ -19,11 +19,12 @@ from pathlib import Path
 import numpy as np
 import trimesh
 
-from iso3d_jax.errors import UserError
-from iso3d_jax.evaluation import gso, shapes, visible
-from iso3d_jax.evaluation.isotropy import isotropy
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.progress import Progress
+from iso3d_jax.evaluation import gso
 from iso3d_jax.evaluation.scores import SHAPE_METRICS
-from iso3d_jax.progress import Progress
+from iso3d_jax.metrics import shapes, surface_points
+from iso3d_jax.metrics.isotropy import isotropy
 
 FRAMES = ("box", "truth")
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply")
@@ -141,7 +142,7 @@ def score_runs(
 
 def _by_side(each: list[dict]) -> dict[str, dict]:
     """How the scores vary with the azimuth from the picture's side, over all objects."""
-    azimuth = np.broadcast_to(visible.AZIMUTHS_DEG, (len(each), visible.VIEWS))
+    azimuth = np.broadcast_to(surface_points.AZIMUTHS_DEG, (len(each), surface_points.VIEWS))
     return {k: isotropy(np.stack([s[k] for s in each]), azimuth) for k in shapes.SIDE_METRICS}
 
 

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 
 from iso3d_jax import __version__
+from iso3d_jax.core.images import to_uint8
 from iso3d_jax.evaluation.scores import METRICS, SHAPE_METRICS
 from iso3d_jax.evaluation.views import ViewTask
-from iso3d_jax.images import to_uint8
 from iso3d_jax.weights.bundle import find_bundle
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "scipy", "trimesh")

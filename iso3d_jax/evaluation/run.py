@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from iso3d_jax import config_files, paths
-from iso3d_jax.errors import UserError
-from iso3d_jax.files import atomic_path, make_folder
+from iso3d_jax.commands import config_files, paths
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.files import atomic_path, make_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +105,8 @@ def check_paths(s: Evaluation) -> set[str]:
 
 def write(s: Evaluation, out: Path, report: dict, pictures, answers) -> None:
     """report.json, table.md and index.html; prints the tables."""
-    from iso3d_jax.evaluation.page import write_page
     from iso3d_jax.evaluation.report import code_facts, markdown
+    from iso3d_jax.pages.evaluation_page import write_page
 
     report["code"] = code_facts()
     text = markdown(report)
@@ -121,7 +121,7 @@ def write(s: Evaluation, out: Path, report: dict, pictures, answers) -> None:
 
 def load_perceptual(s: Evaluation) -> dict:
     """The perceptual distances whose weights are at hand, by metric."""
-    from iso3d_jax.evaluation import lpips, st_lpips
+    from iso3d_jax.metrics import lpips, st_lpips
 
     found = {"lpips": lpips.load(s.lpips)} if s.lpips else {}
     file = st_lpips.find() if s.st_lpips == "auto" else s.st_lpips
@@ -157,11 +157,12 @@ def evaluate_views(s: Evaluation, out: Path):
     import numpy as np
 
     from iso3d_jax import sampling
+    from iso3d_jax.core.progress import Progress
     from iso3d_jax.data.grids import tile
     from iso3d_jax.data.table import SET, MultiViewTable
-    from iso3d_jax.evaluation import ablation, scores, views
+    from iso3d_jax.evaluation import scores, views
+    from iso3d_jax.evaluation.ablations import one_step_x0
     from iso3d_jax.evaluation.report import model_facts
-    from iso3d_jax.progress import Progress
     from iso3d_jax.weights.bundle import load_model
     from iso3d_jax.weights.facts import sampling_camera_encoding
 
@@ -178,12 +179,12 @@ def evaluate_views(s: Evaluation, out: Path):
     }
     if task.truth is not None:
         print(f"{len(task)} objects: the one-step table ...", flush=True)
-        probe = ablation.Probe.make(
+        probe = one_step_x0.Probe.make(
             model, task.pictures, task.truth[:, :SET], task.azimuth_deg[:, :SET],
             task.elevation_deg[:, :SET],
         )  # fmt: skip
-        progress = Progress(len(ablation.TIMESTEPS), "the one-step table", unit="noise level")
-        report["ablation"] = ablation.ablate(model.unet, probe, seed=s.seed, progress=progress)
+        progress = Progress(len(one_step_x0.TIMESTEPS), "the one-step table", unit="noise level")
+        report["ablation"] = one_step_x0.ablate(model.unet, probe, seed=s.seed, progress=progress)
         progress.close()
         if s.ablate:
             report["settings"] = {"seed": s.seed, "dtype": model.dtype}
@@ -272,7 +273,7 @@ def consistency_of(s: Evaluation, report: dict, task, answers: dict) -> None:
 def evaluate_parts(s: Evaluation) -> dict:
     """Scores an autoencoder or an image tower that is no whole model yet."""
     from iso3d_jax.data.table import MultiViewTable
-    from iso3d_jax.evaluation import parts
+    from iso3d_jax.evaluation import component_scores
     from iso3d_jax.evaluation.report import model_facts
     from iso3d_jax.weights.bundle import load_config
 
@@ -287,19 +288,20 @@ def evaluate_parts(s: Evaluation) -> dict:
         "title": f"Evaluation of parts of the {config.name} model",
         "protocol": "autoencoder: views encoded and decoded again. Image tower: its decoder draws "
         "all views from the embedding of the view nearest to azimuth +30 degrees; drawings "
-        f"enlarged, object where alpha exceeds {parts.DRAWN_ALPHA}",
+        f"enlarged, object where alpha exceeds {component_scores.DRAWN_ALPHA}",
         "model": model_facts(s.model, config.name),
         "data": {
             "data set": s.data, "split": s.split, "pictures": picture,
             "objects": len(table), "views": table.images.shape[1],
         },
-        "parts": parts.score(s.model, table, picture, s.dtype),
+        "parts": component_scores.score(s.model, table, picture, s.dtype),
     }  # fmt: skip
 
 
 def evaluate_shapes(s: Evaluation) -> dict:
     """Scores reconstructed meshes."""
-    from iso3d_jax.evaluation import reconstructions, sealed, shapes, visible
+    from iso3d_jax.evaluation import reconstructions
+    from iso3d_jax.metrics import shapes, surface_points, visibility_occupancy
 
     means, objects, sides = reconstructions.score_runs(s.runs, s.meshes, frame=s.frame)
     scaled = {
@@ -309,11 +311,11 @@ def evaluate_shapes(s: Evaluation) -> dict:
     }[s.frame]
     return {
         "title": "Evaluation of reconstructed meshes",
-        "protocol": f"{scaled}; points seen from {visible.VIEWS} cameras at "
-        f"{visible.ELEVATION_DEG:g} degrees, thinned to {visible.VOXEL}; Chamfer distance "
-        f"(mean + mean) / 2, F-score at {shapes.F_DISTANCE}, volumes on {shapes.GRID}^3 cubes of "
-        f"[-1, 1]^3, by crossings and, sealed, by what {sealed.DIRECTIONS} cameras see; closed "
-        f"truths are those where both overlap by {shapes.CLOSED}",
+        "protocol": f"{scaled}; points seen from {surface_points.VIEWS} cameras at "
+        f"{surface_points.ELEVATION_DEG:g} degrees, thinned to {surface_points.VOXEL}; "
+        f"Chamfer distance (mean + mean) / 2, F-score at {shapes.F_DISTANCE}, "
+        f"volumes on {shapes.GRID}^3 cubes of [-1, 1]^3, by crossings and, sealed, by what {visibility_occupancy.DIRECTIONS} "
+        f"cameras see; closed truths are those where both overlap by {shapes.CLOSED}",
         "data": {"runs": s.runs, "meshes": s.meshes, "objects": len(objects)},
         "shapes": means,
         "sides": sides,

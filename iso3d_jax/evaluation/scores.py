@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from jaxtyping import Float
 
-from iso3d_jax.evaluation import pixels
 from iso3d_jax.evaluation.embedding import embed_all, embed_views, similarity
-from iso3d_jax.evaluation.isotropy import BACK_DEG, FRONT_DEG, angular_distance, isotropy
 from iso3d_jax.evaluation.views import ViewTask
+from iso3d_jax.metrics import pixels
+from iso3d_jax.metrics.isotropy import BACK_DEG, FRONT_DEG, angular_distance, isotropy
 from iso3d_jax.weights.bundle import Model
 
 # name -> (heading, whether larger is better)

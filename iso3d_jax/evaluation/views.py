@@ -19,12 +19,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from iso3d_jax import sampling
+from iso3d_jax.core.progress import Progress
 from iso3d_jax.data.colour import on_white
 from iso3d_jax.data.table import SET, MultiViewTable, prepare_references
 from iso3d_jax.evaluation.embedding import embed_all
-from iso3d_jax.evaluation.isotropy import angular_distance
 from iso3d_jax.geometry.cameras import camera_condition, relative_azimuth
-from iso3d_jax.progress import Progress
+from iso3d_jax.metrics.isotropy import angular_distance
 from iso3d_jax.weights import facts
 from iso3d_jax.weights.bundle import Model
 

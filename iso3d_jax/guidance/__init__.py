@@ -1,1 +1,1 @@
-"""What the denoiser tells the scene: score distillation, its timestep range, and regularisers."""
+"""What the denoiser tells the scene: score distillation, its timestep range, and regularizers."""

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from iso3d_jax.diffusion import schedule
-from iso3d_jax.guidance import regularisers
+from iso3d_jax.guidance import regularizers
 
 LOSSES = ("x0", "sds")  # of latents; `pixel_loss` is the x0 loss of pictures
 
@@ -122,7 +122,7 @@ def pixel_loss(
     size / 2 times the mean squared error of colours plus `mask_weight` times the cross-entropy of
     opacities. What an autoencoder's decoder makes of a blurred latent need not be what its encoder
     maps to that latent: where the decoder was tuned to draw what the denoiser predicts
-    (`training/sampled_views.py`), only pictures say what is meant.
+    (`tiny/tasks/sampled_views.py`), only pictures say what is meant.
 
     Args:
       rgb, opacity: of the renders, with gradient; colours in [0, 1].
@@ -130,7 +130,7 @@ def pixel_loss(
       size: numbers in a view's latents, so that this loss is about as large as that of latents.
     """
     wanted, mask = jax.lax.stop_gradient((wanted, mask))
-    outline = regularisers.cross_entropy(opacity, mask)
+    outline = regularizers.cross_entropy(opacity, mask)
     return 0.5 * size * (jnp.mean(jnp.square(rgb - wanted)) + mask_weight * outline)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from iso3d_jax.mesh.coverage import SLACK, fragments
+from iso3d_jax.geometry.coverage import SLACK, fragments
 from iso3d_jax.mesh.texture import TexturedMesh
 
 SUPERSAMPLING = 3

@@ -18,8 +18,8 @@ import numpy as np
 import trimesh
 from PIL import Image
 
-from iso3d_jax.errors import UserError
-from iso3d_jax.files import atomic_path, make_folder
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.files import atomic_path, make_folder
 from iso3d_jax.mesh.texture import TexturedMesh
 
 FORMATS = ("glb", "obj", "ply")

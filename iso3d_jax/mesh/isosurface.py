@@ -10,8 +10,8 @@ import trimesh
 from jaxtyping import Float
 from skimage import measure
 
-from iso3d_jax.errors import EmptySurface, UserError
-from iso3d_jax.progress import Report, silent
+from iso3d_jax.core.errors import EmptySurface, UserError
+from iso3d_jax.core.progress import Report, silent
 
 SLAB = 1 << 18  # points whose density is asked for at a time
 Density = Callable[[np.ndarray], np.ndarray]

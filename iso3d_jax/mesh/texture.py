@@ -10,9 +10,9 @@ import trimesh
 from jaxtyping import Float, Int, UInt8
 from scipy import ndimage, spatial
 
-from iso3d_jax.images import to_uint8
-from iso3d_jax.mesh.coverage import SLACK, fragments
-from iso3d_jax.progress import Report, silent
+from iso3d_jax.core.images import to_uint8
+from iso3d_jax.core.progress import Report, silent
+from iso3d_jax.geometry.coverage import SLACK, fragments
 
 
 class TexturedMesh(NamedTuple):
@@ -72,7 +72,7 @@ def bake(
     lost = (uv == 0).all(-1)  # vertices of slivers that were not unwrapped: the nearest one's place
     nearest = spatial.cKDTree(vertices[~lost]).query(vertices)[1]
     uv = np.where(lost[:, None], uv[~lost][nearest], uv)
-    values, covered = rasterise(uv * size, np.concatenate([vertices, normals], 1), faces, size)
+    values, covered = rasterize(uv * size, np.concatenate([vertices, normals], 1), faces, size)
     inside = values[covered]
     length = np.maximum(np.linalg.norm(inside[:, 3:], axis=-1, keepdims=True), 1e-6)
     texture = np.zeros((size, size, 3), np.float32)
@@ -97,7 +97,7 @@ def bake(
     return TexturedMesh(vertices, normals, uv.astype(np.float32), faces, pixels, colours)
 
 
-def rasterise(
+def rasterize(
     uv: Float[np.ndarray, "V 2"],
     values: Float[np.ndarray, "V D"],
     faces: Int[np.ndarray, "F 3"],

@@ -1,6 +1,6 @@
 """A module's weights as one flat dict of arrays: {"input_blocks/1/res/conv_in/kernel": ...}.
 
-Optimisers, checkpoints, sharding rules and weight files all speak of weights by path, so this is
+Optimizers, checkpoints, sharding rules and weight files all speak of weights by path, so this is
 the form they live in outside the modules.
 """
 

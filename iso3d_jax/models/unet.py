@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from iso3d_jax.models.attention import SpatialTransformer
 from iso3d_jax.models.embeddings import EmbeddingMLP, timestep_embedding
 from iso3d_jax.models.layers import GroupNorm, conv
-from iso3d_jax.models.layout import Layout, Shortcut
+from iso3d_jax.tiny.spatial_prior import Layout, Shortcut
 
 # What the backward pass finds ready and what it computes again: everything is kept; matrix products
 # without a batch axis are; only each block's input is.
@@ -39,8 +39,8 @@ class UNetConfig:
     both to make camera and embedding interact. With `reference_channels`, a clean reference latent
     of so many channels enters beside every noisy one (the project page's CCR, an ablation). With
     `layout_size`, the side of the latents, a coarse map drawn from embedding and camera is added to
-    every view's first features (`models/layout.py`); with `shortcut` that map and the noisy latents
-    also reach the output by a straight line.
+    every view's first features (`tiny/spatial_prior.py`); with `shortcut` that map and the noisy
+    latents also reach the output by a straight line.
     """
 
     in_channels: int = 4

@@ -29,7 +29,7 @@ class RenderSpec:
       candidates: occupied samples a ray (on average) whose density is looked at.
       samples: samples a ray (on average) that are rendered with gradients: the candidates that
         pass the two thresholds.
-      normals: samples a ray (on average) whose normal is taken when it is only regularised.
+      normals: samples a ray (on average) whose normal is taken when it is only regularized.
       alpha_threshold, early_stop: a candidate is dropped where its opacity is below the first
         (or the grid's mean, see `occupancy.Grid`) or where less light than the second reaches it.
       chunk: samples evaluated at a time, or 0 for all at once; bounds memory, not speed.

@@ -1,1 +1,1 @@
-"""What programs will be on machines that are not here."""
+"""What a run will need and cost: programs, memory and time on machines that are not here."""

@@ -23,8 +23,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from iso3d_jax import command_line, config_files
-from iso3d_jax.errors import UserError
+from iso3d_jax.commands import command_line, config_files
+from iso3d_jax.core.errors import UserError
 
 flags = command_line.flags_for(__name__)
 
@@ -106,7 +106,7 @@ def lower_and_count(function, arguments: tuple, target: Target) -> tuple[str, fl
     import jax
     from jax.export import DisabledSafetyCheck
 
-    from iso3d_jax.training import flops
+    from iso3d_jax.planning import flops
 
     kernels = ("__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward", "tpu_custom_call")
     with tracing_for(target):
@@ -333,7 +333,7 @@ def main(_argv):
         more = f" and {len(where) - 1} more" if len(where) > 1 else ""
         print(f"{kind}: {what} [{source}] in {where[0]}{more}")
     if _OUT.value:
-        from iso3d_jax.files import atomic_path
+        from iso3d_jax.core.files import atomic_path
 
         with atomic_path(Path(_OUT.value)) as temporary:
             temporary.write_text(json.dumps(rows, indent=1) + "\n")

@@ -18,11 +18,14 @@ from ml_collections import ConfigDict
 
 from iso3d_jax import sampling
 from iso3d_jax.data import encode
-from iso3d_jax.reconstruction import cameras, draft, losses, pictures, settings, state
+from iso3d_jax.planning import compile_for
+from iso3d_jax.reconstruction import cameras, losses, pictures, settings, state
+from iso3d_jax.reconstruction.init import draft
 from iso3d_jax.reconstruction.losses import Pictures, Prior, PriorSpec
 from iso3d_jax.reconstruction.step import run_steps
-from iso3d_jax.training import base, compile_for, loop
+from iso3d_jax.training import loop
 from iso3d_jax.training.optimizer import make_optimizer
+from iso3d_jax.training.tasks import base
 from iso3d_jax.weights import bundle
 
 BRANCHES = ("1-a", "1-b", "2-a", "2-b")

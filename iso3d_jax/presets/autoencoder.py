@@ -6,7 +6,7 @@
 what the denoiser was trained on.
 """
 
-from iso3d_jax import config_presets
+from iso3d_jax.commands import config_presets
 from iso3d_jax.presets import common
 
 PRESETS = ("tiny",)

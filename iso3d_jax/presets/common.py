@@ -59,10 +59,11 @@ def full_model() -> ConfigDict:
 def full_model_from_base() -> ConfigDict:
     """A network of the released size that is trained here, from a base.
 
-    What is empty is the base's own (`training/base.py`): cameras and prediction, without which its
-    weights are another function, how pictures are prepared, and guidance and noise of sampling. A
-    run that sets them departs from its base and says so. The released sampling numbers are for the
-    released file, whose 2-D script's cameras are nothing that a network is trained with here.
+    What is empty is the base's own (`training/tasks/base.py`): cameras and prediction, without
+    which its weights are another function, how pictures are prepared, and guidance and noise of
+    sampling. A run that sets them departs from its base and says so. The released sampling numbers
+    are for the released file, whose 2-D script's cameras are nothing that a network is trained with
+    here.
     """
     model = full_model()
     model.camera_encoding = ""  # without a base that says one: mvdream, true angles
@@ -123,7 +124,7 @@ def tiny_model() -> ConfigDict:
 
 
 def training() -> ConfigDict:
-    """The loop's and the optimiser's defaults; all [ours]."""
+    """The loop's and the optimizer's defaults; all [ours]."""
     cfg = ConfigDict()
     cfg.seed = 0
     cfg.data = "samples"

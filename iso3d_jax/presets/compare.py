@@ -11,7 +11,7 @@ Presets:
 Options: `:tiny,steps=400` trains longer; `seeds=1`.
 """
 
-from iso3d_jax import config_presets
+from iso3d_jax.commands import config_presets
 from iso3d_jax.presets import common, reconstruct, stage1, stage2
 
 PRESETS = ("tiny", "furniture")

@@ -6,7 +6,7 @@
 Its result is the whole model. Three minutes of two cores, with the sampling of the views.
 """
 
-from iso3d_jax import config_presets
+from iso3d_jax.commands import config_presets
 from iso3d_jax.presets import common
 
 PRESETS = ("tiny",)

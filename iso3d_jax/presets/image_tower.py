@@ -3,7 +3,7 @@
 python -m iso3d_jax.train --config configs/image_tower.py --workdir runs/image_tower
 """
 
-from iso3d_jax import config_presets
+from iso3d_jax.commands import config_presets
 from iso3d_jax.presets import common
 
 PRESETS = ("tiny",)

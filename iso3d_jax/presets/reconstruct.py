@@ -19,7 +19,7 @@ Options: `:tiny,steps=200` runs fewer (or more) iterations and scales every sche
 
 from ml_collections import ConfigDict
 
-from iso3d_jax import config_presets
+from iso3d_jax.commands import config_presets
 
 PRESETS = {"isotropic3d": 10_000, "fast": 2_500, "tiny": 200}
 
@@ -97,20 +97,20 @@ def get_config(arg: str = "") -> ConfigDict:
     # released; probability 0: never
     c.shading = ConfigDict(dict(start_step=at(5000), probability=0.75))
     # released, but for `final`: learning rates end at this share of their value
-    c.optimiser = ConfigDict(
+    c.optimizer = ConfigDict(
         dict(encoding=0.01, networks=0.001, b1=0.9, b2=0.99, eps=1e-15, weight_decay=0.01,
              final=1.0)
     )  # fmt: skip
     # from here on the port's own, but for the turntable's frames and what `mesh` says
     # with several devices: "objects", each makes an object of a folder; "views", all make one
-    c.spread = "objects"
+    c.parallelism = "objects"
     # "low": the autoencoder sees a view at a time and is computed twice; rays go in smaller chunks
     c.memory = "normal"
     # a draft from sampled views: how they are drawn and fitted; `sets` has the azimuth of the first
     # view and the elevation of each set of `views`, the picture's own side first; the object is
     # where a channel is so far from white (not at all, surely), and with `fill` where white is
-    # enclosed by it; `hull`: see reconstruction/hull.py; `networks`: their learning rate, in place
-    # of `optimiser.networks`
+    # enclosed by it; `hull`: see reconstruction/init/hull.py; `networks`: their learning rate, in
+    # place of `optimizer.networks`
     c.draft = ConfigDict(
         dict(steps=1000, rays=8192, fov_deg=40.0, distance=1.075, sets=((0.0, 15.0),),
              white=(0.02, 0.12), fill=False, mask=0.5, hull=0.0, hull_resolution=64, networks=0.001,
@@ -141,7 +141,7 @@ def get_config(arg: str = "") -> ConfigDict:
         c.guidance.update(scale=1.3)  # that of the model's own sampling; 5 eats solids away
         c.shading.probability = 0.0
         c.loss.opaque = (at(3000), 0.0, 100.0, at(8000))
-        c.optimiser.final = 0.1
+        c.optimizer.final = 0.1
         c.show.update(sharpness=8.0, surface="hull")  # what else was tried: docs/reconstruction.md
         c.draft.update(steps=300, rays=3072, sets=SETS_ALL_ROUND, white=(0.04, 0.2), fill=True,
                        hull=1.0, networks=0.005)  # fmt: skip

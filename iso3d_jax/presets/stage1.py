@@ -15,7 +15,7 @@ Nothing of stage 1 but what it is for is in the paper's figures and abstract: ev
 the port's own, unless it is marked (`common.py`).
 """
 
-from iso3d_jax import config_presets
+from iso3d_jax.commands import config_presets
 from iso3d_jax.presets import common
 
 PRESETS = ("full", "tiny", "furniture")

@@ -16,8 +16,8 @@ Presets as in `configs/stage1.py`. Each of them has the paper's ablations beside
     no_stage1   starts from stage 1's base instead of its result
 """
 
-from iso3d_jax import config_presets
-from iso3d_jax.errors import UserError
+from iso3d_jax.commands import config_presets
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.presets import common, stage1
 
 ABLATIONS = ("", "no_ema", "ccr", "no_stage1")

@@ -1,7 +1,7 @@
 """A folder of pictures, one reconstruction each: one model, the same compiled programs for all.
 
 On several devices every device takes one object at a time, with its own copy of the model and its
-own programs, until no picture is left; or all make one object together (`config.spread`).
+own programs, until no picture is left; or all make one object together (`config.parallelism`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.pictures import load_picture
-from iso3d_jax.errors import UserError
 from iso3d_jax.reconstruction import loop, run, settings
 from iso3d_jax.reconstruction import pictures as draw
 
@@ -125,7 +125,7 @@ def reconstruct_all(
                 raise
 
     devices = jax.local_devices()[: len(pictures)]
-    if len(devices) == 1 or cfg.spread == "views":
+    if len(devices) == 1 or cfg.parallelism == "views":
         work(model, {}, [])
     else:
         _on_all(devices, work_on)

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from iso3d_jax.errors import UserError
-from iso3d_jax.progress import Progress
-from iso3d_jax.reconstruction import settings, spread, state
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.progress import Progress
+from iso3d_jax.reconstruction import parallel, settings, state
 from iso3d_jax.reconstruction.losses import LOSSES, WANTED, Pictures, Prior, PriorSpec
 from iso3d_jax.reconstruction.settings import phase_end, phase_of
 from iso3d_jax.reconstruction.state import State
@@ -123,8 +123,8 @@ def _finite_means(record: dict[str, np.ndarray], count: int) -> dict[str, float]
 def _rates(cfg: ConfigDict) -> str:
     """The flags that make iterations take smaller steps."""
     if cfg.mode == "views":
-        return "--config.optimiser.encoding or --config.draft.networks"
-    return "--config.optimiser.encoding, --config.optimiser.networks or --config.guidance.scale"
+        return "--config.optimizer.encoding or --config.draft.networks"
+    return "--config.optimizer.encoding, --config.optimizer.networks or --config.guidance.scale"
 
 
 def _bad_steps(
@@ -241,7 +241,7 @@ def optimise(
     if step >= cfg.steps:
         _check_learned(history, current, cfg)
         return current, history, seconds
-    current, source = spread.replicate(mesh, (current, source))
+    current, source = parallel.replicate(mesh, (current, source))
     shared = {} if programs is None else programs
     if label not in shared:
         shared[label] = Programs(cfg, spec, current, source)
@@ -289,7 +289,7 @@ def optimise(
             begin, picture = time.monotonic(), None
             if preview and cfg.preview_every and step % cfg.preview_every == 0:
                 with progress.doing("drawing a preview"):
-                    picture = preview(spread.on_one(mesh, current), step)
+                    picture = preview(parallel.on_one(mesh, current), step)
             seconds["previews"] += time.monotonic() - begin
             stop = stopped[0] if stopped else 0
             if on_step is not None and on_step(step, picture) is False:
@@ -301,4 +301,4 @@ def optimise(
                 raise Interrupted(stop)
     progress.close()
     _check_learned(history, current, cfg)
-    return spread.on_one(mesh, current), history, seconds
+    return parallel.on_one(mesh, current), history, seconds

@@ -12,12 +12,12 @@ from jaxtyping import Array, Float
 from ml_collections import FrozenConfigDict
 
 from iso3d_jax.geometry.cameras import camera_condition
-from iso3d_jax.guidance import regularisers, sds
+from iso3d_jax.guidance import regularizers, sds
 from iso3d_jax.guidance.annealing import draw_timestep
 from iso3d_jax.nerf import field, render, shading
 from iso3d_jax.nerf.occupancy import Grid
-from iso3d_jax.reconstruction import cameras, spread
-from iso3d_jax.reconstruction.hull import hull_loss
+from iso3d_jax.reconstruction import cameras, parallel
+from iso3d_jax.reconstruction.init.hull import hull_loss
 from iso3d_jax.reconstruction.settings import field_spec, phase_end, render_spec
 
 LOSSES = (
@@ -61,7 +61,7 @@ class PriorSpec(NamedTuple):
     scale_factor: float
     parameterization: str
     camera_encoding: str
-    mesh: Mesh | None = None  # the devices that make one object together, see spread.py
+    mesh: Mesh | None = None  # the devices that make one object together, see parallel.py
 
 
 def fold(prior: Prior, groups: int) -> Prior:
@@ -115,11 +115,11 @@ def _orientation(key, params, rays_o, rays_d, samples, weights, cfg):
     def away(ray, t):
         direction = rays_d[ray]
         x = render.points(rays_o, rays_d, ray, t)
-        return regularisers.facing_away(field.normal(params, x, field_spec(cfg)), direction)
+        return regularizers.facing_away(field.normal(params, x, field_spec(cfg)), direction)
 
     # gradients of second order hold far more per sample than the render does: never all at once
     terms = render.chunked(away, render_spec(cfg).chunk, samples.ray[index], samples.t[index])
-    return regularisers.orientation_sum(weights[index] * stretch, terms)
+    return regularizers.orientation_sum(weights[index] * stretch, terms)
 
 
 def active(weight) -> bool:
@@ -128,7 +128,7 @@ def active(weight) -> bool:
 
 
 def _scene(keys, shared, rays, *, cfg: FrozenConfigDict, weight) -> tuple[tuple, dict]:
-    """Renders rays and regularises the scene that they see; a share of them, see `map_rays`.
+    """Renders rays and regularizes the scene that they see; a share of them, see `map_rays`.
 
     Args:
       keys: for the samples and for the normals.
@@ -153,9 +153,9 @@ def _scene(keys, shared, rays, *, cfg: FrozenConfigDict, weight) -> tuple[tuple,
         )
         scalars["hit"] = jnp.sum((opacity > 0).astype(jnp.float32))
     if active(weight.sparsity):
-        scalars["sparsity"] = regularisers.sparsity_loss(opacity)
+        scalars["sparsity"] = regularizers.sparsity_loss(opacity)
     if active(weight.opaque):
-        scalars["opaque"] = regularisers.opaque_loss(opacity)
+        scalars["opaque"] = regularizers.opaque_loss(opacity)
     return (rendering.rgb, opacity), scalars
 
 
@@ -167,7 +167,7 @@ def _losses_on_scene(scalars: dict) -> tuple[dict, dict]:
     losses = {}
     if "hit" in scalars:
         total, hit = (jnp.sum(scalars.pop(name)) for name in ("orientation", "hit"))
-        losses["orientation"] = regularisers.orientation_loss(total, hit)
+        losses["orientation"] = regularizers.orientation_loss(total, hit)
     return losses | {name: jnp.mean(value) for name, value in scalars.items()}, facts
 
 
@@ -214,16 +214,16 @@ def sds_losses(
             start_step=cfg.shading.start_step, probability=cfg.shading.probability,
         )  # fmt: skip
         rays = *rays, jnp.repeat(source.reshape(-1, 3), resolution**2, 0)
-    (rgb, opacity), scalars = spread.map_rays(
+    (rgb, opacity), scalars = parallel.map_rays(
         spec.mesh, functools.partial(_scene, cfg=cfg, weight=cfg.loss),
         (k_render, k_normal), (params, grid, kind, ambient), rays,
     )  # fmt: skip
     rendered = rgb.reshape(-1, resolution, resolution, 3)  # [G*V, H, W, 3]
     shape = (rendered.shape[0], spec.resolution, spec.resolution, 3)
     images = jax.image.resize(rendered, shape, "linear", antialias=False)
-    images = spread.split(spec.mesh, images)
+    images = parallel.split(spec.mesh, images)
     latents = encode(prior.vae, images, k_encode, spec.scale_factor, cfg.memory)
-    latents = spread.gather(spec.mesh, latents).reshape(groups, cfg.views, *latents.shape[1:])
+    latents = parallel.gather(spec.mesh, latents).reshape(groups, cfg.views, *latents.shape[1:])
 
     g = cfg.guidance
     t = draw_timestep(k_t, step, g.low, g.high, prior.alphas_cumprod.shape[0])
@@ -232,8 +232,10 @@ def sds_losses(
 
     def denoise(z_t, t, context, camera):
         context = context if prior.folded is None else prior.folded
-        inputs = jax.tree.map(functools.partial(spread.split, spec.mesh), (z_t, t, context, camera))
-        return spread.gather(spec.mesh, prior.unet(*inputs))
+        inputs = jax.tree.map(
+            functools.partial(parallel.split, spec.mesh), (z_t, t, context, camera)
+        )
+        return parallel.gather(spec.mesh, prior.unet(*inputs))
 
     guidance, x0 = sds.score_distillation(
         denoise, latents, jax.random.normal(k_noise, latents.shape), t, prior.alphas_cumprod[t],
@@ -241,8 +243,8 @@ def sds_losses(
         rescale=g.rescale, kind="x0" if g.loss == "pixels" else g.loss,
     )  # fmt: skip
     if g.loss == "pixels":
-        wanted = decode(prior.vae, spread.split(spec.mesh, x0.reshape(-1, *x0.shape[2:])), spec)
-        wanted = jax.image.resize(spread.gather(spec.mesh, wanted), rendered.shape, "linear")
+        wanted = decode(prior.vae, parallel.split(spec.mesh, x0.reshape(-1, *x0.shape[2:])), spec)
+        wanted = jax.image.resize(parallel.gather(spec.mesh, wanted), rendered.shape, "linear")
         guidance = sds.pixel_loss(
             rendered, opacity.reshape(rendered.shape[:3]), wanted, white_mask(wanted),
             mask_weight=g.mask, size=x0[0, 0].size,
@@ -268,13 +270,13 @@ def views_losses(
     k_rays, k_render, k_normal = jax.random.split(key, 3)
     index = jax.random.randint(k_rays, (cfg.draft.rays,), 0, pictures.rgb.shape[0])
     rays_o, rays_d, rgb, mask = (x[index] for x in pictures[:4])
-    (seen, opacity), scalars = spread.map_rays(
+    (seen, opacity), scalars = parallel.map_rays(
         spec.mesh, functools.partial(_scene, cfg=cfg, weight=cfg.draft),
         (k_render, k_normal), (params, grid, None, None), (rays_o, rays_d),
     )  # fmt: skip
     losses = {
         "photometric": jnp.mean(jnp.square(seen - rgb)),
-        "mask": regularisers.cross_entropy(opacity, mask),
+        "mask": regularizers.cross_entropy(opacity, mask),
     }
     if pictures.hull is not None:
         losses["hull"] = hull_loss(

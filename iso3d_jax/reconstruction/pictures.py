@@ -16,13 +16,13 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 from PIL import Image
 
+from iso3d_jax.core.files import atomic_path
+from iso3d_jax.core.images import to_uint8
+from iso3d_jax.core.progress import Progress
 from iso3d_jax.data import grids
-from iso3d_jax.files import atomic_path
-from iso3d_jax.images import to_uint8
 from iso3d_jax.nerf import render
 from iso3d_jax.nerf.field import FieldSpec
 from iso3d_jax.nerf.render import RenderSpec
-from iso3d_jax.progress import Progress
 from iso3d_jax.reconstruction import cameras, settings
 from iso3d_jax.reconstruction.cameras import Views
 from iso3d_jax.reconstruction.losses import Pictures, white_mask

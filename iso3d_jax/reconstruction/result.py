@@ -13,10 +13,11 @@ from jaxtyping import UInt8
 from ml_collections import ConfigDict
 from PIL import Image
 
-from iso3d_jax.errors import UserError
-from iso3d_jax.files import make_folder
-from iso3d_jax.progress import Steps
-from iso3d_jax.reconstruction import draft, pictures, state, surface
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.files import make_folder
+from iso3d_jax.core.progress import Steps
+from iso3d_jax.reconstruction import pictures, state, surface
+from iso3d_jax.reconstruction.init import draft
 from iso3d_jax.reconstruction.state import State
 from iso3d_jax.views import Views
 

@@ -29,12 +29,14 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from PIL import Image
 
-from iso3d_jax import memory, sampling
+from iso3d_jax import sampling
+from iso3d_jax.core import memory
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.files import Difference, FolderLock, atomic_path, ensure_same_run, make_folder
+from iso3d_jax.core.progress import Progress, Steps, duration
 from iso3d_jax.data import grids
-from iso3d_jax.errors import UserError
-from iso3d_jax.files import Difference, FolderLock, atomic_path, ensure_same_run, make_folder
-from iso3d_jax.progress import Progress, Steps, duration
-from iso3d_jax.reconstruction import draft, loop, pictures, settings, spread, state, surface
+from iso3d_jax.reconstruction import loop, parallel, pictures, settings, state, surface
+from iso3d_jax.reconstruction.init import draft
 from iso3d_jax.reconstruction.losses import Prior, PriorSpec, white_mask
 from iso3d_jax.reconstruction.result import Reconstruction, first_views
 from iso3d_jax.reconstruction.state import State
@@ -127,7 +129,7 @@ def _reconstruct(
         seconds[name] = round(now - clock["start"], 2)
         clock["start"] = now
 
-    mesh = spread.mesh_for(cfg, jax.local_devices())
+    mesh = parallel.mesh_for(cfg, jax.local_devices())
     (prepared,) = sampling.prepare_all(model, [picture], cfg.picture or None)
     prior, spec = prior_of(model, prepared, mesh)
     about = about_run(model, picture, cfg, model_id, init)

@@ -7,8 +7,8 @@ import json
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from iso3d_jax import config_checks
-from iso3d_jax.errors import UserError
+from iso3d_jax.commands import config_checks
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.nerf.field import FieldSpec
 from iso3d_jax.nerf.hash_grid import HashGridSpec
 from iso3d_jax.nerf.render import RenderSpec
@@ -19,7 +19,7 @@ FREE_KEYS = (
     "mesh",
 )  # fmt: skip
 # what a continuation may change for the iterations that are left; the report says so
-LIVE_KEYS = ("seed", "optimiser.encoding", "optimiser.networks", "guidance.scale")
+LIVE_KEYS = ("seed", "optimizer.encoding", "optimizer.networks", "guidance.scale")
 
 
 def field_spec(cfg: ConfigDict) -> FieldSpec:

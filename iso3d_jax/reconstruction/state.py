@@ -1,4 +1,4 @@
-"""What changes while a scene is optimised, its optimiser, and its file."""
+"""What changes while a scene is optimised, its optimizer, and its file."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from iso3d_jax.errors import UserError
-from iso3d_jax.files import atomic_path
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.files import atomic_path
 from iso3d_jax.guidance.annealing import ramp
 from iso3d_jax.nerf import field, occupancy
 from iso3d_jax.nerf.occupancy import Grid
@@ -46,9 +46,9 @@ class State(NamedTuple):
 COUNTS = (".skipped", ".in_a_row")  # not in files from before they were counted
 
 
-def optimiser(cfg: ConfigDict) -> optax.GradientTransformation:
+def optimizer(cfg: ConfigDict) -> optax.GradientTransformation:
     """AdamW with a learning rate for the hash grid and one for the networks (reference 4.13)."""
-    o = cfg.optimiser
+    o = cfg.optimizer
 
     def group(rate):
         def schedule(count):
@@ -70,7 +70,7 @@ def start(cfg: ConfigDict, params: dict | None = None) -> State:
     params = jax.tree.map(lambda x: jnp.array(x, copy=True), params)
     occs = occupancy.init(cfg.occupancy.resolution)
     step, skipped, in_a_row = (jnp.array(0, jnp.int32) for _ in range(3))
-    return State(step, params, optimiser(cfg).init(params), occs, skipped, in_a_row)
+    return State(step, params, optimizer(cfg).init(params), occs, skipped, in_a_row)
 
 
 def grid_of(state: State, cfg: ConfigDict) -> Grid:

@@ -28,7 +28,7 @@ from iso3d_jax.reconstruction.losses import (
     views_losses,
 )  # fmt: skip
 from iso3d_jax.reconstruction.settings import field_spec
-from iso3d_jax.reconstruction.state import State, grid_of, optimiser
+from iso3d_jax.reconstruction.state import State, grid_of, optimizer
 
 
 def loss_weights(cfg, step: Array) -> dict[str, Array]:
@@ -60,7 +60,7 @@ def train_step(
 ) -> tuple[State, dict[str, Array]]:
     """One iteration: occupancy, losses, AdamW.
 
-    Where the loss or its gradient is not finite, parameters and optimiser stay as they are and the
+    Where the loss or its gradient is not finite, parameters and optimizer stay as they are and the
     iteration counts as skipped, as with the gradient scaler of the released run.
 
     Args:
@@ -88,7 +88,7 @@ def train_step(
     grads, metrics = jax.grad(total, has_aux=True)(state.params)
     square = sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads))
     metrics["gradient"] = jnp.sqrt(square)
-    updates, opt_state = optimiser(cfg).update(grads, state.opt_state, state.params)
+    updates, opt_state = optimizer(cfg).update(grads, state.opt_state, state.params)
     params = jax.tree.map(jnp.add, state.params, updates)
     finite = jnp.isfinite(metrics["total"]) & jnp.isfinite(square)
     params, opt_state = jax.tree.map(

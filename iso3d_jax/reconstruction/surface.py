@@ -11,14 +11,14 @@ import numpy as np
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from iso3d_jax.errors import EmptySurface
+from iso3d_jax.core.errors import EmptySurface
+from iso3d_jax.core.progress import Report, Steps, silent
 from iso3d_jax.geometry.cameras import camera_to_world
 from iso3d_jax.mesh import drawing, files, isosurface, texture
 from iso3d_jax.nerf import field, render, sampling
 from iso3d_jax.nerf.field import FieldSpec
-from iso3d_jax.progress import Report, Steps, silent
 from iso3d_jax.reconstruction import cameras, settings
-from iso3d_jax.reconstruction.hull import cell_middles
+from iso3d_jax.reconstruction.init.hull import cell_middles
 from iso3d_jax.reconstruction.pictures import SHOW, Turntable, all_round
 from iso3d_jax.reconstruction.state import State, grid_of
 

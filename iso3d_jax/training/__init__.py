@@ -1,1 +1,1 @@
-"""Training: state, steps, loop, checkpoints, sharding."""
+"""The engine of training: loop, state, optimizer, sharding, checkpoints."""

@@ -20,8 +20,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
-from iso3d_jax.errors import UserError
-from iso3d_jax.files import Difference, FolderLock, claim_folder, make_folder
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.files import Difference, FolderLock, claim_folder, make_folder
 from iso3d_jax.training import distributed
 from iso3d_jax.training.checksums import Checksums, steps_in
 

@@ -12,7 +12,7 @@ import json
 import threading
 from pathlib import Path
 
-from iso3d_jax.files import atomic_path, make_folder
+from iso3d_jax.core.files import atomic_path, make_folder
 
 
 def steps_in(folder: Path) -> list[int]:

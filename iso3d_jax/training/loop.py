@@ -21,15 +21,15 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
+from iso3d_jax.core.progress import Progress
+from iso3d_jax.core.stopping import EXIT_PREEMPTED, StopSignals, leave_broken_run
 from iso3d_jax.models.params import FlatParams, count_params
-from iso3d_jax.progress import Progress
 from iso3d_jax.training import distributed, sharding
 from iso3d_jax.training.checkpoint import Checkpoints
-from iso3d_jax.training.metrics import MetricsWriter
+from iso3d_jax.training.metrics_writer import MetricsWriter
 from iso3d_jax.training.optimizer import make_optimizer
 from iso3d_jax.training.speed import Speed
 from iso3d_jax.training.state import TrainState, averaged_params, create_state
-from iso3d_jax.training.stopping import EXIT_PREEMPTED, StopSignals, leave_broken_run
 from iso3d_jax.training.watch import StepWatch
 
 PROFILE_AFTER = 3  # steps before the trace, so that it shows none of the start
@@ -156,7 +156,7 @@ def fit(
 
     Raises:
       UserError: a workdir of another config, a loss that went bad, or a full disk.
-      SystemExit: status 143 after SIGTERM, with the state saved; see training/stopping.py.
+      SystemExit: status 143 after SIGTERM, with the state saved; see core/stopping.py.
     """
     mesh = sharding.make_mesh(cfg.mesh.to_dict())
     sharding.check_batch_size(cfg.batch_size, cfg.get("accumulate", 1), mesh)

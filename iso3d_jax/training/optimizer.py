@@ -1,4 +1,4 @@
-"""Learning-rate schedules, optimisers, and the guard that leaves bad steps out."""
+"""Learning-rate schedules, optimizers, and the guard that leaves bad steps out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from iso3d_jax.config_checks import choose
+from iso3d_jax.commands.config_checks import choose
 
 GUARD_WARMUP = 20  # good steps before the running mean of the loss says what a spike is
 
@@ -29,7 +29,7 @@ def make_schedule(cfg: ConfigDict) -> optax.Schedule:
 
 
 def make_optimizer(cfg: ConfigDict) -> optax.GradientTransformation:
-    """Clipping and the optimiser of `cfg.optimizer`; vectors such as biases are not decayed.
+    """Clipping and the optimizer of `cfg.optimizer`; vectors such as biases are not decayed.
 
     `adamw`: two float32 moments a weight. `adamw_bf16`: the first in bfloat16, 2 bytes a weight
     less. `adafactor`: the second moment factored into rows and columns and no first one, hardly any
@@ -63,7 +63,7 @@ def make_optimizer(cfg: ConfigDict) -> optax.GradientTransformation:
 
 
 class GuardState(NamedTuple):
-    """The optimiser's state beside what the guard has seen."""
+    """The optimizer's state beside what the guard has seen."""
 
     inner: Any
     mean: jax.Array  # sum of the good steps' losses, later ones weighing more

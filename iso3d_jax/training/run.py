@@ -6,9 +6,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from iso3d_jax import config_checks, paths
-from iso3d_jax.errors import UserError
-from iso3d_jax.files import make_folder
+from iso3d_jax.commands import config_checks, paths
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.files import make_folder
 
 
 def train(
@@ -46,7 +46,7 @@ def train(
 
     processes.initialize(distributed)
     from iso3d_jax.training.loop import fit
-    from iso3d_jax.training.tasks import make_task
+    from iso3d_jax.training.tasks.stages import make_task
 
     fit(
         make_task(config), config, workdir, profile_steps=profile_steps,

@@ -40,7 +40,7 @@ def create_state(
 
     Args:
       params: all weights.
-      tx: the optimiser.
+      tx: the optimizer.
       seed: of all the run's draws.
       trained: paths of the weights that are trained; None means all.
     """
@@ -71,7 +71,7 @@ def apply_gradients(
     ema_decay: float,
     loss: jax.Array | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One optimiser step and the weight average; returns the new state and the norms to log.
+    """One optimizer step and the weight average; returns the new state and the norms to log.
 
     The average's decay is min(ema_decay, (1 + step) / (10 + step)), the usual debiasing warm-up
     (LitEma, ldm/modules/ema.py).
@@ -79,7 +79,7 @@ def apply_gradients(
     Args:
       state: before the step.
       grads: of the trained weights, by path.
-      tx: the optimiser.
+      tx: the optimizer.
       ema_decay: of the weight average.
       loss: what a guard watches (training/optimizer.py); the gradients' norm where left out.
     """

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 from ml_collections import ConfigDict
 
-from iso3d_jax.errors import UserError
+from iso3d_jax.core.errors import UserError
 
 SHOWN = 8  # object names in a message
 

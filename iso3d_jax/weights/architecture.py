@@ -11,7 +11,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 
-from iso3d_jax.errors import UserError
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.models.clip import CLIPConfig
 from iso3d_jax.models.unet import UNetConfig
 from iso3d_jax.models.vae import VAEConfig

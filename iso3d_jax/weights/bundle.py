@@ -18,16 +18,16 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.files import atomic_path
+from iso3d_jax.core.progress import Progress, Steps
 from iso3d_jax.diffusion.schedule import make_schedule
-from iso3d_jax.errors import UserError
-from iso3d_jax.files import atomic_path
 from iso3d_jax.models.clip import CLIPConfig, CLIPVisionTower
-from iso3d_jax.models.dense_tower import DenseTower, DenseTowerConfig
 from iso3d_jax.models.params import merge_params, split_shapes
-from iso3d_jax.models.patch_autoencoder import PatchAutoencoder, PatchAutoencoderConfig
 from iso3d_jax.models.unet import MultiViewUNet, UNetConfig
 from iso3d_jax.models.vae import AutoencoderKL, VAEConfig
-from iso3d_jax.progress import Progress, Steps
+from iso3d_jax.tiny.dense_tower import DenseTower, DenseTowerConfig
+from iso3d_jax.tiny.patch_autoencoder import PatchAutoencoder, PatchAutoencoderConfig
 from iso3d_jax.weights import compact
 from iso3d_jax.weights.folders import WEIGHTS, find_bundle, open_weights
 from iso3d_jax.weights.safetensors_file import Entry, write_safetensors

@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 from ml_collections import ConfigDict
 
-from iso3d_jax.errors import UserError
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.models.unet import UNetConfig
 from iso3d_jax.models.vae import VAEConfig
 from iso3d_jax.weights import architecture, bundle

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from iso3d_jax.errors import UserError
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.weights.folders import check_model
 from iso3d_jax.weights.sources import check_place
 

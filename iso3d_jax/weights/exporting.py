@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from iso3d_jax.errors import UserError
-from iso3d_jax.files import atomic_path, make_folder
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.files import atomic_path, make_folder
 from iso3d_jax.models.clip import CLIPConfig
 from iso3d_jax.weights import bundle, compact, facts
 from iso3d_jax.weights.conversion import DTYPES, shapes_of

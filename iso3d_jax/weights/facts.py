@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from iso3d_jax.errors import UserError
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.geometry.cameras import ENCODINGS
 
 TRUE_ANGLES = "mvdream"  # of what has learned no cameras yet

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from iso3d_jax.errors import UserError
+from iso3d_jax.core.errors import UserError
 
 FILES = ("model.json", "model.safetensors", "README.md", "LICENSE*")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from iso3d_jax.errors import UserError
-from iso3d_jax.files import atomic_path, make_folder
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.files import atomic_path, make_folder
 from iso3d_jax.geometry.cameras import ENCODINGS
 from iso3d_jax.weights import bundle, facts
 from iso3d_jax.weights.conversion import DTYPES, Part, find_parts

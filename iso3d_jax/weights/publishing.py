@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from iso3d_jax.errors import UserError
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.weights.folders import WEIGHTS, check_model, find_bundle
 from iso3d_jax.weights.hub import HUB_ID
 

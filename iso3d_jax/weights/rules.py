@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from iso3d_jax.errors import UserError
+from iso3d_jax.core.errors import UserError
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 _SHOWN = 20

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from iso3d_jax.errors import UserError
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.weights.tensors import INDEX_SUFFIXES, SUFFIXES, LazyTensor, open_tensors
 from iso3d_jax.weights.torch_file import read_facts
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from iso3d_jax.errors import UserError
+from iso3d_jax.core.errors import UserError
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")

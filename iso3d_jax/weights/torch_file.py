@@ -23,8 +23,8 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from iso3d_jax.errors import UserError
-from iso3d_jax.files import atomic_path
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.files import atomic_path
 from iso3d_jax.weights.safetensors_file import Entry
 from iso3d_jax.weights.tensors import LazyTensor, row_major
 

@@ -2,15 +2,15 @@
 
 import pytest
 
-from iso3d_jax.data.rasteriser import Rasteriser
-from iso3d_jax.errors import UserError
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.data.rasterizer import Rasterizer
 
 
 @pytest.fixture(scope="module")
 def machine(request):
-    """A rasteriser of the test module's RESOLUTION."""
+    """A rasterizer of the test module's RESOLUTION."""
     try:
-        made = Rasteriser(request.module.RESOLUTION)
+        made = Rasterizer(request.module.RESOLUTION)
     except UserError as e:
         pytest.skip(f"rendering tests need moderngl and EGL: {e}")
     with made:

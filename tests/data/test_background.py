@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.background import remove_plain_background
-from iso3d_jax.errors import UserError
 
 GROUND, THING = np.array([240.0, 230.0, 220.0]), np.array([40.0, 90.0, 60.0])
 

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.data import encode
 from iso3d_jax.data.colour import change_colours
 from iso3d_jax.data.encode import EncodedTable, encode_rows, encode_table
 from iso3d_jax.data.table import MultiViewTable, prepare_references
-from iso3d_jax.errors import UserError
 
 SIZE, VIEWS = 8, 4
 
@@ -179,7 +179,7 @@ def test_one_variant_is_the_objects_own(table):
 
 
 def test_the_commands_flags_reach_the_encoding(monkeypatch, tmp_path, capsys):
-    from iso3d_jax import paths
+    from iso3d_jax.commands import paths
     from iso3d_jax.weights import bundle
 
     asked = []

@@ -6,12 +6,12 @@ import json
 import numpy as np
 import pytest
 
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.data import multiview
-from iso3d_jax.data.furniture import split_of
+from iso3d_jax.data.asset_sources import split_of
 from iso3d_jax.data.multiview import open_dataset, prepare
 from iso3d_jax.data.render import draw_cameras
 from iso3d_jax.data.table import MultiViewTable, join
-from iso3d_jax.errors import UserError
 
 SPLITS = {"train": 18, "validation": 2, "test": 4}
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.data import multiview
 from iso3d_jax.data.multiview import MultiViewDataset, find_dataset, open_dataset, prepare
 from iso3d_jax.data.multiview.multiview_dataset_builder import TEXTS, decode_strip, encode_strip
-from iso3d_jax.errors import UserError
 from iso3d_jax.geometry import cameras
 
 VIEWS = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 4)).astype(np.uint8)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageDraw
 
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.data import pictures
 from iso3d_jax.data.pictures import load_picture, prepare_picture
-from iso3d_jax.errors import UserError
 
 RED = (200, 30, 40)
 

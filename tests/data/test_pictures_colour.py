@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.data import pictures
 from iso3d_jax.data.pictures import load_picture, prepare_picture
-from iso3d_jax.errors import UserError
 
 
 def tags(profile):

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from furniture_files import AZIMUTH, COLOURS, cube_mtl, cube_obj, write_catalogue, write_folder
 
-from iso3d_jax.data import furniture, meshes, proportions, render
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.data import asset_sources, meshes, render
 from iso3d_jax.data.multiview import open_dataset, prepare
-from iso3d_jax.data.rasteriser import Rasteriser, shrink
-from iso3d_jax.errors import UserError
+from iso3d_jax.data.rasterizer import Rasterizer, shrink
 from iso3d_jax.geometry import cameras
+from iso3d_jax.tiny import proportions
 
 RESOLUTION = 32
 
@@ -135,8 +136,8 @@ def test_render_command_makes_a_data_set_and_goes_on(machine, tmp_path, run_pyth
     records = {r["name"]: r for r in data}
     assert sorted(records) == ["object10", "object11"] and data.resolution == 16
     # An object does not depend on what was rendered before it, nor on the process.
-    (asset,) = [a for a in furniture.find_assets([str(assets)]) if a.name == "object10"]
-    with Rasteriser(16) as small:
+    (asset,) = [a for a in asset_sources.find_assets([str(assets)]) if a.name == "object10"]
+    with Rasterizer(16) as small:
         alone = render.render_object(asset, small, 0, 2)
     np.testing.assert_array_equal(alone["images"], records["object10"]["images"])
     np.testing.assert_allclose(alone["c2w"], records["object10"]["c2w"], atol=1e-6)
@@ -195,7 +196,7 @@ def test_second_run_renders_only_what_is_missing(machine, tmp_path, capsys):
     catalogue = write_catalogue(
         tmp_path / "c.sh3f", [{"stem": "object4"}, {"stem": "rug", "size": (1, 0.01, 1)}]
     )
-    assets = furniture.find_assets([str(catalogue)])
+    assets = asset_sources.find_assets([str(catalogue)])
     done = tmp_path / "out" / "objects" / "c-object4.npz"
     done.parent.mkdir(parents=True)
     done.write_bytes(b"there already")
@@ -211,7 +212,7 @@ def test_nothing_rendered_is_refused(tmp_path):
 
 
 def test_only_names_the_nearest_object():
-    assets = [furniture.Asset("chair", "", "", "", "", "", None)]
+    assets = [asset_sources.Asset("chair", "", "", "", "", "", None)]
     with pytest.raises(UserError, match="nearest is chair"):
         render.choose(assets, ["chiar"])
     assert render.choose(assets, ["chair"]) == assets

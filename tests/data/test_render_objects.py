@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from furniture_files import write_catalogue, write_folder
 
-from iso3d_jax.data import furniture, meshes, multiview, proportions, rasteriser, render
-from iso3d_jax.errors import UserError
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.data import asset_sources, meshes, multiview, rasterizer, render
+from iso3d_jax.tiny import proportions
 
 
 class Notes:
-    """Takes the place of a `Rasteriser`: what is seen says which view it was."""
+    """Takes the place of a `Rasterizer`: what is seen says which view it was."""
 
     made = []
 
@@ -35,7 +36,7 @@ class Notes:
 
 @pytest.fixture
 def assets(tmp_path):
-    return furniture.find_assets([str(write_folder(tmp_path / "m", ["a", "b", "c"], y=0.5))])
+    return asset_sources.find_assets([str(write_folder(tmp_path / "m", ["a", "b", "c"], y=0.5))])
 
 
 def points(parts):
@@ -76,9 +77,9 @@ def test_a_record_is_of_its_objects_views_names_and_split(assets):
         k: str(record[k]) for k in ("name", "title", "category", "creator", "license", "source")
     }
     assert texts == {k: getattr(assets[1], k) for k in texts}
-    assert record["split"] == furniture.split_of("b")
+    assert record["split"] == asset_sources.split_of("b")
     (parts,) = machine.loaded
-    np.testing.assert_allclose(points(parts), points(furniture.load_asset(assets[1])))
+    np.testing.assert_allclose(points(parts), points(asset_sources.load_asset(assets[1])))
 
 
 def test_stretch_and_warp_reach_the_renderer(assets):
@@ -86,7 +87,7 @@ def test_stretch_and_warp_reach_the_renderer(assets):
     for stretch, warp in ((0.4, 0.0), (0.0, 0.5), (0.4, 0.5)):
         machine = Notes(8)
         render.render_object(assets[0], machine, 3, 1, stretch, warp)
-        parts = furniture.load_asset(assets[0])
+        parts = asset_sources.load_asset(assets[0])
         plain = points(parts)
         if stretch:
             parts = proportions.stretched(parts, proportions.draw_proportions("a", 3, stretch))
@@ -108,7 +109,7 @@ def test_what_is_hardly_visible_is_left_out(assets):
 def test_all_settings_reach_every_object_and_are_written_down(
     assets, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(rasteriser, "Rasteriser", Notes)
+    monkeypatch.setattr(rasterizer, "Rasterizer", Notes)
     asked = []
     original = render.render_object
     monkeypatch.setattr(
@@ -117,7 +118,7 @@ def test_all_settings_reach_every_object_and_are_written_down(
         lambda a, m, *how: asked.append((a.name, *how)) or original(a, m, *how),
     )
     (tmp_path / "m" / "flat.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
-    everything = furniture.find_assets([str(tmp_path / "m")])
+    everything = asset_sources.find_assets([str(tmp_path / "m")])
     out = tmp_path / "out"
     out.mkdir()
     Notes.made.clear()
@@ -173,9 +174,9 @@ def test_the_commands_flags_reach_the_rendering(monkeypatch, tmp_path, capsys):
 
 
 def test_icons_are_kept_beside_the_objects_and_credits_name_the_makers(tmp_path, monkeypatch):
-    monkeypatch.setattr(rasteriser, "Rasteriser", Notes)
+    monkeypatch.setattr(rasterizer, "Rasterizer", Notes)
     path = write_catalogue(tmp_path / "c.sh3f", [{"stem": "lamp", "creator": "A|B"}])
-    assets = furniture.find_assets([str(path)])
+    assets = asset_sources.find_assets([str(path)])
     render.render_all(assets, tmp_path, 8, 1)
     assert (tmp_path / "icons" / f"{assets[0].name}.png").read_bytes() == b"icon of lamp"
     render.write_credits(tmp_path)
@@ -184,7 +185,7 @@ def test_icons_are_kept_beside_the_objects_and_credits_name_the_makers(tmp_path,
 
 
 def test_one_worker_is_a_thread_and_more_are_processes(monkeypatch):
-    monkeypatch.setattr(rasteriser, "Rasteriser", Notes)
+    monkeypatch.setattr(rasterizer, "Rasterizer", Notes)
     with render._pool(1, 8) as pool:
         assert isinstance(pool, render.concurrent.futures.ThreadPoolExecutor)
     with render._pool(2, 8) as pool:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.data import multiview
 from iso3d_jax.data.pictures import prepare_picture
 from iso3d_jax.data.table import (
@@ -15,7 +16,6 @@ from iso3d_jax.data.table import (
     prepare_references,
     shrink,
 )
-from iso3d_jax.errors import UserError
 
 
 def some_views(n=2, m=3, size=16):

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 import iso3d_jax as iso3d
-from iso3d_jax import config_files
+from iso3d_jax.commands import config_files
 from iso3d_jax.data.pictures import load_picture
 
 ROOT = Path(__file__).parents[2]

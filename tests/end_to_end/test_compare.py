@@ -7,11 +7,12 @@ import shutil
 import numpy as np
 import pytest
 
-from iso3d_jax import compare, config_files
+from iso3d_jax import compare
+from iso3d_jax.commands import config_files
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.encode import encode_table
 from iso3d_jax.data.table import MultiViewTable
-from iso3d_jax.errors import UserError
-from iso3d_jax.training.tasks import load_frozen
+from iso3d_jax.training.tasks.stages import load_frozen
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from iso3d_jax import config_files
+from iso3d_jax.commands import config_files
 from iso3d_jax.weights import bundle
 from iso3d_jax.weights.folders import TINY
 from iso3d_jax.weights.importing import import_weights

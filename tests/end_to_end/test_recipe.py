@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from iso3d_jax import config_files
+from iso3d_jax.commands import config_files
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINED = ("autoencoder", "image_tower", "stage1", "stage2", "tiny")

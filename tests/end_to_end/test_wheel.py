@@ -130,7 +130,7 @@ def test_data_training_and_scores(iso3d, desk, site):
     )
     assert (desk / "rendered" / "multiview").is_dir()
     encode = ("encode", "--data", "samples", "--out", "encoded", "--variants", 1)
-    weights = site / "iso3d_jax" / "weights" / "tiny"
+    weights = site / "iso3d_jax" / "tiny" / "weights"
     iso3d(*encode, "--vae", weights, "--clip", weights)
     small = (
         "--config.steps=2", "--config.batch_size=2", "--config.warmup_steps=0",

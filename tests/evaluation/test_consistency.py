@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iso3d_jax import config_files
+from iso3d_jax.commands import config_files
 from iso3d_jax.data.colour import on_white
 from iso3d_jax.data.table import MultiViewTable
 from iso3d_jax.evaluation import consistency
@@ -35,7 +35,7 @@ def test_cameras_are_the_drafts_unless_given(base):
 
 def test_the_fit_is_the_same_whatever_the_configs_own_settings_are(base):
     other = base.copy_and_resolve_references()
-    other.seed, other.optimiser.encoding, other.field.levels = 9, 1.0, 3
+    other.seed, other.optimizer.encoding, other.field.levels = 9, 1.0, 3
     first, second = (consistency.fit_config(cfg, 32, steps=7) for cfg in (base, other))
     assert first.to_dict() == second.to_dict()
     assert (first.steps, first.steps_per_call, first.seed, first.draft.steps) == (7, 7, 0, 7)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import trimesh
 
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.table import MultiViewTable
-from iso3d_jax.errors import UserError
 from iso3d_jax.evaluation import inputs, reconstructions
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from iso3d_jax.evaluation import page, report, scores
+from iso3d_jax.evaluation import report, scores
+from iso3d_jax.pages import evaluation_page
 
 
 @pytest.fixture
@@ -37,15 +38,15 @@ def test_markdown_has_the_figures(made):
 
 
 def test_best_and_worst(made):
-    assert page.order_of(made["objects"], "psnr", 4) == ([4, 1], [3, 0])
-    assert page.order_of(made["objects"], "psnr", 99) == ([4, 1, 2], [3, 0])
-    assert page.order_of(made["objects"], "psnr", 1) == ([4], [])
+    assert evaluation_page.order_of(made["objects"], "psnr", 4) == ([4, 1], [3, 0])
+    assert evaluation_page.order_of(made["objects"], "psnr", 99) == ([4, 1, 2], [3, 0])
+    assert evaluation_page.order_of(made["objects"], "psnr", 1) == ([4], [])
 
 
 def test_page_is_one_file_with_pictures(made, tmp_path):
     pictures = np.random.default_rng(0).random((5, 8, 8, 3))
     views = np.random.default_rng(1).random((5, 4, 8, 8, 3))
-    path = page.write_page(
+    path = evaluation_page.write_page(
         tmp_path / "index.html", made, pictures, {"tiny model": views, "truth": views}, limit=2
     )
     text = path.read_text()

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from iso3d_jax.evaluation import embedding, pixels, scores, views
+from iso3d_jax.evaluation import embedding, scores, views
+from iso3d_jax.metrics import pixels
 
 
 def test_means_are_over_all_views_those_in_front_and_those_behind():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from iso3d_jax.errors import UserError
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.evaluation import folder, gso
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from iso3d_jax.data.table import MultiViewTable
 from iso3d_jax.evaluation import scores, views
-from iso3d_jax.evaluation.isotropy import angular_distance
+from iso3d_jax.metrics.isotropy import angular_distance
 
 
 def test_angular_distance_goes_the_short_way():

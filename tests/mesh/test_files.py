@@ -7,7 +7,7 @@ import pytest
 import trimesh
 from PIL import Image
 
-from iso3d_jax.errors import UserError
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.mesh import files
 from iso3d_jax.mesh.texture import TexturedMesh
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from iso3d_jax.errors import EmptySurface, UserError
+from iso3d_jax.core.errors import EmptySurface, UserError
 from iso3d_jax.mesh import isosurface
 
 LOW, HIGH = np.array([-0.4, -0.1, 0.2]), np.array([0.6, 0.35, 0.5])

@@ -11,7 +11,7 @@ def test_values_of_corners_are_interpolated():
     """An affine function of the place, over two triangles of a square in one corner."""
     uv = np.array([[1.0, 2.0], [6.0, 2.0], [6.0, 5.0], [1.0, 5.0]])
     values = np.stack([3.0 * uv[:, 0] - uv[:, 1], 0.5 + 2.0 * uv[:, 1]], -1)
-    out, covered = texture.rasterise(uv, values, np.array([[0, 1, 2], [0, 2, 3]]), 8)
+    out, covered = texture.rasterize(uv, values, np.array([[0, 1, 2], [0, 2, 3]]), 8)
     row, column = np.mgrid[:8, :8] + 0.5
     np.testing.assert_array_equal(covered, (column > 1) & (column < 6) & (row > 2) & (row < 5))
     want = np.stack([3.0 * column - row, 0.5 + 2.0 * row], -1)

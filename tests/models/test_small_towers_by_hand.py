@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from iso3d_jax.models import clip, frequencies, splash
-from iso3d_jax.models.dense_tower import DenseTower, DenseTowerConfig, take_apart
-from iso3d_jax.models.layout import Drawing
-from iso3d_jax.models.patch_autoencoder import PatchAutoencoder, PatchAutoencoderConfig
+from iso3d_jax.models import clip, splash
 from iso3d_jax.models.vae import unfold
+from iso3d_jax.tiny import frequencies
+from iso3d_jax.tiny.dense_tower import DenseTower, DenseTowerConfig, take_apart
+from iso3d_jax.tiny.patch_autoencoder import PatchAutoencoder, PatchAutoencoderConfig
+from iso3d_jax.tiny.spatial_prior import Drawing
 from tests.networks import drawn
 
 

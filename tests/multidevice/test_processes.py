@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from iso3d_jax.core.stopping import EXIT_PEER_LOST, EXIT_PREEMPTED
 from iso3d_jax.training import distributed
-from iso3d_jax.training.stopping import EXIT_PEER_LOST, EXIT_PREEMPTED
 
 ROOT = Path(__file__).resolve().parents[2]
 

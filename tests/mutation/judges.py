@@ -13,33 +13,40 @@ AREAS = {
     "guidance": ["guidance"],
     "nerf": ["nerf"],
     "geometry": ["geometry"],
-    "models": ["models"],
+    "models": [
+        "models", "tiny/dense_tower.py", "tiny/frequencies.py", "tiny/patch_autoencoder.py",
+        "tiny/spatial_prior.py",
+    ],
     "reconstruction": ["reconstruction"],
-    "training": ["training"],
+    "training": [
+        "training", "tiny/tasks", "core/stopping.py", "planning/chips.py",
+        "planning/collectives.py", "planning/compile_for.py", "planning/flops.py",
+    ],
     "sampling": ["sampling.py"],
     "data/pictures": [
         "data/pictures.py", "data/background.py", "data/colour.py",
         "data/multiview", "data/picture_table.py",
     ],
-    "data/render": ["data/render.py", "data/rasteriser.py", "data/grids.py", "data/meshes.py"],
+    "data/render": ["data/render.py", "data/rasterizer.py", "data/grids.py", "data/meshes.py"],
     "mesh": ["mesh"],
     "metrics": [
-        "evaluation/pixels.py", "evaluation/shapes.py", "evaluation/isotropy.py",
-        "evaluation/consistency.py", "evaluation/lpips.py", "evaluation/visible.py",
-        "evaluation/scores.py", "evaluation/parts.py", "evaluation/views.py",
+        "metrics/pixels.py", "metrics/shapes.py", "metrics/isotropy.py",
+        "evaluation/consistency.py", "metrics/lpips.py", "metrics/surface_points.py",
+        "evaluation/scores.py", "evaluation/component_scores.py", "evaluation/views.py",
     ],
 }  # fmt: skip
 
 # Folders of tests that run whole commands or somebody else's networks: too slow to judge each
 # fault, but where ALSO says so.
 TOO_SLOW = {
-    "end_to_end", "command_line", "benchmarks", "launch", "planning", "comparison", "multidevice",
-    "mutation", "page", "parity",
+    "end_to_end", "commands", "benchmarks", "launch", "ablations", "multidevice", "mutation",
+    "pages", "parity",
 }  # fmt: skip
 # Files whose tests are whole runs: they judge what nothing else judges.
 LAST_RESORT = {
-    "tests/reconstruct/test_commands.py", "tests/reconstruct/test_loop.py",
-    "tests/training/test_base.py", "tests/training/test_never_loses_work.py",
+    "tests/planning/test_lowering.py",
+    "tests/reconstruction/test_commands.py", "tests/reconstruction/test_loop.py",
+    "tests/training/tasks/test_base.py", "tests/training/test_never_loses_work.py",
     "tests/training/test_options.py", "tests/weights/test_conversion.py",
     "tests/weights/test_dtype.py",
 }  # fmt: skip
@@ -47,20 +54,25 @@ BY_HAND = "tests/models/test_small_towers_by_hand.py"
 RELEASED = "tests/parity/test_released_code.py"
 # What a module's faults are judged by though it does not import the module.
 ALSO = {
+    "models/params.py": [
+        "tests/reconstruction/test_presets.py",
+        "tests/tiny/test_dense_tower.py",
+        "tests/tiny/test_spatial_prior.py",
+    ],
     "data/background.py": ["tests/data/test_pictures.py"],
     "data/colour.py": ["tests/evaluation/test_task.py"],
     "data/multiview/multiview_dataset_builder.py": ["tests/data/test_multiview_builder.py"],
     "sampling.py": ["tests/sampling/test_prepare.py", "tests/sampling/test_reference.py"],
-    "training/base.py": ["tests/training/test_tasks_base.py"],
+    "training/tasks/base.py": ["tests/training/tasks/test_stages_base.py"],
     "evaluation/views.py": ["tests/evaluation/test_task.py"],
-    "evaluation/lpips.py": ["tests/parity/test_lpips.py"],
+    "metrics/lpips.py": ["tests/parity/test_lpips.py"],
     "guidance/sds.py": [RELEASED],
     "models/attention.py": [RELEASED],
     "models/clip.py": [BY_HAND, RELEASED],
-    "models/dense_tower.py": [BY_HAND],
-    "models/frequencies.py": [BY_HAND],
-    "models/layout.py": [BY_HAND],
-    "models/patch_autoencoder.py": [BY_HAND],
+    "tiny/dense_tower.py": [BY_HAND],
+    "tiny/frequencies.py": [BY_HAND],
+    "tiny/spatial_prior.py": [BY_HAND],
+    "tiny/patch_autoencoder.py": [BY_HAND],
     "models/splash.py": [BY_HAND],
     "models/embeddings.py": ["tests/models/test_unet.py", RELEASED],
     "models/layers.py": [RELEASED],
@@ -69,7 +81,7 @@ ALSO = {
     "training/checksums.py": ["tests/training/test_never_loses_work.py"],
     "nerf/render.py": ["tests/nerf/test_released_sampling.py"],
     "reconstruction/result.py": ["tests/end_to_end/test_api.py"],
-    "reconstruction/pictures.py": ["tests/reconstruct/test_sheets.py"],
+    "reconstruction/pictures.py": ["tests/reconstruction/test_sheets.py"],
     "training/watch.py": ["tests/training/test_loop.py"],
 }
 FEW = 3
@@ -104,7 +116,7 @@ def importers() -> dict[str, list[str]]:
     found = {}
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         place = path.relative_to(ROOT)
-        if place.parts[1] not in TOO_SLOW:
+        if TOO_SLOW.isdisjoint(place.parts[1:-1]):
             for name in imported(path):
                 found.setdefault(name, []).append(place.as_posix())
     return found
@@ -113,17 +125,15 @@ def importers() -> dict[str, list[str]]:
 def judges(module: Path) -> list[str]:
     """The few test files that judge a module.
 
-    Those that bear its name (`test_losses_parts.py` judges `losses.py`) and those in `ALSO`; where
-    none bears it, the first `FEW` that import it.
+    Those that bear its name in the folder of tests that mirrors its own (`test_losses_parts.py`
+    judges `losses.py`) and those in `ALSO`; where none bears it, the first `FEW` that import it.
     """
     place = module.relative_to(PACKAGE).with_suffix("")
     name = place.as_posix() + ".py"
-    folder = module.parent.name
-    folders = (folder, folder.removesuffix("ion")) if module.parent != PACKAGE else (module.stem,)
+    mirror = place.parent if module.parent != PACKAGE else place
     named = [
         path.relative_to(ROOT).as_posix()
-        for path in sorted((ROOT / "tests").rglob(f"test_{module.stem}*.py"))
-        if path.parent.name in folders
+        for path in sorted((ROOT / "tests" / mirror).glob(f"test_{module.stem}*.py"))
     ]
     importing = importers().get(".".join(("iso3d_jax", *place.parts)), [])
     fast = [path for path in importing if path not in LAST_RESORT]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iso3d_jax import config_files
+from iso3d_jax.commands import config_files
 from iso3d_jax.nerf import occupancy, render
 from iso3d_jax.reconstruction import cameras, losses, settings, state
 from iso3d_jax.reconstruction.step import update_occupancy

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from iso3d_jax.errors import UserError
-from iso3d_jax.evaluation import lpips
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.metrics import lpips
 
 torch = pytest.importorskip("torch")
 

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from iso3d_jax.errors import UserError
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.weights.tensors import open_tensors
 
 torch = pytest.importorskip("torch")

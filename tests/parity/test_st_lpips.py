@@ -6,8 +6,8 @@ import types
 import numpy as np
 import pytest
 
-from iso3d_jax.errors import UserError
-from iso3d_jax.evaluation import st_lpips
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.metrics import st_lpips
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("stlpips_pytorch")

@@ -11,8 +11,8 @@ import sys
 
 import jax
 
-from iso3d_jax import command_line
-from iso3d_jax.errors import UserError
+from iso3d_jax.commands import command_line
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.training import distributed
 
 if __name__ == "__main__":

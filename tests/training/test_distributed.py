@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from iso3d_jax.errors import UserError
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.training import distributed
 
 OWN = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")

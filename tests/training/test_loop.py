@@ -7,7 +7,7 @@ import signal
 import numpy as np
 import pytest
 
-from iso3d_jax.errors import UserError
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.training.loop import EXIT_PREEMPTED, fit
 
 ONE_BRANCH = dict(single_view_share=0.0, reference_dropout=0.0)  # one program to compile

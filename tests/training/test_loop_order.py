@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iso3d_jax.errors import UserError
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.training import loop, sharding
 from iso3d_jax.training.loop import fit
 from iso3d_jax.training.state import apply_gradients, step_key

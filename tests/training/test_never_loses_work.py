@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from iso3d_jax.errors import UserError
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.stopping import EXIT_PREEMPTED
 from iso3d_jax.training.checkpoint import Checkpoints
 from iso3d_jax.training.loop import fit
-from iso3d_jax.training.stopping import EXIT_PREEMPTED
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = [sys.executable, str(ROOT / "tests/training/small_run.py")]

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from iso3d_jax.errors import UserError
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.training.optimizer import GuardState, guard, make_optimizer, make_schedule
 
 KERNEL = np.array([[0.5, -1.0, 2.0], [0.25, 3.0, -0.75]])

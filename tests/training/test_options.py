@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iso3d_jax import config_files
+from iso3d_jax.commands import config_files
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.diffusion.schedule import make_schedule
-from iso3d_jax.errors import UserError
-from iso3d_jax.training import batches, denoiser, inputs, trainable
 from iso3d_jax.training.optimizer import GUARD_WARMUP, GuardState, guard, make_optimizer
 from iso3d_jax.training.state import create_state
+from iso3d_jax.training.tasks import batches, denoiser, inputs, trainable
 
 
 def first_step(cfg, task, step=0):
@@ -144,7 +144,7 @@ def moments_bytes(cfg, params):
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
-def test_optimisers_need_the_memory_they_say_and_go_downhill(make_config):
+def test_optimizers_need_the_memory_they_say_and_go_downhill(make_config):
     params = {"kernel": jnp.ones((256, 256))}
     weight = 4 * 256 * 256
     sizes = {}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from iso3d_jax.errors import UserError
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.training import sharding
 from iso3d_jax.training.loop import abstract_state
 from iso3d_jax.training.optimizer import make_optimizer

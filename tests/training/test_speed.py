@@ -5,7 +5,8 @@ import types
 import numpy as np
 import pytest
 
-from iso3d_jax.training import chips, speed
+from iso3d_jax.planning import chips
+from iso3d_jax.training import speed
 
 
 @pytest.fixture

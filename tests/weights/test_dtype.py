@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from iso3d_jax import sampling
-from iso3d_jax.config_files import load_config
+from iso3d_jax.commands.config_files import load_config
 from iso3d_jax.models.params import split_params
 from iso3d_jax.reconstruction import run, state
 from iso3d_jax.reconstruction.settings import freeze

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from iso3d_jax.errors import UserError
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.weights.safetensors_file import write_safetensors
 from iso3d_jax.weights.sources import choose, open_sources, wanted_files
 from iso3d_jax.weights.tensors import open_tensors

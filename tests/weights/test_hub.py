@@ -12,7 +12,7 @@ import threading
 
 import pytest
 
-from iso3d_jax.errors import UserError
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.weights import folders, hub, publishing
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iso3d_jax.errors import UserError
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.weights.rules import Match, Rule, find, nest, plan, to_ours, to_theirs
 
 TABLE = (

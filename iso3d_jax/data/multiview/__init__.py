@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from iso3d_jax.errors import UserError
+from iso3d_jax.core.errors import UserError
 
 SAMPLES = pathlib.Path(__file__).parent.parent / "samples"
 BUILDER_NAME = "multiview"

@@ -1,0 +1,103 @@
+"""What commands ask of the paths they were given, before JAX is imported or a weight is loaded.
+
+Each function names the flag that the path came from, and raises `UserError` where the path cannot
+be what the command needs. What takes longer to find out is left to whoever reads the files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from iso3d_jax.core import extras
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.weights.folders import check_model
+
+# The networks that `init_from` of each kind of training must hold.
+STARTS_FROM = {
+    "denoiser": ("unet",),
+    "autoencoder": ("vae",),
+    "image_tower": ("clip",),
+    "sampled_views": ("unet", "vae", "clip"),
+}
+
+
+@contextlib.contextmanager
+def _of(flag: str) -> Iterator[None]:
+    """Puts the flag in front of a message that does not name it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{flag}: {error}") from None
+
+
+def model(flag: str, path: str | None, *networks: str) -> set[str]:
+    """The networks of a model folder, which must include the named ones."""
+    with _of(flag):
+        return check_model(path, *networks)
+
+
+def dataset(flag: str, path: str | None) -> None:
+    """A rendered data set, or "samples"."""
+    from iso3d_jax.data.multiview import find_dataset
+
+    extras.require("tensorflow_datasets")
+    with _of(flag):
+        find_dataset(path)
+
+
+def encoded(flag: str, path: str) -> None:
+    """A set that `data.encode` wrote."""
+    if not (Path(path) / "encoded.json").is_file():
+        raise UserError(
+            f"{flag}: no encoded data set in {path}: make one with python -m "
+            f"iso3d_jax.data.encode --data DIR --out {path}"
+        )
+
+
+def folder(flag: str, path: str) -> None:
+    """A folder that is there."""
+    if not Path(path).is_dir():
+        what = "is a file, not a folder" if Path(path).exists() else "there is no such folder"
+        raise UserError(f"{flag} {path}: {what}")
+
+
+def pictures(flag: str, path: str) -> None:
+    """A folder with at least one picture."""
+    from iso3d_jax.data.pictures import find_pictures
+
+    folder(flag, path)
+    with _of(flag):
+        find_pictures(path)
+
+
+def file(flag: str, path: str) -> None:
+    """A file that is there."""
+    if not Path(path).is_file():
+        raise UserError(f"{flag} {path}: there is no such file")
+
+
+def run(flag: str, path: str) -> None:
+    """The folder of a reconstruction."""
+    if not (Path(path) / "state.npz").is_file():
+        raise UserError(
+            f"{flag}: {path} holds no reconstruction: it has no state.npz (give the folder that "
+            "reconstruct wrote with --out)"
+        )
+
+
+def training(cfg: ConfigDict, prefix: str = "--config") -> None:
+    """Every path that a training config names, an empty one is not looked at; and the packages."""
+    extras.require("tensorboardX", *(("grain",) if cfg.get("loader") == "grain" else ()))
+    if cfg.get("init_from"):
+        model(f"{prefix}.init_from", cfg.init_from, *STARTS_FROM.get(cfg.get("task"), ()))  # pyright: ignore[reportCallIssue]
+    for name, path in cfg.get("init", {}).items():
+        if path:
+            model(f"{prefix}.init.{name}", path, *(() if name == "drawing" else (name,)))
+    for path in filter(None, cfg.get("data", "").split(",")):
+        dataset(f"{prefix}.data", path)
+    if cfg.get("data_encoded"):
+        encoded(f"{prefix}.data_encoded", cfg.data_encoded)

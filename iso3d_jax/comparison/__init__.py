@@ -1,1 +1,0 @@
-"""The paper's comparisons, trained and measured side by side."""

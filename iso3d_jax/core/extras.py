@@ -1,0 +1,30 @@
+"""Packages that only some of the work needs, and the extra of this package that brings each."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from iso3d_jax.core.errors import UserError
+
+EXTRAS = {
+    "tensorflow_datasets": "train", "array_record": "train", "grain": "train",
+    "tensorboardX": "train", "importlib_resources": "train", "moderngl": "render",
+    "torch": "torch", "diffusers": "diffusers", "transformers": "diffusers", "libtpu": "tpu",
+    "wandb": "wandb", "stlpips_pytorch": "stlpips",
+}  # fmt: skip
+
+
+def missing(package: str) -> UserError:
+    """What to say where a package is asked for that is not installed."""
+    extra = EXTRAS[package]
+    return UserError(
+        f"this needs the package {package}, which is not installed: pip install "
+        f"'iso3d_jax[{extra}]' (in a checkout: pip install -e '.[{extra}]')"
+    )
+
+
+def require(*packages: str) -> None:
+    """Refuses to begin where a package of an extra is not installed; none of them is imported."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise missing(package)

@@ -1,0 +1,188 @@
+"""Files of which nobody ever sees half, and folders that are one process's and one run's alone."""
+
+import contextlib
+import errno
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import filelock
+
+from iso3d_jax.core.errors import UserError
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # of file systems without them
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends without an error.
+
+    The temporary name keeps the suffix, so that libraries that look at it write the right format.
+    """
+    path = Path(path)
+    make_folder(path.parent)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        if temporary.is_file():  # some libraries write files for their owner alone
+            os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def make_folder(path: str | os.PathLike) -> Path:
+    """Makes a folder and those above it; refuses in one sentence where that cannot be done."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"cannot make the folder {path}: a file has that name") from None
+    except PermissionError:
+        raise UserError(f"cannot make the folder {path}: permission denied") from None
+    return path
+
+
+class FolderLock:
+    """Keeps other processes from writing into a folder at the same time.
+
+    The lock is the operating system's: it ends with the process, however that ends. On a file
+    system without locks nobody is kept out. Within one process it holds nobody up.
+    """
+
+    def __init__(self, folder: Path, seconds: float = 60.0):
+        """Waits up to `seconds` for a process that is about to end.
+
+        Raises:
+          UserError: another process holds the folder.
+        """
+        path = folder / ".lock"
+        self._lock = filelock.FileLock(
+            path, is_singleton=True, thread_local=False, preserve_lock_file=True, on_acquired=_sign
+        )
+        try:
+            try:
+                self._lock.acquire(timeout=0)
+            except filelock.Timeout:
+                print(
+                    f"waiting up to {seconds:.0f} s for process {_signature(path)}, which is "
+                    f"writing into {folder}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                self._lock.acquire(timeout=seconds, poll_interval=0.2)
+        except filelock.Timeout:
+            raise UserError(
+                f"another process ({_signature(path)}) is writing into {folder}: stop it or wait "
+                "for its end, or give this one a folder of its own"
+            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def __enter__(self) -> "FolderLock":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.release()
+
+
+def _sign(descriptor: int) -> None:
+    """Writes who holds a lock into its file."""
+    os.ftruncate(descriptor, 0)
+    os.lseek(descriptor, 1, os.SEEK_SET)  # Windows lets nobody else read the first byte
+    os.write(descriptor, f"{os.getpid()} on {platform.node()}\n".encode())
+
+
+def _signature(path: Path) -> str:
+    """Who holds a lock, or held it last."""
+    with open(path, "rb", buffering=0) as file:
+        file.seek(1)
+        return file.read().decode().strip() or "unknown"
+
+
+class Difference(NamedTuple):
+    """A value that is not what it was, by its key; None where there is none."""
+
+    key: str
+    was: Any
+    now: Any
+
+
+def differences(was: Mapping, now: Mapping, prefix: str = "") -> list[Difference]:
+    """In what two nested dicts differ; keys as in 'model.unet.num_heads', in their order."""
+    found = []
+    for key in sorted(was.keys() | now.keys()):
+        a, b = was.get(key), now.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(Difference(prefix + key, a, b))
+    return found
+
+
+def ensure_same_run(
+    noted: Mapping,
+    facts: Mapping,
+    refusal: Callable[[list[Difference]], str],
+    *,
+    free: Collection[str] = (),
+    missing: Mapping | None = None,
+) -> None:
+    """Refuses to go on in a folder that belongs to another run.
+
+    Args:
+      noted: what makes the folder's run that one and no other.
+      facts: the same of the run that is to go on in it.
+      refusal: says what is wrong and what to do, of the differences.
+      free: keys that may differ.
+      missing: values that mean the same as that a key is not there.
+
+    Raises:
+      UserError: they differ.
+    """
+    missing = missing or {}
+
+    def differs(key, was, now) -> bool:
+        default = missing.get(key)
+        return (default if was is None else was) != (default if now is None else now)
+
+    was, now = ({k: v for k, v in of.items() if k not in free} for of in (noted, facts))
+    if found := [one for one in differences(was, now) if differs(*one)]:
+        raise UserError(refusal(found))
+
+
+def claim_folder(file: Path, facts: Mapping, refusal, *, write: bool = True, **allowed) -> None:
+    """Notes in a new folder which run it belongs to; refuses that of another run.
+
+    Args:
+      file: the JSON file of the note.
+      write: whether this process writes it.
+      facts, refusal, **allowed: see `ensure_same_run`.
+
+    Raises:
+      UserError: a folder of another run, or a damaged note.
+    """
+    if not file.is_file():
+        if write:
+            with atomic_path(file) as temporary:
+                temporary.write_text(json.dumps(facts, indent=2) + "\n")
+        return
+    try:
+        noted = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file} is damaged: {error}") from None
+    ensure_same_run(noted, json.loads(json.dumps(facts)), refusal, **allowed)

@@ -1,0 +1,1 @@
+"""Pure scores of pictures and meshes, below everything; none reads a data set."""

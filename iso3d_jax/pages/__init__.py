@@ -1,0 +1,1 @@
+"""Everything in HTML: the result page, the pages of evaluations, charts."""

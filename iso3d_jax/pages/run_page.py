@@ -1,0 +1,122 @@
+"""The page of a finished reconstruction, from what lies in its folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.progress import duration
+from iso3d_jax.pages.build import Page, write_page
+
+_MODES = {
+    "sds": "The radiance field that score distillation made, all round: colour, normals, opacity. "
+    "Click to pause.",
+    "views": "A draft fitted to the views, all round: colour, normals, opacity. Click to pause.",
+}
+
+
+def write_run_page(
+    folder: str | os.PathLike,
+    *,
+    picture_name: str = "",
+    model_name: str = "",
+    resolution: int = 0,
+    others: Sequence[tuple[str, np.ndarray, Sequence[np.ndarray]]] = (),
+) -> Path:
+    """Writes `index.html` into a folder that `iso3d_jax.reconstruct` has finished.
+
+    Args:
+      folder: with input.png, views.npz, turntable.mp4, mesh.glb and report.json.
+      picture_name: what to call the picture.
+      model_name: what to call the model.
+      resolution: the model's, in pixels; small ones get a word of warning.
+      others: further pictures and their views, as `Page` has them.
+
+    Returns:
+      The page's absolute path.
+    """
+    folder = Path(folder)
+    try:
+        report = json.loads((folder / "report.json").read_text())
+    except FileNotFoundError:
+        raise UserError(f"{folder} holds no finished reconstruction: report.json is missing") from (
+            None
+        )
+    views = np.load(folder / "views.npz")["views"][0]
+    name = picture_name or "a picture"
+    page = Page(
+        title="One picture to a 3D object",
+        lead=(
+            f"Made from {name} by iso3d_jax: first views from all sides, then a radiance field "
+            "whose every side the same diffusion model approves of, then a mesh."
+        ),
+        picture=np.asarray(Image.open(folder / "input.png").convert("RGBA")),
+        views=list(views),
+        view_labels=[_view_label(k, len(views)) for k in range(len(views))],
+        turntable=folder / "turntable.mp4",
+        turntable_text=_MODES.get(report["mode"], _MODES["sds"]),
+        mesh=folder / "mesh.glb",
+        figures=_figures(report, model_name, resolution),
+        others=others,
+        notes=_notes(resolution),
+        footer=f"{_versions(report)}. This page needs no network.",
+    )
+    return write_page(page, folder / "index.html")
+
+
+def _view_label(k: int, count: int) -> str:
+    azimuth = f"{360 * k / count:g}°"
+    return azimuth if k else f"{azimuth}: the picture’s side"
+
+
+def _figures(report: dict, model_name: str, resolution: int) -> list[tuple[str, str]]:
+    seconds = {k: v for k, v in report["seconds"].items() if isinstance(v, int | float)}
+    rows = []
+    if model_name:
+        pixels = f", {resolution}×{resolution} pixels" if resolution else ""
+        rows.append(("Model", model_name + pixels))
+    rows.append(("Time in all", duration(sum(seconds.values()))))
+    rows += [(f"· {name}", duration(value)) for name, value in seconds.items() if value >= 0.5]
+    rows.append(("Iterations", f"{report['iterations']:,}"))
+    mesh = report["mesh"]
+    rows.append(("Mesh", f"{mesh['faces']:,} triangles"))
+    if "silhouette_iou" in mesh:
+        rows.append(("Mesh and field: silhouettes’ overlap", f"{mesh['silhouette_iou']:.3f}"))
+    if "psnr_db" in mesh:
+        beside = f"{mesh['psnr_db']:.1f} dB, mask IoU {mesh['mask_iou']:.3f}"
+        rows.append(("Mesh beside the field, 8 views", beside))
+    if "as_optimised" in mesh:
+        soft = "{psnr_db:.1f} dB, mask IoU {mask_iou:.3f}".format(**mesh["as_optimised"])
+        rows.append(("· before the field’s edge was hardened", soft))
+    rows.append(("Seed", str(report["seed"])))
+    device = " ".join(dict.fromkeys(report["device"].split()))  # "cpu cpu" is "cpu"
+    rows.append(("Device", f"{device}, {os.cpu_count()} cores"))
+    return rows
+
+
+def _notes(resolution: int) -> list[str]:
+    notes = [
+        "The views come first and cost seconds: if they do not look like the object, neither will "
+        "the mesh. Another seed draws others, most of all with more steps and a higher temperature "
+        "(python -m iso3d_jax.sample).",
+        "The model sees only an embedding of the picture, not its pixels (that is Isotropic3D’s "
+        "idea), so colours and shape follow the picture, and details may not.",
+    ]
+    if 0 < resolution <= 128:
+        notes.append(
+            f"This model works at {resolution}×{resolution} pixels and has seen a few hundred "
+            "pieces of furniture: expect coarse shapes and soft colours. The full-size model goes "
+            "the same road at 256×256."
+        )
+    return notes
+
+
+def _versions(report: dict) -> str:
+    versions = report.get("versions", {})
+    return ", ".join(f"{k} {versions[k]}" for k in ("iso3d_jax", "jax", "python") if k in versions)

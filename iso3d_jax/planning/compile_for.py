@@ -1,0 +1,267 @@
+"""Compiles the train step for machines that are not here, and says what it will need and cost.
+
+    python -m iso3d_jax.train --config configs/stage2.py --compile_for v5p:4x4x4
+
+For TPUs libtpu compiles the very program that the pod would run (`pip install -e ".[tpu]"`, no TPU
+needed), so memory, collectives and FLOPs are the compiler's own. For GPUs the step is partitioned
+over as many fake CPU devices: FLOPs and collectives are right, memory is what the CPU compiler
+would need, which fuses less than the GPU's.
+
+The roofline is a lower bound of the step's time: the slowest of arithmetic at peak, memory traffic
+and collectives, as if each were perfect and all overlapped. Real steps take one and a half to three
+times as long. Neither weights nor data are read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from iso3d_jax.commands import config_checks
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.planning import collectives
+from iso3d_jax.planning.chips import Chip, parse_target
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What the compiler says of one branch's step; bytes and FLOPs are of one chip."""
+
+    branch: str
+    arguments: int  # state and batch
+    temporaries: int
+    flops: float  # executed, what remat repeats included
+    model_flops: float  # without that
+    traffic: float  # bytes to and from memory
+    collectives: dict[str, float]  # bytes by kind
+    foreign_gathers: list[tuple[int, ...]]  # what is gathered beside weights; should be nothing
+
+    @property
+    def memory(self) -> int:
+        return self.arguments + self.temporaries
+
+    def seconds(self, chip: Chip) -> dict[str, float]:
+        """The roofline's three times."""
+        return {
+            "arithmetic": self.flops / chip.flops,
+            "memory": self.traffic / chip.memory_bandwidth,
+            "collectives": sum(self.collectives.values()) / chip.link_bandwidth,
+        }
+
+
+class DoesNotFit(Exception):
+    """The compiler found no place for the program; its message says how much was missing."""
+
+
+def prepare_environment(target: str) -> None:
+    """What has to be set before jax starts."""
+    chip, _, count = parse_target(target)
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    if chip.platform == "tpu":
+        # Without these libtpu asks a metadata server that only a TPU VM has. Its lock is there for
+        # devices, which a compilation does not touch.
+        os.environ.update(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost")
+        os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", f"{chip.name}-{count}")
+    else:
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={count}".strip()
+
+
+def target_devices(chip: Chip, topology: str, count: int):
+    """Devices to compile for: a TPU topology's, or fake ones in a GPU's place."""
+    import jax
+
+    if chip.platform == "gpu":
+        return jax.devices("cpu")[:count]
+    from jax.experimental import topologies
+
+    try:
+        described = topologies.get_topology_desc(
+            platform="tpu", topology_name=f"{chip.name}:{topology}"
+        )
+    except Exception as error:  # libtpu's own kinds, and ImportError-like ones where it lacks
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0][:200]
+        raise UserError(
+            f"libtpu cannot compile for {chip.name}:{topology} ({reason}); is it installed "
+            '(pip install "iso3d_jax[tpu]"), and is this a topology that exists?'
+        ) from error
+    return list(described.devices)
+
+
+def abstract_batch(cfg: ConfigDict, branch: str):
+    """Shapes of a batch of stage 1 or 2, as training/tasks/batches.py gives them."""
+    import jax
+    import numpy as np
+
+    from iso3d_jax.weights.bundle import make_config
+
+    model = make_config(cfg.model)
+    size, views = cfg.batch_size, 1 if branch.endswith("a") else cfg.num_views
+    latent = (model.latent_size, model.latent_size, 2 * model.latent_channels)
+    shapes = {
+        "moments": ((size, views, *latent), np.float16),
+        "camera": ((size, views, 16), np.float32),
+        "embedding": ((size, model.context_dim), np.float16),
+    }
+    if branch.startswith("2"):
+        shapes["reference_moments"] = ((size, 1, *latent), np.float16)
+        shapes["reference_camera"] = ((size, 1, 16), np.float32)
+    return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
+
+
+class AbstractTask:
+    """The denoiser without weights, data or pictures."""
+
+    def __init__(self, cfg: ConfigDict):
+        from iso3d_jax.training.tasks import base, denoiser, stages, trainable
+
+        config_checks.check(cfg)
+        base.settle(cfg, read=False)  # a step costs the same with any cameras and prediction
+        denoiser.check_options(cfg)
+        self.train_step = denoiser.train_step
+        self.sharding_rules = denoiser.sharding_rules(cfg)
+        self.graphdef, self.abstract_params, self.init_params = stages.network(cfg, None)
+        self.trained = lambda params: trainable.trained_paths(params, cfg)
+
+
+def compile_branch(cfg: ConfigDict, devices, branch: str) -> Program:
+    """Compiles one branch's step at `cfg.batch_size`.
+
+    Raises:
+      DoesNotFit: the compiler itself ran out of the chip's memory.
+      UserError: mesh, batch or rules do not fit each other.
+    """
+    import jax
+
+    from iso3d_jax.planning import flops
+    from iso3d_jax.training import loop, sharding
+    from iso3d_jax.training.optimizer import make_optimizer
+
+    mesh = sharding.make_mesh(cfg.mesh.to_dict(), devices)
+    sharding.check_batch_size(cfg.batch_size, cfg.accumulate, mesh)
+    task, tx = AbstractTask(cfg), make_optimizer(cfg)
+    state = loop.abstract_state(task, tx, cfg)
+    shardings = sharding.state_shardings(state, mesh, task.sharding_rules)
+    batch = abstract_batch(cfg, branch)
+    try:
+        with jax.set_mesh(mesh):
+            traced = loop.trace_step(task, tx, cfg, shardings, mesh, state, batch)
+            compiled = traced.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise DoesNotFit(str(error).strip().splitlines()[0][:300]) from None
+    memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
+    counted = flops.count(traced.jaxpr) * (1.0 / mesh.devices.size)
+    return Program(
+        branch,
+        memory.argument_size_in_bytes,
+        # Donated arguments are outputs too; what is not donated is new.
+        memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        counted.executed,
+        counted.of_model,
+        # A loop's body is counted once by the compiler.
+        cost.get("bytes accessed", 0.0) * cfg.accumulate,
+        collectives.collective_bytes(text, mesh.devices.size),
+        collectives.foreign_gathers(text, [p.shape for p in task.abstract_params.values()]),
+    )
+
+
+def largest_batch(fits: Callable[[int], bool], step: int, too_large: int) -> int:
+    """The largest multiple of `step` below `too_large` that fits, by bisection; 0: none does."""
+    low, high = 0, -(-too_large // step)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle * step) else (low, middle)
+    return low * step
+
+
+def report(cfg: ConfigDict, target: str, price: float | None = None) -> str:
+    """Compiles every branch that the run has for `target`; what they need and cost, as text.
+
+    Stage 2 has steps without the reference too, unless `reference_dropout` is 0.
+
+    Args:
+      cfg: a config of stage 1 or 2.
+      target: such as 'v5p:4x4x4' or 'h100:8'.
+      price: dollars a chip and hour; None takes the list price.
+
+    Raises:
+      UserError: a batch that does not fit, with the largest that does.
+    """
+    chip, topology, count = parse_target(target)
+    if cfg.task != "denoiser":
+        raise UserError(f"--compile_for knows stages 1 and 2, not the {cfg.task}")
+    devices = target_devices(chip, topology, count)
+    shares = _branch_shares(cfg)
+
+    def programs(batch_size: int, which: list[str]) -> list[Program] | None:
+        changed = ConfigDict(cfg.to_dict() | {"batch_size": batch_size})
+        try:
+            found = [compile_branch(changed, devices, branch) for branch in which]
+        except DoesNotFit:
+            return None
+        return found if max(p.memory for p in found) <= chip.memory else None
+
+    largest_first = sorted(shares, key=lambda name: (name[-1], name[0]), reverse=True)
+    found = programs(cfg.batch_size, largest_first)
+    if found is None:
+        tensor = cfg.mesh.tensor
+        step = count // tensor * cfg.accumulate
+        best = largest_batch(
+            lambda size: programs(size, largest_first[:1]) is not None, step, cfg.batch_size
+        )
+        advice = (
+            f"the largest that fits is {best}: --config.batch_size={best}, or raise accumulate"
+            if best
+            else "not even one object a chip fits: raise mesh.fsdp, or choose a larger chip"
+        )
+        raise UserError(
+            f"batch_size {cfg.batch_size} does not fit into the {chip.memory / 2**30:.0f} GiB of "
+            f"each chip of {target}; {advice}"
+        )
+    found.sort(key=lambda program: program.branch)
+    return _text(cfg, target, chip, count, found, chip.dollars_per_hour if price is None else price)
+
+
+def _branch_shares(cfg) -> dict[str, float]:
+    from iso3d_jax.training.tasks.batches import branch_shares  # which imports jax
+
+    return branch_shares(cfg)
+
+
+def _text(cfg, target, chip: Chip, count: int, programs: list[Program], price: float) -> str:
+    lines = [
+        f"{cfg.model.name}, stage {cfg.stage}, batch {cfg.batch_size} on {target}: {count} chips, "
+        f"fsdp {cfg.mesh.fsdp}, tensor {cfg.mesh.tensor}, {cfg.dtype}, remat {cfg.remat}",
+        "a chip and step:  GiB state + temporary  TFLOP   GiB collectives        "
+        "roofline ms (arithmetic, memory, collectives)",
+    ]
+    shares = _branch_shares(cfg)
+    mean = 0.0
+    for program in programs:
+        share = shares[program.branch]
+        times = program.seconds(chip)
+        slowest = max(times.values())
+        mean += share * slowest
+        kinds = ", ".join(f"{k} {v / 2**30:.3f}" for k, v in sorted(program.collectives.items()))
+        lines.append(
+            f"  {program.branch} ({share:.1%} of steps)  {program.arguments / 2**30:.2f} + "
+            f"{program.temporaries / 2**30:.2f} of {chip.memory / 2**30:.0f}  "
+            f"{program.flops / 1e12:.4g}  {kinds or 'none'}  {slowest * 1e3:.2f} ("
+            + ", ".join(f"{t * 1e3:.2f}" for t in times.values())
+            + ")"
+        )
+        if program.foreign_gathers:
+            lines.append(f"       gathered beside weights: {program.foreign_gathers[:8]}")
+    hours = mean * cfg.steps / 3600
+    lines.append(
+        f"roofline: {mean * 1e3:.2f} ms a step, {cfg.batch_size / mean:.0f} objects/s; "
+        f"{cfg.steps} steps take at least {hours:.2f} h and cost at least "
+        f"${hours * count * price:,.0f} at ${price:.2f} a chip and hour"
+    )
+    return "\n".join(lines)

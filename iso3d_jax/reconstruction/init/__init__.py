@@ -1,0 +1,1 @@
+"""What a reconstruction may begin from: drafts and visual hulls."""

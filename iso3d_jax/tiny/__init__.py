@@ -1,0 +1,1 @@
+"""The small model that ships: its networks, data, training and weights."""

@@ -1,0 +1,142 @@
+"""Training of a small image tower (full-size models use a converted CLIP).
+
+The embedding has to say what the object looks like from every side, as seen from the picture's
+own side. So the tower is trained to let a decoder draw a coarse picture (16x16 RGBA) of any view
+from the embedding and that view's camera, with azimuths counted from the picture.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from iso3d_jax.core.progress import Progress
+from iso3d_jax.data.colour import change_colours, on_white
+from iso3d_jax.data.table import MultiViewTable, prepare_references, shrink
+from iso3d_jax.geometry.cameras import camera_condition
+from iso3d_jax.models.params import merge_params
+from iso3d_jax.tiny.spatial_prior import Drawing
+from iso3d_jax.training.state import TrainState, apply_gradients, step_key
+
+COARSE = 16  # side of the pictures that the decoder draws
+
+
+class TowerWithDecoder(nnx.Module):
+    """The tower and the decoder, which becomes the UNet's layout (`tiny/spatial_prior.py`)."""
+
+    def __init__(self, tower: nnx.Module, decoder: Drawing):
+        self.tower, self.decoder = tower, decoder
+
+
+def disturb(key, images, strength: float):
+    """What photos of one object may differ by: light, contrast, blur, grain."""
+    keys = jax.random.split(key, 4)
+    shape = (images.shape[0], 1, 1, 1)
+    gain = jnp.exp(strength * jax.random.uniform(keys[0], shape, minval=-0.2, maxval=0.2))
+    bend = jnp.exp(strength * jax.random.uniform(keys[1], shape, minval=-0.25, maxval=0.25))
+    ink = jnp.clip((1.0 - images) * gain, 0.0, 1.0)  # white stays white
+    images = (1.0 - ink) ** bend
+    soft = sum(jnp.roll(images, (i, j), (1, 2)) for i in (-1, 0, 1) for j in (-1, 0, 1)) / 9.0
+    mix = jax.random.uniform(keys[2], shape)  # half of the pictures stay sharp
+    images = images + strength * jnp.where(mix < 0.5, mix, 0.0) * (soft - images)
+    images = images + 0.02 * strength * jax.random.normal(keys[3], images.shape)
+    return jnp.clip(images, 0.0, 1.0)
+
+
+def drawing_losses(drawn, target):
+    """Mean squared errors of pictures [B, V, h, w, 4], and of their differences between neighbours.
+
+    Both have the same best answer, the mean of what is possible; the second cares for outlines.
+    """
+    error = drawn - target
+    edges = (jnp.diff(error, axis=-3) ** 2).mean() + (jnp.diff(error, axis=-2) ** 2).mean()
+    return (error**2).mean(), edges
+
+
+def train_step(state: TrainState, batch: dict, *, graphdef, tx, cfg) -> tuple[TrainState, dict]:
+    """One step.
+
+    Batch, straight RGBA bytes: `reference` [B, S, S, 4], a prepared picture of each object;
+    `views` [B, V, 16, 16, 4]; `camera` [B, V, 16], the views as seen from the picture.
+    """
+    key_colour, key_photo, key_noise = jax.random.split(step_key(state), 3)
+    n, size = batch["reference"].shape[:2]
+    reference = batch["reference"].astype(jnp.float32) / 255.0
+    views = batch["views"].astype(jnp.float32) / 255.0
+    both = [x[..., :3].reshape(n, -1, 3) for x in (reference, views)]
+    rgb = change_colours(key_colour, jnp.concatenate(both, 1), cfg.colour_strength)
+    rgb, view_rgb = rgb[:, : size**2], rgb[:, size**2 :].reshape(*views.shape[:-1], 3)
+    picture = on_white(jnp.concatenate([rgb.reshape(n, size, size, 3), reference[..., 3:]], -1))
+    picture = disturb(key_photo, picture, cfg.photo_strength)
+    target = jnp.concatenate([view_rgb * views[..., 3:], views[..., 3:]], -1)
+
+    def loss_fn(params):
+        model = merge_params(graphdef, params)
+        embedding = model.tower.embed(picture)
+        power = (embedding**2).mean()
+        noise = cfg.embedding_noise * jax.random.normal(key_noise, embedding.shape)
+        drawn = model.decoder(embedding + noise, batch["camera"])
+        drawing, edges = drawing_losses(drawn, target)
+        loss = drawing + cfg.edge_weight * edges + cfg.size_weight * (power - 1.0) ** 2
+        return loss, {"drawing": drawing, "edges": edges, "embedding_size": power}
+
+    (loss, extra), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    state, norms = apply_gradients(state, grads, tx, cfg.ema_decay)
+    return state, {"loss": loss, **extra, **norms}
+
+
+def _prepared(table: MultiViewTable, mode: str, size: int) -> np.ndarray:
+    """All views as pictures of the tower's size, prepared in one way; thousands take minutes."""
+    progress = Progress(len(table), f"pictures, {mode}", unit="object")
+    small = []
+    for done, views in enumerate(table.images, 1):
+        small.append(shrink(prepare_references(views[None], mode), size)[0])
+        progress.update(done)
+    progress.close()
+    return np.stack(small)
+
+
+class Batches:
+    """A picture and some views of each drawn object; a pure function of (seed, step)."""
+
+    def __init__(self, cfg, table: MultiViewTable):
+        self.cfg, self.table = cfg, table
+        self.views = shrink(table.images, COARSE)
+        self.references = {
+            mode: _prepared(table, mode, cfg.model.clip.image_size)
+            for mode in sorted(set(cfg.pictures))
+        }
+        facing = np.abs((table.azimuth_deg + 180.0) % 360.0 - 180.0) <= 90.0
+        facing[~facing.any(1)] = True
+        self.facing = facing
+
+    def branch(self, step: int) -> str:
+        return "views"
+
+    def __call__(self, step: int) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng([self.cfg.seed, step])
+        table, batch, num_views = self.table, self.cfg.batch_size, self.views.shape[1]
+        obj = rng.integers(len(table), size=batch)
+        front = rng.random(batch) < self.cfg.front_share
+        score = rng.random((batch, num_views)) + (front[:, None] & self.facing[obj])
+        reference = score.argmax(1)  # any view, or with `front` one of those that face the camera
+        modes = rng.choice(self.cfg.pictures, size=batch)
+        rows = zip(modes, obj, reference, strict=True)
+        pictures = np.stack([self.references[mode][i, view] for mode, i, view in rows])
+        count = min(self.cfg.drawn_views, num_views)
+        views = rng.random((batch, num_views)).argsort(1)[:, :count]
+        images, obj = self.views[obj[:, None], views], obj[:, None]
+        azimuth = table.azimuth_deg[obj, views] - table.azimuth_deg[obj, reference[:, None]]
+        flip = rng.random(batch) < 0.5
+        azimuth = np.where(flip[:, None], -azimuth, azimuth)
+        camera = camera_condition(
+            table.elevation_deg[obj, views], azimuth, self.cfg.model.camera_encoding
+        )
+        wide = flip[:, None, None, None]
+        return {
+            "reference": np.where(wide, pictures[:, :, ::-1], pictures),
+            "views": np.where(wide[:, None], images[:, :, :, ::-1], images),
+            "camera": np.asarray(camera, np.float32),
+        }

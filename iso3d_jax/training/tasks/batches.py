@@ -1,0 +1,183 @@
+"""Batches of stages 1 and 2, a pure function of (seed, step) and of nothing else.
+
+A resumed run sees what an unbroken one would have seen, on any number of hosts. `Batches` draws
+objects of a set in memory with replacement, step by step; `GrainBatches` goes through a set on disk
+in a global shuffle, epoch after epoch, read ahead by threads. Both read latents computed once
+(`data/encode.py`) or pictures (`data/picture_table.py`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from iso3d_jax.commands.config_checks import choose
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.data.encode import EncodedTable
+from iso3d_jax.data.picture_table import PictureTable
+from iso3d_jax.data.table import SET, draw_targets
+from iso3d_jax.geometry.cameras import camera_condition
+
+READ_AHEAD = 8  # batches, and as many threads
+
+
+def branch_shares(cfg) -> dict[str, float]:
+    """What share of the steps each branch of a stage has; those that no step runs are left out.
+
+    The shares of `Batches.branch`: one view or several, and in stage 2 with or without the
+    reference, drawn independently.
+    """
+    without = cfg.reference_dropout if cfg.stage == 2 else 1.0
+    shares = {
+        f"{stage}-{views}": of_stage * of_views
+        for stage, of_stage in (("1", without), ("2", 1.0 - without))
+        for views, of_views in (("a", cfg.single_view_share), ("b", 1.0 - cfg.single_view_share))
+    }
+    return {branch: share for branch, share in shares.items() if share > 0}
+
+
+class Batches:
+    """Views, cameras and embeddings of objects drawn from a set in memory."""
+
+    def __init__(self, cfg, table: EncodedTable | PictureTable):
+        self.cfg, self.table = cfg, table
+        sets = table.num_views // SET
+        needed = -(-cfg.num_views // SET)
+        if sets < needed + (cfg.num_views > SET):
+            raise UserError(
+                f"num_views {cfg.num_views} needs {needed + 1} sets of {SET} views of each object "
+                f"(one for the reference), but the data set has {sets}: render it with more views"
+            )
+
+    def branch(self, step: int) -> str:
+        """'1-a', '1-b', '2-a' or '2-b'; in stage 2 a '1-' step is one without the reference."""
+        cfg = self.cfg
+        single, with_reference = np.random.default_rng([cfg.seed, step, 1]).random(2)
+        stage = "2" if cfg.stage == 2 and with_reference >= cfg.reference_dropout else "1"
+        return f"{stage}-{'a' if single < cfg.single_view_share else 'b'}"
+
+    def names(self, step: int) -> list[str]:
+        """The objects of a step's batch."""
+        rng = np.random.default_rng([self.cfg.seed, step])
+        return [self.table.name(i) for i in rng.integers(len(self.table), size=self.cfg.batch_size)]
+
+    def position(self) -> dict[str, int]:
+        """What a checkpoint has to say of where the loader is, beside the step: nothing."""
+        return {}
+
+    def go_to(self, position: dict[str, int]) -> None:
+        """Goes on from a checkpoint's position."""
+
+    def __call__(self, step: int, rows=slice(None)) -> dict[str, np.ndarray]:
+        """The step's batch, or those of its rows that `rows` picks."""
+        rng = np.random.default_rng([self.cfg.seed, step])
+        objects = rng.integers(len(self.table), size=self.cfg.batch_size)
+        records = [self.table.record(i) for i in objects]
+        drawn = self._draw(rng, step, records)
+        chosen = range(self.cfg.batch_size)[rows] if isinstance(rows, slice) else rows
+        return self._finish(
+            _stack([self._read(step, records[i], *(d[i] for d in drawn)) for i in chosen])
+        )
+
+    def _draw(self, rng: np.random.Generator, step: int, records: list):
+        """Reference view, variant [B] and views [B, V] of some objects."""
+        cfg, size, sets = self.cfg, len(records), self.table.num_views // SET
+        azimuth = [record.azimuth_deg for record in records]
+        target, ref = draw_targets(rng, sets, azimuth, cfg.front_share)
+        variant = rng.integers(len(self.table.mirrored), size=size)
+        order = rng.integers(SET, size=size)[:, None] + np.arange(SET)
+        views = target[:, None] * SET + order % SET  # which view of the set comes first varies
+        if cfg.num_views > SET:  # views of further sets, never the reference's
+            more = -(-cfg.num_views // SET) - 1
+            others = [
+                rng.permutation(np.setdiff1d(np.arange(sets), [t, r // SET]))[:more]
+                for t, r in zip(target, ref, strict=True)
+            ]
+            further = np.asarray(others)[..., None] * SET + np.arange(SET)
+            views = np.concatenate([views, further.reshape(size, -1)], 1)
+        return ref, variant, views[:, : 1 if self.branch(step).endswith("a") else cfg.num_views]
+
+    def _read(self, step: int, record, ref, variant, views) -> dict:
+        """One row of a batch; azimuths count from the reference."""
+        sign = -1.0 if self.table.mirrored[variant] else 1.0
+        azimuth, elevation = record.azimuth_deg, record.elevation_deg
+        return {
+            "azimuth_deg": sign * (azimuth[views] - azimuth[ref]),
+            "elevation_deg": elevation[views],
+            "reference_elevation_deg": elevation[[ref]],
+            **record.read(variant, ref, views, self.branch(step).startswith("2")),
+        }
+
+    def _finish(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Angles to cameras."""
+        azimuth, elevation = batch.pop("azimuth_deg"), batch.pop("elevation_deg")
+        reference = batch.pop("reference_elevation_deg")
+        encoding = self.cfg.model.camera_encoding
+        batch["camera"] = camera_condition(elevation, azimuth, encoding)
+        if "reference_moments" in batch or "reference_view" in batch:
+            batch["reference_camera"] = camera_condition(
+                reference, np.zeros_like(reference), encoding
+            )
+        return batch
+
+
+class GrainBatches(Batches):
+    """All objects in a global shuffle by the seed, another one each epoch; rows read ahead.
+
+    Object number p of the run is the shuffle's entry p, whichever host reads it, so each host reads
+    its own rows of every step's batch and the run is the same on any number of hosts.
+    """
+
+    def __init__(self, cfg, table: EncodedTable | PictureTable):
+        import grain
+
+        super().__init__(cfg, table)
+        self._order = grain.MapDataset.range(len(table)).shuffle(seed=cfg.seed).repeat()
+        self._iterator, self._rows = None, None
+        self._start: dict[str, int] | None = None
+
+    def _object(self, step: int, row: int) -> int:
+        return int(self._order[step * self.cfg.batch_size + row])
+
+    def names(self, step: int) -> list[str]:
+        return [self.table.name(self._object(step, row)) for row in range(self.cfg.batch_size)]
+
+    def position(self) -> dict[str, int]:
+        """The iterator's own state: how many batches it has given."""
+        return {} if self._iterator is None else self._iterator.get_state()
+
+    def go_to(self, position: dict[str, int]) -> None:
+        self._start = position
+
+    def __call__(self, step: int, rows=slice(None)) -> dict[str, np.ndarray]:
+        rows = np.arange(self.cfg.batch_size)[rows]
+        if self._iterator is None or not np.array_equal(rows, self._rows):
+            self._iterator, self._rows = self._read_ahead(rows), rows
+            if self._start:
+                self._iterator.set_state(self._start)
+                self._start = None
+        if self._iterator.get_state()["next_index"] != step:
+            self._iterator.set_state({"next_index": step})
+        return self._finish(next(self._iterator))
+
+    def _read_ahead(self, rows: np.ndarray):
+        """An iterator over these rows of each step's batch; its state counts the steps."""
+        import grain
+
+        def read(number: int) -> dict:
+            step, row = number // len(rows), int(rows[number % len(rows)])
+            record = self.table.record(self._object(step, row))
+            rng = np.random.default_rng([self.cfg.seed, step, row, 2])
+            return self._read(step, record, *(d[0] for d in self._draw(rng, step, [record])))
+
+        numbers = grain.MapDataset.range(self.cfg.steps * len(rows))
+        options = grain.ReadOptions(num_threads=READ_AHEAD, prefetch_buffer_size=READ_AHEAD)
+        return iter(numbers.map(read).batch(len(rows), batch_fn=_stack).to_iter_dataset(options))
+
+
+def make_batches(cfg, table: EncodedTable | PictureTable) -> Batches:
+    """The loader that `cfg.loader` names."""
+    return {"memory": Batches, "grain": GrainBatches}[choose(cfg, "loader")](cfg, table)
+
+
+def _stack(rows) -> dict[str, np.ndarray]:
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}

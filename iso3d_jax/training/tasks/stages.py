@@ -1,0 +1,333 @@
+"""The kinds of training as the loop sees them: what is learned, from what, and what it shows."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from iso3d_jax import sampling
+from iso3d_jax.commands import config_checks
+from iso3d_jax.commands.config_checks import choose
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.data.colour import on_white
+from iso3d_jax.data.encode import EncodedTable, encode_rows, encode_table
+from iso3d_jax.data.grids import tile
+from iso3d_jax.data.multiview import open_dataset
+from iso3d_jax.data.picture_table import PictureTable
+from iso3d_jax.data.table import SET, MultiViewTable, prepare_references
+from iso3d_jax.evaluation.ablations import one_step_x0
+from iso3d_jax.geometry.cameras import camera_condition
+from iso3d_jax.models.params import FlatParams, merge_params, split_params, split_shapes
+from iso3d_jax.training import sharding
+from iso3d_jax.training.tasks import base, batches, denoiser, inputs, trainable
+from iso3d_jax.training.tasks.frozen_tasks import (
+    PREVIEW_OBJECTS,
+    AutoencoderTask,
+    BaseTask,
+    ImageTowerTask,
+    SampledViewsTask,
+)
+from iso3d_jax.weights import bundle, facts
+
+
+def make_task(cfg: ConfigDict):
+    """The task that `cfg.task` names.
+
+    Raises:
+      UserError: a value of the config that may not be, or what a task needs is missing.
+    """
+    config_checks.check(cfg)
+    kinds = {
+        "autoencoder": AutoencoderTask,
+        "image_tower": ImageTowerTask,
+        "sampled_views": SampledViewsTask,
+        "denoiser": DenoiserTask,
+    }
+    return kinds[cfg.task](cfg)
+
+
+def network(cfg: ConfigDict, load: Callable[[], FlatParams] | None):
+    """The UNet's definition, its weights' shapes, and a function that makes the first weights.
+
+    Args:
+      cfg: the training config.
+      load: brings weights to start from; None means random ones.
+    """
+    graphdef, shapes = split_shapes(nnx.eval_shape(lambda: denoiser.build_unet(cfg)))
+
+    def fresh() -> FlatParams:
+        return trainable.add_lora(split_params(denoiser.build_unet(cfg))[1], cfg)
+
+    def init() -> FlatParams:
+        return trainable.add_lora(load(), cfg) if load else fresh()
+
+    return graphdef, jax.eval_shape(lambda params: trainable.add_lora(params, cfg), shapes), init
+
+
+def _online_encoder(frozen: bundle.Model, mesh: Mesh) -> Callable[[dict], dict]:
+    """`encode_rows` as a program of its own, with a copy of the frozen networks on each device."""
+    parts = {name: split_params(getattr(frozen, name)) for name in ("vae", "clip")}
+    everywhere = NamedSharding(mesh, P())
+    params = {
+        name: sharding.put_params(weights, dict.fromkeys(weights, everywhere))
+        for name, (_, weights) in parts.items()
+    }
+    rows = sharding.batch_sharding(mesh)
+
+    def encode(params, batch):
+        networks = {name: merge_params(parts[name][0], params[name]) for name in parts}
+        return encode_rows(networks["vae"], networks["clip"], batch)
+
+    return functools.partial(jax.jit(encode, in_shardings=(None, rows), out_shardings=rows), params)
+
+
+def load_frozen(cfg: ConfigDict) -> bundle.Model:
+    """vae and clip from `init.vae` and `init.clip` (empty: the package's own), in `cfg.dtype`."""
+    vae = bundle.load_model(cfg.init.vae or None, cfg.dtype, ("vae",))
+    clip = bundle.load_model(cfg.init.clip or None, cfg.dtype, ("clip",))
+    return bundle.Model(config=frozen_config(cfg), vae=vae.vae, clip=clip.clip)
+
+
+def frozen_config(cfg: ConfigDict) -> ConfigDict:
+    """What the folders of the frozen networks say; no weight is read."""
+    config = bundle.load_config(cfg.init.vae or None)
+    config.clip = bundle.load_config(cfg.init.clip or None).clip
+    return config
+
+
+class DenoiserTask(BaseTask):
+    """Stage 1 or 2. The autoencoder and the image tower are frozen and come from model folders."""
+
+    train_step = staticmethod(denoiser.train_step)
+    batches: batches.Batches
+
+    def __init__(self, cfg: ConfigDict):
+        self.cfg = cfg
+        self.label = f"stage {cfg.stage}"
+        inputs.require(cfg)
+        inherited = base.settle(cfg)
+        denoiser.check_options(cfg)
+        inherited.announce(self.label)
+        self.summary = inherited.summary
+        # What the frozen networks are, the checkpoint's own metadata says.
+        told = frozen_config(cfg)
+        with cfg.unlocked():
+            for key in ("vae", "clip", "scale_factor"):
+                if key in told:
+                    cfg.model[key] = told[key]  # pyright: ignore[reportCallIssue]
+        self.config = bundle.make_config(cfg.model)
+        self.config.update(inherited.records)
+        if self.config.clip.output_dim != self.config.context_dim:
+            raise UserError(
+                f"the vision tower in {cfg.init.clip or 'the package'} gives embeddings of "
+                f"{self.config.clip.output_dim} numbers and the UNet takes context tokens of "
+                f"{self.config.context_dim}; of the public towers {inputs.TOWER} gives 1024"
+            )
+        if cfg.sample_every or cfg.ablate_every:
+            self._check_size(self.held_out.images.shape[2])
+        self.batches = batches.make_batches(cfg, self._table())
+        self._encode: Callable[[dict], dict] | None = None
+        self.sharding_rules = denoiser.sharding_rules(cfg)
+        self.graphdef, self.abstract_params, self.init_params = network(
+            cfg, self._load_init if cfg.init_from or cfg.init.drawing else None
+        )
+
+    @functools.cached_property
+    def frozen(self) -> bundle.Model:
+        """The frozen networks, read when something needs them: a run on latents that shows no
+        samples never has them in memory."""
+        return load_frozen(self.cfg)
+
+    @functools.cached_property
+    def held_out(self) -> MultiViewTable:
+        """The validation split, which previews and the one-step table show."""
+        return MultiViewTable.load(self.cfg.data, "validation")
+
+    @functools.cached_property
+    def held_out_references(self) -> np.ndarray:
+        """The first objects' pictures as the model prepares them."""
+        return prepare_references(self.held_out.images[:PREVIEW_OBJECTS, :SET], self.config.picture)
+
+    def _table(self) -> EncodedTable | PictureTable:
+        """The training split: latents computed once, or pictures to be encoded in every step."""
+        cfg, picture = self.cfg, self.config.picture
+        if choose(cfg, "encoding") == "online":
+            if cfg.data_encoded:
+                raise UserError("encoding=online reads pictures: leave data_encoded out")
+            records = open_dataset(cfg.data, "train")
+            in_memory = records if cfg.loader == "grain" else list(records)
+            return PictureTable(in_memory, cfg.data_variants, picture)
+        if cfg.data_encoded:
+            table = EncodedTable.load(cfg.data_encoded)
+        else:
+            table = encode_table(
+                MultiViewTable.load(cfg.data, "train"),
+                self.frozen.vae,
+                self.frozen.clip,
+                variants=cfg.data_variants,
+                pictures=[picture],
+                label=f"{self.label}: encoding",
+            )
+            if not (cfg.sample_every or cfg.ablate_every):
+                del self.frozen
+        self._check_encoded(table)
+        return table
+
+    def on_devices(self, batch: dict, mesh: Mesh) -> dict:
+        """Encodes a batch of pictures where `encoding` is "online"; every device its own rows."""
+        if "views" not in batch:
+            return batch
+        if self._encode is None:
+            self._encode = _online_encoder(self.frozen, mesh)
+        return self._encode(batch)
+
+    def position(self) -> dict[str, int]:
+        return self.batches.position()
+
+    def go_to(self, position: dict[str, int]) -> None:
+        self.batches.go_to(position)
+
+    def trained(self, params: FlatParams) -> list[str] | None:
+        return trainable.trained_paths(params, self.cfg)
+
+    def batch(self, step: int, rows: np.ndarray) -> dict[str, np.ndarray]:
+        return self.batches(step, rows)  # reads these rows alone
+
+    def names(self, step: int) -> list[str]:
+        return self.batches.names(step)
+
+    def _load_init(self) -> FlatParams:
+        """The UNet that training starts from; it must fit the config to the last shape."""
+        if not self.cfg.init_from:
+            return split_params(denoiser.build_unet(self.cfg))[1] | self._load_drawing()
+        weights = bundle.load_weights(self.cfg.init_from, ("unet",))["unet"]
+        if not weights:
+            raise UserError(f"the model in {self.cfg.init_from} has no weights for 'unet'")
+        stem = "input_blocks/0/stem/kernel"
+        extra = self.cfg.model.unet.get("reference_channels", 0)
+        if extra and stem in weights and weights[stem].shape[2] == self.config.unet.in_channels:
+            # The new channels start without effect: the network is stage 1's at first.
+            pad = ((0, 0), (0, 0), (0, extra), (0, 0))
+            weights[stem] = jnp.pad(jnp.asarray(weights[stem], jnp.float32), pad)
+        shapes = bundle.abstract_network("unet", self.config)[1]
+        new = [
+            part
+            for part in ("layout/", "shortcut/")  # where it is new it starts silent, too
+            if any(path.startswith(part) for path in shapes)
+            and not any(path.startswith(part) for path in weights)
+        ]
+        if new:  # a network of its own, as large as the other: only where something needs it
+            fresh = split_params(denoiser.build_unet(self.cfg))[1]
+            weights |= {path: w for path, w in fresh.items() if path.startswith(tuple(new))}
+        weights |= self._load_drawing()
+        unet = bundle.load_network("unet", self.config, weights, self.cfg.init_from)
+        return split_params(unet)[1]
+
+    def _load_drawing(self) -> FlatParams:
+        """What `init.drawing` gives the UNet's layout: the decoder of an image tower's training."""
+        source = self.cfg.init.drawing
+        if not source:
+            return {}
+        found = bundle.load_drawing(source)
+        mine = {f"layout/drawing/{path}": jnp.asarray(w) for path, w in found.items()}
+        shapes = bundle.abstract_network("unet", self.config)[1]
+        wanted = {k: v.shape for k, v in shapes.items() if k.startswith("layout/drawing/")}
+        if not wanted or {path: w.shape for path, w in mine.items()} != wanted:
+            raise UserError(
+                f"--config.init.drawing: {source} has no drawing decoder that fits the UNet's "
+                "layout; it has to be the workdir of an image tower trained for this model, or a "
+                "whole model"
+            )
+        return mine
+
+    def _check_size(self, size: int) -> None:
+        """Refuses pictures of another resolution than the config's, before they are encoded."""
+        if size != self.config.resolution:
+            raise UserError(
+                f"the data set {self.cfg.data} has pictures of {size} pixels and this config is "
+                f"for {self.config.resolution}: add --config.model.resolution={size}, or render "
+                f"it with --resolution {self.config.resolution}"
+            )
+
+    def _check_encoded(self, encoded: EncodedTable) -> None:
+        want = (self.config.latent_size, self.config.latent_size, 2 * self.config.latent_channels)
+        if (
+            encoded.moments.shape[3:] != want
+            or encoded.embedding.shape[-1] != self.config.context_dim
+        ):
+            raise UserError(
+                f"the encoded data set {self.cfg.data_encoded} has latents "
+                f"{encoded.moments.shape[3:]} and embeddings of {encoded.embedding.shape[-1]}, "
+                f"but the model has {want} and "
+                f"{self.config.context_dim}: encode it again with this model"
+            )
+
+    def preview(self, params: FlatParams) -> np.ndarray:
+        """Rows of: prepared picture, 4 generated views at the true cameras, 4 true views."""
+        table, config = self.held_out, self.config
+        model = dataclasses.replace(
+            self.frozen, unet=merge_params(self.graphdef, trainable.merge_lora(params, self.cfg))
+        )
+        rows = []
+        for i in range(len(self.held_out_references)):
+            reference = on_white(self.held_out_references[i, 0].astype(np.float32) / 255)
+            views = slice(SET, 2 * SET) if table.images.shape[1] > SET else slice(0, SET)
+            camera = camera_condition(
+                table.elevation_deg[i, views],
+                table.azimuth_deg[i, views] - table.azimuth_deg[i, 0],
+                facts.sampling_camera_encoding(config),
+            )
+            latents = sampling.sample_latents(
+                sampling.network_for(model, reference),
+                sampling.embed_pictures(self.frozen, reference[None]),
+                camera,
+                self.frozen.alphas_cumprod,
+                jax.random.key(i),
+                **sampling.settings(config, steps=min(25, config.get("steps", 25))),
+            )
+            drawn = np.asarray(
+                sampling.decode_views(self.frozen.vae, latents / config.scale_factor)
+            )[0]
+            truth = on_white(table.images[i, views].astype(np.float32) / 255)
+            rows.append([reference, *drawn, *truth])
+        return np.asarray(tile(rows), np.float32) / 255
+
+    @functools.cached_property
+    def _probe(self) -> one_step_x0.Probe:
+        """The first validation objects: view 0 as the picture, another set as the target."""
+        table, views = self.held_out, slice(SET, 2 * SET)
+        if table.images.shape[1] <= SET:
+            views = slice(0, SET)
+        few = slice(len(self.held_out_references))
+        model = bundle.Model(config=self.config, vae=self.frozen.vae, clip=self.frozen.clip)
+        return one_step_x0.Probe.make(
+            model,
+            on_white(self.held_out_references[:, 0].astype(np.float32) / 255),
+            on_white(table.images[few, views].astype(np.float32) / 255),
+            table.azimuth_deg[few, views] - table.azimuth_deg[few, :1],
+            table.elevation_deg[few, views],
+        )
+
+    def diagnose(self, params: FlatParams) -> dict[str, float]:
+        """The one-step x0 table with embedding and cameras taken away (`evaluation/ablation`)."""
+        unet = merge_params(self.graphdef, trainable.merge_lora(params, self.cfg))
+        return one_step_x0.flatten(one_step_x0.ablate(unet, self._probe))
+
+    def export(self, params: FlatParams, folder: Path) -> None:
+        sources = {"vae": self.cfg.init.vae, "clip": self.cfg.init.clip}
+        frozen = {
+            name: bundle.load_weights(source or None, (name,))[name]
+            for name, source in sources.items()
+        }
+        params = trainable.merge_lora(params, self.cfg)
+        bundle.save_bundle(folder, self.config, {"unet": params, **frozen})

@@ -1,0 +1,139 @@
+"""What takes long says what it is doing; what is over at once says nothing."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from iso3d_jax.core import progress
+from iso3d_jax.mesh import isosurface, texture
+
+
+class Told(list):
+    """A `Report` that remembers."""
+
+    def __call__(self, what, done, total):
+        assert 0 <= done <= max(total, 0)
+        self.append((what, done, total))
+
+    def kinds(self):
+        return list(dict.fromkeys(what.split(" ")[0] for what, _, _ in self))
+
+
+def ball(x):
+    return 20.0 * np.exp(-((np.linalg.norm(x, axis=-1) / 0.5) ** 2))
+
+
+def test_the_mesh_tells_its_steps_and_is_the_same_in_slabs(monkeypatch):
+    whole = isosurface.extract(ball, 5.0, resolution=40, max_faces=900)
+    monkeypatch.setattr(isosurface, "SLAB", 1000)
+    told = Told()
+    surface = isosurface.extract(ball, 5.0, resolution=40, max_faces=900, report=told)
+    np.testing.assert_array_equal(surface.vertices, whole.vertices)
+    assert told.kinds() == ["density", "marching", "simplifying"]
+    coarse = [(done, total) for what, done, total in told if "48 x 48 x 48" in what]
+    assert coarse[0] == (0, 48**3) and coarse[-1] == (48**3, 48**3) and len(coarse) > 100
+
+    def colour(x, normal):
+        return np.clip(x + 0.5, 0, 1)
+
+    plain = texture.bake(surface, colour, 64)
+    monkeypatch.setattr(texture, "SLAB", 500)
+    told = Told()
+    baked = texture.bake(surface, colour, 64, told)
+    np.testing.assert_array_equal(baked.texture, plain.texture)
+    np.testing.assert_array_equal(baked.colours, plain.colours)
+    assert told.kinds() == ["unwrapping", "baking"]
+    assert told[-1][1] == told[-1][2] > len(baked.vertices) and len(told) > 5
+
+
+def test_loading_much_shows_its_bytes_and_little_nothing(model_folder, monkeypatch, capsys):
+    from iso3d_jax.weights import bundle
+
+    bundle.load_model(model_folder, networks=("vae", "clip"))
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(bundle, "LARGE", 1 << 10)
+    bundle.load_model(model_folder, networks=("vae", "clip"))
+    err = capsys.readouterr().err
+    assert err.startswith(f"loading {model_folder} ...") and "building: vae in float32 ..." in err
+    assert "unet" not in err
+
+
+@pytest.fixture
+def slow_first(monkeypatch):
+    """A clock, and what makes a function take a minute at its first call and a second later on."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+
+    def wrap(function):
+        calls = []
+
+        def slow(*args, **kwargs):
+            now[0] += 1 if calls else 60
+            calls.append(1)
+            return function(*args, **kwargs)
+
+        return slow
+
+    return wrap
+
+
+def test_encoding_does_not_count_compiling_into_the_time_left(slow_first, monkeypatch, capsys):
+    from iso3d_jax.data import encode
+    from iso3d_jax.data.table import MultiViewTable
+
+    table = MultiViewTable.load("samples", "train")
+    answer = np.zeros((24, 8, 8, 16), np.float16), np.zeros((24, 8), np.float16)
+    monkeypatch.setattr(encode, "_encode_object", slow_first(lambda *args: answer))
+    encode.encode_table(table, None, None, variants=1, pictures=["framed"])
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "encoding: compiling ..." and lines[1] == "encoding: 1/36"
+    assert "1 object/s  30 s left" in next(line for line in lines if ": 6/36" in line)
+
+
+def test_drawing_the_views_of_a_reconstruction_says_so(slow_first, monkeypatch, capsys, tmp_path):
+    from ml_collections import ConfigDict
+
+    from iso3d_jax.reconstruction import run
+
+    views = np.zeros((1, 4, 8, 8, 3), np.float32)
+    monkeypatch.setattr(run.sampling, "sample_views", slow_first(lambda *a, **k: views))
+    sets = tuple((10.0 * k, 15.0) for k in range(9))
+    cfg = ConfigDict(dict(views=4, seed=0, draft=dict(sets=sets)))
+    model = type("Model", (), {"config": ConfigDict(dict(resolution=8))})
+    picture = np.asarray(Image.new("RGBA", (8, 8)))
+    drawn = run._sample_views(
+        model, picture, np.ones((8, 8, 3), np.float32), tmp_path, cfg, False, None
+    )
+    assert drawn.shape == (9, 4, 8, 8, 3)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "drawing sets of 4 views: compiling and drawing the first ..."
+    assert any("1 set/s" in line and " left" in line for line in lines)
+    assert lines[-1] == "drawing sets of 4 views: 9/9 in 1 min 08 s"
+
+
+def test_evaluation_says_what_it_draws(slow_first, monkeypatch, capsys):
+    from iso3d_jax.evaluation import views
+
+    monkeypatch.setattr(views, "_generate_one", slow_first(lambda *args: np.zeros(3)))
+    assert views.generate(None, range(3)).shape == (3, 3)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "drawing views: compiling and drawing the first ..."
+    assert lines[-1] == "drawing views: 3/3 in 1 min 02 s"
+
+
+def test_the_turntable_counts_its_frames(slow_first, monkeypatch, capsys):
+    from iso3d_jax.commands import config_files
+    from iso3d_jax.reconstruction import cameras, pictures, state
+
+    cfg = config_files.load_config("tests/smallest_reconstruction.py")
+    four = np.zeros((4, 8, 8, 3), np.float32)
+    answer = four, four[..., 0], four[..., 0], four
+    monkeypatch.setattr(pictures, "_render_views", slow_first(lambda *a, **k: answer))
+    scene = state.start(cfg)
+    ring = cameras.ring(10, 15.0, 40.0, 1.1)
+    assert len(pictures.render_views(scene, ring, 8, cfg)[0]) == 10
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(pictures, "_render_views", slow_first(lambda *a, **k: answer))
+    pictures.render_views(scene, ring, 8, cfg, "turntable")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "turntable: compiling ..." and lines[-1] == "turntable: 10/10 in 1 min 02 s"

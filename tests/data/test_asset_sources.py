@@ -1,0 +1,163 @@
+"""Catalogues, folders of meshes, OBJ and MTL files, and the fixed split."""
+
+import numpy as np
+import pytest
+from furniture_files import COLOURS, cube_mtl, cube_obj, write_catalogue, write_folder
+
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.data import asset_sources, meshes
+
+
+def read_cube(**sizes):
+    return meshes.read_obj(cube_obj(**sizes).encode(), lambda name: cube_mtl().encode())
+
+
+def test_split_never_changes():
+    names = ["chair", "scopia-maceta", "object4", "object10", "object28", "object32"]
+    splits = [asset_sources.split_of(n) for n in names]
+    assert splits == ["train", "train", "validation", "test", "test", "validation"]
+    many = [asset_sources.split_of(f"object {k}") for k in range(4000)]
+    shares = [many.count(s) / len(many) for s in ("train", "validation", "test")]
+    np.testing.assert_allclose(shares, [0.85, 0.05, 0.10], atol=0.015)
+
+
+def test_properties_with_escapes_and_continuations():
+    text = (
+        "# comment\nlicense=Public domain\nname#2=Caf\\u00e9\nname#1=Long \\\n   name\nid#1=a\\:b\n"
+    )
+    general, objects = asset_sources.parse_properties(text)
+    assert general == {"license": "Public domain"}
+    assert objects == [{"name": "Long name", "id": "a:b"}, {"name": "Caf\u00e9"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("Public domain", "CC0-1.0"),
+        ("Creative Commons Attribution 3.0 license", "CC-BY-3.0"),
+        ("Creative Commons Attribution 3.0 United States license  Copyright X", "CC-BY-3.0-US"),
+        ("", "unknown"),
+    ],
+)
+def test_licence_names(text, name):
+    assert asset_sources.licence_name(text) == name
+
+
+def test_catalogue_entries(tmp_path):
+    rotation = "1 0 0 0 0 1 0 -1 0"
+    path = write_catalogue(
+        tmp_path / "Some-CC.sh3f",
+        [
+            {"stem": "chair", "name": "Arm chair", "creator": "B"},
+            {"stem": "gate", "category": "Doors and windows"},
+            {"stem": "turned", "modelRotation": rotation},
+            {"stem": "steps", "name": "Garden stairs"},
+        ],
+    )
+    chair, gate, turned, steps = asset_sources.find_assets([str(path)])
+    assert (chair.name, chair.title, chair.creator) == ("some_cc-chair", "Arm chair", "B")
+    assert (chair.license, chair.source, chair.rotation) == ("CC0-1.0", "Some-CC", None)
+    assert asset_sources.icon_bytes(chair) == b"icon of chair"
+    assert turned.rotation == (1, 0, 0, 0, 0, 1, 0, -1, 0)
+    assert [bool(asset_sources.unwanted(a)) for a in (chair, gate, turned, steps)] == [
+        False, True, False, True,
+    ]  # fmt: skip
+
+
+def test_two_objects_of_one_name_stay_apart(tmp_path):
+    a = write_folder(tmp_path / "a", ["chair"])
+    b = write_folder(tmp_path / "b", ["chair"])
+    names = [asset.name for asset in asset_sources.find_assets([str(a), str(b)])]
+    assert names == ["chair", "chair-2"]
+
+
+def test_world_turns_the_front_to_azimuth_0_inside_the_unit_sphere():
+    parts = meshes.to_world(read_cube(x=1.0, y=2.0, z=3.0))
+    points = np.concatenate([p.positions.reshape(-1, 3) for p in parts])
+    np.testing.assert_allclose(np.linalg.norm(points, axis=1).max(), 1.0, rtol=1e-12)
+    np.testing.assert_allclose(points.max(0), np.array([3, 1, 2]) / np.sqrt(14), rtol=1e-12)
+    by_colour = {tuple(np.round(p.colour, 3)): p for p in parts}
+    front = by_colour[COLOURS["front"]]
+    np.testing.assert_allclose(front.positions[..., 0], 3 / np.sqrt(14))
+    np.testing.assert_allclose(np.abs(front.normals[..., 0]), 1.0, atol=1e-9)
+
+
+def test_model_rotation_comes_before_the_turn_to_z_up():
+    rotation = np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]])  # the file's z becomes y: up
+    parts = meshes.to_world(read_cube(x=1.0, y=2.0, z=3.0), rotation)
+    points = np.concatenate([p.positions.reshape(-1, 3) for p in parts])
+    np.testing.assert_allclose(points.max(0), np.array([2, 1, 3]) / np.sqrt(14), rtol=1e-12)
+    front = next(p for p in parts if p.colour == COLOURS["front"])
+    np.testing.assert_allclose(front.positions[..., 2], 3 / np.sqrt(14))
+
+
+def test_smooth_normals_of_a_sphere_and_flat_ones_of_a_cube():
+    import trimesh
+
+    ball = trimesh.creation.icosphere(2)
+    xyz = ball.vertices[ball.faces]
+    smooth = meshes.shading_normals(xyz)
+    np.testing.assert_allclose((smooth * xyz).sum(-1), 1.0, atol=2e-3)
+    box = trimesh.creation.box()
+    flat = meshes.shading_normals(box.vertices[box.faces])
+    np.testing.assert_allclose(np.abs(flat).max(-1), 1.0, atol=1e-9)
+
+
+def test_materials():
+    text = (
+        "newmtl a b\nKd 0.2 0.4 1.5\nTr 0.25\n"
+        "newmtl c\nd -halo 0.5\nmap_Kd -s 1 1 1 wood.png\nKd x y z\n"
+        "newmtl d\nmap_Kd sub\\oak wood.jpg\n"
+    )
+    materials = meshes.parse_mtl(text)
+    assert materials["a b"].colour == (0.2, 0.4, 1.0) and materials["a b"].opacity == 0.75
+    assert materials["c"].opacity == 0.5 and materials["c"].texture == "wood.png"
+    assert materials["d"].texture == "sub/oak wood.jpg"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("v 0 0 0\n", "no triangles"),
+        ("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 9\n", "not there"),
+        ("v 0 0 0\nv 1 0 0\nv 0 x 0\nf 1 2 3\n", "not numbers"),
+        ("v 0 0 0\nv 1 0 0\nv 0 nan 0\nf 1 2 3\n", "not finite"),
+        ("v 0 0 0\nf 1 b c\n", "cannot be read"),
+    ],
+)
+def test_bad_obj_files_say_why(text, reason):
+    with pytest.raises(meshes.BadMesh, match=reason):
+        meshes.read_obj(text.encode(), lambda name: b"")
+
+
+def test_flat_and_thin_shapes_are_refused():
+    assert asset_sources.shape_refusal(read_cube()) is None
+    assert "flat" in asset_sources.shape_refusal(read_cube(y=0.02))
+    assert "thin" in asset_sources.shape_refusal(read_cube(x=0.08, y=0.08))
+
+
+def test_glb_with_its_linear_colour(tmp_path):
+    import trimesh
+
+    mesh = trimesh.creation.box()
+    material = trimesh.visual.material.PBRMaterial(baseColorFactor=[0.2158605, 0.0, 1.0, 1.0])
+    mesh.visual = trimesh.visual.TextureVisuals(material=material)
+    mesh.export(tmp_path / "box.glb")
+    (asset,) = asset_sources.find_assets([str(tmp_path)])
+    (part,) = asset_sources.load_asset(asset)
+    np.testing.assert_allclose(part.colour, (0.5, 0.0, 1.0), atol=0.01)
+
+
+def test_places_without_objects_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no such file or folder"):
+        asset_sources.find_assets([str(tmp_path / "nowhere")])
+    with pytest.raises(UserError, match="no OBJ, GLB or .sh3f"):
+        asset_sources.find_assets([str(tmp_path)])
+    text = tmp_path / "fake.sh3f"
+    text.write_text("not a zip")
+    with pytest.raises(UserError, match="not a furniture catalogue"):
+        asset_sources.find_assets([str(text)])
+    picture = tmp_path / "a.png"
+    picture.write_bytes(b"")
+    with pytest.raises(UserError, match="not a mesh or a catalogue"):
+        asset_sources.find_assets([str(picture)])

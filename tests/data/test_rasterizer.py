@@ -1,0 +1,141 @@
+"""The renderer's matrices and filter by hand, and what it makes of materials and textures."""
+
+import numpy as np
+import pytest
+
+from iso3d_jax.data import rasterizer
+from iso3d_jax.data.meshes import Part
+from iso3d_jax.geometry import cameras
+
+RESOLUTION = 24
+
+
+def wall(x=0.0, half=0.5, colour=(0.5, 0.25, 0.75), opacity=1.0, texture=None, normal=(1, 0, 0)):
+    """A square across the x axis, its texture's lower left at -y, -z."""
+    corner = np.array([[x, -half, -half], [x, half, -half], [x, half, half], [x, -half, half]])
+    uv = np.array([[0.0, 0], [1, 0], [1, 1], [0, 1]])
+    index = np.array([[0, 1, 2], [0, 2, 3]])
+    normals = np.broadcast_to(np.array(normal, float), (2, 3, 3))
+    return Part(corner[index], normals, uv[index], colour, opacity, texture)
+
+
+def draw(machine, *parts, elevation=0.0, azimuth=0.0, fov=40.0, distance=3.0):
+    machine.load(list(parts))
+    c2w = np.asarray(cameras.camera_to_world(elevation, azimuth, distance))
+    return machine.draw(c2w, fov).astype(int)
+
+
+def test_the_projection_takes_the_frustums_corners_to_those_of_the_cube():
+    matrix = rasterizer.projection(60.0, 2.0, 10.0)
+    reach = np.tan(np.radians(30.0))
+    for depth, z in ((2.0, -1.0), (10.0, 1.0)):
+        for x, y in ((1, 1), (-1, 1), (1, -1)):
+            clip = matrix @ [x * reach * depth, y * reach * depth, -depth, 1.0]
+            np.testing.assert_allclose(clip[:3] / clip[3], [x, y, z], atol=1e-12)
+            assert clip[3] == pytest.approx(depth)
+
+
+def test_the_worlds_matrix_undoes_the_cameras():
+    c2w = np.asarray(cameras.camera_to_world(20.0, 130.0, 2.5), np.float64)
+    np.testing.assert_allclose(rasterizer.world_to_camera(c2w) @ c2w, np.eye(4), atol=1e-6)
+
+
+def test_pixels_are_means_of_their_own_squares_in_straight_alpha():
+    """Of 2 by 3 squares of 2 by 2; colours weigh by their alpha."""
+    picture = np.zeros((4, 6, 4))
+    picture[0, 0], picture[1, 1] = [0.8, 0.4, 0.0, 0.8], [0.0, 0.1, 0.2, 0.2]  # premultiplied
+    picture[2:, 4:] = [0.25, 0.5, 0.75, 1.0]
+    picture[0, 2] = [0.9, 0.9, 0.9, 0.0]  # what has no alpha has no colour
+    picture[0, 4] = [1.0, 1.0, 1.0, 0.007]  # below half a byte when shared by four
+    out = rasterizer.shrink(picture, 2)
+    assert out.shape == (2, 3, 4) and out.dtype == np.uint8
+    np.testing.assert_array_equal(out[0, 0], np.round([204, 127.5, 51, 63.75]).astype(int))
+    np.testing.assert_array_equal(out[1, 2], [64, 128, 191, 255])
+    assert not out[0, 1].any() and not out[0, 2].any() and not out[1, :2].any()
+
+
+def test_a_wall_is_where_it_is_and_has_its_light(machine):
+    """Head-on 0.96 of the colour; its back is lit as its front, and from above there is more."""
+    image = draw(machine, wall())
+    half = 0.5 / 3.0 / np.tan(np.radians(20.0)) * RESOLUTION / 2
+    assert image[..., 3].sum() / 255 == pytest.approx((2 * half) ** 2, rel=0.03)
+    middle = image[RESOLUTION // 2, RESOLUTION // 2]
+    np.testing.assert_allclose(middle, [0.96 * 127.5, 0.96 * 63.75, 0.96 * 191.25, 255], atol=1.5)
+    np.testing.assert_allclose(draw(machine, wall(), azimuth=180.0)[12, 12], middle, atol=1)
+    top = draw(machine, wall(normal=(0, 0, 1)))[12, 12]  # 0.42 + 0.28 and nothing head-on
+    np.testing.assert_allclose(top[:3], 0.7 * np.array([127.5, 63.75, 191.25]), atol=4)
+    slant = draw(machine, wall(normal=(0.6, 0.8, 0)))[12, 12]  # 0.42 + 0.14 + 0.4 x 0.6
+    np.testing.assert_allclose(slant[:3], 0.80 * np.array([127.5, 63.75, 191.25]), atol=4)
+    none = draw(machine, wall(normal=(0, 0, 0)))[12, 12]  # as if it faced the eye
+    np.testing.assert_allclose(none, middle, atol=1)
+
+
+def test_nearer_things_hide_farther_ones_in_any_order(machine):
+    red, blue = (0.8, 0.0, 0.0), (0.0, 0.0, 0.8)
+    near, far = wall(0.4, 0.25, red), wall(-0.4, 0.5, blue)
+    for parts in ((near, far), (far, near)):
+        image = draw(machine, *parts)
+        assert image[12, 12, 0] > 150 > 10 > image[12, 12, 2]
+        assert draw(machine, *parts, azimuth=180.0)[12, 12, 2] > 150
+
+
+def test_see_through_walls_are_mixed_from_the_back_to_the_front(machine):
+    red, blue = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)
+    near, far = wall(0.4, 0.4, red, 0.5), wall(-0.4, 0.4, blue, 0.5)
+    for parts in ((near, far), (far, near)):
+        image = draw(machine, *parts)[12, 12]
+        # 0.5 of red over 0.25 of blue, of 0.75 in all.
+        np.testing.assert_allclose(image, [0.96 * 255 * 2 / 3, 0, 0.96 * 255 / 3, 191], atol=3)
+    solid = draw(machine, near, wall(-0.4, 0.4, blue))[12, 12]
+    np.testing.assert_allclose(solid, [0.96 * 127.5, 0, 0.96 * 127.5, 255], atol=3)
+    hidden = draw(machine, wall(-0.4, 0.4, red, 0.5), wall(0.4, 0.4, blue))[12, 12]
+    assert hidden[0] == 0 and hidden[3] == 255
+
+
+def test_what_is_next_to_invisible_is_not_drawn(machine):
+    assert not draw(machine, wall(opacity=0.019)).any()
+    assert draw(machine, wall(opacity=0.021))[12, 12, 3] in (5, 6)
+
+
+def textured(*alphas):
+    """Four squares of red, green (at the top), blue and white, with these alphas."""
+    colours = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]])
+    alpha = np.array(alphas).reshape(2, 2, 1)
+    return np.concatenate([colours, alpha], -1).repeat(8, 0).repeat(8, 1).astype(np.uint8)
+
+
+def corners(image):
+    """The middle of each quarter of the wall, as rows of two."""
+    return [[image[y, x] for x in (8, 15)] for y in (8, 15)]
+
+
+def test_a_texture_lies_as_its_coordinates_say_and_hides_the_materials_colour(machine):
+    image = draw(machine, wall(texture=textured(255, 255, 255, 255), colour=(0.1, 0.1, 0.1)))
+    ((a, b), (c, d)) = corners(image)
+    full = 0.96 * 255
+    for pixel, want in ((a, [full, 0, 0]), (b, [0, full, 0]), (c, [0, 0, full]), (d, [full] * 3)):
+        np.testing.assert_allclose(pixel, [*want, 255], atol=4)
+
+
+def test_sharp_holes_are_cut_out_and_soft_ones_are_mixed(machine):
+    ((a, b), _) = corners(draw(machine, wall(texture=textured(255, 0, 255, 255))))
+    assert a[3] == 255 and b[3] == 0
+    ((a, b), _) = corners(draw(machine, wall(texture=textured(255, 128, 128, 128))))
+    assert a[3] == 255 and abs(b[3] - 128) <= 2
+    # What is cut out is whole where it is not: leaves hide what is behind them.
+    behind = wall(-0.3, 0.5, (0.0, 0.0, 0.9))
+    front = wall(0.3, 0.4, texture=textured(240, 0, 240, 240))
+    ((a, b), _) = corners(draw(machine, behind, front))
+    np.testing.assert_allclose(a[:3], [0.96 * 255, 0, 0], atol=8)
+    assert b[2] > 200 > 10 > b[0]
+
+
+def test_a_texture_of_a_see_through_material_is_mixed(machine):
+    ((a, _), _) = corners(draw(machine, wall(opacity=0.5, texture=textured(255, 0, 255, 255))))
+    assert abs(a[3] - 128) <= 2
+
+
+def test_objects_replace_one_another(machine):
+    draw(machine, wall(colour=(1.0, 0.0, 0.0)))
+    image = draw(machine, wall(0.0, 0.2, (0.0, 1.0, 0.0)))
+    assert image[12, 12, 1] > 200 and not image[..., 0].any()

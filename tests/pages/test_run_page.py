@@ -1,0 +1,66 @@
+"""The page of a run's folder, and what the demo does with an earlier result."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from iso3d_jax import demo
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.pages.run_page import write_run_page
+
+REPORT = dict(
+    mode="sds", seed=22, iterations=500, device="cpu cpu",
+    seconds=dict(views=3.2, draft=0.1, optimisation=130.0, mesh=20.0, of_optimisation={"x": 1}),
+    mesh=dict(faces=12345, threshold=9.5, silhouette_iou=0.987, psnr_db=24.37, mask_iou=0.9881,
+              as_optimised=dict(psnr_db=22.51, mask_iou=0.9732)),
+    versions=dict(python="3.11.7", iso3d_jax="0.1.0", jax="0.10.2"),
+)  # fmt: skip
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """A folder with the files of a finished reconstruction."""
+    Image.new("RGBA", (20, 20), (200, 0, 0, 255)).save(tmp_path / "input.png")
+    np.savez(tmp_path / "views.npz", views=np.zeros((2, 4, 8, 8, 3), np.float32))
+    (tmp_path / "turntable.mp4").write_bytes(b"video")
+    (tmp_path / "mesh.glb").write_bytes(b"mesh")
+    (tmp_path / "report.json").write_text(json.dumps(REPORT))
+    return tmp_path
+
+
+def test_page_of_a_run(run_folder):
+    path = write_run_page(run_folder, picture_name="x.png", model_name="tiny", resolution=64)
+    text = path.read_text(encoding="utf-8")
+    text = text[: text.index("<script>")]
+    for word in ("x.png", "tiny, 64×64 pixels", "2 min 33 s", "· optimisation", "12,345 triangles",
+                 "0.987", "24.4 dB, mask IoU 0.988",
+                 "22.5 dB, mask IoU 0.973", "jax 0.10.2", "270°",
+                 "expect coarse shapes"):  # fmt: skip
+        assert word in text, word
+    assert "· draft" not in text and "of_optimisation" not in text
+    assert "More pictures" not in text
+    other = ("chair", np.full((20, 20, 4), 255, np.uint8), np.zeros((4, 8, 8, 3), np.float32))
+    text = write_run_page(run_folder, others=[other, other]).read_text(encoding="utf-8")
+    assert "More pictures" in text and text.count('alt="chair"') == 2 * 5
+    large = write_run_page(run_folder, resolution=256).read_text(encoding="utf-8")
+    assert "expect coarse shapes" not in large
+
+
+def test_unfinished_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no finished reconstruction"):
+        write_run_page(tmp_path)
+
+
+def test_an_earlier_result_is_replaced_and_other_files_are_not_touched(run_folder, tmp_path):
+    (run_folder / "previews").mkdir()
+    (run_folder / "mine.txt").touch()
+    demo.clear(run_folder)
+    assert [path.name for path in run_folder.iterdir()] == ["mine.txt"]
+    with pytest.raises(UserError, match="holds other files"):
+        demo.clear(run_folder)
+
+
+def test_the_example_is_there():
+    assert demo.EXAMPLE.is_file()

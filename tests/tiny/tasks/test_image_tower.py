@@ -1,0 +1,61 @@
+"""Training of the image tower by the loop that the command runs."""
+
+import json
+
+import numpy as np
+import pytest
+
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.presets import image_tower as config
+from iso3d_jax.presets import stage1
+from iso3d_jax.training.loop import fit
+from iso3d_jax.training.tasks.stages import DenoiserTask, make_task
+from iso3d_jax.weights import bundle
+
+
+def test_the_tower_trains_previews_exports_and_gives_the_unet_its_drawing(tmp_path):
+    cfg = config.get_config("tiny")
+    cfg.model.clip.update(image_size=16, hidden=16)
+    cfg.update(steps=40, batch_size=8, drawn_views=4, log_every=1, sample_every=40, warmup_steps=1)
+    fit(make_task(cfg), cfg, tmp_path)
+
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["drawing"] < lines[0]["drawing"]
+    assert list((tmp_path / "samples").iterdir())
+    assert "direct/kernel" in bundle.load_weights(tmp_path, ("clip",))["clip"]
+
+    # The decoder becomes the UNet's layout, whether the UNet is new or has been trained.
+    drawing = bundle.load_weights(tmp_path, (bundle.DRAWING,))[bundle.DRAWING]
+    task = object.__new__(DenoiserTask)  # without the data
+    task.cfg = stage1.get_config("tiny")
+    task.config = bundle.make_config(task.cfg.model)
+    task.cfg.init.drawing = str(tmp_path)
+    new = task._load_init()
+    bundle.save_bundle(tmp_path / "base", task.config, {"unet": new}, dtype=None)
+    new["layout/drawing/draw/bias"] = new["layout/drawing/draw/bias"] + 1.0
+    bundle.save_bundle(tmp_path / "trained", task.config, {"unet": new}, dtype=None)
+    task.cfg.init_from = str(tmp_path / "trained")
+    for params in (bundle.load_weights(tmp_path / "base", ("unet",))["unet"], task._load_init()):
+        for path, value in drawing.items():
+            np.testing.assert_array_equal(params[f"layout/drawing/{path}"], value)
+
+    # A whole model's drawing will do, too; a folder without one will not.
+    task.cfg.init.drawing = str(tmp_path / "trained")
+    np.testing.assert_array_equal(
+        task._load_init()["layout/drawing/draw/bias"], drawing["draw/bias"] + 1.0
+    )
+    tower = bundle.load_weights(tmp_path, ("clip",))
+    bundle.save_bundle(tmp_path / "bare", bundle.make_config(cfg.model), tower)
+    task.cfg.init.drawing = str(tmp_path / "bare")
+    with pytest.raises(UserError, match="no drawing decoder that fits"):
+        task._load_init()
+
+    # Another training goes on from tower and decoder.
+    cfg.init_from = str(tmp_path)
+    found = make_task(cfg).init_params
+    for part, weights in (("tower/", tower["clip"]), ("decoder/", drawing)):
+        for path, value in weights.items():
+            np.testing.assert_array_equal(found[part + path], value)
+    cfg.init_from = str(tmp_path / "bare")
+    with pytest.raises(UserError, match="no image tower with a drawing decoder"):
+        make_task(cfg)
