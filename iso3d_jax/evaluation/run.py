@@ -314,8 +314,8 @@ def evaluate_shapes(s: Evaluation) -> dict:
         "protocol": f"{scaled}; points seen from {surface_points.VIEWS} cameras at "
         f"{surface_points.ELEVATION_DEG:g} degrees, thinned to {surface_points.VOXEL}; "
         f"Chamfer distance (mean + mean) / 2, F-score at {shapes.F_DISTANCE}, "
-        f"volumes on {shapes.GRID}^3 cubes of [-1, 1]^3, by crossings and, sealed, by what {visibility_occupancy.DIRECTIONS} "
-        f"cameras see; closed truths are those where both overlap by {shapes.CLOSED}",
+        f"volumes on {shapes.GRID}^3 cubes of [-1, 1]^3, by crossings and, sealed, by "
+        f"what {visibility_occupancy.DIRECTIONS} cameras see; closed truths are those where both overlap by {shapes.CLOSED}",
         "data": {"runs": s.runs, "meshes": s.meshes, "objects": len(objects)},
         "shapes": means,
         "sides": sides,
