@@ -182,7 +182,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"camera\.fov_deg", pair(0, 180, "degrees above 0 and below 180")),
     (r"camera\.elevation_deg", pair(-90, 90, "degrees between -90 and 90")),
     (r"camera\.distance", pair(0, LARGE, "numbers above 0")),
-    (r"guidance\.loss", one_of("x0", "sds", "pixels")),
+    (r"guidance\.loss", one_of("x0", "sds")),
     (r"guidance\.scale", number(0, 1000)),
     (r"guidance\.rescale", SHARE),
     (r"guidance\.mask", NOT_NEGATIVE),

@@ -140,7 +140,6 @@ def ensure_same_run(
     refusal: Callable[[list[Difference]], str],
     *,
     free: Collection[str] = (),
-    missing: Mapping | None = None,
 ) -> None:
     """Refuses to go on in a folder that belongs to another run.
 
@@ -149,19 +148,12 @@ def ensure_same_run(
       facts: the same of the run that is to go on in it.
       refusal: says what is wrong and what to do, of the differences.
       free: keys that may differ.
-      missing: values that mean the same as that a key is not there.
 
     Raises:
       UserError: they differ.
     """
-    missing = missing or {}
-
-    def differs(key, was, now) -> bool:
-        default = missing.get(key)
-        return (default if was is None else was) != (default if now is None else now)
-
     was, now = ({k: v for k, v in of.items() if k not in free} for of in (noted, facts))
-    if found := [one for one in differences(was, now) if differs(*one)]:
+    if found := differences(was, now):
         raise UserError(refusal(found))
 
 

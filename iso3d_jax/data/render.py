@@ -169,7 +169,7 @@ def _check_settings(out: pathlib.Path, settings: dict):
         )
 
     # Sets from before an option have none of it.
-    claim_folder(out / "settings.json", settings, refusal, missing=dict.fromkeys(settings, 0))
+    claim_folder(out / "settings.json", settings, refusal)
 
 
 def render_all(

@@ -315,7 +315,8 @@ def evaluate_shapes(s: Evaluation) -> dict:
         f"{surface_points.ELEVATION_DEG:g} degrees, thinned to {surface_points.VOXEL}; "
         f"Chamfer distance (mean + mean) / 2, F-score at {shapes.F_DISTANCE}, "
         f"volumes on {shapes.GRID}^3 cubes of [-1, 1]^3, by crossings and, sealed, by "
-        f"what {visibility_occupancy.DIRECTIONS} cameras see; closed truths are those where both overlap by {shapes.CLOSED}",
+        f"what {visibility_occupancy.DIRECTIONS} cameras see; closed truths "
+        f"are those where both overlap by {shapes.CLOSED}",
         "data": {"runs": s.runs, "meshes": s.meshes, "objects": len(objects)},
         "shapes": means,
         "sides": sides,

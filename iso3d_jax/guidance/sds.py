@@ -13,9 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from iso3d_jax.diffusion import schedule
-from iso3d_jax.guidance import regularizers
 
-LOSSES = ("x0", "sds")  # of latents; `pixel_loss` is the x0 loss of pictures
+LOSSES = ("x0", "sds")
 
 
 def predict_both(
@@ -106,32 +105,6 @@ def guidance_loss(
     else:
         raise ValueError(f"guidance loss {kind!r} is not one of {', '.join(LOSSES)}")
     return 0.5 * jnp.sum(jnp.square(latents - jax.lax.stop_gradient(target))) / views
-
-
-def pixel_loss(
-    rgb: Float[Array, "N H W 3"],
-    opacity: Float[Array, "N H W"],
-    wanted: Float[Array, "N H W 3"],
-    mask: Float[Array, "N H W"],
-    *,
-    mask_weight: float,
-    size: int,
-) -> Float[Array, ""]:
-    """The x0 loss in pictures: renders against the decoded x0, held constant.
-
-    size / 2 times the mean squared error of colours plus `mask_weight` times the cross-entropy of
-    opacities. What an autoencoder's decoder makes of a blurred latent need not be what its encoder
-    maps to that latent: where the decoder was tuned to draw what the denoiser predicts
-    (`tiny/tasks/sampled_views.py`), only pictures say what is meant.
-
-    Args:
-      rgb, opacity: of the renders, with gradient; colours in [0, 1].
-      wanted, mask: the decoded x0 and where it is not white.
-      size: numbers in a view's latents, so that this loss is about as large as that of latents.
-    """
-    wanted, mask = jax.lax.stop_gradient((wanted, mask))
-    outline = regularizers.cross_entropy(opacity, mask)
-    return 0.5 * size * (jnp.mean(jnp.square(rgb - wanted)) + mask_weight * outline)
 
 
 def score_distillation(

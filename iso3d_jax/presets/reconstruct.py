@@ -75,10 +75,9 @@ def get_config(arg: str = "") -> ConfigDict:
     c.camera = ConfigDict(
         dict(fov_deg=(15.0, 60.0), elevation_deg=(0.0, 30.0), distance=(0.8, 1.0))
     )  # distance in units of 1 / tan(fov / 2); released
-    # released, but for `mask`
+    # released; the loss is "x0" or "sds"
     c.guidance = ConfigDict(
-        # or "sds"; or "pixels", x0 decoded and held to the renders, outlines weighed by `mask`
-        dict(loss="x0", scale=10.0, rescale=0.5, mask=0.5,
+        dict(loss="x0", scale=10.0, rescale=0.5,
              low=(0, 0.98, 0.02, at(8000)), high=(0, 0.98, 0.50, at(8000)))
     )  # fmt: skip
     # weights: a number, or (first iteration, first value, last value, last iteration); released

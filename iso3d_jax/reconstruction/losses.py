@@ -237,21 +237,14 @@ def sds_losses(
         )
         return parallel.gather(spec.mesh, prior.unet(*inputs))
 
-    guidance, x0 = sds.score_distillation(
+    guidance, _ = sds.score_distillation(
         denoise, latents, jax.random.normal(k_noise, latents.shape), t, prior.alphas_cumprod[t],
         context, camera, parameterization=spec.parameterization, scale=g.scale,
-        rescale=g.rescale, kind="x0" if g.loss == "pixels" else g.loss,
+        rescale=g.rescale, kind=g.loss,
     )  # fmt: skip
-    if g.loss == "pixels":
-        wanted = decode(prior.vae, parallel.split(spec.mesh, x0.reshape(-1, *x0.shape[2:])), spec)
-        wanted = jax.image.resize(parallel.gather(spec.mesh, wanted), rendered.shape, "linear")
-        guidance = sds.pixel_loss(
-            rendered, opacity.reshape(rendered.shape[:3]), wanted, white_mask(wanted),
-            mask_weight=g.mask, size=x0[0, 0].size,
-        )  # fmt: skip
     on_scene, facts = _losses_on_scene(scalars)
     losses = {"guidance": guidance} | on_scene
-    if active(cfg.loss.get("reference_l2", 0.0)):
+    if active(cfg.loss.reference_l2):
         # Folded in, not split off: without this loss a run draws what it drew before.
         losses["reference_l2"], wanted = reference_loss(
             params, prior, jax.random.fold_in(key, 7), grid, resolution, cfg

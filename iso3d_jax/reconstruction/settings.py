@@ -31,14 +31,13 @@ def field_spec(cfg: ConfigDict) -> FieldSpec:
 
 def shown_field_spec(cfg: ConfigDict) -> FieldSpec:
     """The same as people see it, in pictures and as a mesh: `cfg.show.density_scale` more solid."""
-    scale = cfg.show.density_scale if "show" in cfg else 1.0
-    return dataclasses.replace(field_spec(cfg), density_scale=scale)
+    return dataclasses.replace(field_spec(cfg), density_scale=cfg.show.density_scale)
 
 
 def render_spec(cfg: ConfigDict) -> RenderSpec:
     """How rays are sampled, from `cfg.render`; with little memory in smaller chunks."""
     spec = RenderSpec(**cfg.render.to_dict())
-    low = cfg.get("memory", "normal") == "low"
+    low = cfg.memory == "low"
     return dataclasses.replace(spec, chunk=spec.chunk // 4) if low else spec
 
 

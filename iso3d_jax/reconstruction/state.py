@@ -43,9 +43,6 @@ class State(NamedTuple):
     in_a_row: jax.Array
 
 
-COUNTS = (".skipped", ".in_a_row")  # not in files from before they were counted
-
-
 def optimizer(cfg: ConfigDict) -> optax.GradientTransformation:
     """AdamW with a learning rate for the hash grid and one for the networks (reference 4.13)."""
     o = cfg.optimizer
@@ -131,9 +128,6 @@ def load(folder: str | Path, cfg: ConfigDict) -> State:
     with _open(folder) as data:
         values = []
         for name, leaf in _named(template).items():
-            if name not in data and name in COUNTS:
-                values.append(jnp.zeros(leaf.shape, leaf.dtype))
-                continue
             if name not in data or data[name].shape != leaf.shape:
                 raise UserError(f"the reconstruction in {folder} does not fit the config ({name})")
             values.append(jnp.asarray(data[name], leaf.dtype))

@@ -161,7 +161,7 @@ def choose_surface(state: State, cfg: ConfigDict, hull: Array | None) -> tuple[f
       hull: of the sampled views, [G, G, G] over the scene's box, where `draft.wants_hull`; None
         stands for "outline".
     """
-    if cfg.mesh.get("threshold", 0.0):  # not in older runs
+    if cfg.mesh.threshold:
         return cfg.mesh.threshold, {}
     outer, silhouettes = choose_threshold(state, cfg)
     facts = {"silhouette_iou": silhouettes}
@@ -182,7 +182,7 @@ def hardened(state: State, cfg: ConfigDict, threshold: float) -> State:
     A short optimisation leaves a rim that is half transparent over several pixels, which no mesh
     can show; `field.harden` narrows it about the surface that the mesh takes.
     """
-    sharpness = cfg.show.get("sharpness", 1.0) if "show" in cfg else 1.0
+    sharpness = cfg.show.sharpness
     if sharpness == 1.0:
         return state
     return state._replace(params=field.harden(state.params, threshold, sharpness))
@@ -214,7 +214,7 @@ def make_mesh(
         resolution=resolution or cfg.mesh.resolution,
         max_faces=cfg.mesh.faces,
         report=report,
-        smallest_part=cfg.mesh.get("remove_outliers", 0.03),  # as it was in runs without the key
+        smallest_part=cfg.mesh.remove_outliers,
     )
     mesh = texture.bake(
         surface,

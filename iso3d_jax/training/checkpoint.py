@@ -31,15 +31,6 @@ _FREE = (
     "profile", "accumulate", "remat", "max_skips",
 )  # fmt: skip
 
-# Options that came later, and the values that mean what runs from before them did.
-_LATER = dict(
-    optimizer="adamw", on_bad_step="stop", spike_factor=0.0, max_skips=10, accumulate=1,
-    trainable="all", lora_rank=16, lora_alpha=16.0, loss_weighting="plain", min_snr_gamma=5.0,
-    noise_offset=0.0, num_views=4, reference="attention", ablation="", dtype="float32",
-    remat="none", loader="memory", encoding="once", init_from="",
-    reference_dropped_with_embedding=False,
-)  # fmt: skip
-
 
 class Checkpoints:
     """The `checkpoints/` folder of a workdir, and the config it was started with.
@@ -173,7 +164,7 @@ class Checkpoints:
             )
 
         claim_folder(
-            self.workdir / "config.json", self._config, refusal, free=_FREE, missing=_LATER,
+            self.workdir / "config.json", self._config, refusal, free=_FREE,
             write=jax.process_index() == 0,
         )  # fmt: skip
 

@@ -44,6 +44,8 @@ def convert(
     from iso3d_jax.weights.importing import import_weights
 
     places = [str(s) for s in ([sources] if isinstance(sources, str | Path) else sources)]
+    if to not in LAYOUTS:
+        raise UserError(f"--to {to}: there is no such layout, only {', '.join(LAYOUTS)}")
     if to != "jax" and (arch or len(places) > 1):
         raise UserError(f"--to {to} takes one --from, a model folder, and no --arch")
     if leftovers and to != "torch":

@@ -189,15 +189,6 @@ def test_thinned_samples_are_said_once(prior, small_config, tmp_path, capsys):
     assert f"wanted {max(history[k][-1] for k in WANTED):.4g}" in shown
 
 
-def test_a_state_from_before_skipped_iterations_were_counted(small_config, tmp_path):
-    file = state.save(tmp_path, state.start(small_config), {})
-    with np.load(file) as data:
-        old = {k: v for k, v in data.items() if k not in state.COUNTS}
-    np.savez(file, **old)
-    loaded = state.load(tmp_path, small_config)
-    assert same(loaded, state.start(small_config)) and int(loaded.skipped) == 0
-
-
 def check_red_square(scene, cfg):
     """The scene looks red in the middle of all views and is empty at their borders."""
     views = cameras.ring(4, 15.0, 40.0, 1.1, start=20.0)
@@ -206,18 +197,6 @@ def check_red_square(scene, cfg):
     middle = rgb[:, 6:10, 6:10].mean((0, 1, 2))
     assert middle[0] > middle[1] + 0.3 and middle[0] > middle[2] + 0.3, middle
     assert opacity[:, 6:10, 6:10].min() > 0.5 > opacity[:, 0].max()
-
-
-def test_distillation_by_pictures_reaches_what_the_prior_is_sure_of(prior, small_config, tmp_path):
-    """That by latents does: see test_sides.py."""
-    small_config.guidance.loss = "pixels"
-    cfg = small_config
-    cfg.steps = 150
-    cfg.phases = ((150, 16, 1),)
-    cfg.guidance.update(low=(0, 0.02, 0.02, 1), high=(0, 0.5, 0.5, 1))
-    scene, history, _ = loop.optimise(state.start(cfg), prior, cfg, SPEC, tmp_path, {}, label="sds")
-    assert history["guidance"][-1] < 0.3 * history["guidance"][0]
-    check_red_square(scene, cfg)
 
 
 def test_draft_reaches_its_views(red_square, small_config, tmp_path):

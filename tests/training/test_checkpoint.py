@@ -70,25 +70,6 @@ def test_a_difference_is_named_to_its_last_key(workdir, make_config):
         Checkpoints(workdir, config(make_config))
 
 
-def test_options_that_came_later_have_the_meaning_that_runs_before_them_had(workdir, make_config):
-    want = dict(
-        optimizer="adamw", on_bad_step="stop", spike_factor=0.0, max_skips=10, accumulate=1,
-        trainable="all", lora_rank=16, lora_alpha=16.0, loss_weighting="plain", min_snr_gamma=5.0,
-        noise_offset=0.0, num_views=4, reference="attention", ablation="", dtype="float32",
-        remat="none", loader="memory", encoding="once", init_from="",
-        reference_dropped_with_embedding=False,
-    )  # fmt: skip
-    file = workdir / "config.json"
-    stored = json.loads(file.read_text())
-    for key in want:
-        stored.pop(key, None)
-    file.write_text(json.dumps(stored))
-    Checkpoints(workdir, config(make_config, **want)).close()
-    for key, other in dict(lora_rank=8, lora_alpha=8.0, num_views=6, init_from="x").items():
-        with pytest.raises(UserError, match=f"{key} was None, is {other}"):
-            Checkpoints(workdir, config(make_config, **want | {key: other}))
-
-
 def state(number):
     return {"w": number * jnp.arange(3.0), "step": jnp.int32(number)}
 

@@ -100,10 +100,8 @@ def load_prepared(file: Path) -> np.ndarray:
 
 
 def wants_hull(cfg: ConfigDict) -> bool:
-    """Whether the surface is chosen by the hull; not in runs from before there was a choice."""
-    if cfg.mesh.get("threshold", 0.0):
-        return False
-    return cfg.get("show", {}).get("surface", "outline") == "hull"
+    """Whether the surface is chosen by the hull."""
+    return not cfg.mesh.threshold and cfg.show.surface == "hull"
 
 
 def load_hull(folder: str | Path, cfg: ConfigDict) -> Array | None:
