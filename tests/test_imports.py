@@ -40,7 +40,6 @@ NOT_YET = {
     ("metrics.lpips", "weights.tensors"),
     ("metrics.pixels", "data.colour"),
     ("metrics.st_lpips", "weights.tensors"),
-    ("models.unet", "tiny.spatial_prior"),
     ("training.speed", "planning.chips"),
     ("training.speed", "planning.flops"),
     ("training.tasks.frozen_tasks", "tiny.spatial_prior"),
@@ -48,8 +47,6 @@ NOT_YET = {
     ("training.tasks.frozen_tasks", "tiny.tasks.image_tower"),
     ("training.tasks.frozen_tasks", "tiny.tasks.sampled_views"),
     ("training.tasks.stages", "evaluation.ablations.one_step_x0"),
-    ("weights.bundle", "tiny.dense_tower"),
-    ("weights.bundle", "tiny.patch_autoencoder"),
 }
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

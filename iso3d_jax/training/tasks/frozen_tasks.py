@@ -17,6 +17,7 @@ from iso3d_jax.data.colour import on_white
 from iso3d_jax.data.grids import tile
 from iso3d_jax.data.table import MultiViewTable, join
 from iso3d_jax.models.params import FlatParams, merge_params, split_params
+from iso3d_jax.tiny import spatial_prior
 from iso3d_jax.tiny.spatial_prior import Drawing
 from iso3d_jax.tiny.tasks import autoencoder, image_tower, sampled_views
 from iso3d_jax.training import sharding
@@ -135,7 +136,7 @@ class ImageTowerTask(BaseTask):
     def _load(self, source: str) -> FlatParams:
         """The weights of a tower that was trained before, or of a whole model; all must fit."""
         tower = bundle.load_weights(source, ("clip",))["clip"]
-        parts = {"tower/": tower, "decoder/": bundle.load_drawing(source)}
+        parts = {"tower/": tower, "decoder/": spatial_prior.load_drawing(source)}
         found = {part + k: w for part, weights in parts.items() for k, w in weights.items()}
         shapes = {path: w.shape for path, w in found.items()}
         if shapes != {path: w.shape for path, w in self.init_params.items()}:
@@ -157,7 +158,7 @@ class ImageTowerTask(BaseTask):
 
     def export(self, params: FlatParams, folder: Path) -> None:
         weights = {}
-        for part, name in (("tower/", "clip"), ("decoder/", bundle.DRAWING)):
+        for part, name in (("tower/", "clip"), ("decoder/", spatial_prior.DRAWING)):
             weights[name] = {
                 k.removeprefix(part): v for k, v in params.items() if k.startswith(part)
             }

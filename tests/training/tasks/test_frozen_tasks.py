@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.table import MultiViewTable
+from iso3d_jax.tiny import spatial_prior
 from iso3d_jax.tiny.tasks import autoencoder, image_tower, sampled_views
 from iso3d_jax.training import sharding
 from iso3d_jax.training.tasks import base, frozen_tasks
@@ -136,7 +137,7 @@ def test_each_task_writes_its_own_network(monkeypatch, tmp_path):
     task = object.__new__(ImageTowerTask)
     task.cfg = ConfigDict(dict(model="model"))
     task.export({"tower/a": 1, "decoder/b": 2, "decoder/tower/c": 3}, tmp_path)
-    want = {"clip": {"a": 1}, bundle.DRAWING: {"b": 2, "tower/c": 3}}
+    want = {"clip": {"a": 1}, spatial_prior.DRAWING: {"b": 2, "tower/c": 3}}
     assert saved.pop() == (tmp_path, ("made of", "model"), want, single)
     task = object.__new__(SampledViewsTask)
     task.model = types.SimpleNamespace(config="config", unet="U", clip="C")
@@ -188,7 +189,7 @@ def test_a_tower_goes_on_from_weights_that_fit(tower, monkeypatch):
     stored = {"clip": {"a": np.full(2, 5, np.float16)}}
     drawing = {"b": np.full(3, 6, np.float16)}
     monkeypatch.setattr(bundle, "load_weights", lambda path, names: stored)
-    monkeypatch.setattr(bundle, "load_drawing", lambda path: drawing)
+    monkeypatch.setattr(spatial_prior, "load_drawing", lambda path: drawing)
     params = ImageTowerTask(tower_config("base")).init_params
     assert {k: (float(w[0]), w.dtype) for k, w in params.items()} == {
         "tower/a": (5.0, jnp.float32), "decoder/b": (6.0, jnp.float32)
