@@ -42,10 +42,6 @@ NOT_YET = {
     ("metrics.st_lpips", "weights.tensors"),
     ("training.speed", "planning.chips"),
     ("training.speed", "planning.flops"),
-    ("training.tasks.frozen_tasks", "tiny.spatial_prior"),
-    ("training.tasks.frozen_tasks", "tiny.tasks.autoencoder"),
-    ("training.tasks.frozen_tasks", "tiny.tasks.image_tower"),
-    ("training.tasks.frozen_tasks", "tiny.tasks.sampled_views"),
     ("training.tasks.stages", "evaluation.ablations.one_step_x0"),
 }
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -1,4 +1,4 @@
-"""The kinds of training as the loop sees them: what is learned, from what, and what it shows."""
+"""Stages 1 and 2 as the loop sees them: what is learned, from what, and what it shows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from iso3d_jax import sampling
-from iso3d_jax.commands import config_checks
 from iso3d_jax.commands.config_checks import choose
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.colour import on_white
@@ -32,30 +31,8 @@ from iso3d_jax.models.params import FlatParams, merge_params, split_params, spli
 from iso3d_jax.models.unet import SLOTS
 from iso3d_jax.training import sharding
 from iso3d_jax.training.tasks import base, batches, denoiser, inputs, trainable
-from iso3d_jax.training.tasks.frozen_tasks import (
-    PREVIEW_OBJECTS,
-    AutoencoderTask,
-    BaseTask,
-    ImageTowerTask,
-    SampledViewsTask,
-)
+from iso3d_jax.training.tasks.task import PREVIEW_OBJECTS, BaseTask
 from iso3d_jax.weights import bundle, facts
-
-
-def make_task(cfg: ConfigDict):
-    """The task that `cfg.task` names.
-
-    Raises:
-      UserError: a value of the config that may not be, or what a task needs is missing.
-    """
-    config_checks.check(cfg)
-    kinds = {
-        "autoencoder": AutoencoderTask,
-        "image_tower": ImageTowerTask,
-        "sampled_views": SampledViewsTask,
-        "denoiser": DenoiserTask,
-    }
-    return kinds[cfg.task](cfg)
 
 
 def network(cfg: ConfigDict, load: Callable[[], FlatParams] | None):

@@ -10,7 +10,8 @@ from iso3d_jax.presets import image_tower as config
 from iso3d_jax.presets import stage1
 from iso3d_jax.tiny.spatial_prior import DRAWING
 from iso3d_jax.training.loop import fit
-from iso3d_jax.training.tasks.stages import DenoiserTask, make_task
+from iso3d_jax.training.tasks.registry import make_task
+from iso3d_jax.training.tasks.stages import DenoiserTask
 from iso3d_jax.weights import bundle
 
 
