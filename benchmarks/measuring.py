@@ -20,6 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from iso3d_jax.models.params import merge_params
+from iso3d_jax.models.registry import SECTIONS
 from iso3d_jax.planning import chips, flops
 from iso3d_jax.weights import bundle
 
@@ -112,7 +113,7 @@ def random_network(name: str, config: ConfigDict, dtype):
 def random_model(settings: ConfigDict, dtype) -> bundle.Model:
     """A whole model of these settings (such as `presets.common.full_model()`), random weights."""
     config = bundle.make_config(settings)
-    networks = {name: random_network(name, config, dtype) for name in bundle.NETWORKS}
+    networks = {name: random_network(name, config, dtype) for name in SECTIONS}
     return bundle.Model(config=config, **networks)
 
 

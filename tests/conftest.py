@@ -132,12 +132,13 @@ def model_folder(tmp_path_factory):
     import numpy as np
     from ml_collections import ConfigDict
 
+    from iso3d_jax.models.registry import SECTIONS
     from iso3d_jax.weights import bundle
 
     config = bundle.make_config(ConfigDict(SMALL_MODEL))
     draw = np.random.default_rng(0).standard_normal
     weights = {}
-    for name in bundle.NETWORKS:
+    for name in SECTIONS:
         shapes = bundle.abstract_network(name, config)[1]
         weights[name] = {
             key: np.ones(leaf.shape)

@@ -40,16 +40,9 @@ NOT_YET = {
     ("metrics.lpips", "weights.tensors"),
     ("metrics.pixels", "data.colour"),
     ("metrics.st_lpips", "weights.tensors"),
-    ("models.unet", "tiny.spatial_prior"),
     ("training.speed", "planning.chips"),
     ("training.speed", "planning.flops"),
-    ("training.tasks.frozen_tasks", "tiny.spatial_prior"),
-    ("training.tasks.frozen_tasks", "tiny.tasks.autoencoder"),
-    ("training.tasks.frozen_tasks", "tiny.tasks.image_tower"),
-    ("training.tasks.frozen_tasks", "tiny.tasks.sampled_views"),
     ("training.tasks.stages", "evaluation.ablations.one_step_x0"),
-    ("weights.bundle", "tiny.dense_tower"),
-    ("weights.bundle", "tiny.patch_autoencoder"),
 }
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

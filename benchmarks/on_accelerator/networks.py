@@ -17,6 +17,7 @@ from on_accelerator.setting import Bench
 
 from iso3d_jax import sampling
 from iso3d_jax.models.attention import attend
+from iso3d_jax.models.registry import SECTIONS
 from iso3d_jax.weights import bundle
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
@@ -93,7 +94,7 @@ def precision(bench: Bench) -> None:
     The same random weights, rounded; the error is |difference| / |float32|, over all outputs.
     """
     calls, half = _calls(bench.model), bench.model
-    full = {name: random_network(name, half.config, jnp.float32) for name in bundle.NETWORKS}
+    full = {name: random_network(name, half.config, jnp.float32) for name in SECTIONS}
 
     def trace(call, network, inputs, exact):
         with jax.default_matmul_precision("highest" if exact else "default"):

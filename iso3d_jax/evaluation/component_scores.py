@@ -19,7 +19,7 @@ from iso3d_jax.evaluation.views import picture_views
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.metrics import pixels
 from iso3d_jax.models.params import merge_params, split_params
-from iso3d_jax.tiny.spatial_prior import Drawing
+from iso3d_jax.tiny.spatial_prior import Drawing, load_drawing
 from iso3d_jax.weights import bundle, facts
 from iso3d_jax.weights.folders import check_model
 
@@ -49,7 +49,7 @@ def tower_scores(
     """
     config = bundle.load_config(path)
     tower = bundle.load_model(path, dtype, networks=("clip",)).clip
-    weights = bundle.load_drawing(path)
+    weights = load_drawing(path)
     if not weights:
         raise UserError(
             f"the image tower in {path} has no drawing decoder beside it, so there is nothing to "

@@ -7,6 +7,7 @@ ln_post(class token) @ proj, not normalised.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +83,25 @@ class Block(nnx.Module):
         return x + self.c_proj(jax.nn.gelu(self.c_fc(self.ln_2(x)), approximate=False))
 
 
-class CLIPVisionTower(nnx.Module):
+class ImageTower(nnx.Module):
+    """What every image tower does: `__call__(pixels [N, S, S, 3]) -> embedding [N, D]`, float32."""
+
+    config: Any
+    dtype: Any
+
+    def preprocess(self, images: Float[Array, "N H W 3"]) -> Float[Array, "N S S 3"]:
+        """Pictures in [0, 1] on white as the tower takes them."""
+        raise NotImplementedError
+
+    def __call__(self, pixels: Float[Array, "N S S 3"]) -> Float[Array, "N D"]:
+        raise NotImplementedError
+
+    def embed(self, images: Float[Array, "N H W 3"]) -> Float[Array, "N D"]:
+        """Pictures in [0, 1] on white to embeddings."""
+        return self(self.preprocess(images))
+
+
+class CLIPVisionTower(ImageTower):
     """`__call__(pixels [N, S, S, 3]) -> embedding [N, output_dim]`, float32."""
 
     def __init__(
@@ -129,7 +148,3 @@ class CLIPVisionTower(nnx.Module):
         for block in self.blocks:
             x = block(x)
         return (self.ln_post(x[:, 0]) @ self.proj[...].astype(self.dtype)).astype(jnp.float32)
-
-    def embed(self, images: Float[Array, "N H W 3"]) -> Float[Array, "N D"]:
-        """Pictures in [0, 1] on white to embeddings."""
-        return self(self.preprocess(images))

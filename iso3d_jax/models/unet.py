@@ -7,8 +7,9 @@ the full size and the tiny one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,6 @@ from jaxtyping import Array, Float
 from iso3d_jax.models.attention import SpatialTransformer
 from iso3d_jax.models.embeddings import EmbeddingMLP, timestep_embedding
 from iso3d_jax.models.layers import GroupNorm, conv
-from iso3d_jax.tiny.spatial_prior import Layout, Shortcut
 
 # What the backward pass finds ready and what it computes again: everything is kept; matrix products
 # without a batch axis are; only each block's input is.
@@ -37,10 +37,7 @@ class UNetConfig:
     in the released model. With the first, the mean context token also enters through the time
     embedding; with the second, that embedding scales as well as shifts (FiLM). Small models need
     both to make camera and embedding interact. With `reference_channels`, a clean reference latent
-    of so many channels enters beside every noisy one (the project page's CCR, an ablation). With
-    `layout_size`, the side of the latents, a coarse map drawn from embedding and camera is added to
-    every view's first features (`tiny/spatial_prior.py`); with `shortcut` that map and the noisy
-    latents also reach the output by a straight line.
+    of so many channels enters beside every noisy one (the project page's CCR, an ablation).
     """
 
     in_channels: int = 4
@@ -57,9 +54,24 @@ class UNetConfig:
     adm_in_channels: int = 0
     use_scale_shift_norm: bool = False
     reference_channels: int = 0
-    layout_size: int = 0
-    layout_width: int = 1024
-    shortcut: bool = False
+
+
+class SpatialPrior(Protocol):
+    """What the prior slot takes: a module that maps embedding and cameras to every view's places.
+
+    `__call__(token [B, E], camera [B, V, 16]) -> [B, V, H, W, num_inputs]`, of the latents' size.
+    `to_channels` makes of it what is added to the UNet's first features.
+    """
+
+    num_inputs: int
+    to_channels: Callable[[Array], Array]
+
+    def __call__(
+        self, token: Float[Array, "B E"], camera: Float[Array, "B V 16"]
+    ) -> Float[Array, "B V H W D"]: ...
+
+
+SLOTS = ("layout/", "shortcut/")  # what paths of weights in the two optional slots start with
 
 
 class ResBlock(nnx.Module):
@@ -145,10 +157,23 @@ class MultiViewUNet(nnx.Module):
     Timesteps are given per view: stage 2's noise-free reference view is a view with t = 0
     (Explicit Multi-view Attention; paper, Figure 2). Permuting views permutes outputs; V = 1 is
     an ordinary 2-D UNet.
+
+    Two slots are empty in the method's network. `prior`, called with `rngs`, `dtype` and
+    `param_dtype`, makes a `SpatialPrior`. `shortcut`, called with the numbers of its inputs, of
+    its outputs and of the time embedding too, makes what is added to the output:
+    `(inputs [N, H, W, D], emb [N, E]) -> [N, H, W, C]` of the noisy latents and the prior's map.
+    Their weights' paths start with `layout/` and `shortcut/`.
     """
 
     def __init__(
-        self, config: UNetConfig, *, rngs: nnx.Rngs, dtype=jnp.float32, param_dtype=jnp.float32
+        self,
+        config: UNetConfig,
+        prior: Callable[..., SpatialPrior] | None = None,
+        shortcut: Callable[..., Any] | None = None,
+        *,
+        rngs: nnx.Rngs,
+        dtype=jnp.float32,
+        param_dtype=jnp.float32,
     ):
         self.config, self.dtype = config, dtype
         self.remat = "none"  # a key of REMAT
@@ -165,19 +190,7 @@ class MultiViewUNet(nnx.Module):
             if config.adm_in_channels
             else None
         )
-
-        self.layout = (
-            Layout(
-                config.layout_size,
-                base,
-                config.context_dim,
-                config.camera_dim,
-                width=config.layout_width,
-                **kwargs,
-            )
-            if config.layout_size
-            else None
-        )
+        self.layout = prior(**kwargs) if prior else None
 
         def res(cin, cout):
             return ResBlock(cin, cout, emb_dim, config, **kwargs)
@@ -227,11 +240,10 @@ class MultiViewUNet(nnx.Module):
                 )
                 ds = ds // 2 if last else ds
         self.output_blocks = nnx.List(blocks)
-        if config.shortcut:
-            straight = config.in_channels + (self.layout.num_inputs if self.layout else 0)
-            self.shortcut = Shortcut(straight, config.out_channels, emb_dim, **kwargs)
-        else:
-            self.shortcut = None
+        straight = config.in_channels + (self.layout.num_inputs if self.layout else 0)
+        self.shortcut = (
+            shortcut(straight, config.out_channels, emb_dim, **kwargs) if shortcut else None
+        )
         self.norm_out = GroupNorm(base, config.num_groups, epsilon=1e-5, **kwargs)
         self.conv_out = conv(base, config.out_channels, zero=True, **kwargs)
 

@@ -7,6 +7,7 @@ swish, downsampling pads right and bottom only, (0, 1, 0, 1).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,32 @@ class VAEConfig:
     out_ch: int = 3
     num_groups: int = 32
     patch: int = 1
+
+    @property
+    def factor(self) -> int:
+        """Pixels to a latent's side."""
+        return self.patch * 2 ** (len(self.ch_mult) - 1)
+
+    @property
+    def latent_channels(self) -> int:
+        return self.embed_dim
+
+
+class Autoencoder(nnx.Module):
+    """What every autoencoder does: pictures in [-1, 1] to latents and back, unscaled."""
+
+    config: Any
+    dtype: Any
+
+    def encode(
+        self, x: Float[Array, "N H W 3"]
+    ) -> tuple[Float[Array, "N h w c"], Float[Array, "N h w c"]]:
+        """Posterior mean and log-variance, float32."""
+        raise NotImplementedError
+
+    def decode(self, z: Float[Array, "N h w c"]) -> Float[Array, "N H W 3"]:
+        """Pictures, float32, about [-1, 1]."""
+        raise NotImplementedError
 
 
 def fold(x: Float[Array, "N H W C"], patch: int) -> Float[Array, "N h w D"]:
@@ -168,7 +195,7 @@ class Decoder(nnx.Module):
         return x if self.patch == 1 else unfold(x, self.patch)
 
 
-class AutoencoderKL(nnx.Module):
+class AutoencoderKL(Autoencoder):
     """Pictures in [-1, 1] to latents and back; unscaled (multiply by `scale_factor` outside)."""
 
     def __init__(

@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from iso3d_jax.models.clip import ImageTower
 from iso3d_jax.tiny.frequencies import to_frequencies
 
 _EDGE, _STEEP = 0.05, 100.0  # ink above which a pixel is the object's, and how suddenly
@@ -46,7 +47,7 @@ def _shrink(images, size: int):
     return jnp.einsum("yh,xw,nhwc->nyxc", rows, columns, images)
 
 
-class DenseTower(nnx.Module):
+class DenseTower(ImageTower):
     """`__call__(pixels [N, S, S, 3]) -> embedding [N, output_dim]`, float32."""
 
     def __init__(
@@ -76,10 +77,6 @@ class DenseTower(nnx.Module):
         for layer in self.layers:
             h = h + layer(jax.nn.silu(h))
         return (self.out(jax.nn.silu(h)) + self.direct(x)).astype(jnp.float32)
-
-    def embed(self, images: Float[Array, "N H W 3"]) -> Float[Array, "N D"]:
-        """Pictures in [0, 1] on white to embeddings."""
-        return self(self.preprocess(images))
 
 
 def take_apart(pixels: Float[Array, "N S S 3"]) -> Float[Array, "N F"]:

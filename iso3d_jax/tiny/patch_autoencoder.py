@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from iso3d_jax.models.vae import Decoder, VAEConfig, fold, unfold
+from iso3d_jax.models.vae import Autoencoder, Decoder, VAEConfig, fold, unfold
 
 # Of the posterior: a deviation of 0.05 where the latents have about 1.
 LOG_VARIANCE = -6.0
@@ -39,6 +39,15 @@ class PatchAutoencoderConfig:
     @property
     def side(self) -> int:
         return self.patch * 2 ** (len(self.ch_mult) - 1)
+
+    @property
+    def factor(self) -> int:
+        """Pixels to a latent's side."""
+        return self.side
+
+    @property
+    def latent_channels(self) -> int:
+        return self.components
 
     def decoder(self) -> VAEConfig:
         return VAEConfig(
@@ -67,7 +76,7 @@ class PatchDecoder(nnx.Module):
         return unfold(self.patches(z), self.side) + self.network(z)
 
 
-class PatchAutoencoder(nnx.Module):
+class PatchAutoencoder(Autoencoder):
     """Pictures in [-1, 1] to latents and back, as `AutoencoderKL`; unscaled."""
 
     def __init__(

@@ -11,13 +11,21 @@ the UNet is given its drawing beside the noisy latents.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from iso3d_jax.models.params import FlatParams
+from iso3d_jax.models.unet import MultiViewUNet, UNetConfig
 from iso3d_jax.tiny.frequencies import to_pictures
+from iso3d_jax.weights.bundle import load_weights
 
+DRAWING = "drawing"  # a folder's section beside an image tower: the decoder that it trained with
+IN_UNET = "layout/drawing/"  # where that decoder's weights are in a UNet
 _CHANNELS = 4  # of the drawing: premultiplied RGBA, as long as nothing trains it further
 _CAMERA = 96  # width of what is made of the camera
 
@@ -127,3 +135,45 @@ class Shortcut(nnx.Module):
     ) -> Float[Array, "N H W C"]:
         scale = 1.0 + self.scale(jax.nn.silu(emb))
         return self.line(inputs * scale[:, None, None])
+
+
+@dataclass(frozen=True)
+class SpatialUNetConfig(UNetConfig):
+    """The UNet's numbers, and those of what fills its two slots.
+
+    With `layout_size`, the side of the latents, a coarse map drawn from embedding and camera is
+    added to every view's first features; `layout_width` is the width of what draws it. With
+    `shortcut` that map and the noisy latents also reach the output by a straight line.
+    """
+
+    layout_size: int = 0
+    layout_width: int = 1024
+    shortcut: bool = False
+
+
+def spatial_unet(
+    config: SpatialUNetConfig, *, rngs: nnx.Rngs, dtype=jnp.float32, param_dtype=jnp.float32
+) -> MultiViewUNet:
+    """The UNet with a layout and a shortcut where its numbers ask for them."""
+
+    def layout(**kwargs) -> Layout:
+        sizes = config.layout_size, config.model_channels, config.context_dim, config.camera_dim
+        return Layout(*sizes, width=config.layout_width, **kwargs)
+
+    return MultiViewUNet(
+        config,
+        layout if config.layout_size else None,
+        Shortcut if config.shortcut else None,
+        rngs=rngs,
+        dtype=dtype,
+        param_dtype=param_dtype,
+    )
+
+
+def load_drawing(path: str | Path | None) -> FlatParams:
+    """The decoder of an image tower's training: beside the tower, or in a whole model's UNet."""
+    beside = load_weights(path, (DRAWING,))[DRAWING]
+    if beside:
+        return beside
+    unet = load_weights(path, ("unet",))["unet"]
+    return {k.removeprefix(IN_UNET): w for k, w in unet.items() if k.startswith(IN_UNET)}

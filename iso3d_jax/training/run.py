@@ -46,7 +46,7 @@ def train(
 
     processes.initialize(distributed)
     from iso3d_jax.training.loop import fit
-    from iso3d_jax.training.tasks.stages import make_task
+    from iso3d_jax.training.tasks.registry import make_task
 
     fit(
         make_task(config), config, workdir, profile_steps=profile_steps,

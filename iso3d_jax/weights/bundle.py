@@ -22,31 +22,17 @@ from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.files import atomic_path
 from iso3d_jax.core.progress import Progress, Steps
 from iso3d_jax.diffusion.schedule import make_schedule
-from iso3d_jax.models.clip import CLIPConfig, CLIPVisionTower
+from iso3d_jax.models import registry
+from iso3d_jax.models.clip import ImageTower
 from iso3d_jax.models.params import merge_params, split_shapes
-from iso3d_jax.models.unet import MultiViewUNet, UNetConfig
-from iso3d_jax.models.vae import AutoencoderKL, VAEConfig
-from iso3d_jax.tiny.dense_tower import DenseTower, DenseTowerConfig
-from iso3d_jax.tiny.patch_autoencoder import PatchAutoencoder, PatchAutoencoderConfig
+from iso3d_jax.models.unet import MultiViewUNet
+from iso3d_jax.models.vae import Autoencoder
 from iso3d_jax.weights import compact
 from iso3d_jax.weights.folders import WEIGHTS, find_bundle, open_weights
 from iso3d_jax.weights.safetensors_file import Entry, write_safetensors
 from iso3d_jax.weights.tensors import LazyTensor
 
-NETWORKS = {
-    "unet": (MultiViewUNet, UNetConfig),
-    "vae": (AutoencoderKL, VAEConfig),
-    "clip": (CLIPVisionTower, CLIPConfig),
-}
-# What small models have instead: (the entry of the section that tells, module, its dataclass).
-SMALL = {
-    "clip": ("hidden", DenseTower, DenseTowerConfig),
-    "vae": ("components", PatchAutoencoder, PatchAutoencoderConfig),
-}
 LARGE = 200 << 20  # bytes; loading fewer is over before one would read of it
-DRAWING = (
-    "drawing"  # beside an image tower: the decoder that it was trained with, for a UNet's layout
-)
 
 
 @dataclasses.dataclass
@@ -60,8 +46,8 @@ class Model:
 
     config: ConfigDict
     unet: MultiViewUNet | None = None
-    vae: AutoencoderKL | PatchAutoencoder | None = None
-    clip: CLIPVisionTower | DenseTower | None = None
+    vae: Autoencoder | None = None
+    clip: ImageTower | None = None
 
     @functools.cached_property
     def alphas_cumprod(self) -> np.ndarray:
@@ -77,26 +63,18 @@ class Model:
 def make_config(settings: ConfigDict) -> ConfigDict:
     """A bundle's config from a training config's `model` section, derived sizes filled in."""
     config = ConfigDict(settings.to_dict())
-    vae = config.vae
-    factor = 2 ** (len(vae.ch_mult) - 1) * vae.get("patch", 1)
-    config.latent_size = config.resolution // factor
-    config.latent_channels = vae.get("components", vae.get("embed_dim", 4))
+    vae = network_config("vae", config)
+    config.latent_size = config.resolution // vae.factor
+    config.latent_channels = vae.latent_channels
     config.context_dim = config.unet.get("context_dim", 1024)
     return config
-
-
-def _kind(name: str, config: ConfigDict):
-    """(module, its dataclass) of a network."""
-    if name in SMALL and SMALL[name][0] in config[name]:
-        return SMALL[name][1:]
-    return NETWORKS[name]
 
 
 def network_config(name: str, config: ConfigDict):
     """The dataclass of a network's numbers; UserError on an unknown key or no such section."""
     if name not in config:
         raise UserError(f"the model's config has no section '{name}'")
-    kind = _kind(name, config)[1]
+    kind = registry.find(name, config[name]).config
     values = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in config[name].items()}
     known = {f.name for f in dataclasses.fields(kind)}
     if unknown := sorted(set(values) - known):
@@ -106,7 +84,9 @@ def network_config(name: str, config: ConfigDict):
 
 def build_network(name: str, config: ConfigDict, seed: int = 0, dtype=jnp.float32) -> nnx.Module:
     """A freshly initialised network of a bundle's config."""
-    return _kind(name, config)[0](network_config(name, config), rngs=nnx.Rngs(seed), dtype=dtype)
+    numbers = network_config(name, config)
+    kind = registry.find(name, config[name])
+    return kind.module(numbers, rngs=nnx.Rngs(seed), dtype=dtype)
 
 
 def abstract_network(name: str, config: ConfigDict, dtype=jnp.float32):
@@ -183,15 +163,6 @@ def load_weights(path: str | Path | None, names: tuple[str, ...]) -> dict[str, d
         name, _, rest = key.partition("/")
         weights[name][rest] = jnp.array(stored[key].read())
     return {name: compact.unpack(params) for name, params in weights.items()}
-
-
-def load_drawing(path: str | Path | None) -> dict:
-    """The decoder of an image tower's training: beside the tower, or in a whole model's UNet."""
-    beside = load_weights(path, (DRAWING,))[DRAWING]
-    if beside:
-        return beside
-    inside, unet = "layout/drawing/", load_weights(path, ("unet",))["unet"]
-    return {k.removeprefix(inside): w for k, w in unet.items() if k.startswith(inside)}
 
 
 def param_dtype_for(path: str, dtype):

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.files import atomic_path, make_folder
 from iso3d_jax.models.clip import CLIPConfig
+from iso3d_jax.models.registry import SECTIONS
 from iso3d_jax.weights import bundle, compact, facts
 from iso3d_jax.weights.conversion import DTYPES, shapes_of
 from iso3d_jax.weights.layouts import clip, diffusers, ldm
@@ -71,7 +72,7 @@ def export_torch(
         for key, tensor in open_tensors(leftovers).items():
             if key not in written:
                 entries.append((key, tensor.shape, tensor.dtype, tensor.read))
-    sections = (*bundle.NETWORKS, "name", "latent_size", "latent_channels", "context_dim")
+    sections = (*SECTIONS, "name", "latent_size", "latent_channels", "context_dim")
     known = {key: value for key, value in config.to_dict().items() if key not in sections}
     write_torch(out, reporting(entries, progress), known)
     notes = []
@@ -155,7 +156,7 @@ def export_compact(model: str | Path, out: str | Path) -> list[str]:
     if folder.resolve() == source.resolve():
         raise UserError(f"--out {out} is the model itself: name another folder")
     config = bundle.load_config(source)
-    weights = bundle.load_weights(source, tuple(bundle.NETWORKS))
+    weights = bundle.load_weights(source, tuple(SECTIONS))
     weights = {name: params for name, params in weights.items() if params}
     bundle.save_bundle(folder, config, weights, dtype=jnp.int8)
     before, after = ((path / "model.safetensors").stat().st_size for path in (source, folder))
@@ -180,7 +181,7 @@ def _open_bundle(model: str | Path) -> tuple[ConfigDict, dict[str, dict[str, Laz
         name, _, path = key.partition("/")
         stored.setdefault(name, {})[path] = tensor
     for name, tensors in stored.items():
-        if name not in bundle.NETWORKS:
+        if name not in SECTIONS:
             raise UserError(f"{folder} has weights of an unknown network, '{name}'")
         shapes = shapes_of(name, bundle.network_config(name, config))
         if shapes != {path: tensor.shape for path, tensor in tensors.items()}:

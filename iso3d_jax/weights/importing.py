@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.files import atomic_path, make_folder
 from iso3d_jax.geometry.cameras import ENCODINGS
-from iso3d_jax.weights import bundle, facts
+from iso3d_jax.models.registry import SECTIONS
+from iso3d_jax.weights import facts
 from iso3d_jax.weights.conversion import DTYPES, Part, find_parts
 from iso3d_jax.weights.safetensors_file import Report, reporting, write_safetensors
 from iso3d_jax.weights.sources import Source, open_sources
@@ -92,10 +93,10 @@ def _name(place: str) -> str:
 
 
 def _check_arch(arch: Mapping) -> Mapping:
-    if unknown := sorted(set(arch) - set(SETTINGS) - set(bundle.NETWORKS)):
-        known = ", ".join([*bundle.NETWORKS, *SETTINGS])
+    if unknown := sorted(set(arch) - set(SETTINGS) - set(SECTIONS)):
+        known = ", ".join([*SECTIONS, *SETTINGS])
         raise UserError(f"--arch has unknown entries: {', '.join(unknown)} (known: {known})")
-    if any(not isinstance(arch.get(name, {}), Mapping) for name in bundle.NETWORKS):
+    if any(not isinstance(arch.get(name, {}), Mapping) for name in SECTIONS):
         raise UserError("--arch: unet, vae and clip are objects of numbers")
     theirs = ENCODINGS[:3]  # other programs'
     for key, known in (("camera_encoding", theirs[:2]), ("sampling_camera_encoding", theirs)):
@@ -106,7 +107,7 @@ def _check_arch(arch: Mapping) -> Mapping:
 
 def _merge(known: Mapping, arch: Mapping) -> dict:
     """The user's word over the source's own files."""
-    return {n: dict(known.get(n, {})) | dict(arch.get(n, {})) for n in bundle.NETWORKS}
+    return {n: dict(known.get(n, {})) | dict(arch.get(n, {})) for n in SECTIONS}
 
 
 def _beside(source: Source) -> tuple[dict, dict]:

@@ -8,6 +8,7 @@ import pytest
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.table import MultiViewTable
 from iso3d_jax.evaluation import component_scores
+from iso3d_jax.tiny import spatial_prior
 from iso3d_jax.weights import bundle
 
 
@@ -20,7 +21,7 @@ def folder_of(path, *names):
     """Those parts of the shipped model, as a training run leaves them; the drawing too."""
     weights = bundle.load_weights(None, names)
     if "clip" in names:
-        weights[bundle.DRAWING] = bundle.load_drawing(None)
+        weights[spatial_prior.DRAWING] = spatial_prior.load_drawing(None)
     bundle.save_bundle(path, bundle.load_config(None), weights)
     return str(path)
 

@@ -8,10 +8,10 @@ import numpy as np
 from flax import nnx
 
 from iso3d_jax.models.params import merge_params, split_params
-from iso3d_jax.models.unet import MultiViewUNet, UNetConfig
-from iso3d_jax.tiny.spatial_prior import Layout
+from iso3d_jax.models.unet import MultiViewUNet
+from iso3d_jax.tiny.spatial_prior import Layout, SpatialUNetConfig, spatial_unet
 
-CONFIG = UNetConfig(
+CONFIG = SpatialUNetConfig(
     in_channels=3, out_channels=5, model_channels=16, attention_resolutions=(1,),
     num_res_blocks=1, channel_mult=(1,), num_head_channels=8, context_dim=7, num_groups=4,
 )  # fmt: skip
@@ -25,7 +25,7 @@ def test_a_trained_network_that_is_given_a_layout_is_unchanged_at_first():
     plain = MultiViewUNet(CONFIG, rngs=nnx.Rngs(0))
     _, weights = split_params(plain)
     weights["conv_out/kernel"] = normal(*weights["conv_out/kernel"].shape)
-    with_layout = MultiViewUNet(dataclasses.replace(CONFIG, layout_size=4), rngs=nnx.Rngs(1))
+    with_layout = spatial_unet(dataclasses.replace(CONFIG, layout_size=4), rngs=nnx.Rngs(1))
     graphdef, fresh = split_params(with_layout)
     assert set(fresh) - set(weights) == {p for p in fresh if p.startswith("layout/")} != set()
     inputs = normal(2, 3, 4, 4, 3), jnp.full((2, 3), 500.0), normal(2, 1, 7), normal(2, 3, 16)
@@ -64,7 +64,7 @@ def test_views_are_drawn_one_by_one_and_the_camera_multiplies_the_embedding():
 
 def test_a_shortcut_is_silent_at_first_and_then_a_line_scaled_by_the_noise_level():
     config = dataclasses.replace(CONFIG, layout_size=4, shortcut=True)
-    graphdef, weights = split_params(MultiViewUNet(config, rngs=nnx.Rngs(0)))
+    graphdef, weights = split_params(spatial_unet(config, rngs=nnx.Rngs(0)))
     z_t, t, context = normal(2, 3, 4, 4, 3), jnp.full((2, 3), 500.0), normal(2, 1, 7)
     camera = normal(2, 3, 16)
     run = jax.jit(lambda weights, *args: merge_params(graphdef, weights)(*args))

@@ -10,7 +10,7 @@ import pytest
 from iso3d_jax.commands import config_files
 from iso3d_jax.models.params import merge_params
 from iso3d_jax.training import sharding
-from iso3d_jax.training.tasks import denoiser, stages
+from iso3d_jax.training.tasks import denoiser, registry
 from iso3d_jax.weights.exporting import export_diffusers
 from iso3d_jax.weights.importing import import_weights
 
@@ -36,7 +36,7 @@ def test_stage_1_starts_from_a_2d_model(golden_model, tmp_path):
     cfg.model.parameterization, cfg.model.camera_encoding = "eps", "mvdream"
     cfg.init_from = str(tmp_path / "base")
     cfg.init.vae = cfg.init.clip = str(golden_model)
-    task = stages.make_task(cfg)
+    task = registry.make_task(cfg)
     params = task.init_params()
 
     mesh = sharding.make_mesh(devices=jax.devices()[:1])

@@ -9,16 +9,22 @@ latents stays valid.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from iso3d_jax.data.colour import change_colours, on_white, weighed_axes
+from iso3d_jax.data.grids import tile
 from iso3d_jax.data.table import MultiViewTable
-from iso3d_jax.models.params import FlatParams, merge_params
+from iso3d_jax.models.params import FlatParams, merge_params, split_params
 from iso3d_jax.models.vae import fold, sample_posterior
 from iso3d_jax.tiny.patch_autoencoder import PatchAutoencoder
 from iso3d_jax.training.state import TrainState, apply_gradients, step_key
+from iso3d_jax.training.tasks.task import PREVIEW_OBJECTS, BaseTask
+from iso3d_jax.weights import bundle
 
 DECODER = ("decoder/", "post_quant_conv/")  # prefixes of a decoder's weights, of either kind
 # Of colour against brightness, in the choice of components: furniture is mostly grey and brown.
@@ -87,3 +93,45 @@ class Batches:
         rgba = self.table.images[obj, view]
         flip = rng.random(self.cfg.batch_size) < 0.5
         return {"rgba": np.where(flip[:, None, None, None], rgba[:, :, ::-1], rgba)}
+
+
+class AutoencoderTask(BaseTask):
+    """A small autoencoder's decoder; or, from `init_from`, that of any"""
+
+    label = "autoencoder"
+    train_step = staticmethod(train_step)
+
+    def __init__(self, cfg: ConfigDict):
+        self.cfg = cfg
+        self.table = MultiViewTable.load(cfg.data, "train")
+        self.held_out = MultiViewTable.load(cfg.data, "validation").images[:PREVIEW_OBJECTS, :2]
+        self.batches = Batches(cfg, self.table)
+        if cfg.init_from:  # the latents stay, and with them their scale
+            self.config = bundle.load_config(cfg.init_from)
+            vae = bundle.load_model(cfg.init_from, networks=("vae",)).vae
+        else:
+            self.config = bundle.make_config(cfg.model)
+            vae = bundle.build_network("vae", cfg.model, cfg.seed)
+            find_components(vae, self.table, cfg)
+            self.config.scale_factor = self._measure(vae)
+        self.graphdef, self.init_params = split_params(vae)
+
+    def _measure(self, vae) -> float:
+        """What makes latents of deviation 1."""
+        images = on_white(self.table.images[:64, 0].astype(np.float32) / 255)
+        mean, logvar = vae.encode(images * 2 - 1)
+        return float(1.0 / jnp.sqrt(jnp.var(mean) + jnp.exp(logvar).mean()))
+
+    def trained(self, params: FlatParams) -> list[str] | None:
+        return decoder_paths(params)
+
+    def preview(self, params: FlatParams) -> np.ndarray:
+        vae = merge_params(self.graphdef, params)
+        images = on_white(
+            self.held_out.reshape(-1, *self.held_out.shape[2:]).astype(np.float32) / 255
+        )
+        decoded = jax.jit(lambda v, x: v.decode(v.encode(x * 2 - 1)[0]) * 0.5 + 0.5)(vae, images)
+        return np.asarray(tile([list(images), list(np.asarray(decoded))]), np.float32) / 255
+
+    def export(self, params: FlatParams, folder: Path) -> None:
+        bundle.save_bundle(folder, self.config, {"vae": params}, dtype=jnp.float32)

@@ -7,18 +7,27 @@ from the embedding and that view's camera, with azimuths counted from the pictur
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from ml_collections import ConfigDict
 
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.progress import Progress
 from iso3d_jax.data.colour import change_colours, on_white
-from iso3d_jax.data.table import MultiViewTable, prepare_references, shrink
+from iso3d_jax.data.grids import tile
+from iso3d_jax.data.table import MultiViewTable, join, prepare_references, shrink
 from iso3d_jax.geometry.cameras import camera_condition
-from iso3d_jax.models.params import merge_params
+from iso3d_jax.models.params import FlatParams, merge_params, split_params
+from iso3d_jax.tiny import spatial_prior
 from iso3d_jax.tiny.spatial_prior import Drawing
 from iso3d_jax.training.state import TrainState, apply_gradients, step_key
+from iso3d_jax.training.tasks import base
+from iso3d_jax.training.tasks.task import PREVIEW_OBJECTS, BaseTask
+from iso3d_jax.weights import bundle
 
 COARSE = 16  # side of the pictures that the decoder draws
 
@@ -140,3 +149,61 @@ class Batches:
             "views": np.where(wide[:, None], images[:, :, :, ::-1], images),
             "camera": np.asarray(camera, np.float32),
         }
+
+
+class ImageTowerTask(BaseTask):
+    """The image tower, with the decoder that its training needs; from scratch, or `init_from`."""
+
+    label = "image tower"
+    train_step = staticmethod(train_step)
+
+    def __init__(self, cfg: ConfigDict):
+        self.cfg = cfg
+        base.settle(cfg).announce(self.label)
+        sets = cfg.data.split(",")
+        self.table = join([MultiViewTable.load(path, "train") for path in sets])
+        held_out = join([MultiViewTable.load(path, "validation") for path in sets])
+        self.held_out = Batches(cfg.copy_and_resolve_references(), held_out)
+        self.batches = Batches(cfg, self.table)
+        tower = bundle.build_network("clip", cfg.model, cfg.seed)
+        decoder = Drawing(
+            COARSE,
+            cfg.model.clip.output_dim,
+            cfg.model.unet.camera_dim,
+            rngs=nnx.Rngs(cfg.seed + 1),
+        )
+        module = TowerWithDecoder(tower, decoder)
+        self.graphdef, self.init_params = split_params(module)
+        if cfg.init_from:
+            self.init_params = self._load(cfg.init_from)
+
+    def _load(self, source: str) -> FlatParams:
+        """The weights of a tower that was trained before, or of a whole model; all must fit."""
+        tower = bundle.load_weights(source, ("clip",))["clip"]
+        parts = {"tower/": tower, "decoder/": spatial_prior.load_drawing(source)}
+        found = {part + k: w for part, weights in parts.items() for k, w in weights.items()}
+        shapes = {path: w.shape for path, w in found.items()}
+        if shapes != {path: w.shape for path, w in self.init_params.items()}:
+            raise UserError(
+                f"--config.init_from: {source} has no image tower with a drawing decoder of this "
+                "config's size; it has to be the workdir of an image tower, or a small model"
+            )
+        return {path: jnp.asarray(w, jnp.float32) for path, w in found.items()}
+
+    def preview(self, params: FlatParams) -> np.ndarray:
+        batch = {k: v[:PREVIEW_OBJECTS] for k, v in self.held_out(0).items()}
+        model = merge_params(self.graphdef, params)
+        references = on_white(batch["reference"].astype(np.float32) / 255)
+        drawn = model.decoder(model.tower.embed(references), batch["camera"])
+        drawn = np.asarray(drawn[..., :3] + 1 - drawn[..., 3:])
+        truth = on_white(batch["views"].astype(np.float32) / 255)
+        rows = [[references[i], *drawn[i], *truth[i]] for i in range(len(references))]
+        return np.asarray(tile(rows, self.cfg.model.resolution), np.float32) / 255
+
+    def export(self, params: FlatParams, folder: Path) -> None:
+        weights = {}
+        for part, name in (("tower/", "clip"), ("decoder/", spatial_prior.DRAWING)):
+            weights[name] = {
+                k.removeprefix(part): v for k, v in params.items() if k.startswith(part)
+            }
+        bundle.save_bundle(folder, bundle.make_config(self.cfg.model), weights, dtype=jnp.float32)

@@ -14,21 +14,27 @@ least for a mean colour, which is greyer than any.
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from iso3d_jax import sampling
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.images import to_uint8
 from iso3d_jax.core.progress import Progress
 from iso3d_jax.data.colour import TO_YIQ, change_colours, on_white, weighed_axes
-from iso3d_jax.data.table import SET, MultiViewTable, prepare_references
+from iso3d_jax.data.grids import tile
+from iso3d_jax.data.table import SET, MultiViewTable, join, prepare_references
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.metrics.pixels import MASK_THRESHOLD, mask_of
-from iso3d_jax.models.params import merge_params
+from iso3d_jax.models.params import FlatParams, merge_params, split_params
+from iso3d_jax.tiny.tasks.autoencoder import decoder_paths
 from iso3d_jax.training.state import TrainState, apply_gradients
-from iso3d_jax.weights import facts
+from iso3d_jax.training.tasks.task import PREVIEW_OBJECTS, BaseTask
+from iso3d_jax.weights import bundle, facts
 from iso3d_jax.weights.bundle import Model
 
 STEEP = 60.0  # of the soft mask's edge
@@ -156,3 +162,34 @@ class Batches:
         rng = np.random.default_rng([self.cfg.seed, step])
         rows = rng.integers(len(self.views), size=self.cfg.batch_size)
         return {"latents": self.latents[rows], "views": self.views[rows]}
+
+
+class SampledViewsTask(BaseTask):
+    """A trained model's decoder, tuned on the views that the model samples; exports the model."""
+
+    label = "decoder of sampled views"
+    train_step = staticmethod(train_step)
+
+    def __init__(self, cfg: ConfigDict):
+        if not cfg.init_from:
+            raise UserError(
+                "the decoder of sampled views needs --config.init_from=DIR, the workdir of a "
+                "finished stage 2"
+            )
+        self.cfg, self.model = cfg, bundle.load_model(cfg.init_from)
+        table = join([MultiViewTable.load(path, "train") for path in cfg.data.split(",")])
+        self.batches = Batches(cfg, *draw_samples(self.model, table, cfg))
+        self.graphdef, self.init_params = split_params(self.model.vae)
+
+    def trained(self, params: FlatParams) -> list[str] | None:
+        return decoder_paths(params)
+
+    def preview(self, params: FlatParams) -> np.ndarray:
+        vae, count = merge_params(self.graphdef, params), 2 * PREVIEW_OBJECTS
+        drawn = jax.jit(lambda v, z: v.decode(z) * 0.5 + 0.5)(vae, self.batches.latents[:count])
+        truth = self.batches.views[:count].astype(np.float32) / 255
+        return np.asarray(tile([list(np.asarray(drawn)), list(truth)]), np.float32) / 255
+
+    def export(self, params: FlatParams, folder: Path) -> None:
+        others = {name: split_params(getattr(self.model, name))[1] for name in ("unet", "clip")}
+        bundle.save_bundle(folder, self.model.config, {**others, "vae": params})

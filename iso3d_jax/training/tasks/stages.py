@@ -1,4 +1,4 @@
-"""The kinds of training as the loop sees them: what is learned, from what, and what it shows."""
+"""Stages 1 and 2 as the loop sees them: what is learned, from what, and what it shows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from iso3d_jax import sampling
-from iso3d_jax.commands import config_checks
 from iso3d_jax.commands.config_checks import choose
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.colour import on_white
@@ -27,33 +26,13 @@ from iso3d_jax.data.picture_table import PictureTable
 from iso3d_jax.data.table import SET, MultiViewTable, prepare_references
 from iso3d_jax.evaluation.ablations import one_step_x0
 from iso3d_jax.geometry.cameras import camera_condition
+from iso3d_jax.models import registry
 from iso3d_jax.models.params import FlatParams, merge_params, split_params, split_shapes
+from iso3d_jax.models.unet import SLOTS
 from iso3d_jax.training import sharding
 from iso3d_jax.training.tasks import base, batches, denoiser, inputs, trainable
-from iso3d_jax.training.tasks.frozen_tasks import (
-    PREVIEW_OBJECTS,
-    AutoencoderTask,
-    BaseTask,
-    ImageTowerTask,
-    SampledViewsTask,
-)
+from iso3d_jax.training.tasks.task import PREVIEW_OBJECTS, BaseTask
 from iso3d_jax.weights import bundle, facts
-
-
-def make_task(cfg: ConfigDict):
-    """The task that `cfg.task` names.
-
-    Raises:
-      UserError: a value of the config that may not be, or what a task needs is missing.
-    """
-    config_checks.check(cfg)
-    kinds = {
-        "autoencoder": AutoencoderTask,
-        "image_tower": ImageTowerTask,
-        "sampled_views": SampledViewsTask,
-        "denoiser": DenoiserTask,
-    }
-    return kinds[cfg.task](cfg)
 
 
 def network(cfg: ConfigDict, load: Callable[[], FlatParams] | None):
@@ -209,7 +188,7 @@ class DenoiserTask(BaseTask):
     def _load_init(self) -> FlatParams:
         """The UNet that training starts from; it must fit the config to the last shape."""
         if not self.cfg.init_from:
-            return split_params(denoiser.build_unet(self.cfg))[1] | self._load_drawing()
+            return split_params(denoiser.build_unet(self.cfg))[1] | self._load_prior()
         weights = bundle.load_weights(self.cfg.init_from, ("unet",))["unet"]
         if not weights:
             raise UserError(f"the model in {self.cfg.init_from} has no weights for 'unet'")
@@ -222,26 +201,28 @@ class DenoiserTask(BaseTask):
         shapes = bundle.abstract_network("unet", self.config)[1]
         new = [
             part
-            for part in ("layout/", "shortcut/")  # where it is new it starts silent, too
+            for part in SLOTS  # where it is new it starts silent, too
             if any(path.startswith(part) for path in shapes)
             and not any(path.startswith(part) for path in weights)
         ]
         if new:  # a network of its own, as large as the other: only where something needs it
             fresh = split_params(denoiser.build_unet(self.cfg))[1]
             weights |= {path: w for path, w in fresh.items() if path.startswith(tuple(new))}
-        weights |= self._load_drawing()
+        weights |= self._load_prior()
         unet = bundle.load_network("unet", self.config, weights, self.cfg.init_from)
         return split_params(unet)[1]
 
-    def _load_drawing(self) -> FlatParams:
-        """What `init.drawing` gives the UNet's layout: the decoder of an image tower's training."""
+    def _load_prior(self) -> FlatParams:
+        """What `init.drawing` gives the UNet's prior slot: weights of another training."""
         source = self.cfg.init.drawing
         if not source:
             return {}
-        found = bundle.load_drawing(source)
-        mine = {f"layout/drawing/{path}": jnp.asarray(w) for path, w in found.items()}
-        shapes = bundle.abstract_network("unet", self.config)[1]
-        wanted = {k: v.shape for k, v in shapes.items() if k.startswith("layout/drawing/")}
+        mine, wanted = {}, {}
+        if prior := registry.find("unet", self.config.unet).prior:
+            found = prior.load(source)
+            mine = {prior.prefix + path: jnp.asarray(w) for path, w in found.items()}
+            shapes = bundle.abstract_network("unet", self.config)[1]
+            wanted = {k: v.shape for k, v in shapes.items() if k.startswith(prior.prefix)}
         if not wanted or {path: w.shape for path, w in mine.items()} != wanted:
             raise UserError(
                 f"--config.init.drawing: {source} has no drawing decoder that fits the UNet's "

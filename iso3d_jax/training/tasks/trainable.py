@@ -1,7 +1,7 @@
 """Which weights are trained: all, those of attention, or low-rank changes of them (LoRA).
 
-`refine` is all but the drawing of a small UNet's layout, which stays what the image tower was
-trained with: there it saw every view of an object at every step, which the stages do not.
+`refine` is all but what the UNet's prior slot holds of another training (`models/registry.py`):
+there it saw every view of an object at every step, which the stages do not.
 
 LoRA (Hu et al. 2021, equation 3): a kernel W of attention becomes W + (alpha / r) A B with A random
 and B zero at the start; only A and B are trained. They are weights by path as all others,
@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from iso3d_jax.commands.config_checks import choose
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.models import registry
 from iso3d_jax.models.params import FlatParams
 
 _ATTENTION = re.compile(r"/attn[12]/to_(q|k|v|out)/")
@@ -53,7 +54,8 @@ def trained_paths(params: FlatParams, cfg: ConfigDict) -> list[str]:
     if kind == "lora":
         paths = [path for path in params if path.endswith(("/lora_a", "/lora_b"))]
     elif kind == "refine":
-        paths = [path for path in params if not path.startswith("layout/drawing/")]
+        prior = registry.find("unet", cfg.model.unet).prior
+        paths = [path for path in params if not (prior and path.startswith(prior.prefix))]
     else:
         paths = [path for path in params if _ATTENTION.search(path)]
     if not paths:

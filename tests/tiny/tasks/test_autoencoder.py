@@ -7,7 +7,7 @@ from iso3d_jax.data.colour import on_white
 from iso3d_jax.models.params import merge_params
 from iso3d_jax.presets import autoencoder as config
 from iso3d_jax.training.loop import fit
-from iso3d_jax.training.tasks.stages import make_task
+from iso3d_jax.training.tasks.registry import make_task
 from iso3d_jax.weights import bundle
 
 

@@ -8,8 +8,10 @@ import pytest
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.presets import image_tower as config
 from iso3d_jax.presets import stage1
+from iso3d_jax.tiny.spatial_prior import DRAWING
 from iso3d_jax.training.loop import fit
-from iso3d_jax.training.tasks.stages import DenoiserTask, make_task
+from iso3d_jax.training.tasks.registry import make_task
+from iso3d_jax.training.tasks.stages import DenoiserTask
 from iso3d_jax.weights import bundle
 
 
@@ -25,7 +27,7 @@ def test_the_tower_trains_previews_exports_and_gives_the_unet_its_drawing(tmp_pa
     assert "direct/kernel" in bundle.load_weights(tmp_path, ("clip",))["clip"]
 
     # The decoder becomes the UNet's layout, whether the UNet is new or has been trained.
-    drawing = bundle.load_weights(tmp_path, (bundle.DRAWING,))[bundle.DRAWING]
+    drawing = bundle.load_weights(tmp_path, (DRAWING,))[DRAWING]
     task = object.__new__(DenoiserTask)  # without the data
     task.cfg = stage1.get_config("tiny")
     task.config = bundle.make_config(task.cfg.model)

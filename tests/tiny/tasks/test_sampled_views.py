@@ -11,7 +11,7 @@ from iso3d_jax.core.errors import UserError
 from iso3d_jax.presets import decoder as config
 from iso3d_jax.tiny.tasks.sampled_views import chroma, ink_overlap, mask_overlap
 from iso3d_jax.training.loop import fit
-from iso3d_jax.training.tasks.stages import make_task
+from iso3d_jax.training.tasks.registry import make_task
 from iso3d_jax.weights import bundle
 from iso3d_jax.weights.folders import TINY
 

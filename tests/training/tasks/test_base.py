@@ -14,7 +14,7 @@ from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.planning import compile_for
 from iso3d_jax.reconstruction.run import prior_of
 from iso3d_jax.training.checkpoint import Checkpoints
-from iso3d_jax.training.tasks import base, stages
+from iso3d_jax.training.tasks import base, registry
 from iso3d_jax.weights import bundle
 from iso3d_jax.weights.importing import import_weights
 from iso3d_jax.weights.tensors import open_tensors
@@ -88,7 +88,7 @@ AZIMUTHS, ELEVATIONS = np.arange(4) * 90.0, np.full(4, 15.0)
 def test_stage_1_from_mvdream_has_its_true_angles(models, monkeypatch, capsys, tmp_path):
     """Batches, model.json, sampling and guidance; with its sampling's numbers, not the released."""
     cfg = full(models, 1, "mvdream")
-    task = stages.make_task(cfg)
+    task = registry.make_task(cfg)
     assert (cfg.model.camera_encoding, cfg.model.parameterization) == ("mvdream", "eps")
     assert task.summary == "cameras mvdream (the base's), prediction eps (the base's)"
     assert "learn anew" not in capsys.readouterr().out
@@ -121,7 +121,7 @@ def test_the_released_file_drifts_where_its_2d_script_does_and_nowhere_else(mode
 def test_stage_2_from_the_released_file_is_sampled_as_it_was_trained(
     models, monkeypatch, capsys, tmp_path
 ):
-    task = stages.make_task(full(models, 2, "released"))
+    task = registry.make_task(full(models, 2, "released"))
     assert task.summary.startswith("cameras isotropic3d (the base's)")
     step = next(s for s in range(99) if task.branch(s) == "2-b")
     batch = task.batch(step, np.arange(2))
@@ -139,7 +139,7 @@ def test_stage_2_from_the_released_file_is_sampled_as_it_was_trained(
 
 def test_a_change_of_the_bases_facts_is_announced_and_recorded(models, capsys, tmp_path):
     cfg = full(models, 1, "mvdream", camera_encoding="isotropic3d", parameterization="v", eta=0.5)
-    task = stages.make_task(cfg)
+    task = registry.make_task(cfg)
     lines = [line for line in capsys.readouterr().out.splitlines() if "learn anew" in line]
     assert len(lines) == 2
     assert lines[0].startswith(f"stage 1: cameras isotropic3d, but the base {models / 'mvdream'}")
@@ -235,17 +235,17 @@ def test_other_machines_are_compiled_for_without_a_base(models):
 @pytest.mark.parametrize("name", ["mvdraem", "isotropic3d_sampling"])
 def test_cameras_that_nothing_is_trained_with_are_refused(models, name):
     with pytest.raises(UserError, match=f"camera_encoding must be one of .* not '{name}'"):
-        stages.make_task(full(models, 1, "mvdream", camera_encoding=name))
+        registry.make_task(full(models, 1, "mvdream", camera_encoding=name))
 
 
 def test_pictures_of_another_size_are_refused_before_they_are_encoded(models):
     with pytest.raises(UserError, match="64 pixels .* for 256: add --config.model.resolution=64"):
-        stages.make_task(full(models, 1, "mvdream", resolution=256))
+        registry.make_task(full(models, 1, "mvdream", resolution=256))
 
 
 def test_an_image_tower_is_settled_too():
     cfg = config_files.load_config("configs/image_tower.py")
     cfg.model.camera_encoding = "harmonic"
     with pytest.raises(UserError, match="did you mean 'harmonics'"):
-        stages.make_task(cfg)
+        registry.make_task(cfg)
     assert isinstance(cfg, ConfigDict)

@@ -15,7 +15,7 @@ from iso3d_jax.data.encode import EncodedTable
 from iso3d_jax.data.table import MultiViewTable
 from iso3d_jax.evaluation.ablations import one_step_x0
 from iso3d_jax.training import sharding
-from iso3d_jax.training.tasks import stages
+from iso3d_jax.training.tasks import registry, stages
 from iso3d_jax.weights import bundle
 
 SIZE = 4
@@ -259,13 +259,15 @@ def test_the_network_and_its_shapes_have_low_rank_weights_beside_those_that_are_
 
 
 def test_each_name_is_a_task(monkeypatch):
-    monkeypatch.setattr(stages.config_checks, "check", lambda cfg: None)
+    monkeypatch.setattr(registry.config_checks, "check", lambda cfg: None)
     kinds = dict(autoencoder="AutoencoderTask", image_tower="ImageTowerTask",
                  sampled_views="SampledViewsTask", denoiser="DenoiserTask")  # fmt: skip
-    for kind in kinds.values():
-        monkeypatch.setattr(stages, kind, lambda cfg, kind=kind: (kind, cfg.task))
+    assert set(registry.TASKS) == set(kinds)
     for name, kind in kinds.items():
-        assert stages.make_task(ConfigDict(dict(task=name))) == (kind, name)
+        module, _, found = registry.TASKS[name].partition(":")
+        assert found == kind
+        monkeypatch.setattr(f"{module}.{kind}", lambda cfg, kind=kind: (kind, cfg.task))
+        assert registry.make_task(ConfigDict(dict(task=name))) == (kind, name)
 
 
 class Vae(nnx.Module):

@@ -8,6 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.models.registry import PriorWeights
 from iso3d_jax.training.tasks import stages
 from iso3d_jax.weights import bundle
 
@@ -62,17 +63,26 @@ def test_channels_for_the_reference_start_without_effect_behind_the_latents(monk
     assert (loading(monkeypatch, stored, {STEM: (3, 3, 5, 8)}, task)[STEM] == 1).all()
 
 
+def prior_from(monkeypatch, load):
+    """Whatever the UNet is, its prior slot takes what `load` brings."""
+    network = types.SimpleNamespace(prior=PriorWeights("layout/drawing/", load))
+    monkeypatch.setattr(stages.registry, "find", lambda section, entries: network)
+
+
 def test_a_drawing_takes_the_layouts_place_if_all_of_it_fits(monkeypatch):
     task = bare_task(drawing="tower")
     wanted = {STEM: (3, 3, 3, 8), "layout/a": (2,), "layout/drawing/b": (2,)}
     stored = {path: np.ones(shape) for path, shape in wanted.items()}
-    monkeypatch.setattr(bundle, "load_drawing", lambda source: {"b": np.full(2, 5.0)})
+    prior_from(monkeypatch, lambda source: {"b": np.full(2, 5.0)})
     found = loading(monkeypatch, stored, wanted, task)
     assert (found["layout/drawing/b"] == 5).all() and (found["layout/a"] == 1).all()
     for other in ({"b": np.zeros(3)}, {"b": np.zeros(2), "c": np.zeros(2)}, {}):
-        monkeypatch.setattr(bundle, "load_drawing", lambda source, other=other: other)
+        prior_from(monkeypatch, lambda source, other=other: other)
         with pytest.raises(UserError, match="tower has no drawing decoder that fits"):
             loading(monkeypatch, stored, wanted, task)
-    monkeypatch.setattr(bundle, "load_drawing", lambda source: {})
+    prior_from(monkeypatch, lambda source: {})
     with pytest.raises(UserError, match="no drawing decoder that fits"):  # nor a place for one
         loading(monkeypatch, stored, {STEM: (3, 3, 3, 8)}, task)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="no drawing decoder that fits"):  # nor a slot
+        loading(monkeypatch, stored, wanted, task)

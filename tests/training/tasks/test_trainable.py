@@ -69,8 +69,14 @@ def test_low_rank_changes_are_added_times_alpha_over_rank(make_config):
 )
 def test_what_each_kind_trains(make_config, kind, paths):
     cfg = make_config(trainable=kind)
+    with cfg.unlocked():
+        cfg.model.unet.layout_size = 4  # its prior slot takes what another training made
     found = trainable.trained_paths(trainable.add_lora(PARAMS, cfg), cfg)
     assert found == paths
+
+
+def test_all_of_a_network_without_a_prior_is_refined(make_config):
+    assert trainable.trained_paths(PARAMS, make_config(trainable="refine")) == sorted(SHAPES)
 
 
 def test_a_network_without_attention_and_an_unknown_kind_are_refused(make_config):

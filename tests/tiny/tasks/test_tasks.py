@@ -1,4 +1,4 @@
-"""The tasks that train the frozen networks: what they show, measure and write."""
+"""The tasks of the small model's networks: what they show, measure and write."""
 
 import types
 
@@ -10,15 +10,14 @@ from ml_collections import ConfigDict
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.table import MultiViewTable
+from iso3d_jax.tiny import spatial_prior
 from iso3d_jax.tiny.tasks import autoencoder, image_tower, sampled_views
+from iso3d_jax.tiny.tasks.autoencoder import AutoencoderTask
+from iso3d_jax.tiny.tasks.image_tower import ImageTowerTask
+from iso3d_jax.tiny.tasks.sampled_views import SampledViewsTask
 from iso3d_jax.training import sharding
-from iso3d_jax.training.tasks import base, frozen_tasks
-from iso3d_jax.training.tasks.frozen_tasks import (
-    AutoencoderTask,
-    BaseTask,
-    ImageTowerTask,
-    SampledViewsTask,
-)
+from iso3d_jax.training.tasks import base
+from iso3d_jax.training.tasks.task import BaseTask
 from iso3d_jax.weights import bundle
 
 SIZE = 4
@@ -79,10 +78,11 @@ def loaded(monkeypatch):
     seeds = {("here", "train"): 1, ("here", "validation"): 2, ("there", "train"): 3,
              ("there", "validation"): 4}  # fmt: skip
     monkeypatch.setattr(
-        frozen_tasks.MultiViewTable, "load", lambda path, split: a_table(seed=seeds[path, split])
+        MultiViewTable, "load", lambda path, split: a_table(seed=seeds[path, split])
     )
-    monkeypatch.setattr(frozen_tasks, "split_params", lambda net: ("graph", {"net": net}))
-    monkeypatch.setattr(frozen_tasks, "merge_params", lambda graph, params: params["net"])
+    for module in (autoencoder, image_tower, sampled_views):
+        monkeypatch.setattr(module, "split_params", lambda net: ("graph", {"net": net}))
+        monkeypatch.setattr(module, "merge_params", lambda graph, params: params["net"])
 
 
 def autoencoder_config(init_from=""):
@@ -136,11 +136,11 @@ def test_each_task_writes_its_own_network(monkeypatch, tmp_path):
     task = object.__new__(ImageTowerTask)
     task.cfg = ConfigDict(dict(model="model"))
     task.export({"tower/a": 1, "decoder/b": 2, "decoder/tower/c": 3}, tmp_path)
-    want = {"clip": {"a": 1}, bundle.DRAWING: {"b": 2, "tower/c": 3}}
+    want = {"clip": {"a": 1}, spatial_prior.DRAWING: {"b": 2, "tower/c": 3}}
     assert saved.pop() == (tmp_path, ("made of", "model"), want, single)
     task = object.__new__(SampledViewsTask)
     task.model = types.SimpleNamespace(config="config", unet="U", clip="C")
-    monkeypatch.setattr(frozen_tasks, "split_params", lambda net: (None, net))
+    monkeypatch.setattr(sampled_views, "split_params", lambda net: (None, net))
     task.export("V", tmp_path)
     assert saved.pop() == (tmp_path, "config", {"unet": "U", "clip": "C", "vae": "V"}, {})
 
@@ -160,11 +160,11 @@ def tower(loaded, monkeypatch):
     monkeypatch.setattr(image_tower, "Batches", lambda cfg, table: asked.append(table) or "batches")
     monkeypatch.setattr(bundle, "build_network", lambda *a: asked.append(a) or "tower")
     monkeypatch.setattr(
-        frozen_tasks, "Drawing", lambda *a, rngs: asked.append((a, rngs)) or "decoder"
+        image_tower, "Drawing", lambda *a, rngs: asked.append((a, rngs)) or "decoder"
     )
     monkeypatch.setattr(image_tower, "TowerWithDecoder", lambda *a: a)
     monkeypatch.setattr(
-        frozen_tasks, "split_params",
+        image_tower, "split_params",
         lambda module: (module, {"tower/a": jnp.zeros(2), "decoder/b": jnp.zeros(3)}),
     )  # fmt: skip
     return asked
@@ -179,7 +179,7 @@ def test_a_tower_is_trained_on_all_sets_with_a_decoder_beside_it(tower, capsys):
         want = np.concatenate([a_table(seed=seed).images for seed in seeds])
         np.testing.assert_array_equal(found.images, want)
     assert built == ("clip", cfg.model, 9) and drawing == (16, 5, 16)
-    want = jax.random.key_data(frozen_tasks.nnx.Rngs(10)())
+    want = jax.random.key_data(image_tower.nnx.Rngs(10)())
     np.testing.assert_array_equal(jax.random.key_data(rngs()), want)
     assert task.graphdef == ("tower", "decoder")
 
@@ -188,7 +188,7 @@ def test_a_tower_goes_on_from_weights_that_fit(tower, monkeypatch):
     stored = {"clip": {"a": np.full(2, 5, np.float16)}}
     drawing = {"b": np.full(3, 6, np.float16)}
     monkeypatch.setattr(bundle, "load_weights", lambda path, names: stored)
-    monkeypatch.setattr(bundle, "load_drawing", lambda path: drawing)
+    monkeypatch.setattr(spatial_prior, "load_drawing", lambda path: drawing)
     params = ImageTowerTask(tower_config("base")).init_params
     assert {k: (float(w[0]), w.dtype) for k, w in params.items()} == {
         "tower/a": (5.0, jnp.float32), "decoder/b": (6.0, jnp.float32)
@@ -217,7 +217,7 @@ def test_a_towers_preview_is_the_picture_what_is_drawn_and_the_truth(monkeypatch
     model = types.SimpleNamespace(
         tower=types.SimpleNamespace(embed=lambda pictures: ("embedding of", pictures)), decoder=draw
     )
-    monkeypatch.setattr(frozen_tasks, "merge_params", lambda graph, params: model)
+    monkeypatch.setattr(image_tower, "merge_params", lambda graph, params: model)
     found = cells(task.preview({}), 8, 5)
     references = white(batch["reference"][:8])
     np.testing.assert_allclose(seen[0][0][1], references, atol=1e-5)
