@@ -164,11 +164,10 @@ def _check_settings(out: pathlib.Path, settings: dict):
     def refusal(found: list[Difference]) -> str:
         key, was, now = found[0]
         return (
-            f"{out} was rendered with --{key} {was or 0}, not {now}; give the same settings to go "
+            f"{out} was rendered with --{key} {was}, not {now}; give the same settings to go "
             "on with it, or another --out"
         )
 
-    # Sets from before an option have none of it.
     claim_folder(out / "settings.json", settings, refusal)
 
 

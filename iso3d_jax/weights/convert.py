@@ -40,9 +40,6 @@ def convert(
     Raises:
       UserError: what is not there, not weights, or does not fit.
     """
-    from iso3d_jax.weights import exporting
-    from iso3d_jax.weights.importing import import_weights
-
     places = [str(s) for s in ([sources] if isinstance(sources, str | Path) else sources)]
     if to not in LAYOUTS:
         raise UserError(f"--to {to}: there is no such layout, only {', '.join(LAYOUTS)}")
@@ -58,6 +55,9 @@ def convert(
     if leftovers and not Path(leftovers).is_file():
         raise UserError(f"--leftovers {leftovers}: there is no such file")
     report = report or (lambda done, total, key: None)
+    from iso3d_jax.weights import exporting  # these import JAX, which takes seconds
+    from iso3d_jax.weights.importing import import_weights
+
     if to == "jax":
         return _describe(import_weights(places, out, arch or {}, dtype, report))
     if to == "torch":

@@ -182,12 +182,11 @@ def test_a_folder_is_one_run_s_alone(tmp_path):
     claim_folder(file, {"a": (1, 2)}, refusal, write=False)  # another process notes it
     assert not file.exists()
     claim_folder(file, {"a": (1, 2), "free": 1}, refusal)
-    claim_folder(file, {"a": (1, 2), "free": 2, "late": 0}, refusal, free=("free",),
-                 missing={"late": 0})  # fmt: skip
+    claim_folder(file, {"a": (1, 2), "free": 2}, refusal, free=("free",))
     with pytest.raises(UserError, match="not yours: .*'a', was=.1, 2., now=3"):
         claim_folder(file, {"a": 3, "free": 1}, refusal)
     with pytest.raises(UserError, match="'late', was=None, now=5"):
-        ensure_same_run({}, {"late": 5}, refusal, missing={"late": 0})
+        ensure_same_run({}, {"late": 5}, refusal)
     file.write_text("{")
     with pytest.raises(UserError, match="facts.json is damaged"):
         claim_folder(file, {}, refusal)

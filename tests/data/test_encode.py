@@ -212,7 +212,7 @@ def test_the_commands_flags_reach_the_encoding(monkeypatch, tmp_path, capsys):
         ((("a", "test"), ("b", "test")), "vae v", "clip c",
          dict(variants=3, pictures=["c's own"])),
     ]  # fmt: skip
-    assert capsys.readouterr().out == f"{tmp_path / 'out'}: 4 MB of latents, 2 objects\n"
+    assert capsys.readouterr().out == f"{tmp_path / 'out'}: 4 MB of latents, 1 objects\n"
     assert (tmp_path / "out" / "encoded.json").exists()
     for pictures in (["framed", "launch"], ["framed", "centered"]):
         monkeypatch.setattr(encode, "_PICTURES", types.SimpleNamespace(value=pictures))

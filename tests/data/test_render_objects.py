@@ -157,6 +157,7 @@ def test_the_commands_flags_reach_the_rendering(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(render, "render_all", lambda *a: asked.append(a) or {})
     monkeypatch.setattr(render, "write_credits", lambda out: None)
     monkeypatch.setattr(multiview, "prepare", lambda rendered, out: asked.append((rendered, out)))
+    monkeypatch.setattr(multiview, "find_dataset", lambda path: path)
     write_folder(tmp_path / "m", ["a", "b"])
     names = dict(
         _ASSETS=[str(tmp_path / "m")], _OUT=str(tmp_path / "out"), _RESOLUTION=24, _SETS=3, _SEED=5,

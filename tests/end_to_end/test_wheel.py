@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -141,7 +140,7 @@ def test_data_training_and_scores(iso3d, desk, site):
     iso3d("evaluate", "--model", "runs/stage2", "--objects", 1, "--out", "scores",
           "--consistency_objects", 1)  # fmt: skip
     assert "consistency" in (desk / "scores" / "report.json").read_text()
-    iso3d("convert", "--from", "runs/stage2", "--to", "torch", "--out", "mine.ckpt")
-    assert zipfile.is_zipfile(desk / "mine.ckpt")
+    iso3d("convert", "--from", "runs/stage2", "--to", "compact", "--out", "compact")
+    assert (desk / "compact" / "model.safetensors").is_file()
     iso3d("compare", "--config", "comparison.py", "--runs", "method", "--out", "comparison")
     assert (desk / "comparison" / "table.md").is_file()

@@ -7,9 +7,9 @@ import pytest
 
 SCRIPT = """
 import json, sys, tempfile
-sys.path.insert(0, "tests/training")
+sys.path.insert(0, ".")
 import jax
-from conftest import SmallTask, small_config
+from tests.small_training import SmallTask, small_config
 from iso3d_jax.training.loop import fit
 curves = []
 for mix in sys.argv[1:]:

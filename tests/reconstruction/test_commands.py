@@ -131,7 +131,7 @@ def test_numbers_of_the_mesh_and_of_bad_steps_are_checked(small_config):
 
 
 def test_preset_follows_the_model(tmp_path):
-    assert default_config(["x"]).endswith("reconstruct.py:tiny")
+    assert default_config(["x"]) == "reconstruct:tiny"
     for resolution, preset in ((64, "tiny"), (256, "isotropic3d")):
         folder = tmp_path / str(resolution) / "model"
         folder.mkdir(parents=True, exist_ok=True)

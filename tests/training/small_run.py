@@ -8,6 +8,7 @@ of `python -m iso3d_jax.train`.
 
 import json
 import sys
+from pathlib import Path
 
 import jax
 
@@ -23,9 +24,10 @@ if __name__ == "__main__":
     )
     try:
         distributed.initialize(None)
-        from conftest import SmallTask, small_config
-
         from iso3d_jax.training.loop import fit
+
+        sys.path.insert(0, str(Path(__file__).parents[2]))
+        from tests.small_training import SmallTask, small_config
 
         changes = {k: json.loads(v) for k, v in (a.split("=", 1) for a in sys.argv[2:])}
         one_program = dict(single_view_share=0.0, reference_dropout=0.0)
