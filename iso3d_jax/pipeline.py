@@ -35,8 +35,6 @@ from iso3d_jax.weights import bundle, hub
 from iso3d_jax.weights.folders import find_bundle, model_digest
 from iso3d_jax.weights.publishing import push_model
 
-SMALL = 64  # pixels; models up to here are reconstructed by the preset `tiny`
-
 
 class Pipeline:
     """A model and what it makes of pictures. Made by `from_pretrained`.
@@ -220,7 +218,7 @@ class Pipeline:
         """A config of its own, which the caller's is not changed by."""
         if isinstance(config, ConfigDict):
             return ConfigDict(config.to_dict())
-        preset = default_preset(self.model.config.resolution) if preset is None else preset
+        preset = presets.preset_for(self.model.config.resolution) if preset is None else preset
         cfg = presets.get_config(preset)
         for key, value in (config or {}).items():
             _replace(cfg, key, value)
@@ -236,11 +234,6 @@ def reconstruct_with_page(model, picture, out, cfg, *, name: str = "", **options
     )  # fmt: skip
     print(f"all of it on one page: {result.page}")
     return result
-
-
-def default_preset(resolution: int) -> str:
-    """The preset of presets.reconstruct that suits a model of so many pixels."""
-    return "tiny" if resolution <= SMALL else "isotropic3d"
 
 
 def _replace(cfg: ConfigDict, key: str, value: Any) -> None:

@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from iso3d_jax.commands import command_line
+from iso3d_jax.presets import reconstruct as presets
 from iso3d_jax.weights.folders import TINY
 
 flags = command_line.flags_for(__name__)
@@ -46,10 +47,10 @@ def default_config(argv: list[str]) -> str:
             folder = Path(given).expanduser()
     for file in (folder / "model.json", folder / "model" / "model.json"):
         try:
-            resolution = json.loads(file.read_text()).get("resolution", 64)
+            resolution = json.loads(file.read_text()).get("resolution", presets.SMALL)
         except (OSError, ValueError, AttributeError):
             continue
-        return f"reconstruct:{'tiny' if resolution <= 64 else 'isotropic3d'}"
+        return f"reconstruct:{presets.preset_for(resolution)}"
     return "reconstruct:tiny"
 
 

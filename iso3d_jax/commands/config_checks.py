@@ -185,7 +185,6 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"guidance\.loss", one_of("x0", "sds")),
     (r"guidance\.scale", number(0, 1000)),
     (r"guidance\.rescale", SHARE),
-    (r"guidance\.mask", NOT_NEGATIVE),
     (r"guidance\.(low|high)", ramp(SHARE)),
     (r"loss\.\w+|draft\.(mask|hull|opaque|sparsity|orientation)", WEIGHT),
     (r"(reference|draft)\.fov_deg", FIELD_OF_VIEW),

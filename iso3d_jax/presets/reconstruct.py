@@ -30,6 +30,14 @@ SETS_ALL_ROUND = (
 )  # fmt: skip
 
 
+SMALL = 64  # pixels; models up to here are made for `tiny`
+
+
+def preset_for(resolution: int) -> str:
+    """The preset that suits a model of so many pixels."""
+    return "tiny" if resolution <= SMALL else "isotropic3d"
+
+
 def get_config(arg: str = "") -> ConfigDict:
     preset, options = config_presets.parse(arg, tuple(PRESETS), steps=0)
     steps = options.steps or PRESETS[preset]

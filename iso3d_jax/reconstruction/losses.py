@@ -97,11 +97,6 @@ def encode(
     return (mean + std * jax.random.normal(key, mean.shape)) * scale
 
 
-def decode(vae, latents: Float[Array, "N h w C"], spec: PriorSpec) -> Float[Array, "N H W 3"]:
-    """Pictures in [0, 1] of scaled latents."""
-    return jnp.clip(vae.decode(latents / spec.scale_factor) * 0.5 + 0.5, 0.0, 1.0)
-
-
 def white_mask(images: Float[Array, "... 3"], low=0.02, high=0.12) -> Float[Array, "..."]:
     """Soft masks of objects on white: how far the darkest channel is from white."""
     return jnp.clip((1.0 - jnp.min(images, -1) - low) / (high - low), 0.0, 1.0)

@@ -79,7 +79,9 @@ class Reconstruction:
         self, frames: int | None = None, resolution: int | None = None
     ) -> UInt8[np.ndarray, "F H W 3"]:
         """Colour pictures all round, from azimuth 0; the run's own number and size where None."""
-        config = self._with(video=dict(frames=frames, resolution=resolution))
+        config = ConfigDict(self.config.to_dict())
+        config.video.frames = frames or config.video.frames
+        config.video.resolution = resolution or config.video.resolution
         shown = surface.hardened(self.state, config, self.report["mesh"]["threshold"])
         return pictures.all_round(shown, config, config.video.frames).rgb
 
@@ -112,13 +114,6 @@ class Reconstruction:
             self.folder, self.state, self.config, path, texture=texture, faces=faces,
             resolution=resolution, threshold=threshold,
         )  # fmt: skip
-
-    def _with(self, **sections: dict) -> ConfigDict:
-        """The config with other values where they are not None."""
-        config = ConfigDict(self.config.to_dict())
-        for name, values in sections.items():
-            config[name].update({k: v for k, v in values.items() if v is not None})
-        return config
 
 
 def first_views(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.weights.hub import asking_for
 from iso3d_jax.weights.tensors import INDEX_SUFFIXES, SUFFIXES, LazyTensor, open_tensors
 from iso3d_jax.weights.torch_file import read_facts
 
@@ -113,11 +114,7 @@ def _download(place: str) -> Path:
     """Brings what is needed of a hub repository into the hub's own cache."""
     owner, name, *inside = place.split("/", 2)
     repo = f"{owner}/{name}"
-    try:
-        import huggingface_hub as hub
-
-        # Without a connection it warns of every attempt; what matters is the sentence below.
-        hub.logging.set_verbosity_error()
+    with asking_for(place) as hub:
         if inside:
             return Path(hub.hf_hub_download(repo, inside[0]))
         try:
@@ -127,14 +124,6 @@ def _download(place: str) -> Path:
         except Exception:  # no connection: what an earlier call brought
             return Path(hub.snapshot_download(repo, local_files_only=True))
         return Path(hub.snapshot_download(repo, allow_patterns=wanted))
-    except UserError:
-        raise
-    except Exception as error:  # its own, its HTTP client's and the socket's, by version
-        raise UserError(
-            f"no file or folder {place} is here, and the hub gave no such repository "
-            f"({type(error).__name__}); download it elsewhere and give its path, or check the name "
-            "and the connection"
-        ) from None
 
 
 def wanted_files(files: list[str], repo: str) -> list[str]:

@@ -143,13 +143,6 @@ def test_all_settings_reach_every_object_and_are_written_down(
     assert "4 objects, 2 to render, 0 left out" in capsys.readouterr().out
 
 
-def test_sets_from_before_an_option_had_none_of_it(tmp_path):
-    (tmp_path / "settings.json").write_text(json.dumps(dict(resolution=8)))
-    render._check_settings(tmp_path, dict(resolution=8, warp=0.0))
-    with pytest.raises(UserError, match="--warp 0, not 0.5"):
-        render._check_settings(tmp_path, dict(resolution=8, warp=0.5))
-
-
 def test_the_commands_flags_reach_the_rendering(monkeypatch, tmp_path, capsys):
     from absl import flags
 

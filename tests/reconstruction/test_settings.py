@@ -21,7 +21,7 @@ def test_the_field_s_numbers_are_the_config_s(small_config):
     assert want.blob_scale == 6.0 and want.hidden == 7 and want.radius == 0.8
     small_config.show.density_scale = 5.0
     assert settings.shown_field_spec(small_config) == dataclasses.replace(want, density_scale=5.0)
-    del small_config["show"]
+    small_config.show.density_scale = 1.0
     assert settings.shown_field_spec(small_config) == want
 
 
@@ -35,7 +35,7 @@ def test_the_render_s_numbers_are_the_config_s(small_config):
     assert low == RenderSpec(**given | {"chunk": 20})
     twice = dict(step_size=0.05, candidates=24.0, samples=12.0, alpha_threshold=0.01)
     assert settings.generous(RenderSpec(**given)) == RenderSpec(**given | twice)
-    del small_config["memory"]
+    small_config.memory = "normal"
     assert settings.render_spec(small_config).chunk == 80
 
 

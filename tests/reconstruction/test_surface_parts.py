@@ -137,10 +137,6 @@ def test_a_scene_is_hardened_about_its_surface_where_it_is_asked_for(small_confi
     assert hard.params["density"] is scene.params["density"] and hard.occs is scene.occs
     small_config.show.sharpness = 1.0
     assert surface.hardened(scene, small_config, 2.5) is scene
-    del small_config.show["sharpness"]
-    assert surface.hardened(scene, small_config, 2.5) is scene
-    del small_config["show"]
-    assert surface.hardened(scene, small_config, 2.5) is scene
 
 
 @pytest.fixture

@@ -83,18 +83,18 @@ def load_views(file: Path) -> np.ndarray:
     Raises:
       UserError: the file is damaged.
     """
-    try:
-        with np.load(file) as stored:
-            return stored["views"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        raise UserError(f"{file} is damaged; reconstruct into another --out") from None
+    return _read(file, "views")
 
 
 def load_prepared(file: Path) -> np.ndarray:
     """The picture of a run as its encoder saw it, [H, W, 3], from the file of its views."""
+    return _read(file, "prepared")
+
+
+def _read(file: Path, name: str) -> np.ndarray:
     try:
         with np.load(file) as stored:
-            return stored["prepared"]
+            return stored[name]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         raise UserError(f"{file} is damaged; reconstruct into another --out") from None
 

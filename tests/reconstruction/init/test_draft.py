@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.reconstruction import loop, state
@@ -77,14 +76,13 @@ def test_the_hull_is_asked_for_by_the_surface(cfg):
                                      (25.0, "hull", False)):  # fmt: skip
         cfg.mesh.threshold, cfg.show.surface = threshold, surface
         assert draft.wants_hull(cfg) == want
-    assert not draft.wants_hull(ConfigDict({"mesh": {}, "show": {}}))
-    assert not draft.wants_hull(ConfigDict({"mesh": {}}))
 
 
 def test_views_of_a_run_are_read_or_refused(tmp_path):
     file = tmp_path / "views.npz"
-    np.savez(file, views=drawn())
+    np.savez(file, views=drawn(), prepared=drawn()[0, 0])
     np.testing.assert_array_equal(draft.load_views(file), drawn())
+    np.testing.assert_array_equal(draft.load_prepared(file), drawn()[0, 0])
     np.savez(file, pictures=drawn())
     with pytest.raises(UserError, match=r"views\.npz is damaged; reconstruct into another --out"):
         draft.load_views(file)
