@@ -24,6 +24,7 @@ if os.environ.get("CHECK_TYPES") == "1":
     install_import_hook("iso3d_jax", "tests.typechecker.check")
 
 from iso3d_jax.commands import command_line  # noqa: E402
+from tests.fork_server import ForkServer  # noqa: E402
 
 command_line.use_compilation_cache()
 
@@ -56,24 +57,27 @@ def _keys(request):
 
 
 @pytest.fixture(scope="session")
-def run_python():
+def run_python(tmp_path_factory):
     """Runs `python ARGS...` in the repository's folder; returns the finished process.
 
-    Keywords are environment variables; None takes one away.
+    Keywords are environment variables; None takes one away. A module with no variables of its own
+    is forked from a process that has imported the libraries.
     """
+    server = ForkServer(tmp_path_factory.mktemp("commands"))
 
-    def run(*args, timeout=1800, **environment):
-        environment = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    def run(*args, timeout=1800, **variables):
+        arguments = [str(arg) for arg in args]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
+        environment = {name: value for name, value in environment.items() if value is not None}
+        if arguments[0] == "-m" and not variables:
+            return server.run(arguments[1:], environment, timeout)
         return subprocess.run(
-            [sys.executable, *map(str, args)],
-            cwd=ROOT,
-            env={name: value for name, value in environment.items() if value is not None},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
+            [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True,
+            text=True, timeout=timeout,
+        )  # fmt: skip
 
-    return run
+    yield run
+    server.close()
 
 
 HOLDER = """

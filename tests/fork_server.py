@@ -1,0 +1,117 @@
+"""Starts commands from a process that has imported the libraries already.
+
+Two and a half seconds of every command are imports, and the tests start more than a hundred. A
+command that is forked from here is otherwise one of its own: its module is run as `python -m` runs
+it, with its own folder, arguments, environment, outputs, exit handlers and status. JAX starts no
+thread before it is asked for a device, and nothing here asks.
+
+    python tests/fork_server.py     reads requests, a line of JSON each, from its input
+"""
+
+import atexit
+import contextlib
+import importlib
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+LIBRARIES = (
+    "jax", "jax.numpy", "flax.nnx", "optax", "orbax.checkpoint", "ml_collections.config_flags",
+    "absl.app", "PIL.Image", "scipy.ndimage", "trimesh", "jaxtyping",
+)  # fmt: skip
+
+
+def serve() -> None:
+    """Forks a command for each request; answers with the process's number, then its status."""
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    for line in sys.stdin:
+        request = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            _run(request)  # does not come back
+        print(pid, flush=True)
+        _, status = os.waitpid(pid, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def _run(request) -> None:
+    """What `python -m MODULE ARGS` does, in the forked process."""
+    code = 1
+    with contextlib.suppress(BaseException):
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        null = os.open(os.devnull, os.O_RDONLY)
+        out, err = (
+            os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            for name in ("stdout", "stderr")
+        )
+        for file, number in ((null, 0), (out, 1), (err, 2)):
+            os.dup2(file, number)
+        os.environ.clear()
+        os.environ.update(request["environment"])
+        os.chdir(ROOT)
+        module, *arguments = request["arguments"]
+        sys.argv, sys.path[0] = [module, *arguments], str(ROOT)
+        code = _status(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True))
+        threading._shutdown()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+def _status(program) -> int:
+    """Runs it; the status that Python would exit with."""
+    try:
+        program()
+    except SystemExit as stop:
+        if stop.code is None or isinstance(stop.code, int):
+            return stop.code or 0
+        print(stop.code, file=sys.stderr)
+        return 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+class ForkServer:
+    """The other side: starts `serve` when a command is first asked for."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.process: subprocess.Popen | None = None
+
+    def run(self, arguments: list[str], environment: dict, timeout: float):
+        """Runs `python -m ARGUMENTS...` in the repository's folder; as `subprocess.run` does."""
+        if self.process is None:
+            self.process = subprocess.Popen(
+                [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+        assert self.process.stdin is not None and self.process.stdout is not None
+        outputs = {name: str(self.folder / name) for name in ("stdout", "stderr")}
+        request = {"arguments": arguments, "environment": environment, **outputs}
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        pid = int(self.process.stdout.readline())
+        too_late = threading.Timer(timeout, os.kill, (pid, signal.SIGKILL))
+        too_late.start()
+        code = int(self.process.stdout.readline())
+        too_late.cancel()
+        said = [Path(outputs[name]).read_text() for name in ("stdout", "stderr")]
+        return subprocess.CompletedProcess(arguments, code, *said)
+
+    def close(self) -> None:
+        if self.process is not None:
+            self.process.communicate()
+
+
+if __name__ == "__main__":
+    serve()
