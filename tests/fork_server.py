@@ -93,7 +93,8 @@ class ForkServer:
         """Runs `python -m ARGUMENTS...` in the repository's folder; as `subprocess.run` does."""
         if self.process is None:
             self.process = subprocess.Popen(
-                [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                [sys.executable, __file__], text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                 env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # its threads do not survive a fork
             )  # fmt: skip
         assert self.process.stdin is not None and self.process.stdout is not None
