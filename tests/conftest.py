@@ -23,8 +23,11 @@ import tests.typechecker  # noqa: E402, F401 (jaxtyping finds it by name)
 if os.environ.get("CHECK_TYPES") == "1":
     install_import_hook("iso3d_jax", "tests.typechecker.check")
 
+# Small programs too are compiled once for all processes.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
 from iso3d_jax.commands import command_line  # noqa: E402
-from tests.fork_server import ForkServer  # noqa: E402
+from tests.fork_server import FAST_COMPILING, ForkServer  # noqa: E402
 
 command_line.use_compilation_cache()
 
@@ -67,7 +70,7 @@ def run_python(tmp_path_factory):
 
     def run(*args, timeout=1800, **variables):
         arguments = [str(arg) for arg in args]
-        environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
+        environment = os.environ | {"PYTHONPATH": str(ROOT)} | FAST_COMPILING | variables
         environment = {name: value for name, value in environment.items() if value is not None}
         if arguments[0] == "-m" and not variables:
             return server.run(arguments[1:], environment, timeout)

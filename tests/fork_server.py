@@ -22,6 +22,8 @@ import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+# Commands that tests start compile fast, for their programs run a few times each.
+FAST_COMPILING = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 LIBRARIES = (
     "jax", "jax.numpy", "flax.nnx", "optax", "orbax.checkpoint", "ml_collections.config_flags",
     "absl.app", "PIL.Image", "scipy.ndimage", "trimesh", "jaxtyping",

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from iso3d_jax.__main__ import COMMANDS
+from tests.fork_server import FAST_COMPILING
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "iso3d_jax" / "data" / "examples"
@@ -70,7 +71,8 @@ def iso3d(site, desk):
         process = subprocess.run(
             [str(site / "bin" / "iso3d"), *map(str, args)], cwd=desk, capture_output=True,
             text=True, timeout=900,
-            env=os.environ | {"PYTHONPATH": str(site), "HOME": str(desk)} | environment,
+            env=os.environ | FAST_COMPILING | {"PYTHONPATH": str(site), "HOME": str(desk)}
+            | environment,
         )  # fmt: skip
         assert process.returncode == 0, process.stderr
         return process.stdout
@@ -133,7 +135,9 @@ def test_data_training_and_scores(iso3d, desk, site):
     iso3d(*encode, "--vae", weights, "--clip", weights)
     small = (
         "--config.steps=2", "--config.batch_size=2", "--config.warmup_steps=0",
-        "--config.data_encoded=encoded",
+        "--config.data_encoded=encoded", "--config.model.unet.model_channels=16",
+        "--config.model.unet.channel_mult=(1,)", "--config.model.unet.attention_resolutions=(1,)",
+        "--config.model.unet.num_head_channels=8", "--config.model.unet.num_groups=4",
     )  # fmt: skip
     iso3d("train", "--config", "stage1:tiny", "--workdir", "runs/stage1", *small)
     iso3d("train", "--config", "configs/stage2.py:tiny", "--out", "runs/stage2", *small)
