@@ -6,6 +6,7 @@ are divided by the number of views, B * V.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -13,8 +14,26 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from iso3d_jax.diffusion import schedule
+from iso3d_jax.guidance.annealing import Ramp
 
 LOSSES = ("x0", "sds")
+
+
+@dataclasses.dataclass(frozen=True)
+class GuidanceSpec:
+    """The numbers of score distillation.
+
+    Attributes:
+      loss: 'x0' or 'sds', see `guidance_loss`.
+      scale, rescale: see `guided_x0`.
+      low, high: of the timesteps, shares of the schedule, see `annealing.draw_timestep`.
+    """
+
+    loss: str
+    scale: float
+    rescale: float
+    low: Ramp
+    high: Ramp
 
 
 def predict_both(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -26,34 +27,37 @@ class Views(NamedTuple):
         return rays_o.reshape(-1, 3), rays_d.reshape(-1, 3), c2w[..., :3, 3].reshape(-1, 3)
 
 
-def draw(
-    key: jax.Array,
-    groups: int,
-    views: int,
-    *,
-    fov_deg: tuple[float, float],
-    elevation_deg: tuple[float, float],
-    distance: tuple[float, float],
-) -> Views:
+@dataclasses.dataclass(frozen=True)
+class CameraSpec:
+    """What random cameras are drawn from.
+
+    Attributes:
+      fov_deg, elevation_deg: ranges in degrees.
+      distance: range in units of 1 / tan(fov / 2), so that the object fills the picture alike.
+    """
+
+    fov_deg: tuple[float, float]
+    elevation_deg: tuple[float, float]
+    distance: tuple[float, float]
+
+
+def draw(key: jax.Array, groups: int, views: int, spec: CameraSpec) -> Views:
     """Draws groups of orthogonal views.
 
     Elevation is uniform in degrees or uniform over the sphere's height, half of the time each;
     view k of a group has its azimuth in [360 k / views, 360 (k + 1) / views).
-
-    Args:
-      fov_deg, elevation_deg: ranges in degrees.
-      distance: range in units of 1 / tan(fov / 2), so that the object fills the picture alike.
     """
     k_kind, k_elevation, k_azimuth, k_fov, k_distance = jax.random.split(key, 5)
-    low, high = elevation_deg
+    low, high = spec.elevation_deg
     share = jax.random.uniform(k_elevation, (groups, 1))
     by_angle = low + (high - low) * share
     first, last = (low + 90.0) / 180.0, (high + 90.0) / 180.0
     by_height = jnp.rad2deg(jnp.arcsin(2.0 * (first + (last - first) * share) - 1.0))
     elevation = jnp.where(jax.random.bernoulli(k_kind), by_angle, by_height)
     start = jax.random.uniform(k_azimuth, (groups,)) * (360.0 / views)
-    fov = jax.random.uniform(k_fov, (groups, 1), minval=fov_deg[0], maxval=fov_deg[1])
-    scale = jax.random.uniform(k_distance, (groups, 1), minval=distance[0], maxval=distance[1])
+    fov = jax.random.uniform(k_fov, (groups, 1), minval=spec.fov_deg[0], maxval=spec.fov_deg[1])
+    near, far = spec.distance
+    scale = jax.random.uniform(k_distance, (groups, 1), minval=near, maxval=far)
     shape = (groups, views)
     return Views(
         jnp.broadcast_to(elevation, shape),

@@ -15,7 +15,8 @@ import pytest
 
 from iso3d_jax.commands import config_files
 from iso3d_jax.nerf import occupancy, render
-from iso3d_jax.reconstruction import cameras, losses, settings, state
+from iso3d_jax.reconstruction import cameras, losses, state
+from iso3d_jax.reconstruction.spec import make_spec
 from iso3d_jax.reconstruction.step import update_occupancy
 
 CONFIG = Path(__file__).parents[2] / "configs" / "reconstruct.py"
@@ -48,21 +49,20 @@ def nerfacc_opacity(rays_o, rays_d, occs, alpha_thre):
 
 @pytest.fixture(scope="module")
 def cfg():
-    return config_files.load_config(f"{CONFIG}:isotropic3d")
+    return make_spec(config_files.load_config(f"{CONFIG}:isotropic3d"))
 
 
 @pytest.fixture(scope="module")
 def scene(cfg):
     """The state of the first iteration when it renders: the grid was measured once."""
-    frozen = settings.freeze(cfg)
-    return jax.jit(lambda s: update_occupancy(s, jax.random.key(5), frozen))(state.start(cfg))
+    return jax.jit(lambda s: update_occupancy(s, jax.random.key(5), cfg))(state.start(cfg))
 
 
 @pytest.fixture(scope="module")
 def seen(cfg):
     """(rgb, opacity) and scalars of rays, as in a training iteration."""
     weight = types.SimpleNamespace(orientation=10.0, sparsity=0.0, opaque=0.0)
-    fn = functools.partial(losses._scene, cfg=settings.freeze(cfg), weight=weight)
+    fn = functools.partial(losses._scene, spec=cfg, weight=weight)
     return jax.jit(lambda params, grid, rays: fn(
         tuple(jax.random.split(jax.random.key(1))), (params, grid, None, None), rays
     ))  # fmt: skip
@@ -102,7 +102,7 @@ def test_the_preset_has_room_for_the_samples_of_its_first_iteration(cfg, scene, 
     for phase, (_, _, groups) in enumerate(cfg.phases):
         for seed in range(3):
             key = jax.random.fold_in(jax.random.key(seed), phase)
-            views = cameras.draw(key, groups, cfg.views, **cfg.camera.to_dict())
+            views = cameras.draw(key, groups, cfg.views, cfg.camera)
             shares = []
             for group in range(groups):  # one after another: the slots are shared evenly
                 rays = cameras.Views(*(x[group] for x in views)).rays(12)[:2]
@@ -114,8 +114,8 @@ def test_the_preset_has_room_for_the_samples_of_its_first_iteration(cfg, scene, 
 
 def test_pictures_drop_what_was_too_thin_to_be_optimised(cfg, scene):
     """Half as long steps keep samples at the same density, both where the mean is lower and not."""
-    grid, whole = state.grid_of(scene, cfg), settings.render_spec(cfg)
-    half = settings.generous(whole)
+    grid, whole = state.grid_of(scene, cfg), cfg.rays
+    half = cfg.rays_shown
     assert half.step_size == whole.step_size / 2
     for mean in (grid.mean, jnp.float32(100.0)):
         thin, wide = (
@@ -131,7 +131,7 @@ def test_thinned_samples_are_dropped_at_the_same_density(cfg, scene):
     spec = render.RenderSpec(candidates=8.0, samples=8.0)
     grid = occupancy.Grid(scene.occs > 0, jnp.float32(1e9))  # more cells than there is room for
     place = jax.jit(render.place_samples, static_argnums=(5, 6))
-    samples, wanted = place(None, scene.params, *rays, grid, spec, settings.field_spec(cfg))
+    samples, wanted = place(None, scene.params, *rays, grid, spec, cfg.field)
     assert float(wanted[0]) > 4 and float(samples.length.max()) > 4 * STEP
     x = np.asarray(render.points(*rays, samples.ray, samples.t), np.float64)
     thinnest = blob(x)[np.asarray(samples.valid)].min()

@@ -7,14 +7,14 @@ from scipy import stats
 
 from iso3d_jax.reconstruction import cameras
 
-RANGES = dict(fov_deg=(20.0, 50.0), elevation_deg=(-20.0, 40.0), distance=(0.8, 1.2))
+RANGES = cameras.CameraSpec(fov_deg=(20.0, 50.0), elevation_deg=(-20.0, 40.0), distance=(0.8, 1.2))
 
 
 @jax.jit
 def draws(key):
     """4,000 iterations of two groups of three views."""
     keys = jax.random.split(key, 4000)
-    return jax.vmap(lambda key: cameras.draw(key, 2, 3, **RANGES))(keys)
+    return jax.vmap(lambda key: cameras.draw(key, 2, 3, RANGES))(keys)
 
 
 def test_cameras_are_drawn_from_their_distributions():

@@ -10,7 +10,7 @@ from iso3d_jax.nerf import field
 from iso3d_jax.reconstruction import cameras
 from iso3d_jax.reconstruction.init import draft
 from iso3d_jax.reconstruction.init.hull import cell_middles, hull_loss, visual_hull
-from iso3d_jax.reconstruction.settings import field_spec
+from iso3d_jax.reconstruction.spec import make_spec
 
 RADIUS = 0.6
 
@@ -57,7 +57,7 @@ def test_hull_of_a_ball_is_the_ball_and_a_little_more():
 def test_the_loss_fills_the_hull_and_empties_the_rest(small_config):
     views, mask = views_of_a_ball()
     hull = visual_hull(mask, views, resolution=16, radius=1.0)
-    spec = field_spec(small_config)
+    spec = make_spec(small_config).field
     params = field.init(jax.random.key(0), spec)
 
     def loss(params):
@@ -75,13 +75,13 @@ def test_the_loss_fills_the_hull_and_empties_the_rest(small_config):
 
 
 def test_a_draft_has_the_hull_of_all_its_sets_where_it_is_asked_for(small_config, red_square):
-    cfg = draft.config_of(small_config, 16)
+    cfg = small_config
     cfg.draft.sets = ((0.0, 15.0), (45.0, 0.0))
     sets = np.broadcast_to(red_square, (2, 4, 16, 16, 3))
     cfg.draft.hull = 0.0
-    assert draft.source_of(sets, cfg).hull is None
+    assert draft.source_of(sets, make_spec(cfg)).hull is None
     cfg.draft.hull, cfg.draft.hull_resolution = 1.0, 24
-    hull = np.asarray(draft.source_of(sets, cfg).hull)
+    hull = np.asarray(draft.source_of(sets, make_spec(cfg)).hull)
     assert hull.shape == (24, 24, 24)
     assert hull[11:13, 11:13, 11:13].min() == 1 and hull[:, :, 0].max() == 0
 
