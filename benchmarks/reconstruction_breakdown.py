@@ -26,10 +26,11 @@ from measuring import machine, report  # noqa: E402
 from iso3d_jax import sampling  # noqa: E402
 from iso3d_jax.commands import config_files  # noqa: E402
 from iso3d_jax.data.pictures import load_picture  # noqa: E402
+from iso3d_jax.geometry import camera_sets  # noqa: E402
 from iso3d_jax.geometry.cameras import camera_condition  # noqa: E402
 from iso3d_jax.guidance import sds  # noqa: E402
 from iso3d_jax.nerf import field, render  # noqa: E402
-from iso3d_jax.reconstruction import cameras, losses, run, state, step  # noqa: E402
+from iso3d_jax.reconstruction import losses, run, state, step  # noqa: E402
 from iso3d_jax.reconstruction.spec import check, make_spec  # noqa: E402
 from iso3d_jax.weights.bundle import load_model  # noqa: E402
 
@@ -60,7 +61,7 @@ def programs(spec, prior, denoiser_spec, scene, phase: int) -> dict[str, tuple]:
     _, resolution, groups = spec.phases[phase]
     rendering, shape = spec.rays, spec.field
     key = jax.random.key(0)
-    views = cameras.draw(key, groups, spec.views, spec.camera)
+    views = camera_sets.sample_cameras(key, groups, spec.views, spec.camera)
     rays_o, rays_d, _ = views.rays(resolution)
     grid = state.grid_of(scene, spec)
     count = groups * spec.views

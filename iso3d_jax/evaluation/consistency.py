@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from iso3d_jax.geometry.camera_sets import Cameras, given_cameras
 from iso3d_jax.metrics.pixels import psnr
 from iso3d_jax.reconstruction import pictures, state
-from iso3d_jax.reconstruction.cameras import Views
 from iso3d_jax.reconstruction.init import draft
 from iso3d_jax.reconstruction.losses import DenoiserSpec
 from iso3d_jax.reconstruction.spec import DraftSpec, ReconstructionSpec
@@ -61,24 +61,16 @@ def cameras_of(
     draft_spec: DraftSpec,
     fov_deg=None,
     distance=None,
-) -> Views:
+) -> Cameras:
     """Cameras of V views; field of view and distance are the draft's unless given."""
-    shape = (1, len(azimuth_deg))
-    fov = jnp.broadcast_to(
-        jnp.float32(draft_spec.fov_deg if fov_deg is None else fov_deg), shape
+    return given_cameras(
+        azimuth_deg, elevation_deg, draft_spec.fov_deg if fov_deg is None else fov_deg,
+        scale=draft_spec.distance, distance=distance,
     )  # fmt: skip
-    if distance is None:
-        distance = draft_spec.distance / jnp.tan(jnp.deg2rad(fov) / 2)
-    return Views(
-        jnp.asarray(elevation_deg, jnp.float32)[None],
-        jnp.asarray(azimuth_deg, jnp.float32)[None],
-        fov,
-        jnp.broadcast_to(jnp.asarray(distance, jnp.float32), shape),
-    )
 
 
 def explain(
-    views: Float[np.ndarray, "V H W 3"], cameras: Views, spec: ReconstructionSpec
+    views: Float[np.ndarray, "V H W 3"], cameras: Cameras, spec: ReconstructionSpec
 ) -> tuple[float, Float[np.ndarray, "V H W 3"]]:
     """Fits one radiance field to the views.
 

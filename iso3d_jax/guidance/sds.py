@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from iso3d_jax.diffusion import schedule
+from iso3d_jax.diffusion import ddim, schedule
 from iso3d_jax.guidance.annealing import Ramp
 
 LOSSES = ("x0", "sds")
@@ -85,7 +85,7 @@ def guided_x0(
     Returns:
       (eps_guided, x0), both of z_t's shape.
     """
-    output = output_uncond + scale * (output_cond - output_uncond)
+    output = ddim.guide(output_uncond, output_cond, scale)
     eps, x0 = schedule.to_eps_x0(output, z_t, alpha_bar, parameterization)
     if rescale > 0:
         _, x0_cond = schedule.to_eps_x0(output_cond, z_t, alpha_bar, parameterization)

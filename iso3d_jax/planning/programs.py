@@ -18,8 +18,9 @@ from ml_collections import ConfigDict
 
 from iso3d_jax import sampling
 from iso3d_jax.data import encode
+from iso3d_jax.geometry import camera_sets
 from iso3d_jax.planning import compile_for
-from iso3d_jax.reconstruction import cameras, losses, pictures, state
+from iso3d_jax.reconstruction import losses, pictures, state
 from iso3d_jax.reconstruction.init import draft
 from iso3d_jax.reconstruction.losses import Denoiser, DenoiserSpec, Pictures
 from iso3d_jax.reconstruction.spec import ReconstructionSpec, make_spec
@@ -141,7 +142,7 @@ def _reconstruction(unet, vae, config: ConfigDict, spec: ReconstructionSpec) -> 
     )  # fmt: skip
     first = _shapes_of(jax.eval_shape(lambda: state.start(fitted)))
     yield Program("draft", run(fitted, 0), (first, seen, _shape((), jnp.int32)))
-    ring = _shapes_of(cameras.ring(4, **pictures.SHOW))
+    ring = _shapes_of(camera_sets.ring(4, **pictures.SHOW))
     show = functools.partial(
         pictures._render_views.__wrapped__, resolution=spec.video.resolution,
         render_spec=spec.rays_shown, field_spec=spec.field,

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
+from iso3d_jax.geometry import camera_sets
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.guidance import regularizers, sds
 from iso3d_jax.guidance.annealing import draw_timestep
 from iso3d_jax.nerf import field, render, shading
 from iso3d_jax.nerf.occupancy import Grid
-from iso3d_jax.reconstruction import cameras, parallel
+from iso3d_jax.reconstruction import parallel
 from iso3d_jax.reconstruction.init.hull import hull_loss
 from iso3d_jax.reconstruction.spec import ReconstructionSpec
 
@@ -180,7 +181,7 @@ def reference_loss(
     if prior.picture is None or prior.mask is None:
         raise ValueError("loss.reference_l2 needs a Denoiser with the picture and its mask")
     r = spec.reference
-    rays_o, rays_d, _ = cameras.ring(1, r.elevation_deg, r.fov_deg, r.distance).rays(resolution)
+    rays_o, rays_d, _ = camera_sets.ring(1, r.elevation_deg, r.fov_deg, r.distance).rays(resolution)
     rendering, _, _ = render.render(key, params, rays_o, rays_d, grid, spec.rays, spec.field)
     wanted = jnp.concatenate([prior.picture, prior.mask[..., None]], -1)
     wanted = jax.image.resize(wanted, (resolution, resolution, 4), "linear").reshape(-1, 4)
@@ -196,7 +197,7 @@ def sds_losses(
     """Losses of one SDS iteration, unweighted, and what else is worth reporting."""
     k_camera, k_render, k_encode, k_noise, k_t, k_light, k_normal = jax.random.split(key, 7)
     _, resolution, groups = spec.phases[phase]
-    views = cameras.draw(k_camera, groups, spec.views, spec.camera)
+    views = camera_sets.sample_cameras(k_camera, groups, spec.views, spec.camera)
     rays_o, rays_d, position = views.rays(resolution)
     kind = ambient = None
     rays = rays_o, rays_d

@@ -19,9 +19,9 @@ from iso3d_jax.core.files import atomic_path
 from iso3d_jax.core.images import to_uint8
 from iso3d_jax.core.progress import Progress
 from iso3d_jax.data import grids
+from iso3d_jax.geometry import camera_sets
+from iso3d_jax.geometry.camera_sets import Cameras
 from iso3d_jax.nerf import render
-from iso3d_jax.reconstruction import cameras
-from iso3d_jax.reconstruction.cameras import Views
 from iso3d_jax.reconstruction.losses import Pictures, white_mask
 from iso3d_jax.reconstruction.spec import ReconstructionSpec
 from iso3d_jax.reconstruction.state import State, grid_of
@@ -39,7 +39,7 @@ def _render_views(params, grid, views, *, resolution, render_spec, field_spec):
 
 
 def render_views(
-    state: State, views: Views, resolution: int, spec: ReconstructionSpec, label: str = ""
+    state: State, views: Cameras, resolution: int, spec: ReconstructionSpec, label: str = ""
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Renders one group of views for looking at, four at a time.
 
@@ -57,7 +57,7 @@ def render_views(
         index = jnp.minimum(jnp.arange(first, first + 4), count - 1)
         return jax.device_get(
             _render_views(
-                state.params, grid, Views(*(x[:, index] for x in views)),
+                state.params, grid, Cameras(*(x[:, index] for x in views)),
                 resolution=resolution, render_spec=spec.rays_shown, field_spec=spec.field,
             )
         )  # fmt: skip
@@ -78,7 +78,7 @@ def render_views(
 
 def strip(state: State, spec: ReconstructionSpec, resolution: int, views: int = 4) -> np.ndarray:
     """Colour above normals, `views` wide, uint8; the first column is the picture's side."""
-    rgb, opacity, _, normal = render_views(state, cameras.ring(views, **SHOW), resolution, spec)
+    rgb, opacity, _, normal = render_views(state, camera_sets.ring(views, **SHOW), resolution, spec)
     shaded = normal_colours(normal, opacity)
     return to_uint8(np.concatenate([np.concatenate(list(rgb), 1), np.concatenate(list(shaded), 1)]))
 
@@ -108,7 +108,7 @@ def all_round(state: State, spec: ReconstructionSpec, count: int, label: str = "
     Args:
       label: what they are, on a line of progress; '' shows none.
     """
-    views = cameras.ring(count, **SHOW)
+    views = camera_sets.ring(count, **SHOW)
     rgb, opacity, _, normal = render_views(state, views, spec.video.resolution, spec, label)
     return Turntable(to_uint8(rgb), to_uint8(normal_colours(normal, opacity)), to_uint8(opacity))
 
@@ -163,7 +163,7 @@ def sheet_of_sheets(path: Path, sheets: Sequence[Path], views: int) -> None:
 
 
 def from_views(
-    images: Float[Array, "V H W 3"], views: Views, mask: Float[Array, "V H W"] | None = None,
+    images: Float[Array, "V H W 3"], views: Cameras, mask: Float[Array, "V H W"] | None = None,
     hull: Float[Array, "G G G"] | None = None,
 ) -> Pictures:  # fmt: skip
     """The pixels of given pictures as rays with colours and masks.

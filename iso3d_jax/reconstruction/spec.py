@@ -13,11 +13,11 @@ from typing import Any, TypeAlias
 from iso3d_jax.commands import config_checks
 from iso3d_jax.core import specs
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.geometry.camera_sets import CameraSpec
 from iso3d_jax.guidance.annealing import Ramp
 from iso3d_jax.guidance.sds import GuidanceSpec
 from iso3d_jax.nerf.field import FieldSpec
 from iso3d_jax.nerf.render import RenderSpec
-from iso3d_jax.reconstruction.cameras import CameraSpec
 
 Range: TypeAlias = tuple[float, float]
 

@@ -12,11 +12,11 @@ from jaxtyping import Array
 
 from iso3d_jax.core.errors import EmptySurface
 from iso3d_jax.core.progress import Report, Steps, silent
+from iso3d_jax.geometry import camera_sets
 from iso3d_jax.geometry.cameras import camera_to_world
 from iso3d_jax.mesh import drawing, files, isosurface, texture
 from iso3d_jax.nerf import field, render, sampling
 from iso3d_jax.nerf.field import FieldSpec
-from iso3d_jax.reconstruction import cameras
 from iso3d_jax.reconstruction.init.hull import cell_middles
 from iso3d_jax.reconstruction.pictures import SHOW, Turntable, all_round
 from iso3d_jax.reconstruction.spec import ReconstructionSpec
@@ -104,7 +104,7 @@ def choose_threshold(
     Raises:
       EmptySurface: the scene is empty from all sides.
     """
-    views = cameras.ring(4, 15.0, 40.0, 1.1, start=20.0)
+    views = camera_sets.ring(4, 15.0, 40.0, 1.1, start=20.0)
     opacity, largest = jax.device_get(
         _silhouettes(
             state.params,

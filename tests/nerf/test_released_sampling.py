@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from iso3d_jax.commands import config_files
+from iso3d_jax.geometry import camera_sets
 from iso3d_jax.nerf import occupancy, render
-from iso3d_jax.reconstruction import cameras, losses, state
+from iso3d_jax.reconstruction import losses, state
 from iso3d_jax.reconstruction.spec import make_spec
 from iso3d_jax.reconstruction.step import update_occupancy
 
@@ -77,7 +78,7 @@ def test_the_first_iteration_has_the_samples_that_nerfacc_takes(cfg, scene, seen
     assert occs.mean() == pytest.approx(mean, rel=0.01) and mean == pytest.approx(1.33e-3, rel=0.01)
     assert float(grid.alpha_threshold(0.01, STEP)) == pytest.approx(occs.mean(), rel=1e-5)
 
-    rays = cameras.ring(1, 15.0, 40.0, 0.8, start=20.0).rays(24)[:2]  # as near as cameras come
+    rays = camera_sets.ring(1, 15.0, 40.0, 0.8, start=20.0).rays(24)[:2]  # as near as cameras come
     (_, opacity), scalars = seen(scene.params, grid, rays)
     assert float(scalars["wanted_candidates"]) <= 1 and float(scalars["wanted_samples"]) <= 1
     opacity = np.asarray(opacity)
@@ -102,10 +103,10 @@ def test_the_preset_has_room_for_the_samples_of_its_first_iteration(cfg, scene, 
     for phase, (_, _, groups) in enumerate(cfg.phases):
         for seed in range(3):
             key = jax.random.fold_in(jax.random.key(seed), phase)
-            views = cameras.draw(key, groups, cfg.views, cfg.camera)
+            views = camera_sets.sample_cameras(key, groups, cfg.views, cfg.camera)
             shares = []
             for group in range(groups):  # one after another: the slots are shared evenly
-                rays = cameras.Views(*(x[group] for x in views)).rays(12)[:2]
+                rays = camera_sets.Cameras(*(x[group] for x in views)).rays(12)[:2]
                 scalars = seen(scene.params, grid, rays)[1]
                 shares.append([float(scalars[name]) for name in losses.WANTED])
             wanted = np.mean(shares, 0)
@@ -127,7 +128,7 @@ def test_pictures_drop_what_was_too_thin_to_be_optimised(cfg, scene):
 
 def test_thinned_samples_are_dropped_at_the_same_density(cfg, scene):
     """A candidate that stands for several steps is as thin as one of them."""
-    rays = cameras.ring(1, 15.0, 40.0, 0.8, start=20.0).rays(12)[:2]
+    rays = camera_sets.ring(1, 15.0, 40.0, 0.8, start=20.0).rays(12)[:2]
     spec = render.RenderSpec(candidates=8.0, samples=8.0)
     grid = occupancy.Grid(scene.occs > 0, jnp.float32(1e9))  # more cells than there is room for
     place = jax.jit(render.place_samples, static_argnums=(5, 6))

@@ -12,11 +12,11 @@ SCRIPT = """
 import json, os, signal, sys, threading, time
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
+from iso3d_jax.geometry import camera_sets
 from iso3d_jax.commands import config_files
-from iso3d_jax.reconstruction import batch, cameras, loop, losses, pictures, run, state
-from iso3d_jax.reconstruction.init import draft
-from iso3d_jax.weights.bundle import Model
+from iso3d_jax.reconstruction import batch, loop, losses, pictures, run, state
 from iso3d_jax.reconstruction.spec import make_spec
+from iso3d_jax.weights.bundle import Model
 
 folder, out, config = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 cfg = config_files.load_config(config + ":tiny,steps=4")
@@ -37,7 +37,7 @@ def reconstruct(model, picture, folder, cfg, *, model_id, init, programs):
     if folder.name != "c":
         first.wait()
     folder.mkdir(parents=True, exist_ok=True)
-    views = cameras.ring(2, 15.0, 40.0, 1.1)
+    views = camera_sets.ring(2, 15.0, 40.0, 1.1)
     grey = np.full((2, 8, 8, 3), picture[20, 20, 0] / 255, np.float32)
     source = pictures.from_views(grey, views)
     def preview(current, step):

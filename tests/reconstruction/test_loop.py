@@ -15,8 +15,9 @@ from ml_collections import ConfigDict
 
 from iso3d_jax.commands import config_files
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.geometry import camera_sets
 from iso3d_jax.nerf import field
-from iso3d_jax.reconstruction import cameras, loop, pictures, state
+from iso3d_jax.reconstruction import loop, pictures, state
 from iso3d_jax.reconstruction.init import draft
 from iso3d_jax.reconstruction.losses import WANTED, DenoiserSpec
 from iso3d_jax.reconstruction.spec import check, make_spec
@@ -205,7 +206,7 @@ def test_thinned_samples_are_said_once(prior, small_config, tmp_path, capsys):
 
 def check_red_square(scene, spec):
     """The scene looks red in the middle of all views and is empty at their borders."""
-    views = cameras.ring(4, 15.0, 40.0, 1.1, start=20.0)
+    views = camera_sets.ring(4, 15.0, 40.0, 1.1, start=20.0)
     rgb, opacity, depth, normal = pictures.render_views(scene, views, 16, spec)
     assert rgb.shape == (4, 16, 16, 3) and depth.shape == (4, 16, 16) == normal.shape[:3]
     middle = rgb[:, 6:10, 6:10].mean((0, 1, 2))
@@ -242,7 +243,9 @@ def test_cameras_of_an_iteration():
     keys = jax.random.split(jax.random.key(0), 200)
 
     def one(key):
-        return cameras.draw(key, 2, 4, cameras.CameraSpec((15.0, 60.0), (0.0, 30.0), (0.8, 1.0)))
+        return camera_sets.sample_cameras(
+            key, 2, 4, camera_sets.CameraSpec((15.0, 60.0), (0.0, 30.0), (0.8, 1.0))
+        )
 
     views = jax.vmap(one)(keys)
     azimuth = np.asarray(views.azimuth_deg)
@@ -287,7 +290,7 @@ def test_a_scene_shown_harder_has_the_colours_that_were_optimised(small_config):
     """Blobs whose density and colour both vary along each ray; the shown rim is another colour."""
     cfg = small_config
     cfg.field.blob_scale = 3.0
-    views = cameras.ring(2, 15.0, 40.0, 1.1)
+    views = camera_sets.ring(2, 15.0, 40.0, 1.1)
     scene = state.start(make_spec(cfg))
     encoding = jax.tree.map(lambda x: x * 1e5, scene.params["encoding"])  # of about 1e-4
     everywhere = jnp.ones_like(scene.occs)

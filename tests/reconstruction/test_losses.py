@@ -7,7 +7,7 @@ import pytest
 
 from iso3d_jax.diffusion import schedule
 from iso3d_jax.nerf import occupancy, shading
-from iso3d_jax.reconstruction import cameras, losses
+from iso3d_jax.reconstruction import losses
 from iso3d_jax.reconstruction.losses import Denoiser, DenoiserSpec
 from iso3d_jax.reconstruction.spec import make_spec
 

@@ -15,10 +15,9 @@ from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 sys.path.insert(0, sys.argv[1])
 import conftest
-from iso3d_jax.reconstruction import (
+from iso3d_jax.geometry import camera_sets
+from iso3d_jax.reconstruction import loop, losses, parallel, pictures, state, step
 from iso3d_jax.reconstruction.spec import make_spec
-    cameras, loop, losses, parallel, pictures, state, step
-)
 
 square = conftest.red_square.__wrapped__()
 prior = conftest.prior.__wrapped__(square)
@@ -59,7 +58,8 @@ def error(a, b):
                for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
-views = pictures.from_views(np.stack([np.asarray(square)] * 4), cameras.ring(4, 15.0, 40.0, 1.1))
+views = pictures.from_views(np.stack([np.asarray(square)] * 4),
+                            camera_sets.ring(4, 15.0, 40.0, 1.1))
 result = {"shape": dict(mesh.shape)}
 cases = {"sds": (config(), prior), "low": (config(memory="low"), prior),
          "views": (config(mode="views"), views)}

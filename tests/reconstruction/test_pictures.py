@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from iso3d_jax.data import grids
-from iso3d_jax.reconstruction import cameras, pictures, state
+from iso3d_jax.geometry import camera_sets
+from iso3d_jax.reconstruction import pictures, state
 from iso3d_jax.reconstruction.spec import make_spec
 
 
@@ -32,7 +33,7 @@ def kept(monkeypatch):
 
 def test_views_are_drawn_four_at_a_time_in_their_order(small_config, kept, capsys):
     scene = state.start(make_spec(small_config))
-    views = cameras.ring(6, 15.0, 40.0, 1.1, start=10.0)
+    views = camera_sets.ring(6, 15.0, 40.0, 1.1, start=10.0)
     rgb, opacity, depth, normal = pictures.render_views(scene, views, 5, make_spec(small_config))
     azimuths = np.array([10, 70, 130, 190, 250, 310])
     assert rgb.shape == normal.shape == (6, 5, 5, 3) and opacity.shape == depth.shape == (6, 5, 5)
@@ -145,7 +146,7 @@ def test_a_contact_sheet_has_the_picture_and_the_views_above_the_sides(tmp_path)
 def test_pixels_of_views_become_rays_with_masks():
     images = np.ones((2, 4, 4, 3), np.float32)
     images[0, 1, 2], images[1, 3, 0] = (0.2, 0.9, 0.9), (0.93, 1.0, 1.0)
-    views = cameras.ring(2, 15.0, 40.0, 1.1, start=30.0)
+    views = camera_sets.ring(2, 15.0, 40.0, 1.1, start=30.0)
     source = pictures.from_views(images, views)
     assert source.hull is None and source.rays_d.shape == (32, 3)
     np.testing.assert_array_equal(source.rgb, images.reshape(-1, 3))

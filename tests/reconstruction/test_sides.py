@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from iso3d_jax.diffusion import schedule
-from iso3d_jax.reconstruction import cameras, loop, pictures, state
+from iso3d_jax.geometry import camera_sets
+from iso3d_jax.reconstruction import loop, pictures, state
 from iso3d_jax.reconstruction.losses import DenoiserSpec
 from iso3d_jax.reconstruction.spec import make_spec
 
@@ -51,7 +52,7 @@ def test_each_side_gets_the_colour_that_is_meant_there(prior, small_config, tmp_
         {},
         label="sds",
     )
-    views = cameras.ring(8, 15.0, 40.0, 1.1, start=15.0)
+    views = camera_sets.ring(8, 15.0, 40.0, 1.1, start=15.0)
     rgb, opacity, *_ = pictures.render_views(scene, views, 16, make_spec(cfg))
     assert history["guidance"][-1] < 0.5 * history["guidance"][0]
     assert opacity[:, 6:10, 6:10].min() > 0.5 > opacity[:, 0].max()

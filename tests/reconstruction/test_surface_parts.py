@@ -4,10 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from iso3d_jax.geometry import camera_sets
 from iso3d_jax.geometry.cameras import camera_to_world
 from iso3d_jax.mesh import drawing
 from iso3d_jax.nerf import field, occupancy
-from iso3d_jax.reconstruction import cameras, pictures, state, surface
+from iso3d_jax.reconstruction import pictures, state, surface
 from iso3d_jax.reconstruction.spec import make_spec
 
 
@@ -71,7 +72,7 @@ def test_silhouettes_are_the_opacity_and_the_largest_density_of_each_ray(small_c
     small_config.render.update(step_size=0.02, bound="box", candidates=200.0, samples=200.0,
                                alpha_threshold=0.0, early_stop=0.0)  # fmt: skip
     occupied = jnp.zeros((4, 4, 4), bool).at[:, 2:].set(True).reshape(-1)  # y > 0
-    views = cameras.ring(2, 5.0, 40.0, 1.1, start=10.0)
+    views = camera_sets.ring(2, 5.0, 40.0, 1.1, start=10.0)
     spec = make_spec(small_config).rays
     opacity, largest = surface._silhouettes(
         {"solid": jnp.float32(6.0)}, occupancy.Grid(occupied, jnp.float32(0.0)), views,

@@ -13,7 +13,8 @@ from scipy import ndimage
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.files import make_folder
-from iso3d_jax.reconstruction import cameras, loop, pictures, state
+from iso3d_jax.geometry import camera_sets
+from iso3d_jax.reconstruction import loop, pictures, state
 from iso3d_jax.reconstruction.init.hull import visual_hull
 from iso3d_jax.reconstruction.losses import DenoiserSpec, Pictures, white_mask
 from iso3d_jax.reconstruction.spec import ReconstructionSpec
@@ -32,14 +33,14 @@ def draft_spec(spec: ReconstructionSpec, resolution: int) -> ReconstructionSpec:
     )  # fmt: skip
 
 
-def _cameras_of(views: np.ndarray, spec: ReconstructionSpec) -> cameras.Views:
+def _cameras_of(views: np.ndarray, spec: ReconstructionSpec) -> camera_sets.Cameras:
     """The cameras of the sampled views [S, V, H, W, 3]: what the sampling assumed."""
     d = spec.draft
     rings = [
-        cameras.ring(views.shape[1], elevation, d.fov_deg, d.distance, azimuth)
+        camera_sets.ring(views.shape[1], elevation, d.fov_deg, d.distance, azimuth)
         for azimuth, elevation in d.sets
     ]
-    return cameras.Views(*(jnp.concatenate(column) for column in zip(*rings, strict=True)))
+    return camera_sets.Cameras(*(jnp.concatenate(column) for column in zip(*rings, strict=True)))
 
 
 def outlines(views: np.ndarray, spec: ReconstructionSpec) -> np.ndarray:
@@ -58,7 +59,7 @@ def outlines(views: np.ndarray, spec: ReconstructionSpec) -> np.ndarray:
     return np.where(inside & ~solid, np.float32(1.0), mask)
 
 
-def _hull_of(mask: np.ndarray, sides: cameras.Views, spec: ReconstructionSpec) -> Array:
+def _hull_of(mask: np.ndarray, sides: camera_sets.Cameras, spec: ReconstructionSpec) -> Array:
     return visual_hull(
         jnp.asarray(mask), sides, resolution=spec.draft.hull_resolution, radius=spec.field.radius
     )

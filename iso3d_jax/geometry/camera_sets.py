@@ -1,4 +1,8 @@
-"""The cameras of one iteration (threestudio/data/random_multiview.py:50-90, reference 4.9)."""
+"""Sets of cameras that see one object: random ones of an iteration, rings, given ones.
+
+Distances are often in units of 1 / tan(fov / 2), at which an object fills the picture alike
+whatever the field of view.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from iso3d_jax.geometry import cameras
 
 
-class Views(NamedTuple):
+class Cameras(NamedTuple):
     """Cameras of G groups of V views; degrees, and distance in scene units."""
 
     elevation_deg: Float[Array, "G V"]
@@ -41,8 +46,8 @@ class CameraSpec:
     distance: tuple[float, float]
 
 
-def draw(key: jax.Array, groups: int, views: int, spec: CameraSpec) -> Views:
-    """Draws groups of orthogonal views.
+def sample_cameras(key: jax.Array, groups: int, views: int, spec: CameraSpec) -> Cameras:
+    """Random groups of orthogonal views (threestudio/data/random_multiview.py:50-90).
 
     Elevation is uniform in degrees or uniform over the sphere's height, half of the time each;
     view k of a group has its azimuth in [360 k / views, 360 (k + 1) / views).
@@ -59,7 +64,7 @@ def draw(key: jax.Array, groups: int, views: int, spec: CameraSpec) -> Views:
     near, far = spec.distance
     scale = jax.random.uniform(k_distance, (groups, 1), minval=near, maxval=far)
     shape = (groups, views)
-    return Views(
+    return Cameras(
         jnp.broadcast_to(elevation, shape),
         cameras.orthogonal_azimuths(start, views),
         jnp.broadcast_to(fov, shape),
@@ -67,13 +72,43 @@ def draw(key: jax.Array, groups: int, views: int, spec: CameraSpec) -> Views:
     )
 
 
-def ring(views: int, elevation_deg: float, fov_deg: float, scale: float, start: float = 0) -> Views:
+def ring(
+    views: int, elevation_deg: float, fov_deg: float, scale: float, start: float = 0
+) -> Cameras:
     """One group evenly round the object; `scale` is the distance in units of 1 / tan(fov / 2)."""
     shape = (1, views)
     distance = scale / jnp.tan(jnp.deg2rad(jnp.float32(fov_deg)) / 2)
-    return Views(
+    return Cameras(
         jnp.full(shape, elevation_deg, jnp.float32),
         cameras.orthogonal_azimuths(jnp.float32(start), views)[None],
         jnp.full(shape, fov_deg, jnp.float32),
         jnp.broadcast_to(distance, shape),
+    )
+
+
+def given_cameras(
+    azimuth_deg: Float[np.ndarray, " V"],
+    elevation_deg: Float[np.ndarray, " V"],
+    fov_deg: Float[np.ndarray, " V"] | float,
+    *,
+    scale: float | None = None,
+    distance: Float[np.ndarray, " V"] | None = None,
+) -> Cameras:
+    """One group of cameras at given angles.
+
+    Args:
+      fov_deg: one for all, or one a view.
+      scale: the distance in units of 1 / tan(fov / 2), where `distance` is not given.
+      distance: in scene units, one a view.
+    """
+    shape = (1, len(azimuth_deg))
+    fov = jnp.broadcast_to(jnp.float32(fov_deg), shape)
+    if distance is None and scale is None:
+        raise TypeError("given_cameras needs a scale or a distance")
+    away = scale / jnp.tan(jnp.deg2rad(fov) / 2) if distance is None else distance
+    return Cameras(
+        jnp.asarray(elevation_deg, jnp.float32)[None],
+        jnp.asarray(azimuth_deg, jnp.float32)[None],
+        fov,
+        jnp.broadcast_to(jnp.asarray(away, jnp.float32), shape),
     )
