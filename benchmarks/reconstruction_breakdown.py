@@ -26,10 +26,12 @@ from measuring import machine, report  # noqa: E402
 from iso3d_jax import sampling  # noqa: E402
 from iso3d_jax.commands import config_files  # noqa: E402
 from iso3d_jax.data.pictures import load_picture  # noqa: E402
+from iso3d_jax.geometry import camera_sets  # noqa: E402
 from iso3d_jax.geometry.cameras import camera_condition  # noqa: E402
 from iso3d_jax.guidance import sds  # noqa: E402
 from iso3d_jax.nerf import field, render  # noqa: E402
-from iso3d_jax.reconstruction import cameras, losses, run, settings, state, step  # noqa: E402
+from iso3d_jax.reconstruction import losses, run, state, step  # noqa: E402
+from iso3d_jax.reconstruction.spec import check, make_spec  # noqa: E402
 from iso3d_jax.weights.bundle import load_model  # noqa: E402
 
 EXAMPLE = ROOT / "iso3d_jax" / "data" / "examples" / "trash_can.png"
@@ -51,19 +53,18 @@ def seconds_of(program, *args, repeats: int) -> float:
     return float(np.median(times))
 
 
-def programs(cfg, prior, spec, scene, phase: int) -> dict[str, tuple]:
+def programs(spec, prior, denoiser_spec, scene, phase: int) -> dict[str, tuple]:
     """The parts of one iteration of a phase, each a function and what the iteration would give it.
 
     `render` and `encode` are forward passes; with `_and_backward` their gradients' whole programs.
     """
-    cfg = settings.freeze(cfg)
-    _, resolution, groups = cfg.phases[phase]
-    rendering, shape = settings.render_spec(cfg), settings.field_spec(cfg)
+    _, resolution, groups = spec.phases[phase]
+    rendering, shape = spec.rays, spec.field
     key = jax.random.key(0)
-    views = cameras.draw(key, groups, cfg.views, **cfg.camera.to_dict())
+    views = camera_sets.sample_cameras(key, groups, spec.views, spec.camera)
     rays_o, rays_d, _ = views.rays(resolution)
-    grid = state.grid_of(scene, cfg)
-    count = groups * cfg.views
+    grid = state.grid_of(scene, spec)
+    count = groups * spec.views
 
     def picture(params, rays_o, rays_d, grid):
         image, *_ = render.render(key, params, rays_o, rays_d, grid, rendering, shape)
@@ -73,7 +74,7 @@ def programs(cfg, prior, spec, scene, phase: int) -> dict[str, tuple]:
         return jax.grad(lambda p: jnp.sum(jnp.square(picture(p, *rays))))(params)
 
     def latents(images, vae):
-        return losses.encode(vae, images, key, spec.scale_factor, cfg.memory)
+        return losses.encode(vae, images, key, denoiser_spec.scale_factor, spec.memory)
 
     def latents_and_back(images, vae):
         return jax.grad(lambda x: jnp.sum(jnp.square(latents(x, vae))))(images)
@@ -81,27 +82,28 @@ def programs(cfg, prior, spec, scene, phase: int) -> dict[str, tuple]:
     def guide(z, unet, context, camera):
         t, alpha_bar = jnp.int32(500), prior.alphas_cumprod[500]
         return sds.score_distillation(
-            unet, z, z, t, alpha_bar, context, camera, parameterization=spec.parameterization,
-            scale=cfg.guidance.scale, rescale=cfg.guidance.rescale, kind=cfg.guidance.loss,
+            unet, z, z, t, alpha_bar, context, camera,
+            parameterization=denoiser_spec.parameterization, scale=spec.guidance.scale,
+            rescale=spec.guidance.rescale, kind=spec.guidance.loss,
         )  # fmt: skip
 
     def normals_and_back(params, x):
         return jax.grad(lambda p: jnp.sum(jnp.square(field.normal(p, x, shape) - 0.5)))(params)
 
     def optimise(params, opt_state):
-        updates, after = state.optimizer(cfg).update(params, opt_state, params)
+        updates, after = state.optimizer(spec).update(params, opt_state, params)
         return jax.tree.map(jnp.add, params, updates), after
 
     def occupied_cells(scene):
-        return step.update_occupancy(scene._replace(step=jnp.int32(0)), key, cfg).occs
+        return step.update_occupancy(scene._replace(step=jnp.int32(0)), key, spec).occs
 
-    images = jnp.full((count, spec.resolution, spec.resolution, 3), 0.5)
+    images = jnp.full((count, denoiser_spec.resolution, denoiser_spec.resolution, 3), 0.5)
     z = jax.eval_shape(latents, images, prior.vae)
-    z = jax.random.normal(key, (groups, cfg.views, *z.shape[1:]))
-    camera = camera_condition(views.elevation_deg, views.azimuth_deg, spec.camera_encoding)
+    z = jax.random.normal(key, (groups, spec.views, *z.shape[1:]))
+    camera = camera_condition(views.elevation_deg, views.azimuth_deg, denoiser_spec.camera_encoding)
     context = jnp.broadcast_to(prior.context, (groups, *prior.context.shape[1:]))
     points = jax.random.uniform(
-        key, (round(cfg.render.normals * rays_o.shape[0]), 3), minval=-0.5, maxval=0.5
+        key, (round(spec.render.normals * rays_o.shape[0]), 3), minval=-0.5, maxval=0.5
     )
     rays = (scene.params, rays_o, rays_d, grid)
     return {
@@ -128,13 +130,13 @@ def shares(seconds: dict[str, float]) -> dict[str, float]:
     return parts
 
 
-def measure(cfg, prior, spec, scene, phase: int, repeats: int) -> dict[str, float]:
+def measure(spec, prior, denoiser_spec, scene, phase: int, repeats: int) -> dict[str, float]:
     """Seconds of each part of one iteration of a phase, and of the whole."""
     seconds = {
         name: seconds_of(program, *args, repeats=repeats)
-        for name, (program, args) in programs(cfg, prior, spec, scene, phase).items()
+        for name, (program, args) in programs(spec, prior, denoiser_spec, scene, phase).items()
     }
-    whole = functools.partial(step.train_step, cfg=settings.freeze(cfg), spec=spec, phase=phase)
+    whole = functools.partial(step.train_step, spec=spec, denoiser_spec=denoiser_spec, phase=phase)
     whole_seconds = seconds_of(whole, scene, prior, repeats=repeats)
     return shares(seconds) | {"whole_iteration": whole_seconds}
 
@@ -149,24 +151,26 @@ def main():
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--result", type=Path)
     args = parser.parse_args()
-    cfg = config_files.load_config(args.config)
-    settings.check(cfg)
+    config = config_files.load_config(args.config)
+    check(config)
+    spec = make_spec(config)
     model = load_model(args.model)
-    prior, spec = run.prior_of(model, sampling.prepare_all(model, [load_picture(EXAMPLE)])[0])
-    scene = state.load(args.run, cfg) if args.run else state.start(cfg)
+    (picture,) = sampling.prepare_all(model, [load_picture(EXAMPLE)])
+    prior, denoiser_spec = run.prior_of(model, picture)
+    scene = state.load(args.run, spec) if args.run else state.start(spec)
     if not args.run and args.warmup:
         scene, _ = step.run_steps(
             scene, prior, jnp.int32(args.warmup), capacity=args.warmup,
-            cfg=settings.freeze(cfg), spec=spec, phase=args.phase,
+            spec=spec, denoiser_spec=denoiser_spec, phase=args.phase,
         )  # fmt: skip
-    seconds = measure(cfg, prior, spec, scene, args.phase, args.repeats)
+    seconds = measure(spec, prior, denoiser_spec, scene, args.phase, args.repeats)
     result = {
         "command": "python benchmarks/reconstruction_breakdown.py " + " ".join(sys.argv[1:]),
         "device": jax.devices()[0].device_kind,
         "processor": machine(),
         "clock": "processor time" if jax.default_backend() == "cpu" else "wall clock",
         "config": args.config,
-        "renders": f"{cfg.phases[args.phase][2] * cfg.views} of {cfg.phases[args.phase][1]}^2",
+        "renders": f"{spec.phases[args.phase][2] * spec.views} of {spec.phases[args.phase][1]}^2",
         "seconds": {name: round(value, 4) for name, value in seconds.items()},
     }
     report(result, args.result)

@@ -26,20 +26,21 @@ from ml_collections import ConfigDict  # noqa: E402
 
 from iso3d_jax.commands import config_files  # noqa: E402
 from iso3d_jax.planning.programs import abstract_module  # noqa: E402
-from iso3d_jax.reconstruction import settings, state  # noqa: E402
-from iso3d_jax.reconstruction.losses import Prior, PriorSpec  # noqa: E402
+from iso3d_jax.reconstruction import state  # noqa: E402
+from iso3d_jax.reconstruction.losses import Denoiser, DenoiserSpec  # noqa: E402
+from iso3d_jax.reconstruction.spec import ReconstructionSpec, check, make_spec  # noqa: E402
 from iso3d_jax.reconstruction.step import run_steps  # noqa: E402
 from iso3d_jax.weights import bundle  # noqa: E402
 
 
-def abstract_prior(networks: str, place=None, dtype=jnp.bfloat16) -> tuple[Prior, PriorSpec]:
+def abstract_prior(networks: str, place=None, dtype=jnp.bfloat16) -> tuple[Denoiser, DenoiserSpec]:
     """Networks without weights, of the released size or of the shipped model's."""
     if networks == "released":
         config = ConfigDict({"unet": {}, "vae": {}})
-        spec, width = PriorSpec(256, 0.18215, "eps", "isotropic3d"), 1024
+        spec, width = DenoiserSpec(256, 0.18215, "eps", "isotropic3d"), 1024
     else:
         config = bundle.load_config(None)
-        spec = PriorSpec(
+        spec = DenoiserSpec(
             config.resolution, config.scale_factor, config.parameterization, config.camera_encoding
         )
         width = config.context_dim
@@ -47,17 +48,20 @@ def abstract_prior(networks: str, place=None, dtype=jnp.bfloat16) -> tuple[Prior
     context = jax.ShapeDtypeStruct((1, 1, width), jnp.float32, sharding=place)
     schedule = jax.ShapeDtypeStruct((1000,), jnp.float32, sharding=place)
     unet, vae = (abstract_module(name, config, dtype, dtype, place) for name in ("unet", "vae"))
-    return Prior(unet, vae, context, schedule), spec
+    return Denoiser(unet, vae, context, schedule), spec
 
 
-def analyse(cfg: ConfigDict, prior: Prior, spec: PriorSpec, phase: int, place=None) -> dict:
+def analyse(
+    spec: ReconstructionSpec, prior: Denoiser, denoiser_spec: DenoiserSpec, phase: int, place=None
+) -> dict:
     """Gigabytes of one phase's program; donated inputs and their outputs are counted once."""
-    scene = placed(jax.eval_shape(lambda: state.start(cfg)), place)
+    scene = placed(jax.eval_shape(lambda: state.start(spec)), place)
     begin = time.monotonic()
     memory = (
         run_steps.lower(
             scene, prior, jax.ShapeDtypeStruct((), jnp.int32, sharding=place),
-            capacity=cfg.steps_per_call, cfg=settings.freeze(cfg), spec=spec, phase=phase,
+            capacity=spec.steps_per_call, spec=spec, denoiser_spec=denoiser_spec,
+            phase=phase,
         )
         .compile()
         .memory_analysis()
@@ -83,9 +87,9 @@ def main():
     parser.add_argument("--result", type=Path)
     args = parser.parse_args()
     place = jax.sharding.SingleDeviceSharding(tpu_chip()) if args.tpu else None
-    prior, spec = abstract_prior(args.networks, place)
+    prior, denoiser_spec = abstract_prior(args.networks, place)
     cfg = config_files.load_config(args.config)
-    settings.check(cfg)
+    check(cfg)
     result = {
         "command": "python benchmarks/reconstruction_memory.py " + " ".join(sys.argv[1:]),
         "compiled_for": "TPU v5e" if args.tpu else jax.devices()[0].device_kind,
@@ -95,11 +99,12 @@ def main():
     }
     for memory in [args.memory] if args.memory else ["normal", "low"]:
         cfg.memory = memory
-        for phase, (_, resolution, groups) in enumerate(cfg.phases):
+        spec = make_spec(cfg)
+        for phase, (_, resolution, groups) in enumerate(spec.phases):
             if args.phase not in (None, phase):
                 continue
-            program = {"resolution": resolution, "views": groups * cfg.views, "memory": memory}
-            result["programs"].append(program | analyse(cfg, prior, spec, phase, place))
+            program = {"resolution": resolution, "views": groups * spec.views, "memory": memory}
+            result["programs"].append(program | analyse(spec, prior, denoiser_spec, phase, place))
             print(json.dumps(result["programs"][-1]), file=sys.stderr, flush=True)
     report(result, args.result)
 

@@ -55,9 +55,10 @@ def main(argv):
 
     from iso3d_jax.pages.run_page import write_run_page
     from iso3d_jax.pipeline import Pipeline
-    from iso3d_jax.reconstruction import loop, settings
+    from iso3d_jax.reconstruction import loop
+    from iso3d_jax.reconstruction.spec import check
 
-    settings.check(cfg)
+    check(cfg)
     clear(out)
     pipe = Pipeline.from_pretrained(_MODEL.value, dtype=_DTYPE.value)
     try:

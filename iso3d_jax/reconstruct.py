@@ -86,11 +86,12 @@ def main(argv):
     check_paths(init)
 
     from iso3d_jax.pipeline import Pipeline
-    from iso3d_jax.reconstruction import batch, loop, settings
+    from iso3d_jax.reconstruction import batch, loop
+    from iso3d_jax.reconstruction.spec import check
 
     if _MODE.value:
         cfg.mode = _MODE.value
-    settings.check(cfg)
+    check(cfg)
     several = batch.find_pictures(_IMAGES.value) if _IMAGES.value else {}
     pipe = Pipeline.from_pretrained(_MODEL.value, dtype=_DTYPE.value)
     failed = {}

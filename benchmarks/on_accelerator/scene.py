@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import reconstruction_breakdown as breakdown
 from measuring import Program, compile_all, seconds_a_call
-from ml_collections import ConfigDict
 from on_accelerator.setting import Bench
 
 from iso3d_jax import sampling
 from iso3d_jax.data.pictures import load_picture
 from iso3d_jax.nerf import field, hash_grid
-from iso3d_jax.reconstruction import run, settings, state
-from iso3d_jax.reconstruction.losses import Prior, PriorSpec
+from iso3d_jax.reconstruction import run, state
+from iso3d_jax.reconstruction.losses import Denoiser, DenoiserSpec
+from iso3d_jax.reconstruction.spec import ReconstructionSpec, check, make_spec
 from iso3d_jax.reconstruction.step import run_steps
 
 
@@ -25,7 +25,7 @@ def grid(bench: Bench) -> None:
     Encoding, its gradient to the grid, the field's normals, and the gradient of a loss on those
     (of second order, as the orientation loss is) to all parameters.
     """
-    spec = settings.field_spec(bench.reconstruction())
+    spec = make_spec(bench.reconstruction()).field
     params = field.init(jax.random.key(0), spec)
 
     def encode(params, x):
@@ -71,10 +71,10 @@ def iteration(bench: Bench) -> None:
     shapes and costs hardly depend on that.
     """
     run_of = _recipe(bench)
-    cfg, prior, sizes = run_of.cfg, run_of.prior, bench.sizes
+    spec, prior, sizes = run_of.spec, run_of.prior, bench.sizes
     for phase, program in run_of.programs.items():
         name = run_of.names[phase]
-        scene = state.start(cfg)._replace(step=jnp.int32(start_of(cfg, phase)))
+        scene = state.start(spec)._replace(step=jnp.int32(start_of(spec, phase)))
         with bench.record.trying(f"{name}: whole"):
             scene, _ = program.call(scene, prior, jnp.int32(sizes.warm_up))
             seconds, scene, record = _timed(program, scene, prior, sizes.iterations)
@@ -82,15 +82,15 @@ def iteration(bench: Bench) -> None:
                 f"{name}: whole", **program.figures(seconds), iterations_per_second=1 / seconds,
                 wanted_samples=float(np.max(record["wanted_samples"])),
             )  # fmt: skip
-            _parts(bench, cfg, prior, run_of.spec, scene, phase, name, seconds)
+            _parts(bench, spec, prior, run_of.denoiser_spec, scene, phase, name, seconds)
 
 
 class Recipe(NamedTuple):
     """The released recipe ready to run: by phase, the compiled iterations and their name."""
 
-    cfg: ConfigDict
-    prior: Prior
-    spec: PriorSpec
+    spec: ReconstructionSpec
+    prior: Denoiser
+    denoiser_spec: DenoiserSpec
     names: dict[int, str]
     programs: dict[int, Program]
 
@@ -99,32 +99,33 @@ def _recipe(bench: Bench) -> Recipe:
     """The recipe with the bench's model, compiled by the part that comes first."""
     if "recipe" in bench.kept:
         return bench.kept["recipe"]
-    cfg, model = bench.reconstruction(), bench.model
-    settings.check(cfg)
+    config, model = bench.reconstruction(), bench.model
+    check(config)
+    spec = make_spec(config)
     picture = sampling.prepare_all(model, [load_picture(breakdown.EXAMPLE)])[0]
-    prior, spec = run.prior_of(model, picture)
+    prior, denoiser_spec = run.prior_of(model, picture)
     names = {
-        i: f"{i + 1}: {groups * cfg.views} renders of {resolution}"
-        for i, (_, resolution, groups) in enumerate(cfg.phases)
+        i: f"{i + 1}: {groups * spec.views} renders of {resolution}"
+        for i, (_, resolution, groups) in enumerate(spec.phases)
     }
-    scene, frozen = state.start(cfg), settings.freeze(cfg)
+    scene = state.start(spec)
     programs = compile_all(
         {
             phase: lambda phase=phase: run_steps.trace(
-                scene, prior, jnp.int32(1), capacity=cfg.steps_per_call, cfg=frozen, spec=spec,
-                phase=phase,
+                scene, prior, jnp.int32(1), capacity=spec.steps_per_call, spec=spec,
+                denoiser_spec=denoiser_spec, phase=phase,
             )
             for phase in names
         },
         lambda phase, error: bench.record.failed(f"{names[phase]}: whole", error),
     )  # fmt: skip
-    bench.kept["recipe"] = Recipe(cfg, prior, spec, names, programs)
+    bench.kept["recipe"] = Recipe(spec, prior, denoiser_spec, names, programs)
     return bench.kept["recipe"]
 
 
-def start_of(cfg, phase: int) -> int:
+def start_of(spec: ReconstructionSpec, phase: int) -> int:
     """The iteration at which a phase begins."""
-    return cfg.phases[phase - 1][0] if phase else 0
+    return spec.phases[phase - 1][0] if phase else 0
 
 
 def _timed(program, scene, prior, count: int):
@@ -140,8 +141,8 @@ def _timed(program, scene, prior, count: int):
     return float(np.median(times)), scene, record
 
 
-def _parts(bench, cfg, prior, spec, scene, phase: int, name: str, whole: float) -> None:
-    parts = breakdown.programs(cfg, prior, spec, scene, phase)
+def _parts(bench, spec, prior, denoiser_spec, scene, phase: int, name: str, whole: float) -> None:
+    parts = breakdown.programs(spec, prior, denoiser_spec, scene, phase)
     traces = {key: lambda f=f, x=x: jax.jit(f).trace(*x) for key, (f, x) in parts.items()}
     compiled = compile_all(traces, lambda key, error: bench.record.failed(f"{name}: {key}", error))
     seconds = {}
@@ -163,21 +164,21 @@ def many(bench: Bench) -> None:
     resolution changes: the mean of both rates says how long the whole recipe takes.
     """
     run_of = _recipe(bench)
-    cfg, prior, programs = run_of.cfg, run_of.prior, run_of.programs
+    spec, prior, programs = run_of.spec, run_of.prior, run_of.programs
     missing = [name for phase, name in run_of.names.items() if phase not in programs]
     if missing:
         raise RuntimeError(f"no program for {missing[0]}: see the part that compiled it")
-    scene, rates = state.start(cfg), {}
+    scene, rates = state.start(spec), {}
     reserve = 0.0 if bench.tiny else 5.0
-    for phase, (until, resolution, _) in enumerate(cfg.phases):
-        first = start_of(cfg, phase)
+    for phase, (until, resolution, _) in enumerate(spec.phases):
+        first = start_of(spec, phase)
         scene = scene._replace(step=jnp.int32(first))
-        share = (bench.record.left() - reserve) / (len(cfg.phases) - phase)
+        share = (bench.record.left() - reserve) / (len(spec.phases) - phase)
         began, done, record = time.perf_counter(), 0, {}
         calls = []
         while done < until - first:
             before = time.perf_counter()
-            count = min(cfg.steps_per_call, until - first - done)
+            count = min(spec.steps_per_call, until - first - done)
             scene, record = programs[phase].call(scene, prior, jnp.int32(count))
             record = {key: np.asarray(value) for key, value in record.items()}
             done += count
@@ -194,7 +195,7 @@ def many(bench: Bench) -> None:
             not_finite_in_the_last_call=int(np.sum(~np.isfinite(totals))),
         )  # fmt: skip
     hours = sum(
-        (until - start_of(cfg, phase)) / rates[phase] / 3600
-        for phase, (until, *_) in enumerate(cfg.phases)
+        (until - start_of(spec, phase)) / rates[phase] / 3600
+        for phase, (until, *_) in enumerate(spec.phases)
     )
-    bench.record.row(f"all {cfg.steps} iterations, from these rates", hours=hours)
+    bench.record.row(f"all {spec.steps} iterations, from these rates", hours=hours)

@@ -206,7 +206,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"draft\.white", pair(-1e-9, 1, "shares of at least 0 and below 1", distinct=True)),
     (r"draft\.fill", YES_NO),
     (r"draft\.hull_resolution", whole(2, 1024)),
-    (r"show\.(density_scale|sharpness)", POSITIVE),
+    (r"show\.sharpness", POSITIVE),
     (r"show\.surface", one_of("outline", "hull")),
     (r"video\.frames", whole(1, 10_000)),
     (r"video\.resolution", whole(16, 4096)),

@@ -6,21 +6,23 @@ against those renderings. No truth is needed, and views that no object has score
 of them looks like. Blank views are trivially consistent: read it beside the other scores.
 
 The cameras: the given azimuths and elevations, the field of view and distance that a draft
-assumes (`cfg.draft`), unless given.
+assumes (`DraftSpec`), unless given.
 """
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
-from ml_collections import ConfigDict
 
+from iso3d_jax.geometry.camera_sets import Cameras, given_cameras
 from iso3d_jax.metrics.pixels import psnr
-from iso3d_jax.reconstruction import pictures, settings, state
-from iso3d_jax.reconstruction.cameras import Views
+from iso3d_jax.reconstruction import pictures, state
 from iso3d_jax.reconstruction.init import draft
-from iso3d_jax.reconstruction.losses import PriorSpec
+from iso3d_jax.reconstruction.losses import DenoiserSpec
+from iso3d_jax.reconstruction.spec import DraftSpec, ReconstructionSpec
 from iso3d_jax.reconstruction.step import run_steps
 
 STEPS = 150
@@ -32,69 +34,58 @@ FIT = dict(
                 alpha_threshold=0.0, early_stop=1e-4, chunk=0),
     occupancy=dict(resolution=16, every=16, decay=0.95, threshold=0.01),
     draft=dict(rays=1024, mask=0.5, opaque=0.0, sparsity=0.0, orientation=0.0),
-    show=dict(density_scale=1.0),
     optimizer=dict(encoding=0.03, networks=0.01, b1=0.9, b2=0.99, eps=1e-15, weight_decay=0.0,
                    final=0.1),
 )  # fmt: skip
 
 
-def fit_config(cfg: ConfigDict, resolution: int, steps: int = STEPS) -> ConfigDict:
-    """The fit's config: small, short and the same for every model, whatever its own settings are.
+def fit_spec(spec: ReconstructionSpec, resolution: int, steps: int = STEPS) -> ReconstructionSpec:
+    """The fit's numbers: small, short and the same for every model, whatever its own settings are.
 
     Args:
-      cfg: from configs/reconstruct.py, for what is not fixed here.
+      spec: for what is not fixed here.
       resolution: of the views, pixels.
       steps: iterations.
     """
-    cfg = ConfigDict(cfg.to_dict())
-    cfg.draft.steps = steps
-    cfg = draft.config_of(cfg, resolution)
-    cfg.steps_per_call = steps
-    cfg.seed = 0
-    for section, values in FIT.items():
-        cfg[section].update(values)
-    return cfg
+    shorter = dataclasses.replace(spec, draft=dataclasses.replace(spec.draft, steps=steps))
+    fit = draft.draft_spec(shorter, resolution)
+    sections = {
+        name: dataclasses.replace(getattr(fit, name), **values) for name, values in FIT.items()
+    }
+    return dataclasses.replace(fit, steps_per_call=steps, seed=0, **sections)
 
 
 def cameras_of(
     azimuth_deg: Float[np.ndarray, " V"],
     elevation_deg: Float[np.ndarray, " V"],
-    cfg: ConfigDict,
+    draft_spec: DraftSpec,
     fov_deg=None,
     distance=None,
-) -> Views:
+) -> Cameras:
     """Cameras of V views; field of view and distance are the draft's unless given."""
-    shape = (1, len(azimuth_deg))
-    fov = jnp.broadcast_to(
-        jnp.float32(cfg.draft.fov_deg if fov_deg is None else fov_deg), shape
+    return given_cameras(
+        azimuth_deg, elevation_deg, draft_spec.fov_deg if fov_deg is None else fov_deg,
+        scale=draft_spec.distance, distance=distance,
     )  # fmt: skip
-    if distance is None:
-        distance = cfg.draft.distance / jnp.tan(jnp.deg2rad(fov) / 2)
-    return Views(
-        jnp.asarray(elevation_deg, jnp.float32)[None],
-        jnp.asarray(azimuth_deg, jnp.float32)[None],
-        fov,
-        jnp.broadcast_to(jnp.asarray(distance, jnp.float32), shape),
-    )
 
 
 def explain(
-    views: Float[np.ndarray, "V H W 3"], cameras: Views, cfg: ConfigDict
+    views: Float[np.ndarray, "V H W 3"], cameras: Cameras, spec: ReconstructionSpec
 ) -> tuple[float, Float[np.ndarray, "V H W 3"]]:
     """Fits one radiance field to the views.
 
     Args:
-      cfg: from `fit_config`. Objects of equal numbers of views share the compiled program.
+      spec: from `fit_spec`. Objects of equal numbers of views share the compiled program.
 
     Returns:
       The PSNR in dB over all views, and the views as the field shows them.
     """
-    spec = PriorSpec(views.shape[1], 1.0, "v", "mvdream")  # unused by fits of views
+    unused = DenoiserSpec(views.shape[1], 1.0, "v", "mvdream")
     current, _ = run_steps(
-        state.start(cfg), pictures.from_views(views, cameras), jnp.int32(cfg.steps),
-        capacity=cfg.steps, cfg=settings.freeze(cfg), spec=spec, phase=0,
+        state.start(spec), pictures.from_views(views, cameras), jnp.int32(spec.steps),
+        capacity=spec.steps, spec=spec, denoiser_spec=unused, phase=0,
     )  # fmt: skip
-    shown = pictures.render_views(current, cameras, views.shape[1], cfg)[0]
+    shown = pictures.render_views(current, cameras, views.shape[1], spec)[0]
     shown = np.clip(shown, 0.0, 1.0)
     together = [x.reshape(1, -1, *x.shape[2:]) for x in (np.asarray(views), shown)]
     return float(psnr(*together)[0]), shown
@@ -104,11 +95,11 @@ def consistency(
     views: Float[np.ndarray, "N V H W 3"],
     azimuth_deg: Float[np.ndarray, "N V"],
     elevation_deg: Float[np.ndarray, "N V"],
-    cfg: ConfigDict,
+    spec: ReconstructionSpec,
 ) -> Float[np.ndarray, " N"]:
     """The PSNR in dB with which one object explains each object's views."""
     scores = []
     for i in range(len(views)):
-        cameras = cameras_of(azimuth_deg[i], elevation_deg[i], cfg)
-        scores.append(explain(views[i], cameras, cfg)[0])
+        cameras = cameras_of(azimuth_deg[i], elevation_deg[i], spec.draft)
+        scores.append(explain(views[i], cameras, spec)[0])
     return np.array(scores)

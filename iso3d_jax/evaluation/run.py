@@ -248,21 +248,22 @@ def consistency_of(s: Evaluation, report: dict, task, answers: dict) -> None:
 
     from iso3d_jax.data.table import SET
     from iso3d_jax.evaluation import consistency
+    from iso3d_jax.reconstruction.spec import make_spec
 
     count = min(s.consistency_objects, len(task))
     report["settings"]["consistency_objects"] = count
     if not count:
         return
     chosen = np.linspace(0, len(task) - 1, count).astype(int)
-    cfg = consistency.fit_config(
-        config_files.load_config("reconstruct:tiny"),
+    spec = consistency.fit_spec(
+        make_spec(config_files.load_config("reconstruct:tiny")),
         next(iter(answers.values())).shape[2],
     )
 
     def score(name, views):
         print(f"consistency of {count} objects: {name} ...", flush=True)
         angles = task.azimuth_deg[chosen, :SET], task.elevation_deg[chosen, :SET]
-        return float(consistency.consistency(views[chosen, :SET], *angles, cfg).mean())
+        return float(consistency.consistency(views[chosen, :SET], *angles, spec).mean())
 
     for name, views in answers.items():
         report["views"][name]["consistency"] = score(name, views)

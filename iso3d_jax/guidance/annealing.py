@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 
+# A constant, or (first step, first value, last value, last step).
+Ramp: TypeAlias = float | tuple[int, float, float, int]
 
-def ramp(value: float | Sequence[float], step: jax.Array | int) -> jax.Array:
+
+def ramp(value: Ramp, step: jax.Array | int) -> jax.Array:
     """threestudio's C() for whole-numbered ends (threestudio/utils/misc.py:65-86).
 
     Args:
@@ -16,7 +19,7 @@ def ramp(value: float | Sequence[float], step: jax.Array | int) -> jax.Array:
         two steps and constant outside.
       step: iteration.
     """
-    if not isinstance(value, Sequence):
+    if not isinstance(value, tuple):
         return jnp.float32(value)
     start_step, start_value, end_value, end_step = value
     share = (jnp.asarray(step, jnp.float32) - start_step) / (end_step - start_step)
@@ -26,8 +29,8 @@ def ramp(value: float | Sequence[float], step: jax.Array | int) -> jax.Array:
 def draw_timestep(
     key: jax.Array,
     step: jax.Array | int,
-    low: float | Sequence[float],
-    high: float | Sequence[float],
+    low: Ramp,
+    high: Ramp,
     num_timesteps: int = 1000,
 ) -> jax.Array:
     """One timestep, uniform in [low, high] of the schedule at this iteration, both included.

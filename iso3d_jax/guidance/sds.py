@@ -6,15 +6,34 @@ are divided by the number of views, B * V.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from iso3d_jax.diffusion import schedule
+from iso3d_jax.diffusion import ddim, schedule
+from iso3d_jax.guidance.annealing import Ramp
 
 LOSSES = ("x0", "sds")
+
+
+@dataclasses.dataclass(frozen=True)
+class GuidanceSpec:
+    """The numbers of score distillation.
+
+    Attributes:
+      loss: 'x0' or 'sds', see `guidance_loss`.
+      scale, rescale: see `guided_x0`.
+      low, high: of the timesteps, shares of the schedule, see `annealing.draw_timestep`.
+    """
+
+    loss: str
+    scale: float
+    rescale: float
+    low: Ramp
+    high: Ramp
 
 
 def predict_both(
@@ -66,7 +85,7 @@ def guided_x0(
     Returns:
       (eps_guided, x0), both of z_t's shape.
     """
-    output = output_uncond + scale * (output_cond - output_uncond)
+    output = ddim.guide(output_uncond, output_cond, scale)
     eps, x0 = schedule.to_eps_x0(output, z_t, alpha_bar, parameterization)
     if rescale > 0:
         _, x0_cond = schedule.to_eps_x0(output_cond, z_t, alpha_bar, parameterization)

@@ -8,6 +8,7 @@ blob = scale * (1 - |x| / std), 10 and 0.5 in the released recipe. Everything is
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -23,19 +24,29 @@ class FieldSpec:
     """The numbers that define a field; the defaults are the released recipe's.
 
     Attributes:
-      grid: the hash grid's numbers.
+      levels, features, log2_table_size, base_resolution, growth: the hash grid's, see
+        `HashGridSpec`.
       hidden: width of both networks' hidden layer.
       radius: the scene is the box [-radius, radius]^3.
       blob_scale, blob_std: the initial blob of density.
-      density_scale: multiplies the density; above 1 the scene is more solid.
     """
 
-    grid: HashGridSpec = dataclasses.field(default_factory=HashGridSpec)
+    levels: int = 16
+    features: int = 2
+    log2_table_size: int = 19
+    base_resolution: int = 16
+    growth: float = 1.447269237440378
     hidden: int = 64
     radius: float = 1.0
     blob_scale: float = 10.0
     blob_std: float = 0.5
-    density_scale: float = 1.0
+
+    @functools.cached_property
+    def grid(self) -> HashGridSpec:
+        """The hash grid's numbers alone."""
+        return HashGridSpec(
+            self.levels, self.features, self.log2_table_size, self.base_resolution, self.growth
+        )
 
 
 def init(key: jax.Array, spec: FieldSpec) -> dict:
@@ -64,26 +75,24 @@ def harden(params: dict, level: float, sharpness: float) -> dict:
     thinner vanishes and what is denser becomes solid.
 
     Args:
-      level: density on the surface, with the spec's `density_scale` in it.
+      level: density on the surface.
       sharpness: 1 leaves the field as it is.
     """
     edge = {"level": jnp.float32(level), "sharpness": jnp.float32(sharpness)}
     return params | {"edge": edge}
 
 
-def optimised(params: dict, spec: FieldSpec) -> tuple[dict, FieldSpec]:
-    """The field before it was made more solid or hardened."""
-    soft = {name: value for name, value in params.items() if name != "edge"}
-    return soft, dataclasses.replace(spec, density_scale=1.0)
+def optimised(params: dict) -> dict:
+    """The parameters of the field before it was hardened."""
+    return {name: value for name, value in params.items() if name != "edge"}
 
 
-def shown(value: Array, params: dict, spec: FieldSpec) -> Array:
+def shown(value: Array, params: dict) -> Array:
     """The density that a field shows where the one that was optimised has `value`.
 
-    More solid by the spec's `density_scale`, and hardened if it is a hardened field; beyond 20
-    times the level all is solid, which keeps float32 finite.
+    Another one if it is a hardened field; beyond 20 times the level all is solid, which keeps
+    float32 finite.
     """
-    value = value * spec.density_scale
     if "edge" not in params:
         return value
     edge = params["edge"]
@@ -112,7 +121,7 @@ def _density(params: dict, values: list, x: Array, spec: FieldSpec) -> tuple[Arr
     features = hash_grid.interpolate(values, _unit(x, spec), spec.grid)
     raw = _network(params["density"], features)[0]
     blob = spec.blob_scale * (1.0 - _norm(x) / spec.blob_std)
-    return shown(jax.nn.softplus(raw + blob), params, spec), features
+    return shown(jax.nn.softplus(raw + blob), params), features
 
 
 def density(params: dict, x: Float[Array, "N 3"], spec: FieldSpec) -> Float[Array, " N"]:
@@ -136,7 +145,7 @@ def normal(params: dict, x: Float[Array, "N 3"], spec: FieldSpec) -> Float[Array
     Where the gradient vanishes the normal is zero and so is its gradient. A hardened field has the
     normals of the field that it was made from.
     """
-    params, spec = optimised(params, spec)
+    params = optimised(params)
     values = hash_grid.gather(params["encoding"], _unit(x, spec), spec.grid)
     gradient = jax.grad(lambda x: jnp.sum(_density(params, values, x, spec)[0]))(x)
     square = jnp.sum(gradient * gradient, -1, keepdims=True)

@@ -229,20 +229,20 @@ def render_shown(
 ) -> tuple[Array, Array, Array, Array]:
     """Renders a field for people to look at, on white.
 
-    A field that is shown more solid than it was optimised, or with a harder edge, has the colours
+    A field that is shown with a harder edge than it was optimised with has the colours
     that its soft rim and what is behind it have together: the rim alone was hardly seen. Both are
     made of the same samples, each looked at once.
 
     Returns:
       rgb [R, 3], opacity [R], depth [R] and the weighted mean of the normals [R, 3].
     """
-    soft, soft_spec = field.optimised(params, field_spec)
-    samples, _ = place_samples(None, soft, rays_o, rays_d, grid, spec, soft_spec)
+    soft = field.optimised(params)
+    samples, _ = place_samples(None, soft, rays_o, rays_d, grid, spec, field_spec)
 
     def evaluate(ray, t):
         x = points(rays_o, rays_d, ray, t)
-        density, colour = field.density_and_albedo(soft, x, soft_spec)
-        return density, colour, field.normal(soft, x, soft_spec)
+        density, colour = field.density_and_albedo(soft, x, field_spec)
+        return density, colour, field.normal(soft, x, field_spec)
 
     density, colour, normal = chunked(evaluate, spec.chunk, samples.ray, samples.t)
     longest = sampling.max_steps(spec.step_size, field_spec.radius, spec.bound)
@@ -254,7 +254,7 @@ def render_shown(
 
     seen = sums(density, colour)
     solid = sums(
-        field.shown(density, params, field_spec),
+        field.shown(density, params),
         jnp.concatenate([samples.t[:, None], normal], -1),
     )
     opacity = solid[:, :1]

@@ -18,10 +18,12 @@ from ml_collections import ConfigDict
 
 from iso3d_jax import sampling
 from iso3d_jax.data import encode
+from iso3d_jax.geometry import camera_sets
 from iso3d_jax.planning import compile_for
-from iso3d_jax.reconstruction import cameras, losses, pictures, settings, state
+from iso3d_jax.reconstruction import losses, pictures, state
 from iso3d_jax.reconstruction.init import draft
-from iso3d_jax.reconstruction.losses import Pictures, Prior, PriorSpec
+from iso3d_jax.reconstruction.losses import Denoiser, DenoiserSpec, Pictures
+from iso3d_jax.reconstruction.spec import ReconstructionSpec, make_spec
 from iso3d_jax.reconstruction.step import run_steps
 from iso3d_jax.training import loop
 from iso3d_jax.training.optimizer import make_optimizer
@@ -91,7 +93,7 @@ def road(configs: Configs, dtype) -> Iterator[Program]:
     latent = (config.latent_size, config.latent_size, config.latent_channels)
     views = _shape((1, configs.reconstruct.views, *latent))
     yield Program("decoding", sampling.decode_views, (vae, views))
-    yield from _reconstruction(unet, vae, config, configs.reconstruct)
+    yield from _reconstruction(unet, vae, config, make_spec(configs.reconstruct))
     yield from _encoding(vae, clip, side)
     for stage, cfg in configs.stages.items():
         yield from _steps(cfg, stage, dtype)
@@ -112,41 +114,40 @@ def _sampling(unet, config: ConfigDict, num_views: int) -> Program:
     return Program(f"sampling of {own['steps']} steps", sample, (unet, *shapes))
 
 
-def _reconstruction(unet, vae, config: ConfigDict, cfg: ConfigDict) -> Iterator[Program]:
+def _reconstruction(unet, vae, config: ConfigDict, spec: ReconstructionSpec) -> Iterator[Program]:
     side = config.resolution
-    spec = PriorSpec(
+    denoiser_spec = DenoiserSpec(
         side, float(config.scale_factor), config.parameterization, config.camera_encoding
     )
-    prior = Prior(
+    prior = Denoiser(
         unet, vae, _shape((1, 1, config.context_dim)), _shape((1000,)), _shape((side, side, 3)),
         _shape((side, side)),
     )  # fmt: skip
-    main = _shapes_of(jax.eval_shape(lambda: state.start(cfg)))
+    main = _shapes_of(jax.eval_shape(lambda: state.start(spec)))
 
-    def run(cfg, phase):
+    def run(spec, phase):
         return functools.partial(
-            run_steps.__wrapped__, capacity=cfg.steps_per_call, cfg=settings.freeze(cfg),
-            spec=spec, phase=phase,
+            run_steps.__wrapped__, capacity=spec.steps_per_call, spec=spec,
+            denoiser_spec=denoiser_spec, phase=phase,
         )  # fmt: skip
 
-    for phase, (_, size, _) in enumerate(cfg.phases):
-        yield Program(f"SDS at {size}", run(cfg, phase), (main, prior, _shape((), jnp.int32)))
-    fitted = draft.config_of(cfg, side)
-    rays = len(cfg.draft.sets) * cfg.views * side**2
-    grid = (cfg.draft.hull_resolution,) * 3
+    for phase, (_, size, _) in enumerate(spec.phases):
+        yield Program(f"SDS at {size}", run(spec, phase), (main, prior, _shape((), jnp.int32)))
+    fitted = draft.draft_spec(spec, side)
+    rays = len(spec.draft.sets) * spec.views * side**2
+    grid = (spec.draft.hull_resolution,) * 3
     seen = Pictures(
         *(_shape((rays, 3)) for _ in range(3)), _shape((rays,)),  # pyright: ignore[reportCallIssue]
-        _shape(grid) if cfg.draft.hull else None,  # pyright: ignore[reportCallIssue]
+        _shape(grid) if spec.draft.hull else None,  # pyright: ignore[reportCallIssue]
     )  # fmt: skip
     first = _shapes_of(jax.eval_shape(lambda: state.start(fitted)))
     yield Program("draft", run(fitted, 0), (first, seen, _shape((), jnp.int32)))
-    ring = _shapes_of(cameras.ring(4, **pictures.SHOW))
+    ring = _shapes_of(camera_sets.ring(4, **pictures.SHOW))
     show = functools.partial(
-        pictures._render_views.__wrapped__, resolution=cfg.video.resolution,
-        spec=settings.generous(settings.render_spec(cfg)),
-        field_spec=settings.shown_field_spec(cfg),
+        pictures._render_views.__wrapped__, resolution=spec.video.resolution,
+        render_spec=spec.rays_shown, field_spec=spec.field,
     )  # fmt: skip
-    grid = jax.eval_shape(lambda scene: state.grid_of(scene, cfg), main)
+    grid = jax.eval_shape(lambda scene: state.grid_of(scene, spec), main)
     yield Program("turntable", show, (main.params, grid, ring))
 
 

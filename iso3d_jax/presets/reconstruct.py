@@ -123,10 +123,10 @@ def get_config(arg: str = "") -> ConfigDict:
              white=(0.02, 0.12), fill=False, mask=0.5, hull=0.0, hull_resolution=64, networks=0.001,
              opaque=0.01, sparsity=0.0, orientation=0.1)
     )  # fmt: skip
-    # few iterations leave rims half transparent: the turntable and the mesh show the density times
-    # this, and then its edge as many times steeper (see harden in iso3d_jax/nerf/field.py) about
-    # the surface: where outlines begin ("outline"), or most like the sampled views' hull ("hull")
-    c.show = ConfigDict(dict(density_scale=1.0, sharpness=1.0, surface="outline"))
+    # few iterations leave rims half transparent: the turntable and the mesh show the density's edge
+    # so many times steeper (see harden in iso3d_jax/nerf/field.py) at the surface: where outlines
+    # begin ("outline"), or most like the sampled views' hull ("hull")
+    c.show = ConfigDict(dict(sharpness=1.0, surface="outline"))
     c.video = ConfigDict(dict(frames=120, resolution=256, seconds=4.0))
     # threshold: density on the surface, 0 to choose it as `show.surface` says (released: 25);
     # remove_outliers: parts with a smaller share of the largest one's faces go (released); the

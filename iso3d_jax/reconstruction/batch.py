@@ -22,6 +22,7 @@ from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.pictures import load_picture
 from iso3d_jax.reconstruction import loop, run, settings
 from iso3d_jax.reconstruction import pictures as draw
+from iso3d_jax.reconstruction.spec import make_spec
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -68,7 +69,7 @@ def reconstruct_all(
     model,
     pictures: dict[str, Path],
     out: str | Path,
-    cfg: ConfigDict,
+    config: ConfigDict,
     *,
     model_id: str,
     init: str,
@@ -81,6 +82,7 @@ def reconstruct_all(
 
     Args:
       pictures: from `find_pictures`.
+      config: as of `run.reconstruct`.
       reconstruct: what makes one, with `run.reconstruct`'s arguments.
 
     Returns:
@@ -90,6 +92,7 @@ def reconstruct_all(
       loop.Interrupted: stopped; the same call goes on.
       OSError: the disk is full, which concerns all of them.
     """
+    spec = make_spec(config)
     failed: dict[str, str] = {}
     queue, next_one = enumerate(pictures.items(), 1), threading.Lock()
 
@@ -105,12 +108,12 @@ def reconstruct_all(
         folder = Path(out) / name
         try:
             picture: np.ndarray = load_picture(path)
-            if is_finished(folder, run.about_run(model, picture, cfg, model_id, init)):
+            if is_finished(folder, run.about_run(model, picture, spec, model_id, init)):
                 print(f"[{count}/{len(pictures)}] {name}: finished before")
                 return
             print(f"[{count}/{len(pictures)}] {name}", flush=True)
             reconstruct(
-                model, picture, folder, cfg, model_id=model_id, init=init, programs=programs
+                model, picture, folder, config, model_id=model_id, init=init, programs=programs
             )
         except UserError as error:
             failed[name] = str(error)
@@ -125,11 +128,11 @@ def reconstruct_all(
                 raise
 
     devices = jax.local_devices()[: len(pictures)]
-    if len(devices) == 1 or cfg.parallelism == "views":
+    if len(devices) == 1 or spec.parallelism == "views":
         work(model, {}, [])
     else:
         _on_all(devices, work_on)
-    _write_sheet(Path(out), [name for name in pictures if name not in failed], cfg)
+    _write_sheet(Path(out), [name for name in pictures if name not in failed], spec.views)
     return failed
 
 
@@ -143,12 +146,12 @@ def _on_all(devices: list, work_on: Callable) -> None:
             raise errors[0] if errors else loop.Interrupted(stopped[0])
 
 
-def _write_sheet(out: Path, names: list[str], cfg: ConfigDict) -> None:
+def _write_sheet(out: Path, names: list[str], views: int) -> None:
     """One picture of all objects, a row each, in the order of the names."""
     sheets = [out / name / "contact_sheet.png" for name in names]
     sheets = [path for path in sheets if path.is_file()]
     if sheets:
-        draw.sheet_of_sheets(out / "sheet.png", sheets, cfg.views)
+        draw.sheet_of_sheets(out / "sheet.png", sheets, views)
         print(f"wrote {out / 'sheet.png'}: a row for each of {len(sheets)} objects")
 
 

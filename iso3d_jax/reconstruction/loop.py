@@ -15,13 +15,12 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.progress import Progress
 from iso3d_jax.reconstruction import parallel, settings, state
-from iso3d_jax.reconstruction.losses import LOSSES, WANTED, Pictures, Prior, PriorSpec
-from iso3d_jax.reconstruction.settings import phase_end, phase_of
+from iso3d_jax.reconstruction.losses import LOSSES, WANTED, Denoiser, DenoiserSpec, Pictures
+from iso3d_jax.reconstruction.spec import ReconstructionSpec
 from iso3d_jax.reconstruction.state import State
 from iso3d_jax.reconstruction.step import run_steps
 
@@ -74,8 +73,14 @@ def signals() -> Iterator[list[int]]:
 class Programs:
     """The compiled programs of a run, one a phase; the next phase's compiles meanwhile."""
 
-    def __init__(self, cfg, spec: PriorSpec, example: State, source: Prior | Pictures):
-        self._cfg, self._spec = settings.freeze(cfg), spec
+    def __init__(
+        self,
+        spec: ReconstructionSpec,
+        denoiser_spec: DenoiserSpec,
+        example: State,
+        source: Denoiser | Pictures,
+    ):
+        self._spec, self._denoiser_spec = spec, denoiser_spec
         self._shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(
                 jnp.shape(x), jnp.result_type(x), sharding=getattr(x, "sharding", None)
@@ -91,14 +96,15 @@ class Programs:
         example, source = self._shapes
         program = run_steps.lower(
             example, source, jax.ShapeDtypeStruct((), jnp.int32),
-            capacity=self._cfg.steps_per_call, cfg=self._cfg, spec=self._spec, phase=phase,
+            capacity=self._spec.steps_per_call, spec=self._spec,
+            denoiser_spec=self._denoiser_spec, phase=phase,
         ).compile()  # fmt: skip
         self.seconds += time.monotonic() - begin
         return program
 
     def prepare(self, phase: int) -> None:
         """Starts to compile a phase's program in the background."""
-        if phase < len(self._cfg.phases) and phase not in self._futures:
+        if phase < len(self._spec.phases) and phase not in self._futures:
             self._futures[phase] = self._pool.submit(self._compile, phase)
 
     def ready(self, phase: int) -> bool:
@@ -120,15 +126,15 @@ def _finite_means(record: dict[str, np.ndarray], count: int) -> dict[str, float]
     return {name: float(fn(record[name][:count][good])) for name, fn in of.items()}
 
 
-def _rates(cfg: ConfigDict) -> str:
+def _rates(spec: ReconstructionSpec) -> str:
     """The flags that make iterations take smaller steps."""
-    if cfg.mode == "views":
+    if spec.mode == "views":
         return "--config.optimizer.encoding or --config.draft.networks"
     return "--config.optimizer.encoding, --config.optimizer.networks or --config.guidance.scale"
 
 
 def _bad_steps(
-    record: dict[str, np.ndarray], count: int, current: State, cfg: ConfigDict
+    record: dict[str, np.ndarray], count: int, current: State, spec: ReconstructionSpec
 ) -> UserError:
     """What to say when too many iterations in a row were not finite, and which losses they were."""
     bad = [k for k in LOSSES if k in record and not np.isfinite(record[k][max(count - 1, 0)])]
@@ -137,16 +143,18 @@ def _bad_steps(
         f"the {what} was not a finite number in {int(current.in_a_row)} "
         f"iterations in a row, the last of them iteration {int(current.step) - 1}; the scene from "
         "before them is saved, and the same command goes on from there: give it another "
-        f"--config.seed, a lower {_rates(cfg)}, or a higher --config.max_bad_steps"
+        f"--config.seed, a lower {_rates(spec)}, or a higher --config.max_bad_steps"
     )
 
 
-def _check_learned(history: dict[str, list[float]], current: State, cfg: ConfigDict) -> None:
+def _check_learned(
+    history: dict[str, list[float]], current: State, spec: ReconstructionSpec
+) -> None:
     """Refuses to call a run finished of which no iteration was finite."""
     if int(current.skipped) and not history.get("step"):
         raise UserError(
             f"all {int(current.skipped)} iterations were left out, since a loss was not a finite "
-            f"number: nothing was optimised; give another --out and a lower {_rates(cfg)}"
+            f"number: nothing was optimised; give another --out and a lower {_rates(spec)}"
         )
 
 
@@ -199,9 +207,9 @@ def go_on(folder: Path, about: dict, current: State, steps: int, *, label: str =
 
 def optimise(
     current: State,
-    source: Prior | Pictures,
-    cfg: ConfigDict,
-    spec: PriorSpec,
+    source: Denoiser | Pictures,
+    spec: ReconstructionSpec,
+    denoiser_spec: DenoiserSpec,
     folder: Path,
     about: dict,
     *,
@@ -211,19 +219,19 @@ def optimise(
     progress: Progress | None = None,
     programs: dict[str, Programs] | None = None,
 ) -> tuple[State, dict[str, list[float]], dict[str, float]]:
-    """Runs the iterations that are left, `cfg.steps` in all.
+    """Runs the iterations that are left, `spec.steps` in all.
 
     Args:
       current: the state to go on from; its buffers are given away.
       source: what to follow.
-      folder: where the state is saved, every `cfg.save_every` iterations and when stopped.
+      folder: where the state is saved, every `spec.save_every` iterations and when stopped.
       about: JSON values saved with the state.
       label: says on the terminal what this is.
-      preview: called with the state and the iteration every `cfg.preview_every` iterations; makes
+      preview: called with the state and the iteration every `spec.preview_every` iterations; makes
         a picture of the scene.
       on_step: told the iteration after every dispatch, with the picture where one was made; the run
         stops where it returns False, as on Ctrl-C.
-      programs: compiled programs by label; calls with the same `cfg`, `spec` and shapes share them.
+      programs: compiled programs by label; calls with the same specs and shapes share them.
 
     Returns:
       The last state, the losses (means of each dispatch's finite iterations, with `step`, and the
@@ -231,36 +239,36 @@ def optimise(
 
     Raises:
       Interrupted: Ctrl-C, SIGTERM, or `on_step` returned False; the state is saved.
-      UserError: no finite loss in `cfg.max_bad_steps` iterations in a row; the state from before
+      UserError: no finite loss in `spec.max_bad_steps` iterations in a row; the state from before
         them is saved.
     """
     step = int(current.step)
-    mesh = spec.mesh
+    mesh = denoiser_spec.mesh
     history: dict[str, list[float]] = about.setdefault("history", {})
     seconds = {"compile": 0.0, "iterations": 0.0, "previews": 0.0}
-    if step >= cfg.steps:
-        _check_learned(history, current, cfg)
+    if step >= spec.steps:
+        _check_learned(history, current, spec)
         return current, history, seconds
     current, source = parallel.replicate(mesh, (current, source))
     shared = {} if programs is None else programs
     if label not in shared:
-        shared[label] = Programs(cfg, spec, current, source)
+        shared[label] = Programs(spec, denoiser_spec, current, source)
     compiled = shared[label]
-    progress = progress or Progress(cfg.steps, label, start=step)
+    progress = progress or Progress(spec.steps, label, start=step)
     with signals() as stopped:
-        while step < cfg.steps:
-            phase = phase_of(cfg, step)
+        while step < spec.steps:
+            phase = spec.phase_at(step)
             if compiled.ready(phase):
                 program = compiled.get(phase)
             else:
                 begin = time.monotonic()
-                with progress.compiling(f"{cfg.phases[phase][1]}x{cfg.phases[phase][1]} renders"):
+                with progress.compiling(f"{spec.phases[phase][1]}x{spec.phases[phase][1]} renders"):
                     program = compiled.get(phase)
                 seconds["compile"] += time.monotonic() - begin
             compiled.prepare(phase + 1)
             begin = time.monotonic()
-            until = min(phase_end(cfg, phase), step + cfg.steps_per_call)
-            for every in (cfg.save_every, cfg.preview_every):
+            until = min(spec.phase_end(phase), step + spec.steps_per_call)
+            for every in (spec.save_every, spec.preview_every):
                 until = min(until, (step // every + 1) * every) if every else until
             current, record = program(current, source, jnp.int32(until - step))
             count = int(current.step) - step
@@ -281,24 +289,24 @@ def optimise(
             if int(current.skipped):
                 shown["skipped"] = int(current.skipped)
             progress.update(step, **shown)
-            if int(current.in_a_row) >= cfg.max_bad_steps and step < cfg.steps:
-                error = _bad_steps(record, count, current, cfg)
+            if int(current.in_a_row) >= spec.max_bad_steps and step < spec.steps:
+                error = _bad_steps(record, count, current, spec)
                 # the same command, or another seed, is to have as many tries again
                 state.save(folder, current._replace(in_a_row=jnp.int32(0)), about)
                 raise error
             begin, picture = time.monotonic(), None
-            if preview and cfg.preview_every and step % cfg.preview_every == 0:
+            if preview and spec.preview_every and step % spec.preview_every == 0:
                 with progress.doing("drawing a preview"):
                     picture = preview(parallel.on_one(mesh, current), step)
             seconds["previews"] += time.monotonic() - begin
             stop = stopped[0] if stopped else 0
             if on_step is not None and on_step(step, picture) is False:
                 stop = stop or signal.SIGINT
-            if stop or step >= cfg.steps or (cfg.save_every and step % cfg.save_every == 0):
+            if stop or step >= spec.steps or (spec.save_every and step % spec.save_every == 0):
                 state.save(folder, current, about)
-            if stop and step < cfg.steps:
+            if stop and step < spec.steps:
                 progress.note(f"stopped at iteration {step}; the same command goes on from there")
                 raise Interrupted(stop)
     progress.close()
-    _check_learned(history, current, cfg)
+    _check_learned(history, current, spec)
     return parallel.on_one(mesh, current), history, seconds

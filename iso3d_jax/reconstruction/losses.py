@@ -9,16 +9,16 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
-from ml_collections import FrozenConfigDict
 
+from iso3d_jax.geometry import camera_sets
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.guidance import regularizers, sds
 from iso3d_jax.guidance.annealing import draw_timestep
 from iso3d_jax.nerf import field, render, shading
 from iso3d_jax.nerf.occupancy import Grid
-from iso3d_jax.reconstruction import cameras, parallel
+from iso3d_jax.reconstruction import parallel
 from iso3d_jax.reconstruction.init.hull import hull_loss
-from iso3d_jax.reconstruction.settings import field_spec, phase_end, render_spec
+from iso3d_jax.reconstruction.spec import ReconstructionSpec
 
 LOSSES = (
     "guidance", "reference_l2", "photometric", "mask", "hull", "orientation", "sparsity", "opaque"
@@ -28,7 +28,7 @@ LOSSES = (
 WANTED = ("wanted_candidates", "wanted_samples")
 
 
-class Prior(NamedTuple):
+class Denoiser(NamedTuple):
     """What SDS asks: the denoiser, the autoencoder, the picture's embedding and the schedule.
 
     The prepared picture itself, on white, is only for the ablation `loss.reference_l2`. `folded` is
@@ -54,7 +54,7 @@ class Pictures(NamedTuple):
     hull: Float[Array, "G G G"] | None = None
 
 
-class PriorSpec(NamedTuple):
+class DenoiserSpec(NamedTuple):
     """Static facts: the prior's, from the model's config, and the devices that ask it."""
 
     resolution: int
@@ -64,7 +64,7 @@ class PriorSpec(NamedTuple):
     mesh: Mesh | None = None  # the devices that make one object together, see parallel.py
 
 
-def fold(prior: Prior, groups: int) -> Prior:
+def fold(prior: Denoiser, groups: int) -> Denoiser:
     """The prior with all that the denoiser makes of the embedding alone, for loops of iterations.
 
     Args:
@@ -102,18 +102,18 @@ def white_mask(images: Float[Array, "... 3"], low=0.02, high=0.12) -> Float[Arra
     return jnp.clip((1.0 - jnp.min(images, -1) - low) / (high - low), 0.0, 1.0)
 
 
-def _orientation(key, params, rays_o, rays_d, samples, weights, cfg):
+def _orientation(key, params, rays_o, rays_d, samples, weights, spec):
     """What the normals that face away add up to, on evenly spread samples."""
-    slots = min(round(cfg.render.normals * rays_o.shape[0]), samples.ray.shape[0])
+    slots = min(round(spec.render.normals * rays_o.shape[0]), samples.ray.shape[0])
     index, stretch = render.subset(key, samples, slots)
 
     def away(ray, t):
         direction = rays_d[ray]
         x = render.points(rays_o, rays_d, ray, t)
-        return regularizers.facing_away(field.normal(params, x, field_spec(cfg)), direction)
+        return regularizers.facing_away(field.normal(params, x, spec.field), direction)
 
     # gradients of second order hold far more per sample than the render does: never all at once
-    terms = render.chunked(away, render_spec(cfg).chunk, samples.ray[index], samples.t[index])
+    terms = render.chunked(away, spec.rays.chunk, samples.ray[index], samples.t[index])
     return regularizers.orientation_sum(weights[index] * stretch, terms)
 
 
@@ -122,7 +122,7 @@ def active(weight) -> bool:
     return any(weight[1:3]) if isinstance(weight, tuple) else bool(weight)
 
 
-def _scene(keys, shared, rays, *, cfg: FrozenConfigDict, weight) -> tuple[tuple, dict]:
+def _scene(keys, shared, rays, *, spec: ReconstructionSpec, weight) -> tuple[tuple, dict]:
     """Renders rays and regularizes the scene that they see; a share of them, see `map_rays`.
 
     Args:
@@ -138,13 +138,13 @@ def _scene(keys, shared, rays, *, cfg: FrozenConfigDict, weight) -> tuple[tuple,
     rays_o, rays_d = rays[0], rays[1]
     light = None if kind is None else (kind, ambient, rays[2])
     rendering, samples, weights = render.render(
-        keys[0], params, rays_o, rays_d, grid, render_spec(cfg), field_spec(cfg), light=light
+        keys[0], params, rays_o, rays_d, grid, spec.rays, spec.field, light=light
     )
     opacity = rendering.opacity
     scalars = {"opacity": jnp.mean(opacity)} | dict(zip(WANTED, rendering.wanted, strict=True))
     if active(weight.orientation):
         scalars["orientation"] = _orientation(
-            keys[1], params, rays_o, rays_d, samples, weights, cfg
+            keys[1], params, rays_o, rays_d, samples, weights, spec
         )
         scalars["hit"] = jnp.sum((opacity > 0).astype(jnp.float32))
     if active(weight.sparsity):
@@ -167,24 +167,22 @@ def _losses_on_scene(scalars: dict) -> tuple[dict, dict]:
 
 
 def reference_loss(
-    params: dict, prior: Prior, key: jax.Array, grid: Grid, resolution: int,
-    cfg: FrozenConfigDict,
+    params: dict, prior: Denoiser, key: jax.Array, grid: Grid, resolution: int,
+    spec: ReconstructionSpec,
 ) -> tuple[Float[Array, ""], Float[Array, " 2"]]:  # fmt: skip
     """Squared error of the scene seen from the picture's side against the picture (an ablation).
 
-    The camera is assumed, as Zero123's users do: azimuth 0 and what `cfg.reference` says. The mean
-    over pixels and channels, plus `cfg.reference.mask` times that of opacity against the mask.
+    The camera is assumed, as Zero123's users do: azimuth 0 and what `spec.reference` says. The mean
+    over pixels and channels, plus `spec.reference.mask` times that of opacity against the mask.
 
     Returns:
       The loss, and `Rendering.wanted` of its render.
     """
     if prior.picture is None or prior.mask is None:
-        raise ValueError("loss.reference_l2 needs a Prior with the picture and its mask")
-    r = cfg.reference
-    rays_o, rays_d, _ = cameras.ring(1, r.elevation_deg, r.fov_deg, r.distance).rays(resolution)
-    rendering, _, _ = render.render(
-        key, params, rays_o, rays_d, grid, render_spec(cfg), field_spec(cfg)
-    )
+        raise ValueError("loss.reference_l2 needs a Denoiser with the picture and its mask")
+    r = spec.reference
+    rays_o, rays_d, _ = camera_sets.ring(1, r.elevation_deg, r.fov_deg, r.distance).rays(resolution)
+    rendering, _, _ = render.render(key, params, rays_o, rays_d, grid, spec.rays, spec.field)
     wanted = jnp.concatenate([prior.picture, prior.mask[..., None]], -1)
     wanted = jax.image.resize(wanted, (resolution, resolution, 4), "linear").reshape(-1, 4)
     rgb = jnp.mean(jnp.square(rendering.rgb - wanted[:, :3]))
@@ -193,56 +191,58 @@ def reference_loss(
 
 
 def sds_losses(
-    params: dict, prior: Prior, key: jax.Array, step: Array, grid: Grid, *,
-    cfg: FrozenConfigDict, spec: PriorSpec, phase: int,
+    params: dict, prior: Denoiser, key: jax.Array, step: Array, grid: Grid, *,
+    spec: ReconstructionSpec, denoiser_spec: DenoiserSpec, phase: int,
 ) -> tuple[dict, dict]:  # fmt: skip
     """Losses of one SDS iteration, unweighted, and what else is worth reporting."""
     k_camera, k_render, k_encode, k_noise, k_t, k_light, k_normal = jax.random.split(key, 7)
-    _, resolution, groups = cfg.phases[phase]
-    views = cameras.draw(k_camera, groups, cfg.views, **cfg.camera.to_dict())
+    _, resolution, groups = spec.phases[phase]
+    views = camera_sets.sample_cameras(k_camera, groups, spec.views, spec.camera)
     rays_o, rays_d, position = views.rays(resolution)
     kind = ambient = None
     rays = rays_o, rays_d
-    if cfg.shading.probability > 0 and phase_end(cfg, phase) > cfg.shading.start_step:
+    if spec.shading.probability > 0 and spec.phase_end(phase) > spec.shading.start_step:
         kind, ambient, source = shading.draw(
-            k_light, position.reshape(groups, cfg.views, 3), step,
-            start_step=cfg.shading.start_step, probability=cfg.shading.probability,
+            k_light, position.reshape(groups, spec.views, 3), step,
+            start_step=spec.shading.start_step, probability=spec.shading.probability,
         )  # fmt: skip
         rays = *rays, jnp.repeat(source.reshape(-1, 3), resolution**2, 0)
     (rgb, opacity), scalars = parallel.map_rays(
-        spec.mesh, functools.partial(_scene, cfg=cfg, weight=cfg.loss),
+        denoiser_spec.mesh, functools.partial(_scene, spec=spec, weight=spec.loss),
         (k_render, k_normal), (params, grid, kind, ambient), rays,
     )  # fmt: skip
     rendered = rgb.reshape(-1, resolution, resolution, 3)  # [G*V, H, W, 3]
-    shape = (rendered.shape[0], spec.resolution, spec.resolution, 3)
+    shape = (rendered.shape[0], denoiser_spec.resolution, denoiser_spec.resolution, 3)
     images = jax.image.resize(rendered, shape, "linear", antialias=False)
-    images = parallel.split(spec.mesh, images)
-    latents = encode(prior.vae, images, k_encode, spec.scale_factor, cfg.memory)
-    latents = parallel.gather(spec.mesh, latents).reshape(groups, cfg.views, *latents.shape[1:])
+    images = parallel.split(denoiser_spec.mesh, images)
+    latents = encode(prior.vae, images, k_encode, denoiser_spec.scale_factor, spec.memory)
+    latents = parallel.gather(denoiser_spec.mesh, latents).reshape(
+        groups, spec.views, *latents.shape[1:]
+    )
 
-    g = cfg.guidance
+    g = spec.guidance
     t = draw_timestep(k_t, step, g.low, g.high, prior.alphas_cumprod.shape[0])
-    camera = camera_condition(views.elevation_deg, views.azimuth_deg, spec.camera_encoding)
+    camera = camera_condition(views.elevation_deg, views.azimuth_deg, denoiser_spec.camera_encoding)
     context = jnp.broadcast_to(prior.context, (groups, *prior.context.shape[1:]))
 
     def denoise(z_t, t, context, camera):
         context = context if prior.folded is None else prior.folded
         inputs = jax.tree.map(
-            functools.partial(parallel.split, spec.mesh), (z_t, t, context, camera)
+            functools.partial(parallel.split, denoiser_spec.mesh), (z_t, t, context, camera)
         )
-        return parallel.gather(spec.mesh, prior.unet(*inputs))
+        return parallel.gather(denoiser_spec.mesh, prior.unet(*inputs))
 
     guidance, _ = sds.score_distillation(
         denoise, latents, jax.random.normal(k_noise, latents.shape), t, prior.alphas_cumprod[t],
-        context, camera, parameterization=spec.parameterization, scale=g.scale,
+        context, camera, parameterization=denoiser_spec.parameterization, scale=g.scale,
         rescale=g.rescale, kind=g.loss,
     )  # fmt: skip
     on_scene, facts = _losses_on_scene(scalars)
     losses = {"guidance": guidance} | on_scene
-    if active(cfg.loss.reference_l2):
+    if active(spec.loss.reference_l2):
         # Folded in, not split off: without this loss a run draws what it drew before.
         losses["reference_l2"], wanted = reference_loss(
-            params, prior, jax.random.fold_in(key, 7), grid, resolution, cfg
+            params, prior, jax.random.fold_in(key, 7), grid, resolution, spec
         )
         for name, value in zip(WANTED, wanted, strict=True):
             facts[name] = jnp.maximum(facts[name], value)
@@ -251,15 +251,15 @@ def sds_losses(
 
 def views_losses(
     params: dict, pictures: Pictures, key: jax.Array, step: Array, grid: Grid, *,
-    cfg: FrozenConfigDict, spec: PriorSpec, phase: int,
+    spec: ReconstructionSpec, denoiser_spec: DenoiserSpec, phase: int,
 ) -> tuple[dict, dict]:  # fmt: skip
     """Losses of one iteration of fitting given views, unweighted, and what else to report."""
     del step, phase
     k_rays, k_render, k_normal = jax.random.split(key, 3)
-    index = jax.random.randint(k_rays, (cfg.draft.rays,), 0, pictures.rgb.shape[0])
+    index = jax.random.randint(k_rays, (spec.draft.rays,), 0, pictures.rgb.shape[0])
     rays_o, rays_d, rgb, mask = (x[index] for x in pictures[:4])
     (seen, opacity), scalars = parallel.map_rays(
-        spec.mesh, functools.partial(_scene, cfg=cfg, weight=cfg.draft),
+        denoiser_spec.mesh, functools.partial(_scene, spec=spec, weight=spec.draft),
         (k_render, k_normal), (params, grid, None, None), (rays_o, rays_d),
     )  # fmt: skip
     losses = {
@@ -268,8 +268,8 @@ def views_losses(
     }
     if pictures.hull is not None:
         losses["hull"] = hull_loss(
-            params, pictures.hull, jax.random.fold_in(key, 3), field_spec(cfg),
-            points=cfg.draft.rays, step_size=cfg.render.step_size,
+            params, pictures.hull, jax.random.fold_in(key, 3), spec.field,
+            points=spec.draft.rays, step_size=spec.render.step_size,
         )  # fmt: skip
     on_scene, facts = _losses_on_scene(scalars)
     return losses | on_scene, facts

@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.reconstruction.spec import ReconstructionSpec
 
 
 def make_mesh(devices: Sequence) -> Mesh:
@@ -38,17 +39,17 @@ def make_mesh(devices: Sequence) -> Mesh:
     return Mesh(grid, names, axis_types=(AxisType.Auto,) * len(sizes))
 
 
-def mesh_for(cfg, devices: Sequence) -> Mesh | None:
-    """The mesh that a config asks for; None where one device makes one object.
+def mesh_for(spec: ReconstructionSpec, devices: Sequence) -> Mesh | None:
+    """The mesh that a spec asks for; None where one device makes one object.
 
     Raises:
       UserError: the devices do not divide the rays of an iteration.
     """
-    if cfg.parallelism == "objects" or len(devices) == 1:
+    if spec.parallelism == "objects" or len(devices) == 1:
         return None
-    rays = {f"{cfg.draft.rays} rays of a draft": cfg.draft.rays} | {
-        f"{groups * cfg.views} renders of {size}x{size}": groups * cfg.views * size**2
-        for _, size, groups in cfg.phases
+    rays = {f"{spec.draft.rays} rays of a draft": spec.draft.rays} | {
+        f"{groups * spec.views} renders of {size}x{size}": groups * spec.views * size**2
+        for _, size, groups in spec.phases
     }
     for name, count in rays.items():
         if count % len(devices):

@@ -13,35 +13,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from ml_collections import ConfigDict
 from PIL import Image
 
 from iso3d_jax.core.files import atomic_path
 from iso3d_jax.core.images import to_uint8
 from iso3d_jax.core.progress import Progress
 from iso3d_jax.data import grids
+from iso3d_jax.geometry import camera_sets
+from iso3d_jax.geometry.camera_sets import Cameras
 from iso3d_jax.nerf import render
-from iso3d_jax.nerf.field import FieldSpec
-from iso3d_jax.nerf.render import RenderSpec
-from iso3d_jax.reconstruction import cameras, settings
-from iso3d_jax.reconstruction.cameras import Views
 from iso3d_jax.reconstruction.losses import Pictures, white_mask
+from iso3d_jax.reconstruction.spec import ReconstructionSpec
 from iso3d_jax.reconstruction.state import State, grid_of
 
 TILE = 192  # side of a picture in a contact sheet
 SHOW = dict(elevation_deg=15.0, fov_deg=40.0, scale=1.1)
 
 
-@functools.partial(jax.jit, static_argnames=("resolution", "spec", "field_spec"))
-def _render_views(params, grid, views, *, resolution, spec, field_spec):
+@functools.partial(jax.jit, static_argnames=("resolution", "render_spec", "field_spec"))
+def _render_views(params, grid, views, *, resolution, render_spec, field_spec):
     """rgb, opacity, depth and world normals of V views, [V, H, W, ...]."""
     rays_o, rays_d, _ = views.rays(resolution)
-    rendering = render.render_shown(params, rays_o, rays_d, grid, spec, field_spec)
+    rendering = render.render_shown(params, rays_o, rays_d, grid, render_spec, field_spec)
     return tuple(x.reshape(-1, resolution, resolution, *x.shape[1:]) for x in rendering)
 
 
 def render_views(
-    state: State, views: Views, resolution: int, cfg: ConfigDict, label: str = ""
+    state: State, views: Cameras, resolution: int, spec: ReconstructionSpec, label: str = ""
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Renders one group of views for looking at, four at a time.
 
@@ -52,17 +50,15 @@ def render_views(
       rgb [V, H, W, 3] on white, opacity [V, H, W], depth [V, H, W], normals [V, H, W, 3] in world
       coordinates, weighted by opacity.
     """
-    spec: RenderSpec = settings.generous(settings.render_spec(cfg))
-    field_spec: FieldSpec = settings.shown_field_spec(cfg)
     count = views.azimuth_deg.shape[1]
-    grid = grid_of(state, cfg)
+    grid = grid_of(state, spec)
 
     def draw(first):
         index = jnp.minimum(jnp.arange(first, first + 4), count - 1)
         return jax.device_get(
             _render_views(
-                state.params, grid, Views(*(x[:, index] for x in views)),
-                resolution=resolution, spec=spec, field_spec=field_spec,
+                state.params, grid, Cameras(*(x[:, index] for x in views)),
+                resolution=resolution, render_spec=spec.rays_shown, field_spec=spec.field,
             )
         )  # fmt: skip
 
@@ -80,9 +76,9 @@ def render_views(
     return rgb, opacity, depth, normal
 
 
-def strip(state: State, cfg: ConfigDict, resolution: int, views: int = 4) -> np.ndarray:
+def strip(state: State, spec: ReconstructionSpec, resolution: int, views: int = 4) -> np.ndarray:
     """Colour above normals, `views` wide, uint8; the first column is the picture's side."""
-    rgb, opacity, _, normal = render_views(state, cameras.ring(views, **SHOW), resolution, cfg)
+    rgb, opacity, _, normal = render_views(state, camera_sets.ring(views, **SHOW), resolution, spec)
     shaded = normal_colours(normal, opacity)
     return to_uint8(np.concatenate([np.concatenate(list(rgb), 1), np.concatenate(list(shaded), 1)]))
 
@@ -106,23 +102,23 @@ class Turntable(NamedTuple):
         return Turntable(*(x[index] for x in self)), index * (360.0 / frames)
 
 
-def all_round(state: State, cfg: ConfigDict, count: int, label: str = "") -> Turntable:
+def all_round(state: State, spec: ReconstructionSpec, count: int, label: str = "") -> Turntable:
     """Renders `count` frames evenly round the object, as large as the video's.
 
     Args:
       label: what they are, on a line of progress; '' shows none.
     """
-    views = cameras.ring(count, **SHOW)
-    rgb, opacity, _, normal = render_views(state, views, cfg.video.resolution, cfg, label)
+    views = camera_sets.ring(count, **SHOW)
+    rgb, opacity, _, normal = render_views(state, views, spec.video.resolution, spec, label)
     return Turntable(to_uint8(rgb), to_uint8(normal_colours(normal, opacity)), to_uint8(opacity))
 
 
-def turntable(path: Path, state: State, cfg: ConfigDict) -> Turntable:
+def turntable(path: Path, state: State, spec: ReconstructionSpec) -> Turntable:
     """Writes an MP4 of the object turning: colour, normals and opacity side by side."""
     import imageio.v2 as imageio
 
-    video = cfg.video
-    turn = all_round(state, cfg, video.frames, "turntable")
+    video = spec.video
+    turn = all_round(state, spec, video.frames, "turntable")
     grey = np.repeat(255 - turn.opacity[..., None], 3, -1)
     frames = np.concatenate([turn.rgb, turn.normal, grey], 2)
     with atomic_path(path) as temporary, warnings.catch_warnings():
@@ -167,7 +163,7 @@ def sheet_of_sheets(path: Path, sheets: Sequence[Path], views: int) -> None:
 
 
 def from_views(
-    images: Float[Array, "V H W 3"], views: Views, mask: Float[Array, "V H W"] | None = None,
+    images: Float[Array, "V H W 3"], views: Cameras, mask: Float[Array, "V H W"] | None = None,
     hull: Float[Array, "G G G"] | None = None,
 ) -> Pictures:  # fmt: skip
     """The pixels of given pictures as rays with colours and masks.

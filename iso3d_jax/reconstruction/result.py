@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import UInt8
-from ml_collections import ConfigDict
 from PIL import Image
 
 from iso3d_jax.core.errors import UserError
@@ -18,6 +17,7 @@ from iso3d_jax.core.files import make_folder
 from iso3d_jax.core.progress import Steps
 from iso3d_jax.reconstruction import pictures, state, surface
 from iso3d_jax.reconstruction.init import draft
+from iso3d_jax.reconstruction.spec import ReconstructionSpec, make_spec
 from iso3d_jax.reconstruction.state import State
 from iso3d_jax.views import Views
 
@@ -35,7 +35,7 @@ class Reconstruction:
       folder: with mesh.glb, turntable.mp4, views.png, report.json, state.npz.
       views: the first set of views that the object was made from.
       sampled: all sets of them, [S, V, H, W, 3].
-      state: the optimised scene; `config` what it was made with.
+      state: the optimised scene; `spec` what it was made with.
       report: seed, versions, times, memory, losses, facts of the mesh; as report.json.
       page: index.html, which shows all of it, where it was written.
     """
@@ -44,7 +44,7 @@ class Reconstruction:
     views: Views
     sampled: np.ndarray
     state: State
-    config: ConfigDict
+    spec: ReconstructionSpec
     report: dict[str, Any]
     page: Path | None = None
     keep: Any = dataclasses.field(default=None, repr=False)  # a temporary folder's life
@@ -58,15 +58,15 @@ class Reconstruction:
         """
         folder = Path(folder).expanduser()
         about = state.load_about(folder)
-        config = ConfigDict(about["config"])
+        spec = make_spec(about["config"])
         try:
             report = json.loads((folder / "report.json").read_text())
             picture = np.asarray(Image.open(folder / "input.png").convert("RGBA"))
         except (OSError, ValueError) as error:
             raise UserError(f"{folder} holds no finished reconstruction: {error}") from None
         sampled = draft.load_views(folder / "views.npz")
-        views = first_views(sampled, config, picture, draft.load_prepared(folder / "views.npz"))
-        return cls(folder, views, sampled, state.load(folder, config), config, report)
+        views = first_views(sampled, spec, picture, draft.load_prepared(folder / "views.npz"))
+        return cls(folder, views, sampled, state.load(folder, spec), spec, report)
 
     @functools.cached_property
     def mesh(self) -> trimesh.Trimesh:
@@ -79,11 +79,11 @@ class Reconstruction:
         self, frames: int | None = None, resolution: int | None = None
     ) -> UInt8[np.ndarray, "F H W 3"]:
         """Colour pictures all round, from azimuth 0; the run's own number and size where None."""
-        config = ConfigDict(self.config.to_dict())
-        config.video.frames = frames or config.video.frames
-        config.video.resolution = resolution or config.video.resolution
-        shown = surface.hardened(self.state, config, self.report["mesh"]["threshold"])
-        return pictures.all_round(shown, config, config.video.frames).rgb
+        video = self.spec.video
+        video = dataclasses.replace(video, resolution=resolution or video.resolution)
+        shown = surface.hardened(self.state, self.spec, self.report["mesh"]["threshold"])
+        spec = dataclasses.replace(self.spec, video=video)
+        return pictures.all_round(shown, spec, frames or video.frames).rgb
 
     def export(
         self,
@@ -111,33 +111,34 @@ class Reconstruction:
           UserError: another suffix, or an empty surface.
         """
         return export_mesh(
-            self.folder, self.state, self.config, path, texture=texture, faces=faces,
+            self.folder, self.state, self.spec, path, texture=texture, faces=faces,
             resolution=resolution, threshold=threshold,
         )  # fmt: skip
 
 
 def first_views(
-    sampled: np.ndarray, config: ConfigDict, picture: np.ndarray, prepared: np.ndarray
+    sampled: np.ndarray, spec: ReconstructionSpec, picture: np.ndarray, prepared: np.ndarray
 ) -> Views:
     """The first set of a run's sampled views [S, V, H, W, 3], with their cameras."""
-    azimuth, elevation = config.draft.sets[0]
+    azimuth, elevation = spec.draft.sets[0]
     count = sampled.shape[1]
     return Views(
         sampled[0], (azimuth + np.arange(count) * 360.0 / count) % 360.0,
-        np.full(count, float(elevation)), picture, prepared, config.seed,
-        config.picture,
+        np.full(count, float(elevation)), picture, prepared, spec.seed,
+        spec.picture,
     )  # fmt: skip
 
 
 def export_run(folder: str | Path, path: str | Path, **options) -> dict[str, Any]:
     """Writes the mesh of a run that may not be finished; see `Reconstruction.export`."""
-    config = ConfigDict(state.load_about(folder)["config"])
-    return export_mesh(Path(folder), state.load(folder, config), config, path, **options)
+    spec = make_spec(state.load_about(folder)["config"])
+    return export_mesh(Path(folder), state.load(folder, spec), spec, path, **options)
 
 
 def export_mesh(
-    run: Path, scene: State, config: ConfigDict, path: str | Path, *, texture: int | None = None,
-    faces: int | None = None, resolution: int | None = None, threshold: float | str | None = None,
+    run: Path, scene: State, spec: ReconstructionSpec, path: str | Path, *,
+    texture: int | None = None, faces: int | None = None, resolution: int | None = None,
+    threshold: float | str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Writes the mesh of a run's scene; see `Reconstruction.export`.
 
@@ -150,19 +151,20 @@ def export_mesh(
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a file in it")
     make_folder(path.parent)
-    config = ConfigDict(config.to_dict())
+    mesh = spec.mesh
     if faces or resolution:
-        config.mesh.faces = faces or 20 * resolution**2
+        mesh = dataclasses.replace(mesh, faces=faces or 20 * resolution**2)
     if texture:
-        config.mesh.texture = texture
+        mesh = dataclasses.replace(mesh, texture=texture)
     if threshold == "auto":
-        config.mesh.threshold = 0.0
+        mesh = dataclasses.replace(mesh, threshold=0.0)
+    spec = dataclasses.replace(spec, mesh=mesh)
     facts: dict[str, Any] = {}
     if threshold is None or threshold == "auto":
         steps = Steps("surface")
         steps("choosing the density on it", 0, 0)
-        level, facts = surface.choose_surface(scene, config, draft.load_hull(run, config))
+        level, facts = surface.choose_surface(scene, spec, draft.load_hull(run, spec))
         steps.close()
     else:
         level = float(threshold)
-    return surface.write_mesh(path, scene, config, level, resolution) | facts
+    return surface.write_mesh(path, scene, spec, level, resolution) | facts

@@ -11,6 +11,7 @@ What lies in the run's folder afterwards:
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import platform
@@ -37,8 +38,9 @@ from iso3d_jax.core.progress import Progress, Steps, duration
 from iso3d_jax.data import grids
 from iso3d_jax.reconstruction import loop, parallel, pictures, settings, state, surface
 from iso3d_jax.reconstruction.init import draft
-from iso3d_jax.reconstruction.losses import Prior, PriorSpec, white_mask
+from iso3d_jax.reconstruction.losses import Denoiser, DenoiserSpec, white_mask
 from iso3d_jax.reconstruction.result import Reconstruction, first_views
+from iso3d_jax.reconstruction.spec import ReconstructionSpec, check, make_spec
 from iso3d_jax.reconstruction.state import State
 from iso3d_jax.views import Views
 from iso3d_jax.weights import facts
@@ -53,7 +55,9 @@ OnStep: TypeAlias = Callable[[int, int, np.ndarray | None], object]
 SHOWN_SETS = 3  # of views, in views.png; the others are much the same, from between
 
 
-def prior_of(model, prepared: np.ndarray, mesh: Mesh | None = None) -> tuple[Prior, PriorSpec]:
+def prior_of(
+    model, prepared: np.ndarray, mesh: Mesh | None = None
+) -> tuple[Denoiser, DenoiserSpec]:
     """A model and a prepared picture as the guidance wants them.
 
     Args:
@@ -73,19 +77,20 @@ def prior_of(model, prepared: np.ndarray, mesh: Mesh | None = None) -> tuple[Pri
             f"pixels into latents of {latent}, its config says {wanted}"
         )
     context = sampling.embed_pictures(model, prepared[None])
-    spec = PriorSpec(
+    denoiser_spec = DenoiserSpec(
         c.resolution, float(c.scale_factor), c.parameterization, facts.camera_encoding(c), mesh
     )
-    prior = Prior(
+    prior = Denoiser(
         sampling.network_for(model, prepared), model.vae, context,
         jnp.asarray(model.alphas_cumprod), jnp.asarray(prepared, jnp.float32),
         white_mask(jnp.asarray(prepared, jnp.float32)),
     )  # fmt: skip
-    return prior, spec
+    return prior, denoiser_spec
 
 
 def reconstruct(
-    model, picture: np.ndarray, out: str | Path, cfg: ConfigDict, *, model_id: str = "", init=None,
+    model, picture: np.ndarray, out: str | Path, config: ConfigDict, *,
+    model_id: str = "", init: str | Path | None = None,
     programs: dict[str, loop.Programs] | None = None, views: Views | None = None,
     on_step: OnStep | None = None,
 ) -> Reconstruction:  # fmt: skip
@@ -95,12 +100,13 @@ def reconstruct(
       model: from `load_model`.
       picture: RGBA uint8 [H, W, 4].
       out: the run's folder.
-      cfg: from configs/reconstruct.py.
+      config: of presets/reconstruct.py; it is left as it is.
       model_id: says which weights these are; a folder of another model is refused.
       init: 'none', 'views' (a draft from the sampled views), or the folder of another run;
         the config's choice if None.
       programs: compiled programs that calls with the same model and config share; filled here.
-      views: the first set of views, which is not drawn then; of the cameras of `cfg.draft.sets[0]`.
+      views: the first set of views, which is not drawn then; of the cameras of
+        `config.draft.sets[0]`.
       on_step: called as `on_step(step, total, preview)` after every dispatch, first with step 0 and
         the sheet of the views; `preview` is a picture [H, W, 3], uint8, or None. The run stops
         where it returns False.
@@ -110,17 +116,18 @@ def reconstruct(
         loss in many iterations in a row, a full disk.
       loop.Interrupted: stopped; the state is saved.
     """
-    settings.check(cfg)
+    check(config)
+    spec = make_spec(config)
     with FolderLock(make_folder(out)):
         return _reconstruct(
-            model, picture, Path(out), cfg, model_id, init, programs, views, on_step
+            model, picture, Path(out), spec, model_id, init, programs, views, on_step
         )
 
 
 def _reconstruct(
-    model, picture, out: Path, cfg, model_id, init, programs, given, on_step
+    model, picture, out: Path, spec: ReconstructionSpec, model_id, init, programs, given, on_step
 ) -> Reconstruction:
-    init = cfg.init if init is None else init
+    init = spec.init if init is None else init
     clock = {"start": time.monotonic()}
     seconds: dict[str, float] = {}
 
@@ -129,27 +136,27 @@ def _reconstruct(
         seconds[name] = round(now - clock["start"], 2)
         clock["start"] = now
 
-    mesh = parallel.mesh_for(cfg, jax.local_devices())
-    (prepared,) = sampling.prepare_all(model, [picture], cfg.picture or None)
-    prior, spec = prior_of(model, prepared, mesh)
-    about = about_run(model, picture, cfg, model_id, init)
-    _check_disk(out, cfg)
-    resumed = _check_same_run(out, about, cfg)
+    mesh = parallel.mesh_for(spec, jax.local_devices())
+    (prepared,) = sampling.prepare_all(model, [picture], spec.picture or None)
+    prior, denoiser_spec = prior_of(model, prepared, mesh)
+    about = about_run(model, picture, spec, model_id, init)
+    _check_disk(out, spec)
+    resumed = _check_same_run(out, about, spec)
     begun = resumed or draft.is_begun(out)
     if begun and not resumed:
-        of_draft = draft.config_of(cfg, spec.resolution)
+        of_draft = draft.draft_spec(spec, denoiser_spec.resolution)
         _check_same_run(out / draft.FOLDER, about | {"config": of_draft.to_dict()}, of_draft)
-    views = _sample_views(model, picture, prepared, out, cfg, begun, given)
+    views = _sample_views(model, picture, prepared, out, spec, begun, given)
     lap("views")
     if not resumed:
         print(f"views: {out / 'views.png'} (drawn before the 3D starts: does this look right?)")
 
-    main = draft.config_of(cfg, spec.resolution) if cfg.mode == "views" else cfg
-    fit = draft.source_of(views, cfg)
+    main = draft.draft_spec(spec, denoiser_spec.resolution) if spec.mode == "views" else spec
+    fit = draft.source_of(views, spec)
     phase_seconds = {}
-    drafted = cfg.draft.steps if cfg.mode == "sds" and init == "views" else 0
-    begin = round(cfg.init_skip * cfg.steps) if drafted or init not in ("none", "views") else 0
-    begin = 0 if cfg.mode == "views" else begin
+    drafted = spec.draft.steps if spec.mode == "sds" and init == "views" else 0
+    begin = round(spec.init_skip * spec.steps) if drafted or init not in ("none", "views") else 0
+    begin = 0 if spec.mode == "views" else begin
     total = drafted + main.steps - begin
     watch = _watcher(on_step, 0, total)
     if watch is not None and watch(0, _sheet_of(prepared, views)) is False:
@@ -157,17 +164,17 @@ def _reconstruct(
     if resumed:
         current = state.load(out, main)
         about = loop.go_on(out, about, current, main.steps)
-    elif cfg.mode == "sds" and init == "views":
+    elif spec.mode == "sds" and init == "views":
         current, phase_seconds, about["draft"] = draft.fit(
-            fit, cfg, spec, out, about, programs, on_step=watch
+            fit, spec, denoiser_spec, out, about, programs, on_step=watch
         )
-        current = draft.begin_from(current, cfg)
-    elif cfg.mode == "sds" and init != "none":
-        theirs = ConfigDict(state.load_about(init)["config"])
-        if theirs.field != cfg.field:
+        current = draft.begin_from(current, spec)
+    elif spec.mode == "sds" and init != "none":
+        theirs = make_spec(state.load_about(init)["config"])
+        if theirs.field != spec.field:
             raise UserError(f"--init {init}: that scene has another size, see config.field")
-        theirs.mode = "sds"
-        current = draft.begin_from(state.load(init, theirs), cfg)
+        theirs = dataclasses.replace(theirs, mode="sds")
+        current = draft.begin_from(state.load(init, theirs), spec)
     else:
         current = state.start(main)
     lap("draft")
@@ -175,18 +182,20 @@ def _reconstruct(
     previews = make_folder(out / "previews")
 
     def preview(current: State, step: int) -> np.ndarray:
-        image = pictures.strip(current, cfg, min(2 * spec.resolution, cfg.video.resolution))
+        image = pictures.strip(
+            current, spec, min(2 * denoiser_spec.resolution, spec.video.resolution)
+        )
         with atomic_path(previews / f"{step:05d}.png") as temporary:
             Image.fromarray(image).save(temporary)
         return image
 
-    source = prior if cfg.mode == "sds" else fit
-    label = "score distillation" if cfg.mode == "sds" else "draft from views"
+    source = prior if spec.mode == "sds" else fit
+    label = "score distillation" if spec.mode == "sds" else "draft from views"
     current, history, times = loop.optimise(
         current,
         source,
         main,
-        spec,
+        denoiser_spec,
         out,
         about,
         label=label,
@@ -197,19 +206,19 @@ def _reconstruct(
     lap("optimisation")
     phase_seconds |= {k: round(v, 2) for k, v in times.items()}
     hull = None
-    if draft.wants_hull(cfg):  # carved for the draft's own loss already, where it has one
-        hull = draft.sampled_hull(views, cfg) if fit.hull is None else fit.hull
+    if draft.wants_hull(spec):  # carved for the draft's own loss already, where it has one
+        hull = draft.sampled_hull(views, spec) if fit.hull is None else fit.hull
     steps = Steps("surface")
     steps("choosing the density on it", 0, 0)
-    threshold, alike = surface.choose_surface(current, cfg, hull)
+    threshold, alike = surface.choose_surface(current, spec, hull)
     steps.close()
-    shown = surface.hardened(current, cfg, threshold)
-    turn = pictures.turntable(out / "turntable.mp4", shown, cfg)
+    shown = surface.hardened(current, spec, threshold)
+    turn = pictures.turntable(out / "turntable.mp4", shown, spec)
     pictures.contact_sheet(out / "contact_sheet.png", prepared, views[0], turn)
     lap("turntable")
-    facts = surface.write_mesh(out / "mesh.glb", current, cfg, threshold, turn=turn) | alike
+    facts = surface.write_mesh(out / "mesh.glb", current, spec, threshold, turn=turn) | alike
     lap("mesh")
-    report = _report(about, history, current, seconds, phase_seconds, facts, cfg)
+    report = _report(about, history, current, seconds, phase_seconds, facts, spec)
     report = json.loads(json.dumps(report))  # as whoever reads the file has it
     with atomic_path(out / "report.json") as temporary:
         temporary.write_text(json.dumps(report, indent=1) + "\n")
@@ -220,7 +229,7 @@ def _reconstruct(
         f"{facts['mask_iou']:.3f}), turntable.mp4, contact_sheet.png, report.json in {total}"
     )
     return Reconstruction(
-        out, first_views(views, cfg, picture, prepared), views, current, cfg, report
+        out, first_views(views, spec, picture, prepared), views, current, spec, report
     )
 
 
@@ -237,20 +246,20 @@ def _sheet_of(prepared: np.ndarray, views: np.ndarray) -> np.ndarray:
     return np.asarray(grids.tile(rows, max(256, views.shape[2])))
 
 
-def about_run(model, picture: np.ndarray, cfg: ConfigDict, model_id: str, init) -> dict:
+def about_run(model, picture: np.ndarray, spec: ReconstructionSpec, model_id: str, init) -> dict:
     """What makes a run this one and no other: picture, model, config, where it starts."""
     return {
         "picture": hashlib.sha256(picture.tobytes() + str(picture.shape).encode()).hexdigest(),
         "model": model_id or str(model.config.name),
         "dtype": model.dtype,
-        "config": cfg.to_dict(),
+        "config": spec.to_dict(),
         "init": str(init),
     }
 
 
-def _check_disk(out: Path, cfg: ConfigDict) -> None:
+def _check_disk(out: Path, spec: ReconstructionSpec) -> None:
     """Refuses to begin where the run's files have no room."""
-    shapes = jax.tree.leaves(jax.eval_shape(lambda: state.start(cfg)))
+    shapes = jax.tree.leaves(jax.eval_shape(lambda: state.start(spec)))
     size = sum(x.size * x.dtype.itemsize for x in shapes)
     needed = 3 * size + OTHER_FILES  # the state, the one being written, a draft's
     free = shutil.disk_usage(out).free
@@ -261,14 +270,14 @@ def _check_disk(out: Path, cfg: ConfigDict) -> None:
         )
 
 
-def _check_same_run(out: Path, about: dict, cfg: ConfigDict) -> bool:
+def _check_same_run(out: Path, about: dict, spec: ReconstructionSpec) -> bool:
     """Whether the folder holds this very run; refuses it if it holds another one.
 
     Where iterations are left, what `settings.LIVE_KEYS` names may be other than it was.
     """
     if not state.exists(out):
         return False
-    steps = cfg.draft.steps if cfg.mode == "views" else cfg.steps
+    steps = spec.draft.steps if spec.mode == "views" else spec.steps
     finished = state.load_step(out) >= steps
 
     def facts(of: dict) -> dict:
@@ -297,7 +306,13 @@ def _check_same_run(out: Path, about: dict, cfg: ConfigDict) -> bool:
 
 
 def _sample_views(
-    model, picture, prepared, out: Path, cfg: ConfigDict, begun: bool, given: Views | None = None
+    model,
+    picture,
+    prepared,
+    out: Path,
+    spec: ReconstructionSpec,
+    begun: bool,
+    given: Views | None = None,
 ) -> np.ndarray:
     """Draws the views, or reads them where this run drew them before; writes input and views.
 
@@ -310,15 +325,15 @@ def _sample_views(
         return draft.load_views(file)
     with atomic_path(out / "input.png") as temporary:
         Image.fromarray(picture).save(temporary)
-    progress = Progress(len(cfg.draft.sets), f"drawing sets of {cfg.views} views", unit="set")
+    progress = Progress(len(spec.draft.sets), f"drawing sets of {spec.views} views", unit="set")
     drawn = [] if given is None else [np.asarray(given.images, np.float32)[None]]
     compiled = False
-    for azimuth, elevation in cfg.draft.sets[len(drawn) :]:
+    for azimuth, elevation in spec.draft.sets[len(drawn) :]:
         with contextlib.nullcontext() if compiled else progress.compiling("and drawing the first"):
             drawn.append(
                 sampling.sample_views(
-                    model, [prepared], num_views=cfg.views, azimuth_deg=azimuth,
-                    elevation_deg=elevation, seed=cfg.seed,
+                    model, [prepared], num_views=spec.views, azimuth_deg=azimuth,
+                    elevation_deg=elevation, seed=spec.seed,
                 )
             )  # fmt: skip
         compiled = True
@@ -341,7 +356,9 @@ def peak_memory_gb() -> dict[str, float]:
     return {name: round(value / 1e9, 3) for name, value in peak.items()}
 
 
-def _report(about, history, current: State, seconds, phase_seconds, facts, cfg) -> dict:
+def _report(
+    about, history, current: State, seconds, phase_seconds, facts, spec: ReconstructionSpec
+) -> dict:
     device = jax.devices()[0]
     versions = {}
     for name in PACKAGES:
@@ -350,10 +367,10 @@ def _report(about, history, current: State, seconds, phase_seconds, facts, cfg) 
         except metadata.PackageNotFoundError:
             continue
     return {
-        "mode": cfg.mode,
+        "mode": spec.mode,
         "init": about["init"],
-        "seed": cfg.seed,
-        "iterations": cfg.steps,
+        "seed": spec.seed,
+        "iterations": spec.steps,
         "skipped_iterations": int(current.skipped),
         "wanted": loop.most_wanted(history),
         "changes": about.get("changes", []),

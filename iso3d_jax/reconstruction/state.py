@@ -11,14 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from ml_collections import ConfigDict
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.files import atomic_path
 from iso3d_jax.guidance.annealing import ramp
 from iso3d_jax.nerf import field, occupancy
 from iso3d_jax.nerf.occupancy import Grid
-from iso3d_jax.reconstruction.settings import field_spec
+from iso3d_jax.reconstruction.spec import ReconstructionSpec
 
 FILE = "state.npz"
 
@@ -43,13 +42,13 @@ class State(NamedTuple):
     in_a_row: jax.Array
 
 
-def optimizer(cfg: ConfigDict) -> optax.GradientTransformation:
+def optimizer(spec: ReconstructionSpec) -> optax.GradientTransformation:
     """AdamW with a learning rate for the hash grid and one for the networks (reference 4.13)."""
-    o = cfg.optimizer
+    o = spec.optimizer
 
     def group(rate):
         def schedule(count):
-            return rate * ramp((cfg.steps // 2, 1.0, o.final, cfg.steps), count)
+            return rate * ramp((spec.steps // 2, 1.0, o.final, spec.steps), count)
 
         rate_ = rate if o.final == 1.0 else schedule
         return optax.adamw(rate_, b1=o.b1, b2=o.b2, eps=o.eps, weight_decay=o.weight_decay)
@@ -60,19 +59,19 @@ def optimizer(cfg: ConfigDict) -> optax.GradientTransformation:
     )
 
 
-def start(cfg: ConfigDict, params: dict | None = None) -> State:
+def start(spec: ReconstructionSpec, params: dict | None = None) -> State:
     """A new state, from given field parameters or from the blob."""
-    key = jax.random.key(cfg.seed)
-    params = field.init(key, field_spec(cfg)) if params is None else params
+    key = jax.random.key(spec.seed)
+    params = field.init(key, spec.field) if params is None else params
     params = jax.tree.map(lambda x: jnp.array(x, copy=True), params)
-    occs = occupancy.init(cfg.occupancy.resolution)
+    occs = occupancy.init(spec.occupancy.resolution)
     step, skipped, in_a_row = (jnp.array(0, jnp.int32) for _ in range(3))
-    return State(step, params, optimizer(cfg).init(params), occs, skipped, in_a_row)
+    return State(step, params, optimizer(spec).init(params), occs, skipped, in_a_row)
 
 
-def grid_of(state: State, cfg: ConfigDict) -> Grid:
+def grid_of(state: State, spec: ReconstructionSpec) -> Grid:
     """The occupancy grid as rays use it."""
-    return occupancy.grid(state.occs, cfg.occupancy.threshold, cfg.render.step_size)
+    return occupancy.grid(state.occs, spec.occupancy.threshold, spec.render.step_size)
 
 
 def _named(state: State) -> dict[str, Any]:
@@ -118,13 +117,13 @@ def load_step(folder: str | Path) -> int:
         return int(data[".step"])
 
 
-def load(folder: str | Path, cfg: ConfigDict) -> State:
+def load(folder: str | Path, spec: ReconstructionSpec) -> State:
     """The state of a run with this config.
 
     Raises:
       UserError: no state, a damaged one, or one of other shapes.
     """
-    template = jax.eval_shape(lambda: start(cfg))
+    template = jax.eval_shape(lambda: start(spec))
     with _open(folder) as data:
         values = []
         for name, leaf in _named(template).items():

@@ -14,41 +14,40 @@ import functools
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
-from ml_collections import FrozenConfigDict
 
 from iso3d_jax.guidance.annealing import ramp
 from iso3d_jax.nerf import field, occupancy
 from iso3d_jax.reconstruction.losses import (
     LOSSES,
+    Denoiser,
+    DenoiserSpec,
     Pictures,
-    Prior,
-    PriorSpec,
     fold,
     sds_losses,
     views_losses,
 )  # fmt: skip
-from iso3d_jax.reconstruction.settings import field_spec
+from iso3d_jax.reconstruction.spec import ReconstructionSpec
 from iso3d_jax.reconstruction.state import State, grid_of, optimizer
 
 
-def loss_weights(cfg, step: Array) -> dict[str, Array]:
+def loss_weights(spec: ReconstructionSpec, step: Array) -> dict[str, Array]:
     """Weight of each loss at this iteration."""
-    if cfg.mode == "views":
-        weights = {"photometric": 1.0, **{k: cfg.draft[k] for k in LOSSES if k in cfg.draft}}
+    if spec.mode == "views":
+        weights = {"photometric": 1.0} | vars(spec.draft)
     else:
-        weights = {k: cfg.loss[k] for k in LOSSES if k in cfg.loss}
-    return {name: ramp(value, step) for name, value in weights.items()}
+        weights = vars(spec.loss)
+    return {name: ramp(weights[name], step) for name in LOSSES if name in weights}
 
 
-def update_occupancy(state: State, key: jax.Array, cfg) -> State:
+def update_occupancy(state: State, key: jax.Array, spec: ReconstructionSpec) -> State:
     """Measures the occupancy grid when it is time to."""
-    o, spec = cfg.occupancy, field_spec(cfg)
+    o = spec.occupancy
 
     def measure(occs):
         return occupancy.update(
-            key, occs, lambda x: field.density(state.params, x, spec), state.step,
-            resolution=o.resolution, radius=spec.radius, step_size=cfg.render.step_size,
-            decay=o.decay, threshold=o.threshold, warmup=o.warmup,
+            key, occs, lambda x: field.density(state.params, x, spec.field), state.step,
+            resolution=o.resolution, radius=spec.field.radius,
+            step_size=spec.render.step_size, decay=o.decay, threshold=o.threshold, warmup=o.warmup,
         )  # fmt: skip
 
     occs = jax.lax.cond(state.step % o.every == 0, measure, lambda occs: occs, state.occs)
@@ -56,7 +55,12 @@ def update_occupancy(state: State, key: jax.Array, cfg) -> State:
 
 
 def train_step(
-    state: State, source: Prior | Pictures, *, cfg: FrozenConfigDict, spec: PriorSpec, phase: int
+    state: State,
+    source: Denoiser | Pictures,
+    *,
+    spec: ReconstructionSpec,
+    denoiser_spec: DenoiserSpec,
+    phase: int,
 ) -> tuple[State, dict[str, Array]]:
     """One iteration: occupancy, losses, AdamW.
 
@@ -64,23 +68,30 @@ def train_step(
     iteration counts as skipped, as with the gradient scaler of the released run.
 
     Args:
-      source: what to follow, a `Prior` (SDS) or `Pictures` (a draft).
-      phase: index into `cfg.phases`.
+      source: what to follow, a `Denoiser` (SDS) or `Pictures` (a draft).
+      phase: index into `spec.phases`.
 
     Returns:
       The new state and scalars: every loss unweighted, the total, opacity, t, how full the slots
       of the render are, and `skipped`, 1 for an iteration that was left out.
     """
-    key = jax.random.fold_in(jax.random.key(cfg.seed), state.step)
+    key = jax.random.fold_in(jax.random.key(spec.seed), state.step)
     k_occupancy, k_losses = jax.random.split(key)
-    state = update_occupancy(state, k_occupancy, cfg)
-    grid = grid_of(state, cfg)
-    weights = loss_weights(cfg, state.step)
-    losses_of = sds_losses if cfg.mode == "sds" else views_losses
+    state = update_occupancy(state, k_occupancy, spec)
+    grid = grid_of(state, spec)
+    weights = loss_weights(spec, state.step)
+    losses_of = sds_losses if spec.mode == "sds" else views_losses
 
     def total(params):
         losses, facts = losses_of(
-            params, source, k_losses, state.step, grid, cfg=cfg, spec=spec, phase=phase
+            params,
+            source,
+            k_losses,
+            state.step,
+            grid,
+            spec=spec,
+            denoiser_spec=denoiser_spec,
+            phase=phase,
         )
         value = sum(weights[name] * loss for name, loss in losses.items())
         return value, losses | facts | {"total": value}
@@ -88,7 +99,7 @@ def train_step(
     grads, metrics = jax.grad(total, has_aux=True)(state.params)
     square = sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads))
     metrics["gradient"] = jnp.sqrt(square)
-    updates, opt_state = optimizer(cfg).update(grads, state.opt_state, state.params)
+    updates, opt_state = optimizer(spec).update(grads, state.opt_state, state.params)
     params = jax.tree.map(jnp.add, state.params, updates)
     finite = jnp.isfinite(metrics["total"]) & jnp.isfinite(square)
     params, opt_state = jax.tree.map(
@@ -106,19 +117,19 @@ def train_step(
 
 
 @functools.partial(
-    jax.jit, static_argnames=("capacity", "cfg", "spec", "phase"), donate_argnames="state"
+    jax.jit, static_argnames=("capacity", "spec", "denoiser_spec", "phase"), donate_argnames="state"
 )
 def run_steps(
     state: State,
-    source: Prior | Pictures,
+    source: Denoiser | Pictures,
     count: Array,
     *,
     capacity: int,
-    cfg: FrozenConfigDict,
-    spec: PriorSpec,
+    spec: ReconstructionSpec,
+    denoiser_spec: DenoiserSpec,
     phase: int,
 ) -> tuple[State, dict[str, Array]]:
-    """Runs `count` iterations on the device, or fewer if `cfg.max_bad_steps` in a row are skipped.
+    """Runs `count` iterations on the device, or fewer if `spec.max_bad_steps` in a row are skipped.
 
     Args:
       count: number of iterations, at most `capacity`.
@@ -126,15 +137,15 @@ def run_steps(
     Returns:
       The new state, and `train_step`'s scalars as arrays [capacity], zero beyond the last one.
     """
-    if isinstance(source, Prior):
-        source = fold(source, cfg.phases[phase][2])
-    step = functools.partial(train_step, cfg=cfg, spec=spec, phase=phase)
+    if isinstance(source, Denoiser):
+        source = fold(source, spec.phases[phase][2])
+    step = functools.partial(train_step, spec=spec, denoiser_spec=denoiser_spec, phase=phase)
     shapes = jax.eval_shape(step, state, source)[1]
     record = {name: jnp.zeros(capacity, jnp.float32) for name in shapes}
 
     def more(carry):
         index, state, _ = carry
-        return (index < count) & (state.in_a_row < cfg.max_bad_steps)
+        return (index < count) & (state.in_a_row < spec.max_bad_steps)
 
     def body(carry):
         index, state, record = carry

@@ -9,52 +9,51 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
-from ml_collections import ConfigDict
 
 from iso3d_jax.core.errors import EmptySurface
 from iso3d_jax.core.progress import Report, Steps, silent
+from iso3d_jax.geometry import camera_sets
 from iso3d_jax.geometry.cameras import camera_to_world
 from iso3d_jax.mesh import drawing, files, isosurface, texture
 from iso3d_jax.nerf import field, render, sampling
 from iso3d_jax.nerf.field import FieldSpec
-from iso3d_jax.reconstruction import cameras, settings
 from iso3d_jax.reconstruction.init.hull import cell_middles
 from iso3d_jax.reconstruction.pictures import SHOW, Turntable, all_round
+from iso3d_jax.reconstruction.spec import ReconstructionSpec
 from iso3d_jax.reconstruction.state import State, grid_of
 
 CHUNK = 1 << 16
 ABOVE, DEPTH = 3, 12
 
 
-@functools.partial(jax.jit, static_argnames="spec")
-def _evaluate(params: dict, x: Array, spec: FieldSpec) -> tuple[Array, Array]:
-    return field.density_and_albedo(params, x, spec)
+@functools.partial(jax.jit, static_argnames="field_spec")
+def _evaluate(params: dict, x: Array, field_spec: FieldSpec) -> tuple[Array, Array]:
+    return field.density_and_albedo(params, x, field_spec)
 
 
-def evaluate(params: dict, x: np.ndarray, spec: FieldSpec) -> tuple[np.ndarray, np.ndarray]:
+def evaluate(params: dict, x: np.ndarray, field_spec: FieldSpec) -> tuple[np.ndarray, np.ndarray]:
     """Density [N] and sRGB colour [N, 3] of any number of points, in equal chunks."""
     density = np.empty(len(x), np.float32)
     colour = np.empty((len(x), 3), np.float32)
     for first in range(0, len(x), CHUNK):
         part = np.asarray(x[first : first + CHUNK], np.float32)
         size = len(part)
-        values = _evaluate(params, np.pad(part, [(0, CHUNK - size), (0, 0)]), spec)
+        values = _evaluate(params, np.pad(part, [(0, CHUNK - size), (0, 0)]), field_spec)
         density[first : first + size] = np.asarray(values[0])[:size]
         colour[first : first + size] = np.asarray(values[1])[:size]
     return density, colour
 
 
-def visible_density(params: dict, x: np.ndarray, cfg: ConfigDict) -> np.ndarray:
+def visible_density(params: dict, x: np.ndarray, spec: ReconstructionSpec) -> np.ndarray:
     """Density [N] of what rays can meet: nothing outside the sphere where rays are cut by it."""
-    spec = settings.shown_field_spec(cfg)
-    density = evaluate(params, x, spec)[0]
-    if cfg.render.bound == "sphere":
-        density[np.linalg.norm(x, axis=-1) > spec.radius] = 0.0
+    density = evaluate(params, x, spec.field)[0]
+    if spec.render.bound == "sphere":
+        density[np.linalg.norm(x, axis=-1) > spec.field.radius] = 0.0
     return density
 
 
 def surface_colour(
-    params: dict, x: np.ndarray, normal: np.ndarray, step_size: float, spec: FieldSpec
+    params: dict, x: np.ndarray, normal: np.ndarray, step_size: float, field_spec: FieldSpec
 ) -> np.ndarray:
     """What one sees who looks straight at the surface: the colours below it, composited.
 
@@ -68,7 +67,7 @@ def surface_colour(
     total = np.zeros((len(x), 3), np.float32)
     weight, light = np.full((len(x), 1), 1e-6, np.float32), np.ones((len(x), 1), np.float32)
     for k in range(-ABOVE, DEPTH):
-        density, colour = evaluate(params, x - np.float32(k * step_size) * normal, spec)
+        density, colour = evaluate(params, x - np.float32(k * step_size) * normal, field_spec)
         passed = np.exp(-density * step_size)[:, None]
         total += light * (1 - passed) * colour
         weight += light * (1 - passed)
@@ -76,21 +75,23 @@ def surface_colour(
     return total / weight
 
 
-@functools.partial(jax.jit, static_argnames=("resolution", "spec", "field_spec"))
-def _silhouettes(params, grid, views, *, resolution, spec, field_spec):
+@functools.partial(jax.jit, static_argnames=("resolution", "render_spec", "field_spec"))
+def _silhouettes(params, grid, views, *, resolution, render_spec, field_spec):
     """For each ray its opacity and the largest density along it."""
     rays_o, rays_d, _ = views.rays(resolution)
-    samples, _ = render.place_samples(None, params, rays_o, rays_d, grid, spec, field_spec)
+    samples, _ = render.place_samples(None, params, rays_o, rays_d, grid, render_spec, field_spec)
     x = render.points(rays_o, rays_d, samples.ray, samples.t)
     density = jnp.where(samples.valid, field.density(params, x, field_spec), 0.0)
-    longest = sampling.max_steps(spec.step_size, field_spec.radius, spec.bound)
+    longest = sampling.max_steps(render_spec.step_size, field_spec.radius, render_spec.bound)
     weights, _ = render.composite_weights(density, samples.length, samples.ray, longest)
     rays = rays_o.shape[0]
     largest = jax.ops.segment_max(density, samples.ray, rays, indices_are_sorted=True)
     return render.per_ray(weights, samples.ray, rays), jnp.maximum(largest, 0.0)
 
 
-def choose_threshold(state: State, cfg: ConfigDict, resolution: int = 48) -> tuple[float, float]:
+def choose_threshold(
+    state: State, spec: ReconstructionSpec, resolution: int = 48
+) -> tuple[float, float]:
     """The density whose surface has the same silhouettes as the rendered scene.
 
     A ray is inside the surface's silhouette where its largest density is above the threshold, and
@@ -103,15 +104,15 @@ def choose_threshold(state: State, cfg: ConfigDict, resolution: int = 48) -> tup
     Raises:
       EmptySurface: the scene is empty from all sides.
     """
-    views = cameras.ring(4, 15.0, 40.0, 1.1, start=20.0)
+    views = camera_sets.ring(4, 15.0, 40.0, 1.1, start=20.0)
     opacity, largest = jax.device_get(
         _silhouettes(
             state.params,
-            grid_of(state, cfg),
+            grid_of(state, spec),
             views,
             resolution=resolution,
-            spec=settings.generous(settings.render_spec(cfg)),
-            field_spec=settings.shown_field_spec(cfg),
+            render_spec=spec.rays_shown,
+            field_spec=spec.field,
         )  # fmt: skip
     )
     solid = opacity > 0.5
@@ -149,10 +150,12 @@ def level_like(density: np.ndarray, solid: np.ndarray, lowest: float) -> tuple[f
     return _most_alike(solid, density, levels)
 
 
-def choose_surface(state: State, cfg: ConfigDict, hull: Array | None) -> tuple[float, dict]:
-    """The density on the surface, as `cfg.show.surface` says, and facts for the report.
+def choose_surface(
+    state: State, spec: ReconstructionSpec, hull: Array | None
+) -> tuple[float, dict]:
+    """The density on the surface, as `spec.show.surface` says, and facts for the report.
 
-    `cfg.mesh.threshold`, where it is not 0, is the density itself: the released code takes 25.
+    `spec.mesh.threshold`, where it is not 0, is the density itself: the released code takes 25.
     "outline": that of `choose_threshold`, where the rim of the scene begins to hide what is behind.
     "hull": the one whose inside is most like the visual hull of the sampled views; a soft rim lies
     outside of it and would make thin parts fat.
@@ -161,14 +164,14 @@ def choose_surface(state: State, cfg: ConfigDict, hull: Array | None) -> tuple[f
       hull: of the sampled views, [G, G, G] over the scene's box, where `draft.wants_hull`; None
         stands for "outline".
     """
-    if cfg.mesh.threshold:
-        return cfg.mesh.threshold, {}
-    outer, silhouettes = choose_threshold(state, cfg)
+    if spec.mesh.threshold:
+        return spec.mesh.threshold, {}
+    outer, silhouettes = choose_threshold(state, spec)
     facts = {"silhouette_iou": silhouettes}
     if hull is None:
         return outer, facts
-    x = np.asarray(cell_middles(hull.shape[0], settings.field_spec(cfg).radius))
-    density = visible_density(state.params, x, cfg)
+    x = np.asarray(cell_middles(hull.shape[0], spec.field.radius))
+    density = visible_density(state.params, x, spec)
     solid = np.asarray(hull).reshape(-1) > 0.5
     if not solid.any():  # the views agree on nothing: the scene's own outline is all there is
         return outer, facts
@@ -176,13 +179,13 @@ def choose_surface(state: State, cfg: ConfigDict, hull: Array | None) -> tuple[f
     return level, facts
 
 
-def hardened(state: State, cfg: ConfigDict, threshold: float) -> State:
-    """The scene as people see it: its edge `cfg.show.sharpness` times as steep, nothing moved.
+def hardened(state: State, spec: ReconstructionSpec, threshold: float) -> State:
+    """The scene as people see it: its edge `spec.show.sharpness` times as steep, nothing moved.
 
     A short optimisation leaves a rim that is half transparent over several pixels, which no mesh
     can show; `field.harden` narrows it about the surface that the mesh takes.
     """
-    sharpness = cfg.show.sharpness
+    sharpness = spec.show.sharpness
     if sharpness == 1.0:
         return state
     return state._replace(params=field.harden(state.params, threshold, sharpness))
@@ -190,7 +193,7 @@ def hardened(state: State, cfg: ConfigDict, threshold: float) -> State:
 
 def make_mesh(
     state: State,
-    cfg: ConfigDict,
+    spec: ReconstructionSpec,
     threshold: float,
     resolution: int | None = None,
     report: Report = silent,
@@ -205,21 +208,19 @@ def make_mesh(
     Returns:
       The mesh, and facts for the report: threshold, vertices, faces, parts, watertight.
     """
-    spec = settings.shown_field_spec(cfg)
-    optimised = settings.field_spec(cfg)  # whose colours were seen, not the more solid one's
     surface = isosurface.extract(
-        lambda x: visible_density(state.params, x, cfg),
+        lambda x: visible_density(state.params, x, spec),
         threshold,
-        radius=spec.radius,
-        resolution=resolution or cfg.mesh.resolution,
-        max_faces=cfg.mesh.faces,
+        radius=spec.field.radius,
+        resolution=resolution or spec.mesh.resolution,
+        max_faces=spec.mesh.faces,
         report=report,
-        smallest_part=cfg.mesh.remove_outliers,
+        smallest_part=spec.mesh.remove_outliers,
     )
     mesh = texture.bake(
         surface,
-        lambda x, n: surface_colour(state.params, x, n, cfg.render.step_size, optimised),
-        cfg.mesh.texture,
+        lambda x, n: surface_colour(state.params, x, n, spec.render.step_size, spec.field),
+        spec.mesh.texture,
         report,
     )
     facts = {
@@ -229,7 +230,7 @@ def make_mesh(
         "parts": int(surface.body_count),
         "watertight": isosurface.bad_edges(surface) == 0,
         "edges_not_between_two_triangles": isosurface.bad_edges(surface),
-        "texture": cfg.mesh.texture,
+        "texture": spec.mesh.texture,
     }
     return mesh, facts
 
@@ -254,7 +255,7 @@ def agreement(mesh: texture.TexturedMesh, turn: Turntable) -> dict[str, float]:
 
 
 def write_mesh(
-    path: Path, state: State, cfg: ConfigDict, threshold: float,
+    path: Path, state: State, spec: ReconstructionSpec, threshold: float,
     resolution: int | None = None, turn: Turntable | None = None,
 ) -> dict:  # fmt: skip
     """Writes the scene's mesh as .glb, .obj or .ply; returns the facts for the report.
@@ -263,12 +264,12 @@ def write_mesh(
     the optimisation left it, before its edge was hardened (`as_optimised`).
     """
     steps = Steps(path.name)
-    mesh, facts = make_mesh(state, cfg, threshold, resolution, steps)
+    mesh, facts = make_mesh(state, spec, threshold, resolution, steps)
     if turn is not None:
         steps("comparing with the scene", 0, 0)
         facts |= agreement(mesh, turn)
         steps("comparing with the scene as optimised", 0, 0)
-        optimised = all_round(state, cfg, min(8, len(turn.rgb)))
+        optimised = all_round(state, spec, min(8, len(turn.rgb)))
         facts["as_optimised"] = agreement(mesh, optimised)
     steps("writing", 0, 0)
     written = files.write(path, mesh)

@@ -113,7 +113,7 @@ def test_an_object_from_views_is_a_mesh_with_files(pipe, views, result, smallest
     assert facts["files"] == ["x.glb"] and facts["threshold"] > 0
     again = trimesh.load(tmp_path / "x.glb", force="mesh")
     assert again.visual.material.baseColorTexture.size == (128, 128)
-    assert result.config.mesh.texture == 64
+    assert result.spec.mesh.texture == 64
     coarse = result.export(tmp_path / "x.ply", faces=600, resolution=16)
     assert 100 < coarse["faces"] < facts["faces"]
     with pytest.raises(iso3d.UserError, match=r"x.stl does not end in .glb, .obj, .ply"):

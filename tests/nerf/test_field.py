@@ -8,9 +8,8 @@ import numpy as np
 
 from iso3d_jax.nerf import field, hash_grid
 from iso3d_jax.nerf.field import FieldSpec
-from iso3d_jax.nerf.hash_grid import HashGridSpec
 
-SPEC = FieldSpec(HashGridSpec(levels=4, log2_table_size=10, base_resolution=4, growth=1.5), 16)
+SPEC = FieldSpec(levels=4, log2_table_size=10, base_resolution=4, growth=1.5, hidden=16)
 
 
 def params(scale=0.3):
@@ -26,15 +25,6 @@ def test_blob_of_the_released_recipe():
     np.testing.assert_allclose(
         field.density(empty, x, SPEC), [10.0000454, 0.6931472, 4.5398e-5], rtol=1e-4
     )
-
-
-def test_density_scale_multiplies_the_density_alone():
-    x = jax.random.uniform(jax.random.key(6), (20, 3), minval=-0.6, maxval=0.6)
-    solid = dataclasses.replace(SPEC, density_scale=4.0)
-    density, colour = field.density_and_albedo(params(), x, SPEC)
-    denser, same = field.density_and_albedo(params(), x, solid)
-    np.testing.assert_allclose(denser, 4.0 * density, rtol=1e-6)
-    np.testing.assert_array_equal(colour, same)
 
 
 def test_a_hardened_field_has_the_same_surface_and_a_steeper_edge():
@@ -83,7 +73,7 @@ def test_normals_have_gradients_and_survive_a_vanishing_slope():
 
 def test_initial_weights_have_the_bounds_of_torch_and_of_the_grid():
     """U(-1 / sqrt(in), 1 / sqrt(in)) for the matrices, and all of them drawn apart."""
-    spec = FieldSpec(HashGridSpec(levels=3, features=3, log2_table_size=9), hidden=25)
+    spec = FieldSpec(levels=3, features=3, log2_table_size=9, hidden=25)
     values = field.init(jax.random.key(0), spec)
     for name, columns in (("density", 1), ("colour", 3)):
         for side, shape in (("in", (9, 25)), ("out", (25, columns))):
@@ -108,12 +98,13 @@ def test_initial_weights_have_the_bounds_of_torch_and_of_the_grid():
 
 def test_density_and_colour_by_hand():
     """Two networks without biases on one encoding, float64; a scene of another radius and blob."""
-    grid = HashGridSpec(levels=4, log2_table_size=10, base_resolution=4, growth=1.5)
-    spec = FieldSpec(grid, hidden=16, radius=0.5, blob_scale=3.0, blob_std=0.8)
+    spec = dataclasses.replace(SPEC, radius=0.5, blob_scale=3.0, blob_std=0.8)
     values = params()
     x = np.random.default_rng(0).uniform(-0.7, 0.7, (30, 3))  # some of them outside of the box
     unit = np.clip((x + 0.5) / 1.0, 0.0, 1.0)
-    features = np.asarray(hash_grid.encode(values["encoding"], jnp.asarray(unit), grid), np.float64)
+    features = np.asarray(
+        hash_grid.encode(values["encoding"], jnp.asarray(unit), spec.grid), np.float64
+    )
 
     def network(name):
         hidden = np.maximum(features @ np.asarray(values[name]["in"], np.float64), 0.0)
@@ -127,15 +118,13 @@ def test_density_and_colour_by_hand():
     np.testing.assert_allclose(field.density(values, jnp.asarray(x), spec), want, rtol=2e-4)
 
 
-def test_what_a_hardened_and_more_solid_field_shows():
-    """level * (scale * density / level)^sharpness, held beyond 20 levels."""
-    spec = dataclasses.replace(SPEC, density_scale=2.0)
+def test_what_a_hardened_field_shows():
+    """level * (density / level)^sharpness, held beyond 20 levels."""
     hard = field.harden({"colour": 0}, 4.0, 3.0)
-    got = field.shown(jnp.array([1.0, 2.0, 3.0, 40.0, 400.0]), hard, spec)
+    got = field.shown(jnp.array([2.0, 4.0, 6.0, 80.0, 800.0]), hard)
     np.testing.assert_allclose(got, [0.5, 4.0, 13.5, 32_000.0, 32_000.0], rtol=1e-5)
-    np.testing.assert_allclose(field.shown(jnp.array([3.0]), {}, spec), 6.0)
-    soft, soft_spec = field.optimised(hard, spec)
-    assert soft == {"colour": 0} and soft_spec == SPEC
+    np.testing.assert_allclose(field.shown(jnp.array([3.0]), {}), 3.0)
+    assert field.optimised(hard) == {"colour": 0}
     assert hard["edge"] == {"level": 4.0, "sharpness": 3.0}
 
 

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from iso3d_jax.commands import config_files
+from iso3d_jax.geometry import camera_sets
 from iso3d_jax.nerf import occupancy, render
-from iso3d_jax.reconstruction import cameras, losses, settings, state
+from iso3d_jax.reconstruction import losses, state
+from iso3d_jax.reconstruction.spec import make_spec
 from iso3d_jax.reconstruction.step import update_occupancy
 
 CONFIG = Path(__file__).parents[2] / "configs" / "reconstruct.py"
@@ -48,21 +50,20 @@ def nerfacc_opacity(rays_o, rays_d, occs, alpha_thre):
 
 @pytest.fixture(scope="module")
 def cfg():
-    return config_files.load_config(f"{CONFIG}:isotropic3d")
+    return make_spec(config_files.load_config(f"{CONFIG}:isotropic3d"))
 
 
 @pytest.fixture(scope="module")
 def scene(cfg):
     """The state of the first iteration when it renders: the grid was measured once."""
-    frozen = settings.freeze(cfg)
-    return jax.jit(lambda s: update_occupancy(s, jax.random.key(5), frozen))(state.start(cfg))
+    return jax.jit(lambda s: update_occupancy(s, jax.random.key(5), cfg))(state.start(cfg))
 
 
 @pytest.fixture(scope="module")
 def seen(cfg):
     """(rgb, opacity) and scalars of rays, as in a training iteration."""
     weight = types.SimpleNamespace(orientation=10.0, sparsity=0.0, opaque=0.0)
-    fn = functools.partial(losses._scene, cfg=settings.freeze(cfg), weight=weight)
+    fn = functools.partial(losses._scene, spec=cfg, weight=weight)
     return jax.jit(lambda params, grid, rays: fn(
         tuple(jax.random.split(jax.random.key(1))), (params, grid, None, None), rays
     ))  # fmt: skip
@@ -77,7 +78,7 @@ def test_the_first_iteration_has_the_samples_that_nerfacc_takes(cfg, scene, seen
     assert occs.mean() == pytest.approx(mean, rel=0.01) and mean == pytest.approx(1.33e-3, rel=0.01)
     assert float(grid.alpha_threshold(0.01, STEP)) == pytest.approx(occs.mean(), rel=1e-5)
 
-    rays = cameras.ring(1, 15.0, 40.0, 0.8, start=20.0).rays(24)[:2]  # as near as cameras come
+    rays = camera_sets.ring(1, 15.0, 40.0, 0.8, start=20.0).rays(24)[:2]  # as near as cameras come
     (_, opacity), scalars = seen(scene.params, grid, rays)
     assert float(scalars["wanted_candidates"]) <= 1 and float(scalars["wanted_samples"]) <= 1
     opacity = np.asarray(opacity)
@@ -102,10 +103,10 @@ def test_the_preset_has_room_for_the_samples_of_its_first_iteration(cfg, scene, 
     for phase, (_, _, groups) in enumerate(cfg.phases):
         for seed in range(3):
             key = jax.random.fold_in(jax.random.key(seed), phase)
-            views = cameras.draw(key, groups, cfg.views, **cfg.camera.to_dict())
+            views = camera_sets.sample_cameras(key, groups, cfg.views, cfg.camera)
             shares = []
             for group in range(groups):  # one after another: the slots are shared evenly
-                rays = cameras.Views(*(x[group] for x in views)).rays(12)[:2]
+                rays = camera_sets.Cameras(*(x[group] for x in views)).rays(12)[:2]
                 scalars = seen(scene.params, grid, rays)[1]
                 shares.append([float(scalars[name]) for name in losses.WANTED])
             wanted = np.mean(shares, 0)
@@ -114,8 +115,8 @@ def test_the_preset_has_room_for_the_samples_of_its_first_iteration(cfg, scene, 
 
 def test_pictures_drop_what_was_too_thin_to_be_optimised(cfg, scene):
     """Half as long steps keep samples at the same density, both where the mean is lower and not."""
-    grid, whole = state.grid_of(scene, cfg), settings.render_spec(cfg)
-    half = settings.generous(whole)
+    grid, whole = state.grid_of(scene, cfg), cfg.rays
+    half = cfg.rays_shown
     assert half.step_size == whole.step_size / 2
     for mean in (grid.mean, jnp.float32(100.0)):
         thin, wide = (
@@ -127,11 +128,11 @@ def test_pictures_drop_what_was_too_thin_to_be_optimised(cfg, scene):
 
 def test_thinned_samples_are_dropped_at_the_same_density(cfg, scene):
     """A candidate that stands for several steps is as thin as one of them."""
-    rays = cameras.ring(1, 15.0, 40.0, 0.8, start=20.0).rays(12)[:2]
+    rays = camera_sets.ring(1, 15.0, 40.0, 0.8, start=20.0).rays(12)[:2]
     spec = render.RenderSpec(candidates=8.0, samples=8.0)
     grid = occupancy.Grid(scene.occs > 0, jnp.float32(1e9))  # more cells than there is room for
     place = jax.jit(render.place_samples, static_argnums=(5, 6))
-    samples, wanted = place(None, scene.params, *rays, grid, spec, settings.field_spec(cfg))
+    samples, wanted = place(None, scene.params, *rays, grid, spec, cfg.field)
     assert float(wanted[0]) > 4 and float(samples.length.max()) > 4 * STEP
     x = np.asarray(render.points(*rays, samples.ray, samples.t), np.float64)
     thinnest = blob(x)[np.asarray(samples.valid)].min()

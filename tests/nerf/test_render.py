@@ -11,10 +11,9 @@ import pytest
 from iso3d_jax.geometry import cameras
 from iso3d_jax.nerf import field, occupancy, render
 from iso3d_jax.nerf.field import FieldSpec
-from iso3d_jax.nerf.hash_grid import HashGridSpec
 from iso3d_jax.nerf.render import RenderSpec
 
-FIELD = FieldSpec(HashGridSpec(levels=3, log2_table_size=10, base_resolution=4, growth=1.6), 16)
+FIELD = FieldSpec(levels=3, log2_table_size=10, base_resolution=4, growth=1.6, hidden=16)
 STEP = 2.0 / 48
 DENSE = RenderSpec(step_size=STEP, bound="sphere", candidates=48, samples=48, alpha_threshold=0,
                    early_stop=0)  # fmt: skip

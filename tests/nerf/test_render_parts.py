@@ -96,7 +96,7 @@ def formulas(monkeypatch):
 
     def density(params, x, spec):
         value = jnp.where(x[:, 0] < 0.2, 5.0 + 1.5 * x[:, 1], 0.0) * params["solid"]
-        return field.shown(value, params, spec)
+        return field.shown(value, params)
 
     use(monkeypatch, density, lambda x: 0.5 + 0.4 * jnp.sin(3.0 * x), [0.8, 0.0, 0.6])
     return {"solid": jnp.float32(1.0)}
@@ -217,18 +217,17 @@ def test_what_is_wanted_counts_what_thinned_candidates_stand_for(formulas):
 
 
 def test_what_is_shown_has_the_colours_that_were_optimised_and_the_opacity_that_is_shown(formulas):
-    """A scene of a third of the density, shown three times as solid; and with a harder edge."""
+    """A scene of a quarter of the density, as it is and with a harder edge."""
     soft = {"solid": jnp.float32(0.25)}
-    spec = FieldSpec(density_scale=3.0)
-    hard = field.harden(soft, 2.0, 2.0)
+    hard = field.harden(soft, 0.5, 2.0)
     for params in (soft, hard):
-        shown = jax.jit(lambda p, o, d: render.render_shown(p, o, d, None, DENSE, spec))
+        shown = jax.jit(lambda p, o, d: render.render_shown(p, o, d, None, DENSE, FIELD))
         rgb, opacity, depth, normal = shown(params, *rays())
         for ray in range(4):
             t, density, colour, _ = walk(ray)
             thin = weights_of(0.25 * density)
-            dense = 0.75 * density
-            dense = dense if params is soft else 2.0 * (dense / 2.0) ** 2
+            dense = 0.25 * density
+            dense = dense if params is soft else 0.5 * (dense / 0.5) ** 2
             solid = weights_of(dense)
             np.testing.assert_allclose(opacity[ray], solid.sum(), atol=3e-3)
             np.testing.assert_allclose(depth[ray], solid @ t, atol=1e-2)

@@ -9,7 +9,7 @@ import pytest
 
 from iso3d_jax.commands import config_files
 from iso3d_jax.diffusion import schedule
-from iso3d_jax.reconstruction.losses import Prior
+from iso3d_jax.reconstruction.losses import Denoiser
 
 SMALLEST = Path(__file__).parents[1] / "smallest_reconstruction.py"
 
@@ -66,4 +66,4 @@ def prior(red_square):
     alphas_cumprod = jnp.asarray(schedule.make_schedule())
     vae = PixelAutoencoder()
     x0, _ = vae.encode(red_square[None] * 2 - 1)
-    return Prior(Oracle(x0[0], alphas_cumprod), vae, jnp.ones((1, 1, 4)), alphas_cumprod)
+    return Denoiser(Oracle(x0[0], alphas_cumprod), vae, jnp.ones((1, 1, 4)), alphas_cumprod)

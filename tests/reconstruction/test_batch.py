@@ -125,7 +125,9 @@ def test_each_device_takes_one_object_at_a_time(
 
     monkeypatch.setattr(batch.run, "about_run", lambda *args: {"config": {}})
     monkeypatch.setattr(batch, "is_finished", lambda folder, about: folder.name == "1")
-    monkeypatch.setattr(batch, "_write_sheet", lambda out, names, cfg: sheets.append((out, names)))
+    monkeypatch.setattr(
+        batch, "_write_sheet", lambda out, names, views: sheets.append((out, names))
+    )
     failed = batch.reconstruct_all(
         "model", pictures, tmp_path / "out", small_config, model_id="m", init="none",
         reconstruct=reconstruct,

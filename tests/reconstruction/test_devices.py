@@ -12,9 +12,10 @@ SCRIPT = """
 import json, os, signal, sys, threading, time
 from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
+from iso3d_jax.geometry import camera_sets
 from iso3d_jax.commands import config_files
-from iso3d_jax.reconstruction import batch, cameras, loop, losses, pictures, run, state
-from iso3d_jax.reconstruction.init import draft
+from iso3d_jax.reconstruction import batch, loop, losses, pictures, run, state
+from iso3d_jax.reconstruction.spec import make_spec
 from iso3d_jax.weights.bundle import Model
 
 folder, out, config = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
@@ -24,27 +25,30 @@ cfg.field.update(levels=2, log2_table_size=8, base_resolution=4, hidden=8)
 cfg.render.update(step_size=2 / 16, candidates=4.0, samples=2.0, normals=1.0)
 cfg.occupancy.update(resolution=8)
 cfg.draft.update(steps=4, rays=64, orientation=0.0)
-cfg = draft.config_of(cfg, 8)
 cfg.steps_per_call = cfg.preview_every = 2
+cfg.phases = ((4, 8, 1),)
+cfg.occupancy.warmup, cfg.optimizer.networks = 4, cfg.draft.networks
+numbers = make_spec(cfg)
 first = threading.Barrier(2, timeout=300)  # passed only where two objects are made at a time
 used, began = {}, {}
-spec = losses.PriorSpec(8, 1.0, "v", "mvdream")
+spec = losses.DenoiserSpec(8, 1.0, "v", "mvdream")
 
 def reconstruct(model, picture, folder, cfg, *, model_id, init, programs):
     if folder.name != "c":
         first.wait()
     folder.mkdir(parents=True, exist_ok=True)
-    views = cameras.ring(2, 15.0, 40.0, 1.1)
+    views = camera_sets.ring(2, 15.0, 40.0, 1.1)
     grey = np.full((2, 8, 8, 3), picture[20, 20, 0] / 255, np.float32)
     source = pictures.from_views(grey, views)
     def preview(current, step):
         if folder.name == "a" and step == 2 and not used:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)
-    begin = state.load(folder, cfg) if state.exists(folder) else state.start(cfg)
+    begin = state.load(folder, numbers) if state.exists(folder) else state.start(numbers)
     began[folder.name] = int(begin.step)
     current, *_ = loop.optimise(
-        begin, source, cfg, spec, folder, {}, label="draft", programs=programs, preview=preview)
+        begin, source, numbers, spec, folder, {}, label="draft", programs=programs,
+        preview=preview)
     places = {d.id for x in jax.tree.leaves((current, model.unet)) for d in x.devices()}
     sums = [float(jnp.abs(x).sum()) for x in jax.tree.leaves(current.params)]
     used[folder.name] = [sorted(places), int(current.step), sums]
@@ -59,7 +63,7 @@ try:
     run_all()
     stopped = None
 except loop.Interrupted as stop:
-    stopped = [stop.signum, int(state.load(out / "a", cfg).step), "c" in began]
+    stopped = [stop.signum, int(state.load(out / "a", numbers).step), "c" in began]
 used.clear()
 print(json.dumps([stopped, run_all(), began, used]))
 """

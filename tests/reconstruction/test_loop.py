@@ -15,15 +15,16 @@ from ml_collections import ConfigDict
 
 from iso3d_jax.commands import config_files
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.geometry import camera_sets
 from iso3d_jax.nerf import field
-from iso3d_jax.reconstruction import cameras, loop, pictures, settings, state
+from iso3d_jax.reconstruction import loop, pictures, state
 from iso3d_jax.reconstruction.init import draft
-from iso3d_jax.reconstruction.losses import WANTED, PriorSpec
-from iso3d_jax.reconstruction.settings import phase_of
+from iso3d_jax.reconstruction.losses import WANTED, DenoiserSpec
+from iso3d_jax.reconstruction.spec import check, make_spec
 from iso3d_jax.reconstruction.step import loss_weights
 
 CONFIG = Path(__file__).parents[2] / "configs" / "reconstruct.py"
-SPEC = PriorSpec(16, 1.0, "v", "mvdream")
+SPEC = DenoiserSpec(16, 1.0, "v", "mvdream")
 
 
 def same(a, b):
@@ -35,9 +36,9 @@ def same(a, b):
 def test_twenty_iterations_equal_ten_saved_and_ten_resumed(prior, small_config, tmp_path):
     cfg = small_config
     whole, history, _ = loop.optimise(
-        state.start(cfg), prior, cfg, SPEC, tmp_path, {}, label="whole"
+        state.start(make_spec(cfg)), prior, make_spec(cfg), SPEC, tmp_path, {}, label="whole"
     )
-    assert int(whole.step) == 20 and not same(whole.params, state.start(cfg).params)
+    assert int(whole.step) == 20 and not same(whole.params, state.start(make_spec(cfg)).params)
     assert np.isfinite(history["guidance"]).all()
 
     def stop_once(current, step):
@@ -49,19 +50,19 @@ def test_twenty_iterations_equal_ten_saved_and_ten_resumed(prior, small_config, 
     programs = {}
     with pytest.raises(loop.Interrupted) as stopped:
         loop.optimise(
-            state.start(cfg), prior, cfg, SPEC, folder, {}, label="half", preview=stop_once,
-            programs=programs,
+            state.start(make_spec(cfg)), prior, make_spec(cfg), SPEC, folder, {}, label="half",
+            preview=stop_once, programs=programs,
         )  # fmt: skip
     assert stopped.value.signum == signal.SIGTERM
-    half = state.load(folder, cfg)
+    half = state.load(folder, make_spec(cfg))
     assert int(half.step) == 10
     begin = programs["half"].seconds
     rest, _, seconds = loop.optimise(
-        half, prior, cfg, SPEC, folder, {}, label="half", programs=programs
+        half, prior, make_spec(cfg), SPEC, folder, {}, label="half", programs=programs
     )
     assert seconds["compile"] == 0 and programs["half"].seconds == begin > 0  # shared
     assert same(whole, rest)
-    assert same(whole, state.load(folder, cfg))
+    assert same(whole, state.load(folder, make_spec(cfg)))
 
 
 def test_the_next_program_compiles_while_the_first_runs(prior, small_config, tmp_path, monkeypatch):
@@ -85,7 +86,7 @@ def test_the_next_program_compiles_while_the_first_runs(prior, small_config, tmp
         return program
 
     monkeypatch.setattr(loop.Programs, "_compile", compile_)
-    loop.optimise(state.start(cfg), prior, cfg, SPEC, tmp_path, {}, label="x")
+    loop.optimise(state.start(make_spec(cfg)), prior, make_spec(cfg), SPEC, tmp_path, {}, label="x")
     assert events == ["compile 0", "compile 1", "run 0", "run 1"]
 
 
@@ -105,8 +106,8 @@ def test_iterations_that_are_not_finite_are_left_out(prior, small_config, tmp_pa
     cfg = small_config
     cfg.steps_per_call, cfg.preview_every = 5, 10
     flaky = prior._replace(unet=Flaky(prior.unet))
-    current, bad = state.start(cfg), []
-    program = loop.Programs(cfg, SPEC, current, flaky)
+    current, bad = state.start(make_spec(cfg)), []
+    program = loop.Programs(make_spec(cfg), SPEC, current, flaky)
     run = program.get(0)
     for step in range(20):
         before = jax.device_get(current)
@@ -125,11 +126,13 @@ def test_iterations_that_are_not_finite_are_left_out(prior, small_config, tmp_pa
     about: dict = {}
     given = dict(label="x", programs={"x": program}, preview=kill_once)
     with pytest.raises(loop.Interrupted):
-        loop.optimise(state.start(cfg), flaky, cfg, SPEC, tmp_path, about, **given)
-    half = state.load(tmp_path, cfg)
+        loop.optimise(
+            state.start(make_spec(cfg)), flaky, make_spec(cfg), SPEC, tmp_path, about, **given
+        )
+    half = state.load(tmp_path, make_spec(cfg))
     assert int(half.step) == 10 and int(half.skipped) == sum(bad[:10])
     assert int(half.in_a_row) == bad[:10][::-1].index(False)
-    rest, history, _ = loop.optimise(half, flaky, cfg, SPEC, tmp_path, about, **given)
+    rest, history, _ = loop.optimise(half, flaky, make_spec(cfg), SPEC, tmp_path, about, **given)
     assert same(current, rest)  # killed and resumed, and one by one
     assert np.isfinite(list(history.values())).all() and "skipped" not in history
     assert f"skipped {sum(bad)}" in capsys.readouterr().err
@@ -142,25 +145,27 @@ def test_a_run_without_a_finite_iteration_stops_and_goes_on_with_other_numbers(
     cfg.max_bad_steps = 6
     cfg.guidance.scale = float("inf")  # times a difference of nothing
     about = {"config": cfg.to_dict()}
-    begin = jax.device_get(state.start(cfg))
+    begin = jax.device_get(state.start(make_spec(cfg)))
     programs = {}
     for tries in (1, 2):  # the same command is not stuck at the same iteration
-        current = state.load(tmp_path, cfg) if tries > 1 else state.start(cfg)
+        current = state.load(tmp_path, make_spec(cfg)) if tries > 1 else state.start(make_spec(cfg))
         with pytest.raises(UserError, match=r"guidance loss was not a .* in 6 iterations in a row"):
             loop.optimise(
-                current, prior, cfg, SPEC, tmp_path, about, label="x", programs=programs
+                current, prior, make_spec(cfg), SPEC, tmp_path, about, label="x", programs=programs
             )  # fmt: skip
-        saved = jax.device_get(state.load(tmp_path, cfg))
+        saved = jax.device_get(state.load(tmp_path, make_spec(cfg)))
         assert same((begin.params, begin.opt_state), (saved.params, saved.opt_state))
         assert (saved.step, saved.skipped, saved.in_a_row) == (6 * tries, 6 * tries, 0)
 
     cfg.guidance.scale, cfg.seed = 1.3, 7
-    current = state.load(tmp_path, cfg)
+    current = state.load(tmp_path, make_spec(cfg))
     about = loop.go_on(tmp_path, {"config": cfg.to_dict()}, current, cfg.steps)
     assert [(c["iteration"], c["key"], c["to"]) for c in about["changes"]] == [
         (12, "seed", 7), (12, "guidance.scale", 1.3)
     ]  # fmt: skip
-    end, history, _ = loop.optimise(current, prior, cfg, SPEC, tmp_path, about, label="x")
+    end, history, _ = loop.optimise(
+        current, prior, make_spec(cfg), SPEC, tmp_path, about, label="x"
+    )
     assert int(end.step) == 20 and int(end.skipped) == 12 and not same(begin.params, end.params)
     assert np.isfinite(list(history.values())).all()
     assert state.load_about(tmp_path)["changes"] == about["changes"]
@@ -171,15 +176,25 @@ def test_a_run_is_not_called_finished_when_nothing_was_optimised(prior, small_co
     about: dict = {}
     for _ in range(2):  # fewer iterations than may be bad in a row; and again, with nothing left
         with pytest.raises(UserError, match="all 20 iterations were left out"):
-            current = state.load(tmp_path, small_config) if about else state.start(small_config)
-            loop.optimise(current, bad, small_config, SPEC, tmp_path, about, label="x")
+            current = (
+                state.load(tmp_path, make_spec(small_config))
+                if about
+                else state.start(make_spec(small_config))
+            )
+            loop.optimise(current, bad, make_spec(small_config), SPEC, tmp_path, about, label="x")
 
 
 def test_thinned_samples_are_said_once(prior, small_config, tmp_path, capsys):
     small_config.steps_per_call = 5
     small_config.render.update(candidates=2.0, samples=1.0)
     _, history, _ = loop.optimise(
-        state.start(small_config), prior, small_config, SPEC, tmp_path, {}, label="x"
+        state.start(make_spec(small_config)),
+        prior,
+        make_spec(small_config),
+        SPEC,
+        tmp_path,
+        {},
+        label="x",
     )
     most = loop.most_wanted(history)
     assert set(most) == {"candidates", "samples"} and min(most.values()) > 1
@@ -189,10 +204,10 @@ def test_thinned_samples_are_said_once(prior, small_config, tmp_path, capsys):
     assert f"wanted {max(history[k][-1] for k in WANTED):.4g}" in shown
 
 
-def check_red_square(scene, cfg):
+def check_red_square(scene, spec):
     """The scene looks red in the middle of all views and is empty at their borders."""
-    views = cameras.ring(4, 15.0, 40.0, 1.1, start=20.0)
-    rgb, opacity, depth, normal = pictures.render_views(scene, views, 16, cfg)
+    views = camera_sets.ring(4, 15.0, 40.0, 1.1, start=20.0)
+    rgb, opacity, depth, normal = pictures.render_views(scene, views, 16, spec)
     assert rgb.shape == (4, 16, 16, 3) and depth.shape == (4, 16, 16) == normal.shape[:3]
     middle = rgb[:, 6:10, 6:10].mean((0, 1, 2))
     assert middle[0] > middle[1] + 0.3 and middle[0] > middle[2] + 0.3, middle
@@ -200,37 +215,36 @@ def check_red_square(scene, cfg):
 
 
 def test_draft_reaches_its_views(red_square, small_config, tmp_path):
-    cfg = draft.config_of(small_config, 16)
-    cfg.steps = cfg.draft.steps = 120
-    cfg.phases = ((120, 16, 1),)
-    cfg.draft.sets = ((0.0, 15.0), (45.0, 0.0))
-    source = draft.source_of(np.broadcast_to(red_square, (2, 4, 16, 16, 3)), cfg)
+    small_config.draft.update(steps=120, sets=((0.0, 15.0), (45.0, 0.0)))
+    spec = draft.draft_spec(make_spec(small_config), 16)
+    spec = dataclasses.replace(spec, occupancy=dataclasses.replace(spec.occupancy, warmup=20))
+    source = draft.source_of(np.broadcast_to(red_square, (2, 4, 16, 16, 3)), spec)
     assert len(source.rays_o) == 2 * 4 * 16 * 16
     assert float(source.mask.mean()) == pytest.approx(0.25)
-    scene, _, _ = loop.optimise(state.start(cfg), source, cfg, SPEC, tmp_path, {}, label="draft")
-    check_red_square(scene, cfg)
+    scene, _, _ = loop.optimise(state.start(spec), source, spec, SPEC, tmp_path, {}, label="draft")
+    check_red_square(scene, spec)
 
 
 def test_state_file_is_refused_where_it_does_not_fit(small_config, tmp_path):
     with pytest.raises(UserError, match="holds no reconstruction"):
         state.load_about(tmp_path)
-    state.save(tmp_path, state.start(small_config), {"note": 1})
+    state.save(tmp_path, state.start(make_spec(small_config)), {"note": 1})
     assert state.load_about(tmp_path) == {"note": 1}
     other = ConfigDict(small_config.to_dict())
     other.field.levels = 4
     with pytest.raises(UserError, match="does not fit the config"):
-        state.load(tmp_path, other)
+        state.load(tmp_path, make_spec(other))
     (tmp_path / state.FILE).write_bytes(b"PK broken")
     with pytest.raises(UserError, match="damaged"):
-        state.load(tmp_path, small_config)
+        state.load(tmp_path, make_spec(small_config))
 
 
 def test_cameras_of_an_iteration():
     keys = jax.random.split(jax.random.key(0), 200)
 
     def one(key):
-        return cameras.draw(
-            key, 2, 4, fov_deg=(15.0, 60.0), elevation_deg=(0.0, 30.0), distance=(0.8, 1.0)
+        return camera_sets.sample_cameras(
+            key, 2, 4, camera_sets.CameraSpec((15.0, 60.0), (0.0, 30.0), (0.8, 1.0))
         )
 
     views = jax.vmap(one)(keys)
@@ -247,19 +261,18 @@ def test_cameras_of_an_iteration():
 
 def test_settings_are_checked_and_phases_found(small_config):
     cfg = small_config
-    settings.check(cfg)
+    check(cfg)
     for key, value in (("mode", "magic"), ("memory", "huge"), ("picture", "round"), ("steps", 30)):
         wrong = ConfigDict(cfg.to_dict())
         wrong[key] = value
         with pytest.raises(UserError):
-            settings.check(wrong)
+            check(wrong)
     for sets in ((), ((0.0, 95.0),)):
         wrong = ConfigDict(cfg.to_dict())
         wrong.draft.sets = sets
         with pytest.raises(UserError, match="config.draft.sets"):
-            settings.check(wrong)
-    assert phase_of(ConfigDict(dict(phases=((5, 64, 2), (9, 256, 1)))), 5) == 1
-    weights = loss_weights(cfg, jnp.int32(0))
+            check(wrong)
+    weights = loss_weights(make_spec(cfg), jnp.int32(0))
     assert float(weights["guidance"]) == 1.0 and "orientation" in weights
 
 
@@ -273,25 +286,22 @@ def test_released_recipe_scales_with_its_number_of_iterations():
     assert fast.guidance.high == (0, 0.98, 0.50, 800)
 
 
-def test_a_scene_shown_more_solid_has_the_colours_that_were_optimised(small_config):
+def test_a_scene_shown_harder_has_the_colours_that_were_optimised(small_config):
     """Blobs whose density and colour both vary along each ray; the shown rim is another colour."""
     cfg = small_config
     cfg.field.blob_scale = 3.0
-    views = cameras.ring(2, 15.0, 40.0, 1.1)
-    scene = state.start(cfg)
+    views = camera_sets.ring(2, 15.0, 40.0, 1.1)
+    scene = state.start(make_spec(cfg))
     encoding = jax.tree.map(lambda x: x * 1e5, scene.params["encoding"])  # of about 1e-4
     everywhere = jnp.ones_like(scene.occs)
     scene = scene._replace(params=scene.params | {"encoding": encoding}, occs=everywhere)
 
-    def colours(scene, scale):
-        cfg.show.density_scale = scale
-        rgb, opacity, *_ = pictures.render_views(scene, views, 16, cfg)
+    def colours(scene):
+        rgb, opacity, *_ = pictures.render_views(scene, views, 16, make_spec(cfg))
         return (rgb - (1 - opacity[..., None])) / np.maximum(opacity, 1e-3)[..., None], opacity
 
-    optimised, thin = colours(scene, 1.0)
-    hard = scene._replace(params=field.harden(scene.params, 2.0, 4.0))
-    for shown in (scene, hard):
-        colour, solid = colours(shown, 4.0)
-        both = (thin > 0.3) & (solid > 0.5)
-        assert both.sum() > 20 and solid[both].mean() > thin[both].mean() + 0.05
-        np.testing.assert_allclose(colour[both], optimised[both], atol=0.02)
+    optimised, thin = colours(scene)
+    colour, solid = colours(scene._replace(params=field.harden(scene.params, 0.5, 4.0)))
+    both = (thin > 0.3) & (solid > 0.5)
+    assert both.sum() > 20 and solid[both].mean() > thin[both].mean() + 0.05
+    np.testing.assert_allclose(colour[both], optimised[both], atol=0.02)

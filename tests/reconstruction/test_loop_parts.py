@@ -10,10 +10,11 @@ import pytest
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.reconstruction import loop, state
-from iso3d_jax.reconstruction.losses import PriorSpec
+from iso3d_jax.reconstruction.losses import DenoiserSpec
+from iso3d_jax.reconstruction.spec import make_spec
 from iso3d_jax.reconstruction.state import State
 
-SPEC = PriorSpec(16, 1.0, "v", "mvdream")
+SPEC = DenoiserSpec(16, 1.0, "v", "mvdream")
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def test_dispatches_end_where_something_is_to_be_done(cfg, tmp_path, monkeypatch
     """Every five iterations, at the end of a phase, for a picture, for a file, and at the end."""
     stand, shown = Stand(monkeypatch), []
     end, history, seconds = loop.optimise(
-        begin(), None, cfg, SPEC, tmp_path, {}, label="x",
+        begin(), None, make_spec(cfg), SPEC, tmp_path, {}, label="x",
         preview=lambda current, step: shown.append((int(current.step), step)),
     )  # fmt: skip
     edges = [0, 5, 6, 8, 12, 16, 18, 23, 24, 29, 30]
@@ -105,12 +106,19 @@ def test_nothing_is_saved_or_shown_in_between_where_it_is_not_asked_for(cfg, tmp
     cfg.update(save_every=0, preview_every=0, steps_per_call=50)
     about = {"history": {"step": [3], "guidance": [9.0]}}
     _, history, _ = loop.optimise(
-        begin(4), None, cfg, SPEC, tmp_path, about, label="x", preview=lambda *x: shown.append(x)
+        begin(4),
+        None,
+        make_spec(cfg),
+        SPEC,
+        tmp_path,
+        about,
+        label="x",
+        preview=lambda *x: shown.append(x),
     )
     assert stand.ran == [(0, 4, 8), (1, 12, 18)] and stand.saved == [30] and not shown
     assert history["step"] == [3, 12, 30] and about["history"] is history  # goes on
     stand.ran.clear()
-    loop.optimise(begin(30), None, cfg, SPEC, tmp_path, about, label="x")
+    loop.optimise(begin(30), None, make_spec(cfg), SPEC, tmp_path, about, label="x")
     assert not stand.ran  # it is finished
 
 
@@ -118,7 +126,9 @@ def test_programs_are_shared_by_their_label(cfg, tmp_path, monkeypatch):
     Stand(monkeypatch)
     shared: dict = {}
     for label in ("a", "b", "a"):
-        loop.optimise(begin(), None, cfg, SPEC, tmp_path, {}, label=label, programs=shared)
+        loop.optimise(
+            begin(), None, make_spec(cfg), SPEC, tmp_path, {}, label=label, programs=shared
+        )
     assert set(shared) == {"a", "b"}
 
 
@@ -127,7 +137,7 @@ def test_a_run_stops_after_so_many_bad_iterations(cfg, tmp_path, monkeypatch):
     cfg.max_bad_steps = 5
     what = "guidance loss was not .* in 9 iterations in a row, the last of them iteration 22;"
     with pytest.raises(UserError, match=f"{what}.*--config.guidance.scale"):
-        loop.optimise(begin(), None, cfg, SPEC, tmp_path, {}, label="x", progress=line)
+        loop.optimise(begin(), None, make_spec(cfg), SPEC, tmp_path, {}, label="x", progress=line)
     assert stand.saved == [8, 16, 23]
     assert [(step, n.get("skipped")) for step, n in line.updates[-3:]] == [
         (16, 2), (18, 4), (23, 9)
@@ -135,17 +145,17 @@ def test_a_run_stops_after_so_many_bad_iterations(cfg, tmp_path, monkeypatch):
     assert "skipped" not in line.updates[0][1] and "guidance" not in line.updates[-1][1]
     cfg.max_bad_steps = 4
     with pytest.raises(UserError, match="in 4 iterations in a row, .* iteration 17;"):
-        loop.optimise(begin(), None, cfg, SPEC, tmp_path, {}, label="x")
+        loop.optimise(begin(), None, make_spec(cfg), SPEC, tmp_path, {}, label="x")
     Stand(monkeypatch, bad=24, until=99)  # the last six: there is nothing left to stop
     cfg.max_bad_steps = 6
-    end, history, _ = loop.optimise(begin(), None, cfg, SPEC, tmp_path, {}, label="x")
+    end, history, _ = loop.optimise(begin(), None, make_spec(cfg), SPEC, tmp_path, {}, label="x")
     assert int(end.skipped) == 6 and int(end.step) == 30 and history["step"][-1] == 24
 
 
 def test_thinned_samples_are_told_once(cfg, tmp_path, monkeypatch):
     Stand(monkeypatch, wanted=0.95)
     line = Shown()
-    loop.optimise(begin(), None, cfg, SPEC, tmp_path, {}, label="x", progress=line)
+    loop.optimise(begin(), None, make_spec(cfg), SPEC, tmp_path, {}, label="x", progress=line)
     (note,) = line.notes
     assert "up to 1.02 times" in note and "config.render.candidates leaves room" in note
     wanted = {step: numbers.get("wanted") for step, numbers in line.updates}
@@ -162,7 +172,7 @@ def test_a_signal_stops_at_the_end_of_the_dispatch(cfg, tmp_path, monkeypatch):
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(loop.Interrupted) as stopped:
-        loop.optimise(begin(), None, cfg, SPEC, tmp_path, {}, label="x", preview=kill)
+        loop.optimise(begin(), None, make_spec(cfg), SPEC, tmp_path, {}, label="x", preview=kill)
     assert stopped.value.signum == signal.SIGINT and stand.saved == [8, 12]
     stand.saved.clear()
     cfg.preview_every = 30
@@ -170,7 +180,9 @@ def test_a_signal_stops_at_the_end_of_the_dispatch(cfg, tmp_path, monkeypatch):
     def late(current, step):
         signal.raise_signal(signal.SIGTERM)
 
-    end, *_ = loop.optimise(begin(), None, cfg, SPEC, tmp_path, {}, label="x", preview=late)
+    end, *_ = loop.optimise(
+        begin(), None, make_spec(cfg), SPEC, tmp_path, {}, label="x", preview=late
+    )
     assert int(end.step) == 30  # it was finished anyway
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -218,17 +230,17 @@ def test_what_was_wanted_most():
 def test_the_losses_that_were_not_finite_are_named(cfg):
     record = {"guidance": np.array([1.0, np.nan, 5.0]), "mask": np.array([1.0, np.inf, 2.0]),
               "hull": np.array([np.nan, 1.0, np.nan])}  # fmt: skip
-    message = str(loop._bad_steps(record, 2, begin(17, 3, 3), cfg))
+    message = str(loop._bad_steps(record, 2, begin(17, 3, 3), make_spec(cfg)))
     assert message.startswith("the guidance and mask loss was not a finite number in 3 iterations")
     assert "the last of them iteration 16;" in message
     only = {"guidance": np.zeros(3)}
     cfg.mode = "views"
-    message = str(loop._bad_steps(only, 2, begin(17, 3, 3), cfg))
+    message = str(loop._bad_steps(only, 2, begin(17, 3, 3), make_spec(cfg)))
     assert message.startswith("the gradient's norm was") and "--config.draft.networks" in message
 
 
 def test_a_run_of_which_nothing_was_learned(cfg):
-    loop._check_learned({"step": [3]}, begin(9, 4), cfg)
-    loop._check_learned({}, begin(0, 0), cfg)
+    loop._check_learned({"step": [3]}, begin(9, 4), make_spec(cfg))
+    loop._check_learned({}, begin(0, 0), make_spec(cfg))
     with pytest.raises(UserError, match="all 4 iterations were left out"):
-        loop._check_learned({}, begin(4, 4), cfg)
+        loop._check_learned({}, begin(4, 4), make_spec(cfg))

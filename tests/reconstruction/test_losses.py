@@ -7,11 +7,12 @@ import pytest
 
 from iso3d_jax.diffusion import schedule
 from iso3d_jax.nerf import occupancy, shading
-from iso3d_jax.reconstruction import cameras, losses, settings
-from iso3d_jax.reconstruction.losses import Prior, PriorSpec
+from iso3d_jax.reconstruction import losses
+from iso3d_jax.reconstruction.losses import Denoiser, DenoiserSpec
+from iso3d_jax.reconstruction.spec import make_spec
 
 ALPHAS = np.asarray(schedule.make_schedule(), np.float64)
-SPEC = PriorSpec(6, 0.25, "eps", "mvdream")  # 6x6 pixels
+SPEC = DenoiserSpec(6, 0.25, "eps", "mvdream")  # 6x6 pixels
 GRID = occupancy.Grid(jnp.ones(8, bool), jnp.float32(1.0))
 
 
@@ -28,7 +29,7 @@ class Identity:
         return 3.0 * z
 
 
-class Denoiser:
+class Network:
     """Keeps what it was asked and predicts a given x0, by default nothing at all."""
 
     def __init__(self, x0=lambda camera, context: 0.0):
@@ -47,7 +48,7 @@ class Scene:
         self.seen = None
         monkeypatch.setattr(losses, "_scene", self)
 
-    def __call__(self, keys, shared, rays, *, cfg, weight):
+    def __call__(self, keys, shared, rays, *, spec, weight):
         self.seen = keys, shared, rays
         rgb = shared[0]
         rgb = rgb(rays) if callable(rgb) else rgb
@@ -69,16 +70,16 @@ def cfg(small_config):
 
 
 def prior(unet, logvar=-30.0, context=1.5):
-    return Prior(unet, Identity(logvar), jnp.full((1, 1, 4), context), jnp.asarray(ALPHAS))
+    return Denoiser(unet, Identity(logvar), jnp.full((1, 1, 4), context), jnp.asarray(ALPHAS))
 
 
-def distil(cfg, scene, x0=lambda camera, context: 0.0, *, phase=0, spec=SPEC, **changes):
+def distil(cfg, scene, x0=lambda camera, context: 0.0, *, phase=0, **changes):
     """A program of (params, key, step): losses and facts, what was asked, what was rendered."""
-    given = dict(cfg=settings.freeze(cfg), spec=spec, phase=phase)
+    given = dict(spec=make_spec(cfg), denoiser_spec=SPEC, phase=phase)
 
     @jax.jit
     def iteration(params, key, step):
-        unet = Denoiser(x0)
+        unet = Network(x0)
         found = losses.sds_losses(
             params, prior(unet, **changes), jax.random.key(key), step, GRID, **given
         )

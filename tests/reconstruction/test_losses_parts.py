@@ -9,8 +9,9 @@ import pytest
 
 from iso3d_jax.diffusion import schedule
 from iso3d_jax.nerf import occupancy, render
-from iso3d_jax.reconstruction import losses, settings
-from iso3d_jax.reconstruction.losses import Pictures, Prior, PriorSpec
+from iso3d_jax.reconstruction import losses
+from iso3d_jax.reconstruction.losses import Denoiser, DenoiserSpec, Pictures
+from iso3d_jax.reconstruction.spec import make_spec
 from tests.formulas import use
 
 WHOLE = occupancy.Grid(jnp.ones(8, bool), jnp.float32(0.0))
@@ -82,10 +83,10 @@ def seen(cfg, params, weight, normals):
     rays_d[8:] = [0.0, 0.0, -1.0]
     rays_o[0, 0] = 4.0
     keys = tuple(jax.random.split(jax.random.key(3)))
-    frozen = settings.freeze(cfg)
+    frozen = make_spec(cfg)
     rays = jnp.asarray(rays_o, jnp.float32), jnp.asarray(rays_d, jnp.float32)
     fn = jax.jit(
-        lambda p: losses._scene(keys, (p, WHOLE, None, None), rays, cfg=frozen, weight=weight)
+        lambda p: losses._scene(keys, (p, WHOLE, None, None), rays, spec=frozen, weight=weight)
     )
     return fn(params), np.maximum(rays_d @ np.array([0.6, 0, 0.8]), 0) ** 2
 
@@ -140,7 +141,7 @@ class Context:
 
 def small_prior(unet, **changes):
     alphas = jnp.asarray(schedule.make_schedule())
-    return Prior(unet, Blocks(), jnp.full((1, 2, 3), 5.0), alphas, **changes)
+    return Denoiser(unet, Blocks(), jnp.full((1, 2, 3), 5.0), alphas, **changes)
 
 
 def test_what_is_made_of_the_embedding_has_the_rows_without_it_first():
@@ -164,19 +165,19 @@ def test_light_reaches_the_rays_of_its_view_where_shading_has_begun(
     cfg.camera.update(distance=(30.0, 40.0))
     kept = {}
 
-    def scene(keys, shared, rays, *, cfg, weight):
+    def scene(keys, shared, rays, *, spec, weight):
         kept.update(shared=shared[2:], rays=rays)
         zero = dict.fromkeys(("opacity", *losses.WANTED), jnp.zeros(1))
         return (0.0 * rays[0], 0.0 * rays[0][:, 0]), zero
 
     monkeypatch.setattr(losses, "_scene", scene)
-    spec = PriorSpec(4, 1.0, "v", "mvdream")
+    spec = DenoiserSpec(4, 1.0, "v", "mvdream")
 
     @jax.jit
     def iteration(key):
         losses.sds_losses(
             {}, small_prior(lambda z_t, *rest: z_t), key, jnp.int32(15), WHOLE,
-            cfg=settings.freeze(cfg), spec=spec, phase=0,
+            spec=make_spec(cfg), denoiser_spec=spec, phase=0,
         )  # fmt: skip
         return kept["rays"], [x for x in kept["shared"] if x is not None]
 
@@ -206,8 +207,8 @@ def test_a_draft_compares_each_ray_with_its_own_pixel(small_config, monkeypatch)
     )  # fmt: skip
     kept = {}
 
-    def scene(keys, shared, rays, *, cfg, weight):
-        assert weight == cfg.draft and shared[2:] == (None, None)
+    def scene(keys, shared, rays, *, spec, weight):
+        assert weight == make_spec(cfg).draft and shared[2:] == (None, None)
         kept.update(number=rays[0][:, 0], other=rays[1][:, 1], keys=keys)
         zero = dict.fromkeys(("opacity", *losses.WANTED), jnp.zeros(1))
         return (jnp.full((64, 3), shared[0]), jnp.full(64, 0.3)), zero | {"sparsity": jnp.ones(1)}
@@ -223,7 +224,7 @@ def test_a_draft_compares_each_ray_with_its_own_pixel(small_config, monkeypatch)
     def iteration(key, pictures):
         found, facts = losses.views_losses(
             jnp.float32(0.25), pictures, jax.random.key(key), jnp.int32(0), WHOLE,
-            cfg=settings.freeze(cfg), spec=PriorSpec(4, 1.0, "v", "mvdream"), phase=0,
+            spec=make_spec(cfg), denoiser_spec=DenoiserSpec(4, 1.0, "v", "mvdream"), phase=0,
         )  # fmt: skip
         return found, kept | {"keys": jax.tree.map(jax.random.key_data, [*kept["keys"],
                                                                        kept["hull"]])}  # fmt: skip
@@ -267,7 +268,7 @@ def test_the_reference_view_is_the_picture_s_own_side(small_config, monkeypatch)
     monkeypatch.setattr(render, "render", draw)
     prior = small_prior(None, picture=picture, mask=mask)
     key = jax.random.key(2)
-    loss, wanted = losses.reference_loss({}, prior, key, WHOLE, 2, settings.freeze(cfg))
+    loss, wanted = losses.reference_loss({}, prior, key, WHOLE, 2, make_spec(cfg))
     _, rays_o, rays_d = kept[0]
     assert kept[0][0] is key and rays_d.shape == (4, 3)
     distance = 1.5 / np.tan(np.radians(25.0))
@@ -284,5 +285,7 @@ def test_the_reference_view_is_the_picture_s_own_side(small_config, monkeypatch)
     want += 0.25 * np.mean((opacity - halved(mask).reshape(4)) ** 2)
     np.testing.assert_allclose(loss, want, rtol=1e-4)
     for lacking in ("picture", "mask"):
-        with pytest.raises(ValueError, match="needs a Prior"):
-            losses.reference_loss({}, prior._replace(**{lacking: None}), key, WHOLE, 2, cfg)
+        with pytest.raises(ValueError, match="needs a Denoiser"):
+            losses.reference_loss(
+                {}, prior._replace(**{lacking: None}), key, WHOLE, 2, make_spec(cfg)
+            )

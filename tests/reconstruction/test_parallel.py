@@ -15,10 +15,9 @@ from pathlib import Path
 import jax, jax.numpy as jnp, numpy as np
 sys.path.insert(0, sys.argv[1])
 import conftest
-from iso3d_jax.reconstruction import (
-    cameras, loop, losses, parallel, pictures, settings,
-    state, step
-)
+from iso3d_jax.geometry import camera_sets
+from iso3d_jax.reconstruction import loop, losses, parallel, pictures, state, step
+from iso3d_jax.reconstruction.spec import make_spec
 
 square = conftest.red_square.__wrapped__()
 prior = conftest.prior.__wrapped__(square)
@@ -46,10 +45,10 @@ def by_hand(mesh, fn, keys, shared, rays):
 
 
 def steps(cfg, source, mesh, count=3):
-    spec = losses.PriorSpec(16, 1.0, "v", "mvdream", mesh)
-    current, source = parallel.replicate(mesh, (state.start(cfg), source))
+    spec = losses.DenoiserSpec(16, 1.0, "v", "mvdream", mesh)
+    current, source = parallel.replicate(mesh, (state.start(make_spec(cfg)), source))
     current, record = step.run_steps(
-        current, source, jnp.int32(count), capacity=count, cfg=settings.freeze(cfg), spec=spec,
+        current, source, jnp.int32(count), capacity=count, spec=make_spec(cfg), denoiser_spec=spec,
         phase=0)
     return jax.device_get((current, record))
 
@@ -59,13 +58,14 @@ def error(a, b):
                for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
-views = pictures.from_views(np.stack([np.asarray(square)] * 4), cameras.ring(4, 15.0, 40.0, 1.1))
+views = pictures.from_views(np.stack([np.asarray(square)] * 4),
+                            camera_sets.ring(4, 15.0, 40.0, 1.1))
 result = {"shape": dict(mesh.shape)}
 cases = {"sds": (config(), prior), "low": (config(memory="low"), prior),
          "views": (config(mode="views"), views)}
 cases = {name: cases[name] for name in sys.argv[3].split(",")}
 several = {name: steps(*case, mesh) for name, case in cases.items()}
-begun = {name: state.start(cfg) for name, (cfg, _) in cases.items()}
+begun = {name: state.start(make_spec(cfg)) for name, (cfg, _) in cases.items()}
 result["moved"] = min(error(several[name][0].params, begun[name].params) for name in cases)
 parallel.map_rays, true_map = by_hand, parallel.map_rays
 jax.clear_caches()
@@ -80,18 +80,19 @@ result["alone"] = error(several["sds"], steps(*cases["sds"], None))
 
 # killed after 2 of 4 iterations, and on again, as unbroken; what comes back is on one device
 cfg = config(steps_per_call=2)
-spec = losses.PriorSpec(16, 1.0, "v", "mvdream", mesh)
+spec = losses.DenoiserSpec(16, 1.0, "v", "mvdream", mesh)
 cfg.steps, cfg.save_every, cfg.preview_every = 4, 2, 2
+numbers = make_spec(cfg)
 places = []
 def preview(current, at):
     places.append(len(jax.tree.leaves(current.params)[0].devices()))
     if at == 2 and (out / "state.npz").exists() is False:
         state.save(out, current, {})
 programs = {}
-whole, *_ = loop.optimise(state.start(cfg), prior, cfg, spec, out / "whole", {}, label="sds",
-                          preview=preview, programs=programs)
-again, *_ = loop.optimise(state.load(out, cfg), prior, cfg, spec, out / "again", {}, label="sds",
-                          programs=programs)
+whole, *_ = loop.optimise(state.start(numbers), prior, numbers, spec, out / "whole", {},
+                          label="sds", preview=preview, programs=programs)
+again, *_ = loop.optimise(state.load(out, numbers), prior, numbers, spec, out / "again", {},
+                          label="sds", programs=programs)
 places += [len(x.devices()) for x in jax.tree.leaves(whole)]
 result["places"] = sorted(set(places))
 result["resumed"] = error(again, whole)
@@ -135,5 +136,5 @@ def test_devices_that_do_not_divide_the_rays_are_refused(small_config):
     devices = np.array(jax.devices() * 3)
     with pytest.raises(UserError, match="3 devices do not divide the 4 renders of 16x16"):
         small_config.draft.rays = 300
-        parallel.mesh_for(small_config, devices)
-    assert parallel.mesh_for(small_config, devices[:1]) is None
+        parallel.mesh_for(make_spec(small_config), devices)
+    assert parallel.mesh_for(make_spec(small_config), devices[:1]) is None

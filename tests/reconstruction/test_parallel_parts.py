@@ -8,6 +8,7 @@ from jax.sharding import PartitionSpec as P
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.reconstruction import parallel
+from iso3d_jax.reconstruction.spec import make_spec
 
 
 class Devices:
@@ -55,13 +56,13 @@ def test_which_configs_are_spread(small_config):
     cfg = small_config
     cfg.views, cfg.phases, cfg.draft.rays = 3, ((9, 4, 2), (20, 2, 3)), 120
     cfg.parallelism = "objects"
-    assert parallel.mesh_for(cfg, [1, 2, 3, 4]) is None
+    assert parallel.mesh_for(make_spec(cfg), [1, 2, 3, 4]) is None
     cfg.parallelism = "views"
-    assert parallel.mesh_for(cfg, [1]) is None
+    assert parallel.mesh_for(make_spec(cfg), [1]) is None
     for devices, named in ((7, "120 rays of a draft"), (5, "6 renders of 4x4"),
                            (8, "9 renders of 2x2")):  # fmt: skip
         with pytest.raises(UserError, match=f"{devices} devices do not divide the {named}; hide"):
-            parallel.mesh_for(cfg, list(range(devices)))
+            parallel.mesh_for(make_spec(cfg), list(range(devices)))
     cfg.draft.rays = 36
 
 
@@ -69,5 +70,5 @@ def test_devices_that_divide_all_rays_are_a_mesh(small_config, monkeypatch):
     cfg = small_config
     cfg.views, cfg.phases, cfg.draft.rays, cfg.parallelism = 3, ((9, 4, 2), (20, 2, 3)), 36, "views"
     monkeypatch.setattr(parallel, "make_mesh", lambda devices: tuple(devices))
-    assert parallel.mesh_for(cfg, [4, 5, 6, 7]) == (4, 5, 6, 7)
-    assert parallel.mesh_for(cfg, list(range(6))) == (0, 1, 2, 3, 4, 5)
+    assert parallel.mesh_for(make_spec(cfg), [4, 5, 6, 7]) == (4, 5, 6, 7)
+    assert parallel.mesh_for(make_spec(cfg), list(range(6))) == (0, 1, 2, 3, 4, 5)

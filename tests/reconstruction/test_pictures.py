@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from iso3d_jax.data import grids
-from iso3d_jax.reconstruction import cameras, pictures, settings, state
+from iso3d_jax.geometry import camera_sets
+from iso3d_jax.reconstruction import pictures, state
+from iso3d_jax.reconstruction.spec import make_spec
 
 
 @pytest.fixture
@@ -15,9 +17,9 @@ def kept(monkeypatch):
     """Stands for the renderer: a picture of a view holds the view's azimuth, row and column."""
     kept = []
 
-    def draw(params, grid, views, *, resolution, spec, field_spec):
+    def draw(params, grid, views, *, resolution, render_spec, field_spec):
         azimuth = np.asarray(views.azimuth_deg)[0]
-        kept.append((azimuth, views, resolution, spec, field_spec, grid))
+        kept.append((azimuth, views, resolution, render_spec, field_spec, grid))
         row, column = np.mgrid[:resolution, :resolution] / resolution
         at = azimuth[:, None, None] / 360
         rgb = np.stack(np.broadcast_arrays(at, row, column), -1)
@@ -30,10 +32,9 @@ def kept(monkeypatch):
 
 
 def test_views_are_drawn_four_at_a_time_in_their_order(small_config, kept, capsys):
-    scene = state.start(small_config)
-    small_config.show.density_scale = 3.0
-    views = cameras.ring(6, 15.0, 40.0, 1.1, start=10.0)
-    rgb, opacity, depth, normal = pictures.render_views(scene, views, 5, small_config)
+    scene = state.start(make_spec(small_config))
+    views = camera_sets.ring(6, 15.0, 40.0, 1.1, start=10.0)
+    rgb, opacity, depth, normal = pictures.render_views(scene, views, 5, make_spec(small_config))
     azimuths = np.array([10, 70, 130, 190, 250, 310])
     assert rgb.shape == normal.shape == (6, 5, 5, 3) and opacity.shape == depth.shape == (6, 5, 5)
     np.testing.assert_allclose(rgb[:, 2, 3] * 360, [[a, 144, 216] for a in azimuths], rtol=1e-5)
@@ -42,13 +43,13 @@ def test_views_are_drawn_four_at_a_time_in_their_order(small_config, kept, capsy
     np.testing.assert_allclose(normal[2, 3, 1], [0.55, -0.11, 0], atol=1e-6)
     assert [len(call[0]) for call in kept] == [4, 4]  # one program for all
     np.testing.assert_allclose(kept[1][0], [250, 310, 310, 310])
-    for _, part, resolution, spec, field_spec, grid in kept:
+    for _, part, resolution, render_spec, field_spec, grid in kept:
         assert resolution == 5 and np.all(np.asarray(part.elevation_deg) == 15)
-        assert spec == settings.generous(settings.render_spec(small_config))
-        assert field_spec == settings.shown_field_spec(small_config)
-        assert field_spec.density_scale == 3.0 and grid.occupied.shape == scene.occs.shape
+        assert render_spec == make_spec(small_config).rays_shown
+        assert field_spec == make_spec(small_config).field
+        assert grid.occupied.shape == scene.occs.shape
     assert capsys.readouterr().err == ""
-    pictures.render_views(scene, views, 5, small_config, "turning")
+    pictures.render_views(scene, views, 5, make_spec(small_config), "turning")
     assert "turning" in capsys.readouterr().err
 
 
@@ -60,7 +61,9 @@ def test_normals_as_colours_by_hand():
 
 
 def test_a_preview_has_colours_above_normals(small_config, kept):
-    image = pictures.strip(state.start(small_config), small_config, 8, views=3)
+    image = pictures.strip(
+        state.start(make_spec(small_config)), make_spec(small_config), 8, views=3
+    )
     assert image.shape == (16, 24, 3) and image.dtype == np.uint8
     for k in range(3):
         cell = image[:8, 8 * k : 8 * k + 8]
@@ -70,7 +73,9 @@ def test_a_preview_has_colours_above_normals(small_config, kept):
         np.testing.assert_array_equal(below, np.round(np.array([1.0, 0.6875, 0.75]) * 255))
     elevation, fov = kept[0][1].elevation_deg, kept[0][1].fov_deg
     assert float(elevation[0, 0]) == 15.0 and float(fov[0, 0]) == 40.0
-    assert pictures.strip(state.start(small_config), small_config, 4).shape == (8, 16, 3)
+    assert pictures.strip(
+        state.start(make_spec(small_config)), make_spec(small_config), 4
+    ).shape == (8, 16, 3)
 
 
 def test_some_frames_of_a_turntable_and_their_azimuths():
@@ -104,7 +109,9 @@ def test_a_turntable_s_frames_show_colour_normals_and_opacity_side_by_side(
 
     monkeypatch.setattr(imageio, "get_writer", get_writer)
     small_config.video.update(frames=6, resolution=10, seconds=2.0)
-    turn = pictures.turntable(tmp_path / "turn.mp4", state.start(small_config), small_config)
+    turn = pictures.turntable(
+        tmp_path / "turn.mp4", state.start(make_spec(small_config)), make_spec(small_config)
+    )
     assert (tmp_path / "turn.mp4").read_bytes() == b"video" and given["fps"] == 3
     assert turn.rgb.shape == turn.normal.shape == (6, 10, 10, 3)
     np.testing.assert_array_equal(turn.rgb[:, 0, 0, 0], np.round(np.arange(6) / 6 * 255))
@@ -116,7 +123,9 @@ def test_a_turntable_s_frames_show_colour_normals_and_opacity_side_by_side(
     np.testing.assert_array_equal(normal, turn.normal)
     np.testing.assert_array_equal(grey, np.repeat(255 - turn.opacity[..., None], 3, -1))
     small_config.video.seconds = 100.0
-    pictures.turntable(tmp_path / "turn.mp4", state.start(small_config), small_config)
+    pictures.turntable(
+        tmp_path / "turn.mp4", state.start(make_spec(small_config)), make_spec(small_config)
+    )
     assert given["fps"] == 1  # no less
 
 
@@ -137,7 +146,7 @@ def test_a_contact_sheet_has_the_picture_and_the_views_above_the_sides(tmp_path)
 def test_pixels_of_views_become_rays_with_masks():
     images = np.ones((2, 4, 4, 3), np.float32)
     images[0, 1, 2], images[1, 3, 0] = (0.2, 0.9, 0.9), (0.93, 1.0, 1.0)
-    views = cameras.ring(2, 15.0, 40.0, 1.1, start=30.0)
+    views = camera_sets.ring(2, 15.0, 40.0, 1.1, start=30.0)
     source = pictures.from_views(images, views)
     assert source.hull is None and source.rays_d.shape == (32, 3)
     np.testing.assert_array_equal(source.rgb, images.reshape(-1, 3))

@@ -10,15 +10,15 @@ from ml_collections import ConfigDict
 
 from iso3d_jax.commands import config_files
 from iso3d_jax.models.params import merge_params
-from iso3d_jax.reconstruction import settings, state
-from iso3d_jax.reconstruction.losses import Prior, PriorSpec, fold
-from iso3d_jax.reconstruction.settings import phase_of
+from iso3d_jax.reconstruction import state
+from iso3d_jax.reconstruction.losses import Denoiser, DenoiserSpec, fold
+from iso3d_jax.reconstruction.spec import check, make_spec
 from iso3d_jax.reconstruction.step import run_steps, train_step
 from iso3d_jax.weights import bundle
 from tests.conftest import SMALL_MODEL
 
 CONFIG = Path(__file__).parents[2] / "configs" / "reconstruct.py"
-SPEC = PriorSpec(256, 0.18215, "eps", "isotropic3d")
+SPEC = DenoiserSpec(256, 0.18215, "eps", "isotropic3d")
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def prior():
     config = bundle.make_config(ConfigDict(SMALL_MODEL))
     unet, vae = (merge_params(*bundle.abstract_network(n, config)) for n in ("unet", "vae"))
     context = jax.ShapeDtypeStruct((1, 1, SMALL_MODEL["unet"]["context_dim"]), jnp.float32)
-    return Prior(unet, vae, context, jax.ShapeDtypeStruct((1000,), jnp.float32))
+    return Denoiser(unet, vae, context, jax.ShapeDtypeStruct((1000,), jnp.float32))
 
 
 @pytest.mark.parametrize(
@@ -43,13 +43,14 @@ def prior():
 def test_both_resolutions_of_a_preset_trace(prior, preset, phase, memory):
     cfg = config_files.load_config(f"{CONFIG}:{preset}")
     cfg.memory = memory
-    settings.check(cfg)
+    check(cfg)
     assert [p[1] for p in cfg.phases] == [64, 256]
-    assert phase_of(cfg, cfg.phases[0][0] - 1) == 0 and phase_of(cfg, cfg.phases[0][0]) == 1
-    scene = jax.eval_shape(lambda: state.start(cfg))
+    first_end = cfg.phases[0][0]
+    assert [make_spec(cfg).phase_at(step) for step in (first_end - 1, first_end)] == [0, 1]
+    scene = jax.eval_shape(lambda: state.start(make_spec(cfg)))
     parameters = sum(x.size for x in jax.tree.leaves(scene.params["encoding"]))
     assert parameters == 12_599_920  # as in the released code
-    step = functools.partial(train_step, cfg=settings.freeze(cfg), spec=SPEC, phase=phase)
+    step = functools.partial(train_step, spec=make_spec(cfg), denoiser_spec=SPEC, phase=phase)
     after, record = jax.eval_shape(step, scene, prior)
     assert jax.tree.structure(after) == jax.tree.structure(scene)
     assert [(x.shape, x.dtype) for x in jax.tree.leaves(after)] == [
@@ -63,13 +64,13 @@ def products(jaxpr) -> int:
 
 
 def test_the_embedding_is_folded_once_for_all_iterations(prior, random_model):
-    real = Prior(random_model.unet, None, jnp.ones((1, 1, 24)), None)
+    real = Denoiser(random_model.unet, None, jnp.ones((1, 1, 24)), None)
     token = fold(real, 2).folded.token
     assert token.shape == (4, 24) and not token[:2].any() and (token[2:] == 1).all()
 
     cfg = config_files.load_config(f"{CONFIG}:isotropic3d")
-    scene = jax.eval_shape(lambda: state.start(cfg))
-    given = dict(cfg=settings.freeze(cfg), spec=SPEC, phase=0)
+    scene = jax.eval_shape(lambda: state.start(make_spec(cfg)))
+    given = dict(spec=make_spec(cfg), denoiser_spec=SPEC, phase=0)
     folded = jax.eval_shape(lambda prior: fold(prior, cfg.phases[0][2]), prior)
     step = functools.partial(train_step, **given)
     every_time = products(jax.make_jaxpr(step)(scene, prior))

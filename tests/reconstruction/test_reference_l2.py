@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.reconstruction import settings, state
-from iso3d_jax.reconstruction.losses import PriorSpec, active, reference_loss
+from iso3d_jax.reconstruction import state
+from iso3d_jax.reconstruction.losses import DenoiserSpec, active, reference_loss
+from iso3d_jax.reconstruction.spec import check, make_spec
 from iso3d_jax.reconstruction.step import run_steps
 
 
@@ -20,10 +21,15 @@ def with_picture(prior, red_square):
 
 
 def test_an_empty_scene_is_off_by_the_picture(with_picture, small_config):
-    cfg = settings.freeze(small_config)
-    scene = state.start(small_config)  # no cell is occupied yet
+    cfg = make_spec(small_config)
+    scene = state.start(make_spec(small_config))  # no cell is occupied yet
     loss, wanted = reference_loss(
-        scene.params, with_picture, jax.random.key(0), state.grid_of(scene, small_config), 16, cfg
+        scene.params,
+        with_picture,
+        jax.random.key(0),
+        state.grid_of(scene, make_spec(small_config)),
+        16,
+        make_spec(cfg),
     )
     assert not wanted.any()
     seen = 32 / 256  # of the pixels
@@ -34,10 +40,10 @@ def test_an_empty_scene_is_off_by_the_picture(with_picture, small_config):
 def test_it_is_learned_where_it_has_a_weight(with_picture, small_config):
     assert not active(small_config.loss.reference_l2)  # the method has none
     small_config.loss.update(guidance=0.0, reference_l2=1000.0)
-    settings.check(small_config)
+    check(small_config)
     _, record = run_steps(
-        state.start(small_config), with_picture, jnp.int32(20), capacity=20,
-        cfg=settings.freeze(small_config), spec=PriorSpec(16, 1.0, "v", "mvdream"), phase=0,
+        state.start(make_spec(small_config)), with_picture, jnp.int32(20), capacity=20,
+        spec=make_spec(small_config), denoiser_spec=DenoiserSpec(16, 1.0, "v", "mvdream"), phase=0,
     )  # fmt: skip
     values = np.asarray(record["reference_l2"])
     assert values[-1] < 0.9 * values[0]
@@ -45,8 +51,8 @@ def test_it_is_learned_where_it_has_a_weight(with_picture, small_config):
 
 
 def test_without_the_picture_it_is_refused(prior, small_config):
-    with pytest.raises(ValueError, match="needs a Prior with the picture"):
-        reference_loss({}, prior, jax.random.key(0), None, 16, small_config)
+    with pytest.raises(ValueError, match="needs a Denoiser with the picture"):
+        reference_loss({}, prior, jax.random.key(0), None, 16, make_spec(small_config))
     small_config.reference.fov_deg = 0.0
     with pytest.raises(UserError, match=r"config\.reference\.fov_deg must be an angle above 0"):
-        settings.check(small_config)
+        check(small_config)

@@ -15,9 +15,10 @@ from iso3d_jax.core.errors import UserError
 from iso3d_jax.data import grids
 from iso3d_jax.reconstruction import loop, pictures, run, state, surface
 from iso3d_jax.reconstruction.init import draft
-from iso3d_jax.reconstruction.losses import PriorSpec
+from iso3d_jax.reconstruction.losses import DenoiserSpec
+from iso3d_jax.reconstruction.spec import make_spec
 
-SPEC = PriorSpec(24, 1.0, "v", "mvdream")
+SPEC = DenoiserSpec(24, 1.0, "v", "mvdream")
 MODEL = SimpleNamespace(config=SimpleNamespace(name="m", resolution=24), dtype="float32")
 PICTURE = np.arange(64 * 4, dtype=np.uint8).reshape(8, 8, 4)
 
@@ -54,14 +55,14 @@ class Parts:
         part(pictures, "contact_sheet", lambda *args: None)
         part(pictures, "strip", lambda current, cfg, size: np.zeros((4, 4, 3), np.uint8))
 
-    def fit(self, source, cfg, spec, out, about, programs, on_step=None):
-        current = state.start(cfg)
+    def fit(self, source, spec, denoiser_spec, out, about, programs, on_step=None):
+        current = state.start(spec)
         return current._replace(occs=current.occs + 0.5), {"draft_compile": 1.0}, {"seed": 22}
 
-    def optimise(self, current, source, cfg, spec, folder, about, *, preview, **given):
+    def optimise(self, current, source, spec, denoiser_spec, folder, about, *, preview, **given):
         self.begun_at = int(current.step)
         preview(current, 30)
-        end = current._replace(step=jnp.int32(cfg.steps), skipped=jnp.int32(3))
+        end = current._replace(step=jnp.int32(spec.steps), skipped=jnp.int32(3))
         state.save(folder, end, about)
         return end, {"step": [20], "guidance": [1.5, 0.5]}, {"compile": 1.239}
 
@@ -90,7 +91,9 @@ def test_distillation_from_nothing(cfg, parts, tmp_path, capsys):
         "choose_surface", "hardened", "turntable", "contact_sheet", "write_mesh",
     ]  # fmt: skip
     args, given = parts.given["optimise"]
-    assert args[1] == "prior" and args[2] is cfg and args[3] is SPEC and args[4] == tmp_path
+    assert (
+        args[1] == "prior" and args[2] == make_spec(cfg) and args[3] is SPEC and args[4] == tmp_path
+    )
     assert given["programs"] is programs and parts.begun_at == 0
     assert parts.given["prepare_all"][0][2] is None  # the model's own way
     assert parts.given["choose_surface"][0][2] is None  # no hull where it is not asked for
@@ -111,7 +114,10 @@ def test_distillation_from_nothing(cfg, parts, tmp_path, capsys):
                                       "of_optimisation"}  # fmt: skip
     assert report["seconds"]["of_optimisation"] == {"compile": 1.24}
     assert report["iterations"] == 20 and report["mode"] == "sds" and report["model"] == "m"
-    assert report["picture_sha256"] == run.about_run(MODEL, PICTURE, cfg, "", "none")["picture"]
+    assert (
+        report["picture_sha256"]
+        == run.about_run(MODEL, PICTURE, make_spec(cfg), "", "none")["picture"]
+    )
     assert report["peak_memory_gb"]["process"] > 0.05 and report["versions"]["jax"]
     assert result.folder == tmp_path and int(result.state.step) == 20
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "input.png")), PICTURE)
@@ -149,7 +155,7 @@ def test_a_given_beginning_goes_before_the_config_s(cfg, parts, tmp_path):
 
 
 def test_distillation_goes_on_from_another_run(cfg, parts, tmp_path):
-    theirs = draft.config_of(cfg, 24)  # of mode "views"
+    theirs = draft.draft_spec(make_spec(cfg), 24)  # of mode "views"
     there = state.start(theirs)
     there = there._replace(params=jax.tree.map(lambda x: x + 1.0, there.params))
     (tmp_path / "theirs").mkdir()
@@ -169,13 +175,13 @@ def test_a_draft_alone(cfg, parts, tmp_path):
     cfg.phases = ((20, 16, 1),)
     reconstruct(tmp_path, cfg)
     args, given = parts.given["optimise"]
-    assert args[1] is parts.fitted and args[2].to_dict() == draft.config_of(cfg, 24).to_dict()
+    assert args[1] is parts.fitted and args[2] == draft.draft_spec(make_spec(cfg), 24)
     assert given["label"] == "draft from views" and "fit" not in parts.calls
 
 
 def test_the_same_call_goes_on_where_it_was_stopped(cfg, parts, tmp_path, capsys):
-    begin = state.start(cfg)._replace(step=jnp.int32(7))
-    about = run.about_run(MODEL, PICTURE, cfg, "", "none")
+    begin = state.start(make_spec(cfg))._replace(step=jnp.int32(7))
+    about = run.about_run(MODEL, PICTURE, make_spec(cfg), "", "none")
     state.save(tmp_path, begin, about | {"history": {"step": [7]}})
     np.savez(tmp_path / "views.npz", views=parts.views)
     cfg.guidance.scale = 9.0
@@ -193,7 +199,7 @@ def test_the_same_call_goes_on_where_it_was_stopped(cfg, parts, tmp_path, capsys
 
 def test_a_begun_draft_of_another_run_is_refused(cfg, parts, tmp_path):
     cfg.init = "views"
-    of_draft = draft.config_of(cfg, 24)
+    of_draft = draft.draft_spec(make_spec(cfg), 24)
     (tmp_path / draft.FOLDER).mkdir(parents=True)
     about = run.about_run(MODEL, PICTURE, of_draft, "", "views")
     state.save(tmp_path / draft.FOLDER, state.start(of_draft), about | {"picture": "other"})
@@ -217,7 +223,7 @@ def test_sets_of_views_are_drawn_at_their_cameras(cfg, tmp_path, monkeypatch):
 
     monkeypatch.setattr(sampling, "sample_views", sample)
     np.savez(tmp_path / "views.npz", views=np.zeros(3))
-    views = run._sample_views(MODEL, PICTURE, prepared, tmp_path, cfg, begun=False)
+    views = run._sample_views(MODEL, PICTURE, prepared, tmp_path, make_spec(cfg), begun=False)
     assert drawn == [dict(num_views=4, azimuth_deg=a, elevation_deg=e, seed=22)
                      for a, e in cfg.draft.sets]  # fmt: skip
     np.testing.assert_allclose(views[:, 0, 0, 0, 0], [0.1, 0.2, 0.3, 0.4])
@@ -229,7 +235,10 @@ def test_sets_of_views_are_drawn_at_their_cameras(cfg, tmp_path, monkeypatch):
     np.testing.assert_allclose([row[4].mean() for row in rows], 255 * np.array([0.1, 0.2, 0.3]),
                                atol=1)  # fmt: skip
     assert len(drawn) == 4
-    assert run._sample_views(MODEL, None, None, tmp_path, cfg, begun=True).shape == views.shape
+    assert (
+        run._sample_views(MODEL, None, None, tmp_path, make_spec(cfg), begun=True).shape
+        == views.shape
+    )
     assert len(drawn) == 4
 
 
@@ -255,7 +264,7 @@ def test_a_prior_holds_the_model_s_facts(monkeypatch):
     )
     monkeypatch.setattr(sampling, "network_for", lambda model, picture: (model, picture))
     prior, spec = run.prior_of(model, prepared, "mesh")
-    assert spec == PriorSpec(16, 0.5, "eps", "isotropic3d", "mesh")
+    assert spec == DenoiserSpec(16, 0.5, "eps", "isotropic3d", "mesh")
     assert prior.vae is model.vae and prior.unet == (model, prepared) and prior.folded is None
     np.testing.assert_array_equal(prior.context, np.ones((1, 1, 4)))
     np.testing.assert_allclose(prior.picture, prepared, rtol=1e-6)
@@ -270,23 +279,23 @@ def test_a_prior_holds_the_model_s_facts(monkeypatch):
 
 
 def test_a_run_is_told_by_its_picture_model_and_config(cfg):
-    about = run.about_run(MODEL, PICTURE, cfg, "folder", None)
+    about = run.about_run(MODEL, PICTURE, make_spec(cfg), "folder", None)
     assert about["model"] == "folder" and about["dtype"] == "float32" and about["init"] == "None"
     assert about["config"] == cfg.to_dict()
     other = PICTURE.copy()
     other[3, 3, 0] += 1
-    assert run.about_run(MODEL, other, cfg, "", None)["picture"] != about["picture"]
-    assert run.about_run(MODEL, PICTURE, cfg, "", None)["picture"] == about["picture"]
+    assert run.about_run(MODEL, other, make_spec(cfg), "", None)["picture"] != about["picture"]
+    assert run.about_run(MODEL, PICTURE, make_spec(cfg), "", None)["picture"] == about["picture"]
 
 
 def test_room_on_the_disk_for_three_states_and_the_other_files(cfg, tmp_path, monkeypatch):
-    leaves = jax.tree.leaves(state.start(cfg))
+    leaves = jax.tree.leaves(state.start(make_spec(cfg)))
     needed = 3 * sum(x.size * x.dtype.itemsize for x in leaves) + 50_000_000
     for free, enough in ((needed, True), (needed - 1, False)):
         usage = SimpleNamespace(free=free)
         monkeypatch.setattr(run.shutil, "disk_usage", lambda path, usage=usage: usage)
         if enough:
-            run._check_disk(tmp_path, cfg)
+            run._check_disk(tmp_path, make_spec(cfg))
         else:
             with pytest.raises(UserError, match=f"may need {needed / 1e6:.0f} MB"):
-                run._check_disk(tmp_path, cfg)
+                run._check_disk(tmp_path, make_spec(cfg))

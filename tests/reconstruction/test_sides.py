@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from iso3d_jax.diffusion import schedule
-from iso3d_jax.reconstruction import cameras, loop, pictures, state
-from iso3d_jax.reconstruction.losses import PriorSpec
+from iso3d_jax.geometry import camera_sets
+from iso3d_jax.reconstruction import loop, pictures, state
+from iso3d_jax.reconstruction.losses import DenoiserSpec
+from iso3d_jax.reconstruction.spec import make_spec
 
 
 def tint(azimuth):
@@ -42,10 +44,16 @@ def test_each_side_gets_the_colour_that_is_meant_there(prior, small_config, tmp_
     cfg.guidance.update(low=(0, 0.02, 0.02, 1), high=(0, 0.5, 0.5, 1))
     wheel = prior._replace(unet=Wheel(prior.alphas_cumprod))
     scene, history, _ = loop.optimise(
-        state.start(cfg), wheel, cfg, PriorSpec(16, 1.0, "v", "mvdream"), tmp_path, {}, label="sds"
+        state.start(make_spec(cfg)),
+        wheel,
+        make_spec(cfg),
+        DenoiserSpec(16, 1.0, "v", "mvdream"),
+        tmp_path,
+        {},
+        label="sds",
     )
-    views = cameras.ring(8, 15.0, 40.0, 1.1, start=15.0)
-    rgb, opacity, *_ = pictures.render_views(scene, views, 16, cfg)
+    views = camera_sets.ring(8, 15.0, 40.0, 1.1, start=15.0)
+    rgb, opacity, *_ = pictures.render_views(scene, views, 16, make_spec(cfg))
     assert history["guidance"][-1] < 0.5 * history["guidance"][0]
     assert opacity[:, 6:10, 6:10].min() > 0.5 > opacity[:, 0].max()
     seen = rgb[:, 6:10, 6:10].mean((1, 2))

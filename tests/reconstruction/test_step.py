@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from iso3d_jax.nerf import field, occupancy
-from iso3d_jax.reconstruction import settings, state, step
-from iso3d_jax.reconstruction.losses import Pictures, Prior, PriorSpec
+from iso3d_jax.reconstruction import state, step
+from iso3d_jax.reconstruction.losses import Denoiser, DenoiserSpec, Pictures
+from iso3d_jax.reconstruction.spec import make_spec
 
-SPEC = PriorSpec(16, 1.0, "v", "mvdream")
+SPEC = DenoiserSpec(16, 1.0, "v", "mvdream")
 SHAPES = {"encoding": ((4, 2), (3, 2)), "density": {"in": (2, 3), "out": (3, 1)},
           "colour": {"in": (2, 3), "out": (3, 3)}}  # fmt: skip
 
@@ -34,7 +35,7 @@ def cfg(small_config):
 
 
 def start(cfg, params):
-    return state.start(cfg, jax.tree.map(jnp.float32, params))
+    return state.start(make_spec(cfg), jax.tree.map(jnp.float32, params))
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def target():
 def simple(monkeypatch, target):
     """Losses that are formulas: squares about a target, and one of the sum of all parameters."""
 
-    def losses(params, source, key, at, grid, *, cfg, spec, phase):
+    def losses(params, source, key, at, grid, *, spec, denoiser_spec, phase):
         pairs = zip(jax.tree.leaves(params), jax.tree.leaves(target), strict=True)
         squares = sum(jnp.sum((p - t) ** 2) for p, t in pairs)
         total = sum(jnp.sum(p) for p in jax.tree.leaves(params))
@@ -62,7 +63,7 @@ def simple(monkeypatch, target):
 
 
 def iterate(cfg, phase=0):
-    given = dict(cfg=settings.freeze(cfg), spec=SPEC, phase=phase)
+    given = dict(spec=make_spec(cfg), denoiser_spec=SPEC, phase=phase)
     return jax.jit(lambda current, source=None: step.train_step(current, source, **given))
 
 
@@ -189,27 +190,29 @@ def test_the_grid_is_measured_with_the_numbers_of_the_config(cfg, monkeypatch):
         return occs + 1.0
 
     monkeypatch.setattr(occupancy, "update", update)
-    current = state.start(cfg)._replace(step=jnp.int32(8))
+    current = state.start(make_spec(cfg))._replace(step=jnp.int32(8))
     monkeypatch.setattr(jax.lax, "cond", lambda on, yes, no, x: yes(x) if on else no(x))
-    after = step.update_occupancy(current, jax.random.key(5), cfg)
+    after = step.update_occupancy(current, jax.random.key(5), make_spec(cfg))
     np.testing.assert_array_equal(after.occs, np.ones(27))
     assert (kept["resolution"], kept["radius"], kept["step_size"]) == (3, 0.75, 0.25)
     assert (kept["decay"], kept["threshold"], kept["warmup"]) == (0.5, 0.125, 17)
     assert kept["at"] == 8 and kept["key"] == jax.random.key(5)
-    want = field.density(current.params, jnp.full((1, 3), 0.3), settings.field_spec(cfg))
+    want = field.density(current.params, jnp.full((1, 3), 0.3), make_spec(cfg).field)
     np.testing.assert_array_equal(kept["density"], want)
-    same = step.update_occupancy(current._replace(step=jnp.int32(9)), jax.random.key(5), cfg)
+    same = step.update_occupancy(
+        current._replace(step=jnp.int32(9)), jax.random.key(5), make_spec(cfg)
+    )
     assert same.occs is current.occs
 
 
 def test_weights_of_both_modes(cfg):
     cfg.loss.update(sparsity=0.5, opaque=(10, 0.0, 1.0, 20))
-    found = {name: float(w) for name, w in step.loss_weights(cfg, jnp.int32(15)).items()}
+    found = {name: float(w) for name, w in step.loss_weights(make_spec(cfg), jnp.int32(15)).items()}
     want = {"guidance": 2.0, "orientation": 11.0, "sparsity": 0.5, "opaque": 0.5}
     assert found == want | {"reference_l2": 0.0}
     cfg.mode = "views"
     cfg.draft.update(mask=0.25, hull=3.0, orientation=0.0, sparsity=0.5, opaque=0.125)
-    found = {name: float(w) for name, w in step.loss_weights(cfg, jnp.int32(15)).items()}
+    found = {name: float(w) for name, w in step.loss_weights(make_spec(cfg), jnp.int32(15)).items()}
     assert found == {"photometric": 1.0, "mask": 0.25, "hull": 3.0, "orientation": 0.0,
                      "sparsity": 0.5, "opaque": 0.125}  # fmt: skip
 
@@ -241,19 +244,20 @@ jax.tree_util.register_static(Unet)
 
 def test_a_program_runs_as_many_iterations_as_it_is_told(cfg, monkeypatch):
     cfg.max_bad_steps, cfg.phases = 3, ((9, 16, 5), (20, 16, 2))
+    numbers = make_spec(cfg)
 
-    def train_step(current, source, *, cfg, spec, phase):
-        assert spec is SPEC
+    def train_step(current, source, *, spec, denoiser_spec, phase):
+        assert spec == numbers and denoiser_spec is SPEC
         bad = (current.step >= 4).astype(jnp.int32)
-        value = source.folded[0, 0] if isinstance(source, Prior) else source.mask[0]
+        value = source.folded[0, 0] if isinstance(source, Denoiser) else source.mask[0]
         metrics = {"at": 10.0 + current.step, "source": value, "phase": jnp.float32(phase)}
         return current._replace(
             step=current.step + 1, in_a_row=bad * (current.in_a_row + 1)
         ), metrics  # fmt: skip
 
     monkeypatch.setattr(step, "train_step", train_step)
-    prior = Prior(Unet(), None, jnp.full((1, 1, 4), 3.0), None)
-    given = dict(capacity=12, cfg=settings.freeze(cfg), spec=SPEC)
+    prior = Denoiser(Unet(), None, jnp.full((1, 1, 4), 3.0), None)
+    given = dict(capacity=12, spec=numbers, denoiser_spec=SPEC)
     current, record = step.run_steps(start(cfg, some(0)), prior, jnp.int32(3), phase=1, **given)
     assert int(current.step) == 3
     np.testing.assert_array_equal(record["at"], [10, 11, 12] + [0] * 9)

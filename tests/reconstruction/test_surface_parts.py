@@ -4,10 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from iso3d_jax.geometry import camera_sets
 from iso3d_jax.geometry.cameras import camera_to_world
 from iso3d_jax.mesh import drawing
 from iso3d_jax.nerf import field, occupancy
-from iso3d_jax.reconstruction import cameras, pictures, settings, state, surface
+from iso3d_jax.reconstruction import pictures, state, surface
+from iso3d_jax.reconstruction.spec import make_spec
 
 
 def test_points_are_evaluated_in_chunks_of_one_size(monkeypatch):
@@ -31,12 +33,12 @@ def test_nothing_is_seen_outside_of_the_sphere_where_rays_are_cut_by_it(small_co
     monkeypatch.setattr(
         surface, "evaluate", lambda p, x, spec: (kept.append(spec), np.ones(len(x)))[1:] * 2
     )
-    small_config.field.radius, small_config.show.density_scale = 0.5, 2.0
+    small_config.field.radius = 0.5
     x = np.array([[0.3, 0.39, 0.0], [0.3, 0.41, 0.0], [0.0, 0.0, -0.499], [0.45, 0.45, 0.45]])
     for bound, want in (("sphere", [1, 0, 1, 0]), ("box", [1, 1, 1, 1])):
         small_config.render.bound = bound
-        np.testing.assert_array_equal(surface.visible_density({}, x, small_config), want)
-    assert kept[0] == settings.shown_field_spec(small_config) and kept[0].density_scale == 2.0
+        np.testing.assert_array_equal(surface.visible_density({}, x, make_spec(small_config)), want)
+    assert kept[0] == make_spec(small_config).field
 
 
 def test_the_colour_of_a_surface_is_composited_below_it(monkeypatch):
@@ -64,18 +66,17 @@ def test_silhouettes_are_the_opacity_and_the_largest_density_of_each_ray(small_c
 
     def density(params, x, spec):
         inside = jnp.abs(x[:, 0]) < 0.3
-        return jnp.where(inside, (1.0 + x[:, 1]) * params["solid"], 0.0) * spec.density_scale
+        return jnp.where(inside, (1.0 + x[:, 1]) * params["solid"], 0.0)
 
     monkeypatch.setattr(field, "density", density)
     small_config.render.update(step_size=0.02, bound="box", candidates=200.0, samples=200.0,
                                alpha_threshold=0.0, early_stop=0.0)  # fmt: skip
-    small_config.show.density_scale = 2.0
     occupied = jnp.zeros((4, 4, 4), bool).at[:, 2:].set(True).reshape(-1)  # y > 0
-    views = cameras.ring(2, 5.0, 40.0, 1.1, start=10.0)
-    spec = settings.render_spec(small_config)
+    views = camera_sets.ring(2, 5.0, 40.0, 1.1, start=10.0)
+    spec = make_spec(small_config).rays
     opacity, largest = surface._silhouettes(
-        {"solid": jnp.float32(3.0)}, occupancy.Grid(occupied, jnp.float32(0.0)), views,
-        resolution=7, spec=spec, field_spec=settings.shown_field_spec(small_config),
+        {"solid": jnp.float32(6.0)}, occupancy.Grid(occupied, jnp.float32(0.0)), views,
+        resolution=7, render_spec=spec, field_spec=make_spec(small_config).field,
     )  # fmt: skip
     rays_o, rays_d, _ = views.rays(7)
     t = np.arange(0, 6, 0.002)
@@ -101,11 +102,12 @@ def test_the_threshold_that_has_the_outline_of_the_scene(small_config, monkeypat
         return jnp.asarray(opacity), jnp.asarray(largest)
 
     monkeypatch.setattr(surface, "_silhouettes", silhouettes)
-    small_config.show.density_scale = 2.0
-    threshold, overlap = surface.choose_threshold(state.start(small_config), small_config)
+    threshold, overlap = surface.choose_threshold(
+        state.start(make_spec(small_config)), make_spec(small_config)
+    )
     assert overlap == 1.0 and threshold == pytest.approx(np.sqrt(2.5 * 4.0), rel=0.06)
-    assert kept["spec"] == settings.generous(settings.render_spec(small_config))
-    assert kept["field_spec"] == settings.shown_field_spec(small_config)
+    assert kept["render_spec"] == make_spec(small_config).rays_shown
+    assert kept["field_spec"] == make_spec(small_config).field
     assert kept["resolution"] == 48 and kept["views"].azimuth_deg.shape == (1, 4)
     np.testing.assert_allclose(kept["views"].azimuth_deg, [[20, 110, 200, 290]])
 
@@ -130,13 +132,13 @@ def test_levels_to_choose_from_reach_from_the_lowest_to_the_densest():
 
 
 def test_a_scene_is_hardened_about_its_surface_where_it_is_asked_for(small_config):
-    scene = state.start(small_config)
+    scene = state.start(make_spec(small_config))
     small_config.show.sharpness = 4.0
-    hard = surface.hardened(scene, small_config, 2.5)
+    hard = surface.hardened(scene, make_spec(small_config), 2.5)
     assert hard.params["edge"] == {"level": 2.5, "sharpness": 4.0}
     assert hard.params["density"] is scene.params["density"] and hard.occs is scene.occs
     small_config.show.sharpness = 1.0
-    assert surface.hardened(scene, small_config, 2.5) is scene
+    assert surface.hardened(scene, make_spec(small_config), 2.5) is scene
 
 
 @pytest.fixture
@@ -146,7 +148,7 @@ def uneven(monkeypatch):
     def evaluate(params, x, spec):
         inside = 1.0 - np.linalg.norm((x - [0.1, -0.05, 0.0]) / [0.5, 0.3, 0.2], axis=-1)
         speck = 0.08 - np.linalg.norm(x - np.array([-0.5, 0.5, 0.5]), axis=-1)
-        value = np.maximum(40.0 * inside, 400.0 * speck) * spec.density_scale
+        value = np.maximum(80.0 * inside, 800.0 * speck)
         return np.maximum(value, 0.0).astype(np.float32), np.clip(0.5 + x, 0, 1).astype(np.float32)
 
     monkeypatch.setattr(surface, "evaluate", evaluate)
@@ -154,10 +156,11 @@ def uneven(monkeypatch):
 
 def test_a_mesh_and_what_the_report_says_of_it(small_config, uneven):
     cfg = small_config
-    cfg.show.density_scale = 2.0
     cfg.mesh.update(resolution=32, faces=700, texture=64, remove_outliers=0.05)
     said = []
-    mesh, facts = surface.make_mesh(state.start(cfg), cfg, 20.0, report=lambda *x: said.append(x))
+    mesh, facts = surface.make_mesh(
+        state.start(make_spec(cfg)), make_spec(cfg), 20.0, report=lambda *x: said.append(x)
+    )
     low, high = mesh.vertices.min(0), mesh.vertices.max(0)
     size = np.array([0.5, 0.3, 0.2]) * 0.75  # where the density shown is 20
     np.testing.assert_allclose(high - low, 2 * size, atol=0.03)
@@ -169,14 +172,13 @@ def test_a_mesh_and_what_the_report_says_of_it(small_config, uneven):
     np.testing.assert_allclose(mesh.colours / 255, np.clip(0.5 + mesh.vertices, 0, 1), atol=0.15)
     cfg.mesh.remove_outliers = 0.0
     cfg.mesh.faces = 100_000
-    _, both = surface.make_mesh(state.start(cfg), cfg, 20.0, resolution=40)
+    _, both = surface.make_mesh(state.start(make_spec(cfg)), make_spec(cfg), 20.0, resolution=40)
     assert both["parts"] == 2 and both["faces"] > 2 * facts["faces"]
 
 
 def test_colours_are_those_that_were_optimised(small_config, uneven, monkeypatch):
-    """Of the density as it was, at the distance of its steps; the surface is the shown one's."""
+    """At the distance of its steps."""
     cfg = small_config
-    cfg.show.density_scale = 2.0
     kept = []
 
     def colour(params, x, normal, step_size, spec):
@@ -184,14 +186,14 @@ def test_colours_are_those_that_were_optimised(small_config, uneven, monkeypatch
         return np.zeros((len(x), 3))
 
     monkeypatch.setattr(surface, "surface_colour", colour)
-    surface.make_mesh(state.start(cfg), cfg, 20.0)
-    assert kept[0] == (cfg.render.step_size, settings.field_spec(cfg))
+    surface.make_mesh(state.start(make_spec(cfg)), make_spec(cfg), 20.0)
+    assert kept[0] == (cfg.render.step_size, make_spec(cfg).field)
 
 
 def test_a_mesh_agrees_with_the_pictures_that_it_was_drawn_from(uneven, small_config):
     """And less with those from another side, or with another outline."""
     small_config.mesh.update(resolution=32, faces=2000, texture=128, remove_outliers=0.05)
-    mesh, _ = surface.make_mesh(state.start(small_config), small_config, 20.0)
+    mesh, _ = surface.make_mesh(state.start(make_spec(small_config)), make_spec(small_config), 20.0)
     show = pictures.SHOW
     distance = show["scale"] / np.tan(np.radians(show["fov_deg"]) / 2)
     azimuths = np.arange(16) * 22.5
@@ -227,13 +229,13 @@ def test_what_is_written_and_compared(small_config, uneven, monkeypatch, tmp_pat
     monkeypatch.setattr(
         surface, "agreement", lambda mesh, turn: given.append(turn) or {"psnr_db": len(given)}
     )
-    scene = state.start(small_config)
-    facts = surface.write_mesh(tmp_path / "m.obj", scene, small_config, 20.0, 20, turn)
+    scene = state.start(make_spec(small_config))
+    facts = surface.write_mesh(tmp_path / "m.obj", scene, make_spec(small_config), 20.0, 20, turn)
     assert given[0] is turn and given[1][0] is scene and given[1][1] == 8
     shown = capsys.readouterr().err
     assert shown.index("m.obj: comparing with the scene") < shown.index("m.obj: writing")
     assert facts["psnr_db"] == 1 and facts["as_optimised"] == {"psnr_db": 2}
     assert facts["files"] == ["m.obj", "m.mtl", "m.png"]
     assert facts["bytes"] == sum((tmp_path / name).stat().st_size for name in facts["files"])
-    coarse = surface.write_mesh(tmp_path / "m.glb", scene, small_config, 20.0, 10)
+    coarse = surface.write_mesh(tmp_path / "m.glb", scene, make_spec(small_config), 20.0, 10)
     assert "psnr_db" not in coarse and coarse["faces"] < facts["faces"]

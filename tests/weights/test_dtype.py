@@ -9,7 +9,7 @@ from iso3d_jax import sampling
 from iso3d_jax.commands.config_files import load_config
 from iso3d_jax.models.params import split_params
 from iso3d_jax.reconstruction import run, state
-from iso3d_jax.reconstruction.settings import freeze
+from iso3d_jax.reconstruction.spec import make_spec
 from iso3d_jax.reconstruction.step import run_steps
 from iso3d_jax.weights import bundle
 
@@ -53,14 +53,20 @@ def test_left_out_it_is_what_the_device_is_fast_at(model_folder, monkeypatch):
 
 def test_a_scene_stays_in_float32_and_follows_the_same_losses(model_folder):
     """Networks in bfloat16; density, compositing, losses and schedule are float32 all the same."""
-    cfg = load_config("tests/smallest_reconstruction.py")
+    spec = make_spec(load_config("tests/smallest_reconstruction.py"))
     picture = np.random.default_rng(0).random((64, 64, 3), np.float32)
     found = {}
     for dtype in ("float32", "bfloat16"):
         model = bundle.load_model(model_folder, dtype)
-        prior, spec = run.prior_of(model, picture)
+        prior, denoiser_spec = run.prior_of(model, picture)
         scene, record = run_steps(
-            state.start(cfg), prior, jnp.int32(2), capacity=2, cfg=freeze(cfg), spec=spec, phase=0
+            state.start(spec),
+            prior,
+            jnp.int32(2),
+            capacity=2,
+            spec=spec,
+            denoiser_spec=denoiser_spec,
+            phase=0,
         )
         assert {x.dtype for x in jax.tree.leaves(scene.params)} == {jnp.dtype("float32")}
         assert {x.dtype for x in record.values()} == {jnp.dtype("float32")}

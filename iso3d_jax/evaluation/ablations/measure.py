@@ -26,6 +26,7 @@ from iso3d_jax.data.table import SET, MultiViewTable
 from iso3d_jax.evaluation import consistency, scores, views
 from iso3d_jax.evaluation.ablations import one_step_x0, plan
 from iso3d_jax.reconstruction import pictures, run, state
+from iso3d_jax.reconstruction.spec import ReconstructionSpec, make_spec
 from iso3d_jax.reconstruction.state import State
 from iso3d_jax.training import loop
 from iso3d_jax.training.tasks.stages import DenoiserTask, load_frozen
@@ -112,8 +113,9 @@ class Comparison:
             ).state  # fmt: skip
         except EmptySurface as error:  # a result too: it is scored as the nothing that it shows
             self.note(f"{folder}: {error}")
-            scene = state.load(folder, cfg)
-        return see(scene, self.task.azimuth_deg[i], self.task.elevation_deg[i], cfg, model)
+            scene = state.load(folder, make_spec(cfg))
+        sides = self.task.azimuth_deg[i], self.task.elevation_deg[i]
+        return see(scene, *sides, make_spec(cfg), model)
 
     def measure(self, name: str, seed: int) -> tuple[dict, dict[str, np.ndarray]]:
         """A run's figures and pictures (uint8 [N, 4, H, W, 3] by what they are)."""
@@ -163,11 +165,12 @@ class Comparison:
 
 
 def see(
-    state: State, azimuth_deg: np.ndarray, elevation_deg: np.ndarray, cfg: ConfigDict, model: Model
-) -> Float[np.ndarray, "V H W 3"]:
+    state: State, azimuth_deg: np.ndarray, elevation_deg: np.ndarray, spec: ReconstructionSpec,
+    model: Model,
+) -> Float[np.ndarray, "V H W 3"]:  # fmt: skip
     """A scene from given sides, at the model's resolution, with the field of view of a draft."""
-    cameras = consistency.cameras_of(azimuth_deg, elevation_deg, cfg)
-    return np.clip(pictures.render_views(state, cameras, model.config.resolution, cfg)[0], 0, 1)
+    cameras = consistency.cameras_of(azimuth_deg, elevation_deg, spec.draft)
+    return np.clip(pictures.render_views(state, cameras, model.config.resolution, spec)[0], 0, 1)
 
 
 def figures_of(answer: np.ndarray, task: views.ViewTask, model: Model, what: str) -> dict[str, Any]:

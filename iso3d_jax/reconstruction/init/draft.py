@@ -2,77 +2,78 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zipfile
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from ml_collections import ConfigDict
 from scipy import ndimage
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.files import make_folder
-from iso3d_jax.reconstruction import cameras, loop, pictures, state
+from iso3d_jax.geometry import camera_sets
+from iso3d_jax.reconstruction import loop, pictures, state
 from iso3d_jax.reconstruction.init.hull import visual_hull
-from iso3d_jax.reconstruction.losses import Pictures, PriorSpec, white_mask
+from iso3d_jax.reconstruction.losses import DenoiserSpec, Pictures, white_mask
+from iso3d_jax.reconstruction.spec import ReconstructionSpec
 from iso3d_jax.reconstruction.state import State
 
 FOLDER = "draft"  # of a run's folder
 
 
-def config_of(cfg: ConfigDict, resolution: int) -> ConfigDict:
-    """The config of the draft that belongs to a reconstruction's config."""
-    draft = ConfigDict(cfg.to_dict())
-    draft.mode = "views"
-    draft.steps = cfg.draft.steps
-    draft.phases = ((cfg.draft.steps, resolution, 1),)
-    draft.occupancy.warmup = cfg.draft.steps
-    draft.optimizer.networks = cfg.draft.networks
-    return draft
+def draft_spec(spec: ReconstructionSpec, resolution: int) -> ReconstructionSpec:
+    """The spec of the draft that belongs to a reconstruction, which is one of mode 'views'."""
+    steps = spec.draft.steps
+    return dataclasses.replace(
+        spec, mode="views", steps=steps, phases=((steps, resolution, 1),),
+        occupancy=dataclasses.replace(spec.occupancy, warmup=steps),
+        optimizer=dataclasses.replace(spec.optimizer, networks=spec.draft.networks),
+    )  # fmt: skip
 
 
-def _cameras_of(views: np.ndarray, cfg: ConfigDict) -> cameras.Views:
+def _cameras_of(views: np.ndarray, spec: ReconstructionSpec) -> camera_sets.Cameras:
     """The cameras of the sampled views [S, V, H, W, 3]: what the sampling assumed."""
-    d = cfg.draft
+    d = spec.draft
     rings = [
-        cameras.ring(views.shape[1], elevation, d.fov_deg, d.distance, azimuth)
+        camera_sets.ring(views.shape[1], elevation, d.fov_deg, d.distance, azimuth)
         for azimuth, elevation in d.sets
     ]
-    return cameras.Views(*(jnp.concatenate(column) for column in zip(*rings, strict=True)))
+    return camera_sets.Cameras(*(jnp.concatenate(column) for column in zip(*rings, strict=True)))
 
 
-def outlines(views: np.ndarray, cfg: ConfigDict) -> np.ndarray:
+def outlines(views: np.ndarray, spec: ReconstructionSpec) -> np.ndarray:
     """Soft masks [S * V, H, W] of the object in the sampled views [S, V, H, W, 3] on white.
 
-    With `cfg.draft.fill` what is white inside of an outline is the object too: the small model
+    With `spec.draft.fill` what is white inside of an outline is the object too: the small model
     draws pale things, and hardly a hole.
     """
     mask = np.asarray(
-        white_mask(jnp.asarray(views.reshape(-1, *views.shape[2:])), *cfg.draft.white)
+        white_mask(jnp.asarray(views.reshape(-1, *views.shape[2:])), *spec.draft.white)
     )
-    if not cfg.draft.fill:
+    if not spec.draft.fill:
         return mask
     solid = mask > 0.5
     inside = np.stack([np.asarray(ndimage.binary_fill_holes(one)) for one in solid])
     return np.where(inside & ~solid, np.float32(1.0), mask)
 
 
-def _hull_of(mask: np.ndarray, sides: cameras.Views, cfg: ConfigDict) -> Array:
+def _hull_of(mask: np.ndarray, sides: camera_sets.Cameras, spec: ReconstructionSpec) -> Array:
     return visual_hull(
-        jnp.asarray(mask), sides, resolution=cfg.draft.hull_resolution, radius=cfg.field.radius
+        jnp.asarray(mask), sides, resolution=spec.draft.hull_resolution, radius=spec.field.radius
     )
 
 
-def sampled_hull(views: np.ndarray, cfg: ConfigDict) -> Array:
+def sampled_hull(views: np.ndarray, spec: ReconstructionSpec) -> Array:
     """The visual hull [G, G, G] of the sampled views [S, V, H, W, 3] over the scene's box."""
-    return _hull_of(outlines(views, cfg), _cameras_of(views, cfg), cfg)
+    return _hull_of(outlines(views, spec), _cameras_of(views, spec), spec)
 
 
-def source_of(views: np.ndarray, cfg: ConfigDict) -> Pictures:
+def source_of(views: np.ndarray, spec: ReconstructionSpec) -> Pictures:
     """The sampled views [S, V, H, W, 3] as rays with colours and outlines, and their hull."""
-    mask, sides = outlines(views, cfg), _cameras_of(views, cfg)
-    hull = _hull_of(mask, sides, cfg) if cfg.draft.hull else None
+    mask, sides = outlines(views, spec), _cameras_of(views, spec)
+    hull = _hull_of(mask, sides, spec) if spec.draft.hull else None
     flat = jnp.asarray(views.reshape(-1, *views.shape[2:]))
     return pictures.from_views(flat, sides, jnp.asarray(mask), hull)
 
@@ -99,25 +100,25 @@ def _read(file: Path, name: str) -> np.ndarray:
         raise UserError(f"{file} is damaged; reconstruct into another --out") from None
 
 
-def wants_hull(cfg: ConfigDict) -> bool:
+def wants_hull(spec: ReconstructionSpec) -> bool:
     """Whether the surface is chosen by the hull."""
-    return not cfg.mesh.threshold and cfg.show.surface == "hull"
+    return not spec.mesh.threshold and spec.show.surface == "hull"
 
 
-def load_hull(folder: str | Path, cfg: ConfigDict) -> Array | None:
+def load_hull(folder: str | Path, spec: ReconstructionSpec) -> Array | None:
     """The visual hull of a run's sampled views, or None where its surface needs none.
 
     Raises:
       UserError: the views are not there, or damaged.
     """
-    if not wants_hull(cfg):
+    if not wants_hull(spec):
         return None
     file = Path(folder) / "views.npz"
     if not file.is_file():
         raise UserError(
             f"{file} is missing: the surface is chosen by the sampled views; give --threshold"
         )
-    return sampled_hull(load_views(file), cfg)
+    return sampled_hull(load_views(file), spec)
 
 
 def is_begun(out: Path) -> bool:
@@ -126,8 +127,8 @@ def is_begun(out: Path) -> bool:
 
 
 def fit(
-    source: Pictures, cfg: ConfigDict, spec: PriorSpec, out: Path, about: dict, programs,
-    on_step: loop.OnStep | None = None,
+    source: Pictures, spec: ReconstructionSpec, denoiser_spec: DenoiserSpec, out: Path,
+    about: dict, programs: dict[str, loop.Programs] | None, on_step: loop.OnStep | None = None,
 ):  # fmt: skip
     """Fits the sampled views in the folder's `draft/`; a stopped draft goes on too.
 
@@ -138,7 +139,7 @@ def fit(
       The draft, seconds by part, and what the run's report says about it.
     """
     folder = make_folder(out / FOLDER)
-    draft = config_of(cfg, spec.resolution)
+    draft = draft_spec(spec, denoiser_spec.resolution)
     about = {**about, "config": draft.to_dict()}
     if state.exists(folder):
         current = state.load(folder, draft)
@@ -149,7 +150,7 @@ def fit(
         current,
         source,
         draft,
-        spec,
+        denoiser_spec,
         folder,
         about,
         label="draft from views",
@@ -165,7 +166,7 @@ def fit(
     return current, {f"draft_{k}": round(v, 2) for k, v in times.items()}, facts
 
 
-def begin_from(draft: State, cfg: ConfigDict) -> State:
+def begin_from(draft: State, spec: ReconstructionSpec) -> State:
     """A fresh optimizer on a draft's scene, past the part of the schedules that it stands for."""
-    begin = state.start(cfg, draft.params)
-    return begin._replace(step=jnp.int32(round(cfg.init_skip * cfg.steps)), occs=draft.occs)
+    begin = state.start(spec, draft.params)
+    return begin._replace(step=jnp.int32(round(spec.init_skip * spec.steps)), occs=draft.occs)

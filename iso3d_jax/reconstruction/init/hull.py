@@ -15,10 +15,10 @@ from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float
 
 from iso3d_jax.geometry import cameras
+from iso3d_jax.geometry.camera_sets import Cameras
 from iso3d_jax.guidance import regularizers
 from iso3d_jax.nerf import field
 from iso3d_jax.nerf.field import FieldSpec
-from iso3d_jax.reconstruction.cameras import Views
 
 
 def cell_middles(resolution: int, radius: float) -> Float[Array, "N 3"]:
@@ -29,7 +29,7 @@ def cell_middles(resolution: int, radius: float) -> Float[Array, "N 3"]:
 
 @functools.partial(jax.jit, static_argnames=("resolution", "radius"))
 def visual_hull(
-    mask: Float[Array, "V H W"], views: Views, *, resolution: int, radius: float
+    mask: Float[Array, "V H W"], views: Cameras, *, resolution: int, radius: float
 ) -> Float[Array, "G G G"]:
     """For the middle of each cell over [-radius, radius]^3 the least that any picture's mask shows.
 
@@ -37,7 +37,7 @@ def visual_hull(
       mask: of the views, groups after one another. Points outside a frame are not ruled out by it.
     """
     points = cell_middles(resolution, radius)
-    flat = Views(*(x.reshape(-1) for x in views))
+    flat = Cameras(*(x.reshape(-1) for x in views))
     c2w = cameras.camera_to_world(flat.elevation_deg, flat.azimuth_deg, flat.distance)
 
     def least(so_far, view):

@@ -1,5 +1,7 @@
 """A draft: its config, the cameras of its sets, how it is fitted and what begins from it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,10 +10,11 @@ import pytest
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.reconstruction import loop, state
 from iso3d_jax.reconstruction.init import draft
-from iso3d_jax.reconstruction.losses import PriorSpec
+from iso3d_jax.reconstruction.losses import DenoiserSpec
+from iso3d_jax.reconstruction.spec import make_spec
 
 SETS = ((20.0, 10.0), (50.0, -5.0))
-SPEC = PriorSpec(24, 1.0, "v", "mvdream")
+SPEC = DenoiserSpec(24, 1.0, "v", "mvdream")
 
 
 @pytest.fixture
@@ -31,17 +34,20 @@ def drawn(size=8):
 
 def test_the_config_of_a_draft(cfg):
     before = cfg.to_dict()
-    of = draft.config_of(cfg, 24)
+    of = draft.draft_spec(make_spec(cfg), 24)
     assert cfg.to_dict() == before  # a copy
     assert (of.mode, of.steps, of.phases) == ("views", 7, ((7, 24, 1),))
     assert of.occupancy.warmup == 7 and of.optimizer.networks == 0.125
-    of.mode, of.steps, of.phases = cfg.mode, cfg.steps, cfg.phases
-    of.occupancy.warmup, of.optimizer.networks = cfg.occupancy.warmup, cfg.optimizer.networks
-    assert of.to_dict() == before  # and nothing else
+    whole = make_spec(cfg)
+    kept = {name: getattr(whole, name) for name in ("mode", "steps", "phases", "occupancy")}
+    rates = dataclasses.replace(of.optimizer, networks=cfg.optimizer.networks)
+    grid = dataclasses.replace(of.occupancy, warmup=cfg.occupancy.warmup)
+    assert grid == whole.occupancy
+    assert dataclasses.replace(of, **kept, optimizer=rates) == whole  # and nothing else
 
 
 def test_the_cameras_of_the_sets_are_what_the_sampling_assumed(cfg):
-    sides = draft._cameras_of(drawn(), cfg)
+    sides = draft._cameras_of(drawn(), make_spec(cfg))
     np.testing.assert_allclose(sides.azimuth_deg, [[20, 140, 260], [50, 170, 290]], atol=1e-4)
     np.testing.assert_allclose(sides.elevation_deg, [[10] * 3, [-5] * 3])
     np.testing.assert_allclose(sides.fov_deg, np.full((2, 3), 50.0))
@@ -52,30 +58,32 @@ def test_the_cameras_of_the_sets_are_what_the_sampling_assumed(cfg):
 def test_masks_have_the_config_s_white(cfg):
     views = np.ones((1, 1, 1, 4, 3), np.float32)
     views[0, 0, 0, :, 1] = [1.0, 0.85, 0.8, 0.6]
-    np.testing.assert_allclose(draft.outlines(views, cfg)[0, 0], [0, 0.25, 0.5, 1], atol=1e-5)
+    np.testing.assert_allclose(
+        draft.outlines(views, make_spec(cfg))[0, 0], [0, 0.25, 0.5, 1], atol=1e-5
+    )
 
 
 def test_the_source_has_a_ray_and_a_colour_for_each_pixel_in_order(cfg):
     cfg.draft.hull = 0.0
     views = drawn()
-    source = draft.source_of(views, cfg)
+    source = draft.source_of(views, make_spec(cfg))
     assert source.hull is None
     np.testing.assert_array_equal(source.rgb, views.reshape(-1, 3))
-    np.testing.assert_array_equal(source.mask, draft.outlines(views, cfg).reshape(-1))
+    np.testing.assert_array_equal(source.mask, draft.outlines(views, make_spec(cfg)).reshape(-1))
     places = np.asarray(source.rays_o).reshape(6, 64, 3)[:, 0]
     azimuth = np.degrees(np.arctan2(places[:, 1], places[:, 0])) % 360
     np.testing.assert_allclose(azimuth, [20, 140, 260, 50, 170, 290], atol=1e-3)
     cfg.draft.hull = 1.0
-    hull = draft.source_of(views, cfg).hull
+    hull = draft.source_of(views, make_spec(cfg)).hull
     assert hull.shape == (6, 6, 6)
-    np.testing.assert_array_equal(hull, draft.sampled_hull(views, cfg))
+    np.testing.assert_array_equal(hull, draft.sampled_hull(views, make_spec(cfg)))
 
 
 def test_the_hull_is_asked_for_by_the_surface(cfg):
     for threshold, surface, want in ((0.0, "hull", True), (0.0, "outline", False),
                                      (25.0, "hull", False)):  # fmt: skip
         cfg.mesh.threshold, cfg.show.surface = threshold, surface
-        assert draft.wants_hull(cfg) == want
+        assert draft.wants_hull(make_spec(cfg)) == want
 
 
 def test_views_of_a_run_are_read_or_refused(tmp_path):
@@ -93,8 +101,9 @@ def optimise(monkeypatch):
     """Stands for the optimisation: keeps what it is given, and adds seven iterations."""
     kept = {}
 
-    def optimise(current, source, cfg, spec, folder, about, **given):
-        kept.update(given, step=int(current.step), source=source, cfg=cfg, spec=spec,
+    def optimise(current, source, spec, denoiser_spec, folder, about, **given):
+        kept.update(given, step=int(current.step), source=source, spec=spec,
+                    denoiser_spec=denoiser_spec,
                     folder=folder, about=about)  # fmt: skip
         end = current._replace(step=jnp.int32(7), skipped=jnp.int32(2))
         state.save(folder, end, about)
@@ -108,13 +117,13 @@ def optimise(monkeypatch):
 def test_a_draft_is_fitted_in_a_folder_of_its_own_and_goes_on_there(cfg, tmp_path, optimise):
     assert not draft.is_begun(tmp_path)
     programs, about = {}, {"picture": "p", "config": cfg.to_dict()}
-    current, seconds, facts = draft.fit("source", cfg, SPEC, tmp_path, about, programs)
+    current, seconds, facts = draft.fit("source", make_spec(cfg), SPEC, tmp_path, about, programs)
     assert draft.is_begun(tmp_path) and optimise["folder"] == tmp_path / "draft"
     assert optimise["source"] == "source" and optimise["programs"] is programs
-    assert optimise["step"] == 0 and optimise["spec"] is SPEC
-    assert optimise["cfg"].to_dict() == draft.config_of(cfg, 24).to_dict()
+    assert optimise["step"] == 0 and optimise["denoiser_spec"] is SPEC
+    assert optimise["spec"] == draft.draft_spec(make_spec(cfg), 24)
     assert optimise["about"]["picture"] == "p" and about["config"]["mode"] == "sds"
-    assert optimise["about"]["config"] == draft.config_of(cfg, 24).to_dict()
+    assert optimise["about"]["config"] == draft.draft_spec(make_spec(cfg), 24).to_dict()
     assert seconds == {"draft_compile": 1.23, "draft_iterations": 2.0}
     assert facts == {"seed": 22, "skipped_iterations": 2, "changes": [],
                      "wanted": {"candidates": 1.5, "samples": 0.25}}  # fmt: skip
@@ -122,21 +131,21 @@ def test_a_draft_is_fitted_in_a_folder_of_its_own_and_goes_on_there(cfg, tmp_pat
 
     state.save(tmp_path / "draft", current._replace(step=jnp.int32(3)), optimise["about"])
     cfg.seed = 5
-    _, _, facts = draft.fit("source", cfg, SPEC, tmp_path, about, programs)
+    _, _, facts = draft.fit("source", make_spec(cfg), SPEC, tmp_path, about, programs)
     assert optimise["step"] == 3 and facts["seed"] == 5
     assert [(c["key"], c["iteration"]) for c in facts["changes"]] == [("seed", 3)]
 
 
 def test_distillation_begins_after_its_part_of_the_schedules(cfg):
     """With the scene and the grid of the draft, and an optimizer that knows nothing."""
-    end = state.start(cfg)
+    end = state.start(make_spec(cfg))
     end = end._replace(
         step=jnp.int32(7), occs=end.occs + 0.5, skipped=jnp.int32(2), in_a_row=jnp.int32(1),
         params=jax.tree.map(lambda x: x + 1.0, end.params),
         opt_state=jax.tree.map(lambda x: x + 1, end.opt_state),
     )  # fmt: skip
     cfg.init_skip, cfg.steps = 0.39, 20
-    begin = draft.begin_from(end, cfg)
+    begin = draft.begin_from(end, make_spec(cfg))
     assert int(begin.step) == 8 and begin.step.dtype == jnp.int32
     assert (int(begin.skipped), int(begin.in_a_row)) == (0, 0)
     np.testing.assert_array_equal(begin.occs, end.occs)

@@ -5,20 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from iso3d_jax.geometry import camera_sets
 from iso3d_jax.geometry.cameras import camera_to_world, get_rays, project
 from iso3d_jax.nerf import field
-from iso3d_jax.reconstruction import cameras
 from iso3d_jax.reconstruction.init import draft
 from iso3d_jax.reconstruction.init.hull import cell_middles, hull_loss, visual_hull
-from iso3d_jax.reconstruction.settings import field_spec
+from iso3d_jax.reconstruction.spec import make_spec
 
 RADIUS = 0.6
 
 
 def views_of_a_ball(size=48):
     """Two rings of views, and exact masks of a ball about the origin."""
-    rings = [cameras.ring(4, 0.0, 40.0, 1.1), cameras.ring(4, 30.0, 40.0, 1.1, start=45.0)]
-    views = cameras.Views(*(jnp.concatenate(column) for column in zip(*rings, strict=True)))
+    rings = [camera_sets.ring(4, 0.0, 40.0, 1.1), camera_sets.ring(4, 30.0, 40.0, 1.1, start=45.0)]
+    views = camera_sets.Cameras(*(jnp.concatenate(column) for column in zip(*rings, strict=True)))
     rays_o, rays_d, _ = views.rays(size)
     nearest = jnp.linalg.norm(
         rays_o - jnp.sum(rays_o * rays_d, -1, keepdims=True) * rays_d, axis=-1
@@ -57,7 +57,7 @@ def test_hull_of_a_ball_is_the_ball_and_a_little_more():
 def test_the_loss_fills_the_hull_and_empties_the_rest(small_config):
     views, mask = views_of_a_ball()
     hull = visual_hull(mask, views, resolution=16, radius=1.0)
-    spec = field_spec(small_config)
+    spec = make_spec(small_config).field
     params = field.init(jax.random.key(0), spec)
 
     def loss(params):
@@ -75,13 +75,13 @@ def test_the_loss_fills_the_hull_and_empties_the_rest(small_config):
 
 
 def test_a_draft_has_the_hull_of_all_its_sets_where_it_is_asked_for(small_config, red_square):
-    cfg = draft.config_of(small_config, 16)
+    cfg = small_config
     cfg.draft.sets = ((0.0, 15.0), (45.0, 0.0))
     sets = np.broadcast_to(red_square, (2, 4, 16, 16, 3))
     cfg.draft.hull = 0.0
-    assert draft.source_of(sets, cfg).hull is None
+    assert draft.source_of(sets, make_spec(cfg)).hull is None
     cfg.draft.hull, cfg.draft.hull_resolution = 1.0, 24
-    hull = np.asarray(draft.source_of(sets, cfg).hull)
+    hull = np.asarray(draft.source_of(sets, make_spec(cfg)).hull)
     assert hull.shape == (24, 24, 24)
     assert hull[11:13, 11:13, 11:13].min() == 1 and hull[:, :, 0].max() == 0
 
@@ -95,8 +95,11 @@ def test_cells_lie_with_x_slowest():
 
 def test_hull_of_an_uneven_ball_off_the_middle_cell_by_cell():
     """Masks are formulas of row and column; each cell has the least of its places in them."""
-    rings = [cameras.ring(2, 10.0, 50.0, 1.3, start=30.0), cameras.ring(2, -20.0, 60.0, 1.2, 80.0)]
-    views = cameras.Views(*(jnp.concatenate(column) for column in zip(*rings, strict=True)))
+    rings = [
+        camera_sets.ring(2, 10.0, 50.0, 1.3, start=30.0),
+        camera_sets.ring(2, -20.0, 60.0, 1.2, 80.0),
+    ]
+    views = camera_sets.Cameras(*(jnp.concatenate(column) for column in zip(*rings, strict=True)))
     row, column = np.mgrid[:20, :20] / 20.0
     slopes = ((0.3, 0.1), (-0.2, 0.4), (0.1, -0.3), (0.2, 0.25))
     masks = np.stack([0.4 + a * row + b * column for a, b in slopes])
@@ -118,7 +121,7 @@ def test_hull_of_an_uneven_ball_off_the_middle_cell_by_cell():
 
 
 def test_what_lies_outside_of_a_picture_is_not_ruled_out_by_it():
-    views = cameras.ring(1, 0.0, 20.0, 0.3)  # so near that it sees the middle alone
+    views = camera_sets.ring(1, 0.0, 20.0, 0.3)  # so near that it sees the middle alone
     hull = visual_hull(jnp.zeros((1, 8, 8)), views, resolution=9, radius=1.0)
     assert float(hull[4, 4, 4]) == 0.0 and float(hull[4, 0, 4]) == 1.0
     assert float(hull[4, 4, 0]) == 1.0

@@ -5,20 +5,22 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from iso3d_jax.reconstruction import cameras
+from iso3d_jax.geometry import camera_sets
 
-RANGES = dict(fov_deg=(20.0, 50.0), elevation_deg=(-20.0, 40.0), distance=(0.8, 1.2))
+RANGES = camera_sets.CameraSpec(
+    fov_deg=(20.0, 50.0), elevation_deg=(-20.0, 40.0), distance=(0.8, 1.2)
+)
 
 
 @jax.jit
 def draws(key):
     """4,000 iterations of two groups of three views."""
     keys = jax.random.split(key, 4000)
-    return jax.vmap(lambda key: cameras.draw(key, 2, 3, **RANGES))(keys)
+    return jax.vmap(lambda key: camera_sets.sample_cameras(key, 2, 3, RANGES))(keys)
 
 
 def test_cameras_are_drawn_from_their_distributions():
-    views = cameras.Views(*(np.asarray(x, np.float64) for x in draws(jax.random.key(0))))
+    views = camera_sets.Cameras(*(np.asarray(x, np.float64) for x in draws(jax.random.key(0))))
     elevation, azimuth, fov, distance = views
     for values in (elevation, fov, distance):  # a group of views shares them
         assert values.shape == (4000, 2, 3) and (values == values[..., :1]).all()
@@ -53,17 +55,17 @@ def test_cameras_are_drawn_from_their_distributions():
 
 
 def test_a_ring_by_hand():
-    views = cameras.ring(4, 15.0, 40.0, 1.1, start=20.0)
+    views = camera_sets.ring(4, 15.0, 40.0, 1.1, start=20.0)
     np.testing.assert_allclose(views.azimuth_deg, [[20, 110, 200, 290]])
     np.testing.assert_allclose(views.elevation_deg, [[15.0] * 4])
     np.testing.assert_allclose(views.fov_deg, [[40.0] * 4])
     np.testing.assert_allclose(views.distance, [[1.1 / np.tan(np.radians(20))] * 4], rtol=1e-6)
-    np.testing.assert_allclose(cameras.ring(3, 0.0, 60.0, 1.0).azimuth_deg, [[0, 120, 240]])
+    np.testing.assert_allclose(camera_sets.ring(3, 0.0, 60.0, 1.0).azimuth_deg, [[0, 120, 240]])
 
 
 def test_rays_lie_view_by_view_row_by_row():
     """Two groups of two cameras that differ in all numbers; float64 by hand."""
-    views = cameras.Views(*(jnp.array(x) for x in (
+    views = camera_sets.Cameras(*(jnp.array(x) for x in (
         [[10.0, 20.0], [-5.0, 40.0]], [[30.0, 140.0], [250.0, 300.0]],
         [[30.0, 40.0], [50.0, 60.0]], [[2.0, 2.5], [3.0, 3.5]],
     )))  # fmt: skip
