@@ -79,10 +79,11 @@ def choose(shape: Shape, target: device.Target | None = None, devices: int | Non
 
 def widest_of_cudnn(target: device.Target) -> int:
     """The widest head that cuDNN's fused attention takes; 0 where there is none."""
-    if target.platform != "gpu" or target.capability is None:
+    capability = target.capability
+    if target.platform != "gpu" or capability is None:
         return 0
-    widths = [w for capability, w in CUDNN_WIDEST.items() if target.capability >= capability]
-    return max(widths, default=0)
+    fits = {least: width for least, width in CUDNN_WIDEST.items() if least <= capability}
+    return max(fits.values(), default=0)
 
 
 def block_of_queries(shape: Shape) -> int:
