@@ -73,7 +73,7 @@ def choose(shape: Shape, target: device.Target | None = None, devices: int | Non
     # The blocks are a loop over objects and heads, which a mesh would have divided among devices.
     if target.platform == "cpu":
         large = shape.length * shape.keys >= LARGE_HEAD
-        return "cores" if large and devices <= 1 else "xla"
+        return "cores" if large and (devices or 0) <= 1 else "xla"
     return "queries" if shape.score_bytes > LARGE_SCORES else "xla"
 
 
