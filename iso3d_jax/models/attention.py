@@ -13,10 +13,11 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from iso3d_jax.models import kernels, splash
-from iso3d_jax.models.layers import GroupNorm
+from iso3d_jax.models.layers import GroupNorm, LayerOptions
 
 CORE_BLOCK = 128  # queries; at 4096 keys a block of scores is 2 MB
 
@@ -105,10 +106,10 @@ class Attention(nnx.Module):
         head_dim: int,
         *,
         rngs: nnx.Rngs,
-        dtype=jnp.float32,
-        param_dtype=jnp.float32,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
     ):
-        kwargs = dict(rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        kwargs: LayerOptions = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
         inner = num_heads * head_dim
         self.num_heads, self.head_dim = num_heads, head_dim
         self.to_q = nnx.Linear(dim, inner, use_bias=False, **kwargs)
@@ -138,9 +139,15 @@ class GEGLUFeedForward(nnx.Module):
     """Linear to 2 x 4C, x * gelu(gate) with the exact erf gelu, linear back (attention.py:56)."""
 
     def __init__(
-        self, dim: int, mult: int = 4, *, rngs: nnx.Rngs, dtype=jnp.float32, param_dtype=jnp.float32
+        self,
+        dim: int,
+        mult: int = 4,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
     ):
-        kwargs = dict(rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        kwargs: LayerOptions = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
         self.proj_in = nnx.Linear(dim, 2 * mult * dim, **kwargs)
         self.proj_out = nnx.Linear(mult * dim, dim, **kwargs)
 
@@ -164,17 +171,16 @@ class JointAttentionBlock(nnx.Module):
         head_dim: int,
         *,
         rngs: nnx.Rngs,
-        dtype=jnp.float32,
-        param_dtype=jnp.float32,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
     ):
-        kwargs = dict(rngs=rngs, dtype=dtype, param_dtype=param_dtype)
-        norm = dict(epsilon=1e-5, **kwargs)
+        kwargs: LayerOptions = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
         self.attn1 = Attention(dim, dim, num_heads, head_dim, **kwargs)
         self.attn2 = Attention(dim, context_dim, num_heads, head_dim, **kwargs)
         self.ff = GEGLUFeedForward(dim, **kwargs)
-        self.norm1 = nnx.LayerNorm(dim, **norm)
-        self.norm2 = nnx.LayerNorm(dim, **norm)
-        self.norm3 = nnx.LayerNorm(dim, **norm)
+        self.norm1 = nnx.LayerNorm(dim, epsilon=1e-5, **kwargs)
+        self.norm2 = nnx.LayerNorm(dim, epsilon=1e-5, **kwargs)
+        self.norm3 = nnx.LayerNorm(dim, epsilon=1e-5, **kwargs)
 
     def __call__(
         self,
@@ -205,10 +211,10 @@ class SpatialTransformer(nnx.Module):
         *,
         num_groups: int = 32,
         rngs: nnx.Rngs,
-        dtype=jnp.float32,
-        param_dtype=jnp.float32,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
     ):
-        kwargs = dict(rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        kwargs: LayerOptions = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
         inner = num_heads * head_dim
         self.norm = GroupNorm(channels, num_groups, epsilon=1e-6, **kwargs)
         self.proj_in = nnx.Linear(channels, inner, **kwargs)

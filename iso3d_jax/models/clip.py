@@ -7,15 +7,17 @@ ln_post(class token) @ proj, not normalised.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from iso3d_jax.models.attention import attend
+from iso3d_jax.models.layers import LayerOptions
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
@@ -66,7 +68,7 @@ def resize_and_normalise(images: Float[Array, "N H W 3"], size: int) -> Float[Ar
 class Block(nnx.Module):
     """Pre-norm attention and MLP with exact GELU."""
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float, **kwargs):
+    def __init__(self, width: int, heads: int, mlp_ratio: float, **kwargs: Unpack[LayerOptions]):
         self.heads = heads
         self.ln_1 = nnx.LayerNorm(width, epsilon=1e-5, **kwargs)
         self.qkv = nnx.Linear(width, 3 * width, **kwargs)
@@ -105,9 +107,14 @@ class CLIPVisionTower(ImageTower):
     """`__call__(pixels [N, S, S, 3]) -> embedding [N, output_dim]`, float32."""
 
     def __init__(
-        self, config: CLIPConfig, *, rngs: nnx.Rngs, dtype=jnp.float32, param_dtype=jnp.float32
+        self,
+        config: CLIPConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
     ):
-        kwargs = dict(rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        kwargs: LayerOptions = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
         width, patch = config.width, config.patch_size
         self.config, self.dtype = config, dtype
         scale = width**-0.5

@@ -35,7 +35,7 @@ def target() -> Target:
     if abstract is not None:
         here = [d for d in jax.devices() if d.device_kind == abstract.device_kind]
         return _target(abstract.device_kind, here[0] if here else None)
-    default = jax.config.jax_default_device
+    default = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
     device = default if isinstance(default, jax.Device) else jax.devices()[0]
     return _target(device.device_kind, device)
 

@@ -6,7 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
+
+from iso3d_jax.models.layers import LayerOptions
 
 
 def timestep_embedding(t: Float[Array, "..."], dim: int) -> Float[Array, "... dim"]:
@@ -28,9 +31,15 @@ class EmbeddingMLP(nnx.Module):
     """
 
     def __init__(
-        self, in_dim: int, dim: int, *, rngs: nnx.Rngs, dtype=jnp.float32, param_dtype=jnp.float32
+        self,
+        in_dim: int,
+        dim: int,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
     ):
-        kwargs = dict(rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        kwargs: LayerOptions = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
         self.linear_in = nnx.Linear(in_dim, dim, **kwargs)
         self.linear_out = nnx.Linear(dim, dim, **kwargs)
 

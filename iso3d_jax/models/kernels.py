@@ -73,16 +73,17 @@ def choose(shape: Shape, target: device.Target | None = None, devices: int | Non
     # The blocks are a loop over objects and heads, which a mesh would have divided among devices.
     if target.platform == "cpu":
         large = shape.length * shape.keys >= LARGE_HEAD
-        return "cores" if large and devices <= 1 else "xla"
+        return "cores" if large and (devices or 0) <= 1 else "xla"
     return "queries" if shape.score_bytes > LARGE_SCORES else "xla"
 
 
 def widest_of_cudnn(target: device.Target) -> int:
     """The widest head that cuDNN's fused attention takes; 0 where there is none."""
-    if target.platform != "gpu" or target.capability is None:
+    capability = target.capability
+    if target.platform != "gpu" or capability is None:
         return 0
-    widths = [w for capability, w in CUDNN_WIDEST.items() if target.capability >= capability]
-    return max(widths, default=0)
+    fits = {least: width for least, width in CUDNN_WIDEST.items() if least <= capability}
+    return max(fits.values(), default=0)
 
 
 def block_of_queries(shape: Shape) -> int:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NotRequired, TypedDict, Unpack
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from flax.nnx.nn.linear import default_kernel_init
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from iso3d_jax.models import device
@@ -15,6 +20,20 @@ SMALL_MAP = 4
 # With many channels it is faster on CPUs up to 8x8 (at 1280 channels 2.6 times at 4x4, 1.7 times
 # at 8x8), and slower from 16x16.
 SMALL_WIDE_MAP, WIDE = 64, 640
+
+
+class LayerOptions(TypedDict):
+    """What every layer of a network is made with.
+
+    Attributes:
+      rngs: of the first weights.
+      dtype: of the computation.
+      param_dtype: of the weights.
+    """
+
+    rngs: nnx.Rngs
+    dtype: NotRequired[DTypeLike]
+    param_dtype: NotRequired[DTypeLike]
 
 
 class Conv(nnx.Conv):
@@ -51,15 +70,20 @@ def conv(
     kernel: int = 3,
     *,
     stride: int = 1,
-    padding=None,
+    padding: Sequence[tuple[int, int]] | None = None,
     zero: bool = False,
-    **kwargs,
-):
+    **kwargs: Unpack[LayerOptions],
+) -> Conv:
     """A square convolution with PyTorch's symmetric padding; `zero` starts it at zero output."""
-    if zero:
-        kwargs["kernel_init"] = nnx.initializers.zeros
-    padding = kernel // 2 if padding is None else padding
-    return Conv(cin, cout, (kernel, kernel), strides=stride, padding=padding, **kwargs)
+    return Conv(
+        cin,
+        cout,
+        (kernel, kernel),
+        strides=stride,
+        padding=kernel // 2 if padding is None else padding,
+        kernel_init=nnx.initializers.zeros if zero else default_kernel_init,
+        **kwargs,
+    )
 
 
 class GroupNorm(nnx.Module):
@@ -76,8 +100,8 @@ class GroupNorm(nnx.Module):
         *,
         epsilon: float,
         rngs: nnx.Rngs,
-        dtype=jnp.float32,
-        param_dtype=jnp.float32,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
     ):
         if channels % num_groups:
             raise ValueError(f"{channels} channels do not divide into {num_groups} groups")

@@ -6,31 +6,39 @@ the form they live in outside the modules.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import jax
 from flax import nnx
 from jaxtyping import Array
 
 FlatParams = dict[str, Array]
+Module = TypeVar("Module", bound=nnx.Module)
 
 
-def split_params(module: nnx.Module) -> tuple[nnx.GraphDef, FlatParams]:
+def split_params(module: Module) -> tuple[nnx.GraphDef[Module], FlatParams]:
     """Takes a module apart: its static definition and its weights by path."""
     return _split(module, lambda leaf: leaf[...])
 
 
-def split_shapes(module: nnx.Module) -> tuple[nnx.GraphDef, dict[str, jax.ShapeDtypeStruct]]:
+def split_shapes(
+    module: Module,
+) -> tuple[nnx.GraphDef[Module], dict[str, jax.ShapeDtypeStruct]]:
     """`split_params` of a module from `nnx.eval_shape`, whose weights are shapes."""
     return _split(module, lambda leaf: leaf.get_value())
 
 
-def _split(module: nnx.Module, value):
+def _split(
+    module: Module, value: Callable[[Any], Any]
+) -> tuple[nnx.GraphDef[Module], dict[str, Any]]:
     graphdef, state = nnx.split(module, nnx.Param)
     return graphdef, {
         "/".join(map(str, path)): value(leaf) for path, leaf in nnx.to_flat_state(state)
     }
 
 
-def merge_params(graphdef: nnx.GraphDef, flat: FlatParams) -> nnx.Module:
+def merge_params(graphdef: nnx.GraphDef[Module], flat: FlatParams) -> Module:
     """Puts a module together again; traceable, call it inside the jitted function."""
     items = []
     for name, value in flat.items():

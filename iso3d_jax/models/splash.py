@@ -6,6 +6,8 @@ device attends for its own objects and heads, nothing is exchanged.
 
 from __future__ import annotations
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import (
@@ -65,7 +67,8 @@ def attend(
         kernel = _kernel(q.shape[2], q.shape[1], k.shape[1], interpret)
         q = q * q.shape[-1] ** -0.5
         q, k, v = (jnp.swapaxes(a, 1, 2) for a in (q, k, v))  # [N, H, L, D]
-        return jnp.swapaxes(jax.vmap(kernel)(q, k, v), 1, 2).astype(v.dtype)
+        out = cast(jax.Array, jax.vmap(kernel)(q, k, v))  # without residuals it is the array alone
+        return jnp.swapaxes(out, 1, 2).astype(v.dtype)
 
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:

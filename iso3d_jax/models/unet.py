@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from iso3d_jax.models.attention import SpatialTransformer
 from iso3d_jax.models.embeddings import EmbeddingMLP, timestep_embedding
-from iso3d_jax.models.layers import GroupNorm, conv
+from iso3d_jax.models.layers import GroupNorm, LayerOptions, conv
 
 # What the backward pass finds ready and what it computes again: everything is kept; matrix products
 # without a batch axis are; only each block's input is.
@@ -77,13 +78,14 @@ SLOTS = ("layout/", "shortcut/")  # what paths of weights in the two optional sl
 class ResBlock(nnx.Module):
     """GroupNorm-SiLU-conv, plus the embedding, GroupNorm-SiLU-conv, plus the input."""
 
-    def __init__(self, cin: int, cout: int, emb_dim: int, config: UNetConfig, **kwargs):
+    def __init__(
+        self, cin: int, cout: int, emb_dim: int, config: UNetConfig, **kwargs: Unpack[LayerOptions]
+    ):
         self.scale_shift = config.use_scale_shift_norm
-        norm = dict(epsilon=1e-5, **kwargs)
-        self.norm_in = GroupNorm(cin, config.num_groups, **norm)
+        self.norm_in = GroupNorm(cin, config.num_groups, epsilon=1e-5, **kwargs)
         self.conv_in = conv(cin, cout, **kwargs)
         self.emb = nnx.Linear(emb_dim, cout * (2 if self.scale_shift else 1), **kwargs)
-        self.norm_out = GroupNorm(cout, config.num_groups, **norm)
+        self.norm_out = GroupNorm(cout, config.num_groups, epsilon=1e-5, **kwargs)
         self.conv_out = conv(cout, cout, zero=True, **kwargs)
         self.skip = conv(cin, cout, 1, **kwargs) if cin != cout else None
 
@@ -102,7 +104,7 @@ class ResBlock(nnx.Module):
 class Upsample(nnx.Module):
     """Nearest twofold upsampling, then a 3x3 convolution."""
 
-    def __init__(self, channels: int, **kwargs):
+    def __init__(self, channels: int, **kwargs: Unpack[LayerOptions]):
         self.conv = conv(channels, channels, **kwargs)
 
     def __call__(self, x):
@@ -172,12 +174,12 @@ class MultiViewUNet(nnx.Module):
         shortcut: Callable[..., Any] | None = None,
         *,
         rngs: nnx.Rngs,
-        dtype=jnp.float32,
-        param_dtype=jnp.float32,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
     ):
         self.config, self.dtype = config, dtype
         self.remat = "none"  # a key of REMAT
-        kwargs = dict(rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        kwargs: LayerOptions = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
         base, emb_dim = config.model_channels, config.model_channels * 4
         self.time_embed = EmbeddingMLP(base, emb_dim, **kwargs)
         self.camera_embed = (
@@ -282,7 +284,7 @@ class MultiViewUNet(nnx.Module):
         x = z_t.reshape(batch * num_views, *z_t.shape[2:]).astype(self.dtype)  # [B*V, H, W, C]
         emb = self.time_embed(timestep_embedding(t, self.config.model_channels).astype(self.dtype))
         if self.camera_embed is not None:
-            emb = emb + self.camera_embed(camera.astype(jnp.float32)).astype(emb.dtype)
+            emb = emb + self.camera_embed(_given(camera).astype(jnp.float32)).astype(emb.dtype)
         if not isinstance(context, FoldedContext) and context.shape[1] == 1:
             context = self.fold_context(context)
         token = context.token if isinstance(context, FoldedContext) else context.mean(1)  # [B, E]
@@ -304,7 +306,7 @@ class MultiViewUNet(nnx.Module):
         for i, block in enumerate(self.input_blocks):
             x = run(block, x)
             if i == 0 and self.layout is not None:
-                places = self.layout(token, camera)
+                places = self.layout(token, _given(camera))
                 straight.append(places)
                 x = x + self.layout.to_channels(places).reshape(x.shape)
             skips.append(x)
@@ -335,6 +337,13 @@ class UNetWithReference(nnx.Module):
     def __call__(self, z_t, t, context, camera) -> Float[Array, "B V H W C"]:
         """As of the network inside, with the reference."""
         return self.unet(z_t, t, context, camera, self.reference.get_value())
+
+
+def _given(camera: Array | None) -> Array:
+    """The cameras, of networks that take them."""
+    if camera is None:
+        raise ValueError("this network takes cameras")
+    return camera
 
 
 def _contexts(context, num_views: int, dtype):

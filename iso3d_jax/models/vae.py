@@ -7,15 +7,16 @@ swish, downsampling pads right and bottom only, (0, 1, 0, 1).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from iso3d_jax.models.attention import attend
-from iso3d_jax.models.layers import GroupNorm, conv
+from iso3d_jax.models.layers import GroupNorm, LayerOptions, conv
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def unfold(x: Float[Array, "N h w D"], patch: int) -> Float[Array, "N H W C"]:
 class ResnetBlock(nnx.Module):
     """GroupNorm-swish-conv twice, plus the input."""
 
-    def __init__(self, cin: int, cout: int, num_groups: int, **kwargs):
+    def __init__(self, cin: int, cout: int, num_groups: int, **kwargs: Unpack[LayerOptions]):
         self.norm1 = GroupNorm(cin, num_groups, epsilon=1e-6, **kwargs)
         self.conv1 = conv(cin, cout, **kwargs)
         self.norm2 = GroupNorm(cout, num_groups, epsilon=1e-6, **kwargs)
@@ -97,7 +98,7 @@ class ResnetBlock(nnx.Module):
 class AttnBlock(nnx.Module):
     """Single-head self-attention over pixels, by 1x1 convolutions."""
 
-    def __init__(self, channels: int, num_groups: int, **kwargs):
+    def __init__(self, channels: int, num_groups: int, **kwargs: Unpack[LayerOptions]):
         self.norm = GroupNorm(channels, num_groups, epsilon=1e-6, **kwargs)
         self.q = conv(channels, channels, 1, **kwargs)
         self.k = conv(channels, channels, 1, **kwargs)
@@ -115,7 +116,7 @@ class AttnBlock(nnx.Module):
 class Middle(nnx.Module):
     """ResnetBlock, attention, ResnetBlock."""
 
-    def __init__(self, channels: int, num_groups: int, **kwargs):
+    def __init__(self, channels: int, num_groups: int, **kwargs: Unpack[LayerOptions]):
         self.block_1 = ResnetBlock(channels, channels, num_groups, **kwargs)
         self.attn_1 = AttnBlock(channels, num_groups, **kwargs)
         self.block_2 = ResnetBlock(channels, channels, num_groups, **kwargs)
@@ -139,7 +140,7 @@ class Level(nnx.Module):
 class Encoder(nnx.Module):
     """Picture [N, H, W, 3] to the moments' features [N, H/f, W/f, 2 z_channels]."""
 
-    def __init__(self, config: VAEConfig, **kwargs):
+    def __init__(self, config: VAEConfig, **kwargs: Unpack[LayerOptions]):
         groups, channels = config.num_groups, config.ch
         self.patch = config.patch
         self.conv_in = conv(config.in_channels * config.patch**2, channels, **kwargs)
@@ -169,7 +170,7 @@ class Encoder(nnx.Module):
 class Decoder(nnx.Module):
     """Latents to a picture. `up` is stored from the finest level to the coarsest, as released."""
 
-    def __init__(self, config: VAEConfig, **kwargs):
+    def __init__(self, config: VAEConfig, **kwargs: Unpack[LayerOptions]):
         groups, channels = config.num_groups, config.ch * config.ch_mult[-1]
         self.conv_in = conv(config.z_channels, channels, **kwargs)
         self.mid = Middle(channels, groups, **kwargs)
@@ -199,9 +200,14 @@ class AutoencoderKL(Autoencoder):
     """Pictures in [-1, 1] to latents and back; unscaled (multiply by `scale_factor` outside)."""
 
     def __init__(
-        self, config: VAEConfig, *, rngs: nnx.Rngs, dtype=jnp.float32, param_dtype=jnp.float32
+        self,
+        config: VAEConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
     ):
-        kwargs = dict(rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        kwargs: LayerOptions = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
         self.config, self.dtype = config, dtype
         self.encoder = Encoder(config, **kwargs)
         self.decoder = Decoder(config, **kwargs)

@@ -15,9 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from iso3d_jax.models.clip import ImageTower
+from iso3d_jax.models.layers import LayerOptions
 from iso3d_jax.tiny.frequencies import to_frequencies
 
 _EDGE, _STEEP = 0.05, 100.0  # ink above which a pixel is the object's, and how suddenly
@@ -55,10 +57,10 @@ class DenseTower(ImageTower):
         config: DenseTowerConfig,
         *,
         rngs: nnx.Rngs,
-        dtype=jnp.float32,
-        param_dtype=jnp.float32,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
     ):
-        kwargs = dict(rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        kwargs: LayerOptions = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
         self.config, self.dtype = config, dtype
         features = 2 * config.image_size**2 + 3 * (config.image_size // 2) ** 2
         self.first = nnx.Linear(features, config.hidden, **kwargs)

@@ -11,12 +11,15 @@ denoiser: they are linear in the picture, and an error counts in them as it does
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Unpack
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from iso3d_jax.models.layers import LayerOptions
 from iso3d_jax.models.vae import Autoencoder, Decoder, VAEConfig, fold, unfold
 
 # Of the posterior: a deviation of 0.05 where the latents have about 1.
@@ -65,7 +68,7 @@ class PatchAutoencoderConfig:
 class PatchDecoder(nnx.Module):
     """Latents to a picture: a patch of each place, and what the network makes of all of them."""
 
-    def __init__(self, config: PatchAutoencoderConfig, **kwargs):
+    def __init__(self, config: PatchAutoencoderConfig, **kwargs: Unpack[LayerOptions]):
         self.side = config.side
         self.patches = nnx.Linear(config.components, config.side**2 * config.out_ch, **kwargs)
         self.network = Decoder(config.decoder(), **kwargs)
@@ -84,10 +87,10 @@ class PatchAutoencoder(Autoencoder):
         config: PatchAutoencoderConfig,
         *,
         rngs: nnx.Rngs,
-        dtype=jnp.float32,
-        param_dtype=jnp.float32,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
     ):
-        kwargs = dict(rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        kwargs: LayerOptions = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
         self.config, self.dtype = config, dtype
         self.encoder = nnx.Linear(config.side**2 * config.out_ch, config.components, **kwargs)
         self.decoder = PatchDecoder(config, **kwargs)
@@ -123,5 +126,6 @@ class PatchAutoencoder(Autoencoder):
             (self.encoder, encode, -WHITE * encode.sum(0)),
             (self.decoder.patches, draw, np.full(draw.shape[1], WHITE)),
         ):
+            assert linear.bias is not None  # both are made with one
             linear.kernel[...] = jnp.asarray(kernel, linear.kernel[...].dtype)
             linear.bias[...] = jnp.asarray(bias, linear.bias[...].dtype)

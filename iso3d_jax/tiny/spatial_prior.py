@@ -13,12 +13,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from iso3d_jax.models.layers import LayerOptions
 from iso3d_jax.models.params import FlatParams
 from iso3d_jax.models.unet import MultiViewUNet, UNetConfig
 from iso3d_jax.tiny.frequencies import to_pictures
@@ -41,10 +44,10 @@ class Drawing(nnx.Module):
         *,
         width: int = 1024,
         rngs: nnx.Rngs,
-        dtype=jnp.float32,
-        param_dtype=jnp.float32,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
     ):
-        kwargs = dict(rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        kwargs: LayerOptions = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
         self.size, self.dtype = size, dtype
         self.embedding_in = nnx.Linear(embedding_dim, width, **kwargs)
         self.embedding_hidden = nnx.Linear(width, width, **kwargs)
@@ -88,10 +91,10 @@ class Layout(nnx.Module):
         *,
         width: int = 1024,
         rngs: nnx.Rngs,
-        dtype=jnp.float32,
-        param_dtype=jnp.float32,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
     ):
-        kwargs = dict(rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        kwargs: LayerOptions = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
         self.drawing = Drawing(2 * size, embedding_dim, camera_dim, width=width, **kwargs)
         self.num_inputs = 4 * _CHANNELS
         # Starts silent, so that a trained network can be given a layout and go on from where it is.
@@ -122,10 +125,10 @@ class Shortcut(nnx.Module):
         emb_dim: int,
         *,
         rngs: nnx.Rngs,
-        dtype=jnp.float32,
-        param_dtype=jnp.float32,
+        dtype: DTypeLike = jnp.float32,
+        param_dtype: DTypeLike = jnp.float32,
     ):
-        kwargs = dict(rngs=rngs, dtype=dtype, param_dtype=param_dtype)
+        kwargs: LayerOptions = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
         zeros = nnx.initializers.zeros  # starts silent, as the network's own output does
         self.scale = nnx.Linear(emb_dim, inputs, kernel_init=zeros, **kwargs)
         self.line = nnx.Linear(inputs, outputs, kernel_init=zeros, **kwargs)
@@ -152,11 +155,15 @@ class SpatialUNetConfig(UNetConfig):
 
 
 def spatial_unet(
-    config: SpatialUNetConfig, *, rngs: nnx.Rngs, dtype=jnp.float32, param_dtype=jnp.float32
+    config: SpatialUNetConfig,
+    *,
+    rngs: nnx.Rngs,
+    dtype: DTypeLike = jnp.float32,
+    param_dtype: DTypeLike = jnp.float32,
 ) -> MultiViewUNet:
     """The UNet with a layout and a shortcut where its numbers ask for them."""
 
-    def layout(**kwargs) -> Layout:
+    def layout(**kwargs: Unpack[LayerOptions]) -> Layout:
         sizes = config.layout_size, config.model_channels, config.context_dim, config.camera_dim
         return Layout(*sizes, width=config.layout_width, **kwargs)
 

@@ -14,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import jax
 import numpy as np
@@ -24,6 +25,7 @@ from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.files import Difference, FolderLock, claim_folder, make_folder
 from iso3d_jax.training import distributed
 from iso3d_jax.training.checksums import Checksums, steps_in
+from iso3d_jax.training.state import TrainState
 
 # What may differ between a checkpoint and the config that resumes it.
 _FREE = (
@@ -79,7 +81,7 @@ class Checkpoints:
             if jax.process_index() == 0:
                 self._checksums.start(step)
 
-    def restore(self, state, shardings):
+    def restore(self, state: TrainState, shardings) -> TrainState:
         """The newest readable checkpoint as arrays of `state`'s shapes, on `shardings`.
 
         Raises:
@@ -101,7 +103,7 @@ class Checkpoints:
                     self._put_aside(newer, reason)
             if failed:
                 self.manager.reload()
-            return restored
+            return cast(TrainState, restored)
         step, reason = next(iter(failed.items()))
         raise UserError(
             f"the checkpoint of step {step} in {self.workdir} does not fit this config "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from iso3d_jax.core.errors import UserError
 
@@ -45,7 +46,7 @@ def initialize(asked: bool | None) -> None:
     if given and len(given) < len(_OWN):
         missing = ", ".join(name for name in _OWN if name not in given)
         raise UserError(f"{given[0]} is set, but {missing} not: set all three or none")
-    own = {}
+    own: dict[str, Any] = {}
     if given:
         own = dict(
             coordinator_address=os.environ[_OWN[0]],

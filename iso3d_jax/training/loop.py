@@ -11,9 +11,9 @@ import contextlib
 import functools
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import jax
 import numpy as np
@@ -46,7 +46,7 @@ class Task(Protocol):
     sharding_rules: sharding.Rules
     train_step: Callable[..., tuple[TrainState, dict]]  # (state, batch, *, graphdef, tx, cfg)
 
-    def trained(self, params: FlatParams) -> list[str] | None:
+    def trained(self, params: Iterable[str]) -> list[str] | None:
         """Paths of the weights that are trained; None means all."""
         ...
 
@@ -302,7 +302,9 @@ def _show(
 def _whole_params(state: TrainState) -> FlatParams:
     """The averaged weights for one process to use alone; all must take part in the bringing."""
     params = averaged_params(state)
-    return params if jax.process_count() == 1 else sharding.to_host(params)
+    if jax.process_count() == 1:
+        return params
+    return cast(FlatParams, sharding.to_host(params))  # they are only read from here on
 
 
 class _Profile:

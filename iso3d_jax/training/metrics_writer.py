@@ -89,7 +89,9 @@ class _Board:
         folder.mkdir(exist_ok=True)
         self._file = event_file_writer.EventsWriter(str(folder / "events"), f".{os.getpid()}")
         self._flushed = time.monotonic()
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        # protobuf makes its classes at run time
+        log = event_pb2.SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+        start = log(status=log.START)
         self._write(purge_step, session_log=start)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
@@ -109,7 +111,8 @@ class _Board:
     def _write(self, step: int, **what) -> None:
         from tensorboardX.proto import event_pb2
 
-        self._file.write_event(event_pb2.Event(wall_time=time.time(), step=step, **what))
+        event = event_pb2.Event  # pyright: ignore[reportAttributeAccessIssue]
+        self._file.write_event(event(wall_time=time.time(), step=step, **what))
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self._file.flush()
             self._flushed = time.monotonic()

@@ -73,7 +73,9 @@ class GuardState(NamedTuple):
     in_row: jax.Array  # how many were left out without a good one between
 
 
-def guard(tx: optax.GradientTransformation, spike_factor: float):
+def guard(
+    tx: optax.GradientTransformation, spike_factor: float
+) -> optax.GradientTransformationExtraArgs:
     """Leaves out steps whose gradients are not finite or whose loss is a spike.
 
     A spike is a loss above `spike_factor` times the running mean (0: there are none). Such a step
@@ -86,7 +88,8 @@ def guard(tx: optax.GradientTransformation, spike_factor: float):
         count = jnp.zeros((), jnp.int32)
         return GuardState(tx.init(params), zero, zero, count, count, count)
 
-    def update(grads, state, params=None, *, loss, **_):
+    def update(updates, state, params=None, **extra_args):
+        grads, loss = updates, extra_args["loss"]
         bad = ~jnp.isfinite(optax.tree.norm(grads)) | ~jnp.isfinite(loss)
         if spike_factor:
             mean = state.mean / jnp.maximum(state.weight, 1e-8)

@@ -20,6 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.models.params import FlatParams
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = P(("data", "fsdp"))
@@ -140,7 +141,7 @@ def state_shardings(state, mesh: Mesh, rules: Rules):
 
     def one(path, leaf):
         keys = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
-        weight = keys[-1] if keys else None
+        weight = keys[-1] if keys else ""
         same = weight in specs and np.shape(leaf) == shapes[weight]
         return NamedSharding(mesh, specs[weight] if same else P())
 
@@ -174,7 +175,7 @@ def put_params(params: dict, shardings: dict) -> dict:
     return {path: put(value, shardings[path]) for path, value in params.items()}
 
 
-def to_host(params: dict) -> dict[str, np.ndarray]:
+def to_host(params: FlatParams) -> dict[str, np.ndarray]:
     """Sharded arrays whole on every host, one at a time; all processes must call it together."""
     from jax.experimental import multihost_utils
 

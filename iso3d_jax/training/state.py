@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -91,7 +92,7 @@ def apply_gradients(
         updates, opt_state = guarded.update(grads, state.opt_state, trained, loss=watched)
     else:
         updates, opt_state = tx.update(grads, state.opt_state, trained)
-    moved: FlatParams = optax.apply_updates(trained, updates)
+    moved = cast(FlatParams, optax.apply_updates(trained, updates))
     step = state.step.astype(jnp.float32)
     decay = jnp.minimum(ema_decay, (1.0 + step) / (10.0 + step))
     ema = jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), state.ema_params, moved)
@@ -102,7 +103,8 @@ def apply_gradients(
     }
     if isinstance(opt_state, GuardState):
         norms |= {"skipped": opt_state.skipped, "skipped_in_row": opt_state.in_row}
-    return state.replace(
+    return dataclasses.replace(
+        state,
         step=state.step + 1,
         params={**state.params, **moved},
         opt_state=opt_state,

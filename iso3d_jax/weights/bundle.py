@@ -11,11 +11,13 @@ import functools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Literal, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from iso3d_jax.core.errors import UserError
@@ -82,7 +84,25 @@ def network_config(name: str, config: ConfigDict):
     return kind(**values)
 
 
-def build_network(name: str, config: ConfigDict, seed: int = 0, dtype=jnp.float32) -> nnx.Module:
+@overload
+def build_network(
+    name: Literal["unet"], config: ConfigDict, seed: int = 0, dtype: DTypeLike = jnp.float32
+) -> MultiViewUNet: ...
+@overload
+def build_network(
+    name: Literal["vae"], config: ConfigDict, seed: int = 0, dtype: DTypeLike = jnp.float32
+) -> Autoencoder: ...
+@overload
+def build_network(
+    name: Literal["clip"], config: ConfigDict, seed: int = 0, dtype: DTypeLike = jnp.float32
+) -> ImageTower: ...
+@overload
+def build_network(
+    name: str, config: ConfigDict, seed: int = 0, dtype: DTypeLike = jnp.float32
+) -> nnx.Module: ...
+def build_network(
+    name: str, config: ConfigDict, seed: int = 0, dtype: DTypeLike = jnp.float32
+) -> nnx.Module:
     """A freshly initialised network of a bundle's config."""
     numbers = network_config(name, config)
     kind = registry.find(name, config[name])

@@ -69,7 +69,7 @@ def _wheel(radius: float, width: float):
 
 
 def vehicle(m: Maker) -> None:
-    paint, glass, rubber = m.colour(), m.one((0.1, 0.12, 0.15), (0.5, 0.6, 0.7)), (0.08,) * 3
+    paint, glass, rubber = m.colour(), m.one((0.1, 0.12, 0.15), (0.5, 0.6, 0.7)), (0.08, 0.08, 0.08)
     length, width, height = m.u(1.8, 4.5), m.u(1.2, 1.9), m.u(0.4, 0.8)
     wheel = m.u(0.2, 0.42)
     low = wheel * m.u(0.6, 1.1)
@@ -88,7 +88,7 @@ def vehicle(m: Maker) -> None:
 
 
 def cycle(m: Maker) -> None:
-    frame, seat, rubber = m.colour(), m.colour(), (0.08,) * 3
+    frame, seat, rubber = m.colour(), m.colour(), (0.08, 0.08, 0.08)
     wheel, base, tube = m.u(0.15, 0.36), m.u(0.7, 1.1), m.u(0.015, 0.05)
     heavy = m.chance(0.4)
     for x in (-base / 2, base / 2):

@@ -9,7 +9,9 @@ latents stays valid.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +22,7 @@ from iso3d_jax.data.colour import change_colours, on_white, weighed_axes
 from iso3d_jax.data.grids import tile
 from iso3d_jax.data.table import MultiViewTable
 from iso3d_jax.models.params import FlatParams, merge_params, split_params
-from iso3d_jax.models.vae import fold, sample_posterior
+from iso3d_jax.models.vae import Autoencoder, fold, sample_posterior
 from iso3d_jax.tiny.patch_autoencoder import PatchAutoencoder
 from iso3d_jax.training.state import TrainState, apply_gradients, step_key
 from iso3d_jax.training.tasks.task import PREVIEW_OBJECTS, BaseTask
@@ -32,7 +34,7 @@ COLOUR_WEIGHT = 2.0
 MOST_PICTURES = 4000  # that the components are of
 
 
-def decoder_paths(params: FlatParams) -> list[str]:
+def decoder_paths(params: Iterable[str]) -> list[str]:
     """The weights that are trained here."""
     return sorted(path for path in params if path.startswith(DECODER))
 
@@ -108,10 +110,11 @@ class AutoencoderTask(BaseTask):
         self.batches = Batches(cfg, self.table)
         if cfg.init_from:  # the latents stay, and with them their scale
             self.config = bundle.load_config(cfg.init_from)
-            vae = bundle.load_model(cfg.init_from, networks=("vae",)).vae
+            model = bundle.load_model(cfg.init_from, networks=("vae",))
+            vae = cast(Autoencoder, model.vae)
         else:
             self.config = bundle.make_config(cfg.model)
-            vae = bundle.build_network("vae", cfg.model, cfg.seed)
+            vae = cast(PatchAutoencoder, bundle.build_network("vae", cfg.model, cfg.seed))
             find_components(vae, self.table, cfg)
             self.config.scale_factor = self._measure(vae)
         self.graphdef, self.init_params = split_params(vae)
@@ -122,7 +125,7 @@ class AutoencoderTask(BaseTask):
         mean, logvar = vae.encode(images * 2 - 1)
         return float(1.0 / jnp.sqrt(jnp.var(mean) + jnp.exp(logvar).mean()))
 
-    def trained(self, params: FlatParams) -> list[str] | None:
+    def trained(self, params: Iterable[str]) -> list[str] | None:
         return decoder_paths(params)
 
     def preview(self, params: FlatParams) -> np.ndarray:

@@ -21,6 +21,7 @@ from iso3d_jax.data.colour import change_colours, on_white
 from iso3d_jax.data.grids import tile
 from iso3d_jax.data.table import MultiViewTable, join, prepare_references, shrink
 from iso3d_jax.geometry.cameras import camera_condition
+from iso3d_jax.models.clip import ImageTower
 from iso3d_jax.models.params import FlatParams, merge_params, split_params
 from iso3d_jax.tiny import spatial_prior
 from iso3d_jax.tiny.spatial_prior import Drawing
@@ -35,7 +36,7 @@ COARSE = 16  # side of the pictures that the decoder draws
 class TowerWithDecoder(nnx.Module):
     """The tower and the decoder, which becomes the UNet's layout (`tiny/spatial_prior.py`)."""
 
-    def __init__(self, tower: nnx.Module, decoder: Drawing):
+    def __init__(self, tower: ImageTower, decoder: Drawing):
         self.tower, self.decoder = tower, decoder
 
 
@@ -194,7 +195,7 @@ class ImageTowerTask(BaseTask):
         batch = {k: v[:PREVIEW_OBJECTS] for k, v in self.held_out(0).items()}
         model = merge_params(self.graphdef, params)
         references = on_white(batch["reference"].astype(np.float32) / 255)
-        drawn = model.decoder(model.tower.embed(references), batch["camera"])
+        drawn = model.decoder(model.tower.embed(references), jnp.asarray(batch["camera"]))
         drawn = np.asarray(drawn[..., :3] + 1 - drawn[..., 3:])
         truth = on_white(batch["views"].astype(np.float32) / 255)
         rows = [[references[i], *drawn[i], *truth[i]] for i in range(len(references))]

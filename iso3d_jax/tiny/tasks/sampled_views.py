@@ -14,7 +14,9 @@ least for a mean colour, which is greyer than any.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +33,7 @@ from iso3d_jax.data.table import SET, MultiViewTable, join, prepare_references
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.metrics.pixels import MASK_THRESHOLD, mask_of
 from iso3d_jax.models.params import FlatParams, merge_params, split_params
+from iso3d_jax.models.vae import Autoencoder
 from iso3d_jax.tiny.tasks.autoencoder import decoder_paths
 from iso3d_jax.training.state import TrainState, apply_gradients
 from iso3d_jax.training.tasks.task import PREVIEW_OBJECTS, BaseTask
@@ -179,9 +182,9 @@ class SampledViewsTask(BaseTask):
         self.cfg, self.model = cfg, bundle.load_model(cfg.init_from)
         table = join([MultiViewTable.load(path, "train") for path in cfg.data.split(",")])
         self.batches = Batches(cfg, *draw_samples(self.model, table, cfg))
-        self.graphdef, self.init_params = split_params(self.model.vae)
+        self.graphdef, self.init_params = split_params(cast(Autoencoder, self.model.vae))
 
-    def trained(self, params: FlatParams) -> list[str] | None:
+    def trained(self, params: Iterable[str]) -> list[str] | None:
         return decoder_paths(params)
 
     def preview(self, params: FlatParams) -> np.ndarray:

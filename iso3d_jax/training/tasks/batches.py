@@ -67,7 +67,7 @@ class Batches:
     def go_to(self, position: dict[str, int]) -> None:
         """Goes on from a checkpoint's position."""
 
-    def __call__(self, step: int, rows=slice(None)) -> dict[str, np.ndarray]:
+    def __call__(self, step: int, rows: slice | np.ndarray = slice(None)) -> dict[str, np.ndarray]:
         """The step's batch, or those of its rows that `rows` picks."""
         rng = np.random.default_rng([self.cfg.seed, step])
         objects = rng.integers(len(self.table), size=self.cfg.batch_size)
@@ -132,7 +132,7 @@ class GrainBatches(Batches):
 
         super().__init__(cfg, table)
         self._order = grain.MapDataset.range(len(table)).shuffle(seed=cfg.seed).repeat()
-        self._iterator, self._rows = None, None
+        self._iterator, self._rows = None, np.arange(0)
         self._start: dict[str, int] | None = None
 
     def _object(self, step: int, row: int) -> int:
@@ -148,10 +148,10 @@ class GrainBatches(Batches):
     def go_to(self, position: dict[str, int]) -> None:
         self._start = position
 
-    def __call__(self, step: int, rows=slice(None)) -> dict[str, np.ndarray]:
-        rows = np.arange(self.cfg.batch_size)[rows]
-        if self._iterator is None or not np.array_equal(rows, self._rows):
-            self._iterator, self._rows = self._read_ahead(rows), rows
+    def __call__(self, step: int, rows: slice | np.ndarray = slice(None)) -> dict[str, np.ndarray]:
+        chosen = np.arange(self.cfg.batch_size)[rows]
+        if self._iterator is None or not np.array_equal(chosen, self._rows):
+            self._iterator, self._rows = self._read_ahead(chosen), chosen
             if self._start:
                 self._iterator.set_state(self._start)
                 self._start = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import jax
@@ -176,7 +176,7 @@ class DenoiserTask(BaseTask):
     def go_to(self, position: dict[str, int]) -> None:
         self.batches.go_to(position)
 
-    def trained(self, params: FlatParams) -> list[str] | None:
+    def trained(self, params: Iterable[str]) -> list[str] | None:
         return trainable.trained_paths(params, self.cfg)
 
     def batch(self, step: int, rows: np.ndarray) -> dict[str, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -29,7 +29,7 @@ class BaseTask:
     def abstract_params(self) -> dict[str, jax.ShapeDtypeStruct]:
         return jax.eval_shape(lambda: self.init_params)
 
-    def trained(self, params: FlatParams) -> list[str] | None:
+    def trained(self, params: Iterable[str]) -> list[str] | None:
         return None
 
     def branch(self, step: int) -> str:

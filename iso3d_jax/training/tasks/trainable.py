@@ -12,6 +12,7 @@ so neither the network nor a model folder knows of them.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,7 @@ def add_lora(params: FlatParams, cfg: ConfigDict) -> FlatParams:
     return added
 
 
-def trained_paths(params: FlatParams, cfg: ConfigDict) -> list[str]:
+def trained_paths(params: Iterable[str], cfg: ConfigDict) -> list[str]:
     """Paths of the weights that `cfg.trainable` names.
 
     Raises:
