@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from iso3d_jax.core import chips, flops
 from iso3d_jax.models.params import merge_params
 from iso3d_jax.models.registry import SECTIONS
-from iso3d_jax.planning import chips, flops
 from iso3d_jax.weights import bundle
 
 
@@ -142,7 +142,7 @@ class Program:
     """A compiled program; call it with the arguments that it was traced for."""
 
     call: Callable
-    flops: float  # what the mathematics asks for, see planning/flops.py
+    flops: float  # what the mathematics asks for, see core/flops.py
     compile_seconds: float
     gb: float  # arguments, temporaries, and outputs that take no argument's place
 

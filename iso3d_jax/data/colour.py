@@ -7,10 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-# YIQ axes: rotating the I-Q plane turns the hue and leaves greys and lightness as they are.
-TO_YIQ = np.array(
-    [[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]], np.float32
-)
+from iso3d_jax.core.colour import TO_YIQ
+
 _FROM_YIQ = np.linalg.inv(TO_YIQ).astype(np.float32)
 
 

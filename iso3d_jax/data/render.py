@@ -23,6 +23,7 @@ import difflib
 import multiprocessing
 import os
 import pathlib
+import pkgutil
 import time
 from collections.abc import Sequence
 
@@ -32,14 +33,16 @@ from iso3d_jax.commands import command_line
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.files import Difference, atomic_path, claim_folder, make_folder
 from iso3d_jax.data import asset_sources, meshes, multiview, rasterizer
+from iso3d_jax.data.names import hash_name
 from iso3d_jax.data.table import SET
-from iso3d_jax.tiny import proportions
 
 flags = command_line.flags_for(__name__)
 
 FOV_RANGE = (15.0, 60.0)
 ELEVATION_RANGE = (0.0, 30.0)
 DISTANCE_SCALE_RANGE = (1.0, 1.15)
+# What --stretch and --warp ask for, imported only then: `change(parts, name, seed, stretch, warp)`.
+PROPORTIONS = "iso3d_jax.tiny.proportions:change"
 
 
 def draw_cameras(name: str, seed: int, sets: int) -> dict[str, np.ndarray]:
@@ -51,7 +54,7 @@ def draw_cameras(name: str, seed: int, sets: int) -> dict[str, np.ndarray]:
     """
     from iso3d_jax.geometry import cameras  # imports JAX, which wrong flags need not wait for
 
-    rng = np.random.default_rng([seed, proportions.digest(name)])
+    rng = np.random.default_rng([seed, hash_name(name)])
     columns = []
     for _ in range(sets):
         base = rng.uniform(0, 360)
@@ -87,11 +90,9 @@ def render_object(
     refusal = asset_sources.shape_refusal(parts)
     if refusal:
         raise meshes.BadMesh(refusal)
-    if stretch:
-        factors = proportions.draw_proportions(asset.name, seed, stretch)
-        parts = proportions.stretched(parts, factors)
-    if warp:
-        parts = proportions.warped(parts, proportions.draw_slopes(asset.name, seed, warp))
+    if stretch or warp:
+        change = pkgutil.resolve_name(PROPORTIONS)
+        parts = change(parts, asset.name, seed, stretch, warp)
     record = draw_cameras(asset.name, seed, sets)
     machine.load(parts)
     record["images"] = np.stack(

@@ -121,12 +121,12 @@ def write(s: Evaluation, out: Path, report: dict, pictures, answers) -> None:
 
 def load_perceptual(s: Evaluation) -> dict:
     """The perceptual distances whose weights are at hand, by metric."""
-    from iso3d_jax.metrics import lpips, st_lpips
+    from iso3d_jax.evaluation import perceptual
 
-    found = {"lpips": lpips.load(s.lpips)} if s.lpips else {}
-    file = st_lpips.find() if s.st_lpips == "auto" else s.st_lpips
+    found = {"lpips": perceptual.load_lpips(s.lpips)} if s.lpips else {}
+    file = perceptual.find_st_lpips() if s.st_lpips == "auto" else s.st_lpips
     if file and file != "none":
-        found["st_lpips"] = st_lpips.load(file)
+        found["st_lpips"] = perceptual.load_st_lpips(file)
     return found
 
 
@@ -161,8 +161,8 @@ def evaluate_views(s: Evaluation, out: Path):
     from iso3d_jax.data.grids import tile
     from iso3d_jax.data.table import SET, MultiViewTable
     from iso3d_jax.evaluation import scores, views
-    from iso3d_jax.evaluation.ablations import one_step_x0
     from iso3d_jax.evaluation.report import model_facts
+    from iso3d_jax.training import one_step_x0
     from iso3d_jax.weights.bundle import load_model
     from iso3d_jax.weights.facts import sampling_camera_encoding
 

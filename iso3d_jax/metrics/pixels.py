@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from iso3d_jax.data.colour import TO_YIQ
+from iso3d_jax.core.colour import TO_YIQ
 
 MASK_THRESHOLD = 0.04  # farther from white than this in any channel is object
 LARGEST_PSNR = 100.0  # of equal pictures

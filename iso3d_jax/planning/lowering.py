@@ -106,7 +106,7 @@ def lower_and_count(function, arguments: tuple, target: Target) -> tuple[str, fl
     import jax
     from jax.export import DisabledSafetyCheck
 
-    from iso3d_jax.planning import flops
+    from iso3d_jax.core import flops
 
     kernels = ("__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward", "tpu_custom_call")
     with tracing_for(target):

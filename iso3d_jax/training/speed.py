@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from jax.sharding import Mesh
 
-from iso3d_jax.planning import chips, flops
+from iso3d_jax.core import chips, flops
 
 
 class Speed:

@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from iso3d_jax.planning import chips
+from iso3d_jax.core import chips
 from iso3d_jax.training import speed
 
 

@@ -24,10 +24,10 @@ from iso3d_jax.core.images import to_uint8
 from iso3d_jax.data.encode import encode_table
 from iso3d_jax.data.table import SET, MultiViewTable
 from iso3d_jax.evaluation import consistency, scores, views
-from iso3d_jax.evaluation.ablations import one_step_x0, plan
+from iso3d_jax.evaluation.ablations import plan
 from iso3d_jax.reconstruction import pictures, run, state
 from iso3d_jax.reconstruction.state import State
-from iso3d_jax.training import loop
+from iso3d_jax.training import loop, one_step_x0
 from iso3d_jax.training.tasks.stages import DenoiserTask, load_frozen
 from iso3d_jax.weights.bundle import Model, load_model
 

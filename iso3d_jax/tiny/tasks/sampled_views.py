@@ -22,10 +22,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from iso3d_jax import sampling
+from iso3d_jax.core.colour import TO_YIQ
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.images import to_uint8
 from iso3d_jax.core.progress import Progress
-from iso3d_jax.data.colour import TO_YIQ, change_colours, on_white, weighed_axes
+from iso3d_jax.data.colour import change_colours, on_white, weighed_axes
 from iso3d_jax.data.grids import tile
 from iso3d_jax.data.table import SET, MultiViewTable, join, prepare_references
 from iso3d_jax.geometry.cameras import camera_condition

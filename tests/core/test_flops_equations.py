@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iso3d_jax.planning import flops
-from iso3d_jax.planning.flops import Flops
+from iso3d_jax.core import flops
+from iso3d_jax.core.flops import Flops
 
 
 def counted(f, *shapes):

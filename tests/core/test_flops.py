@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from iso3d_jax.core import chips, flops
 from iso3d_jax.models import splash
 from iso3d_jax.models.params import merge_params
-from iso3d_jax.planning import chips, flops
 from iso3d_jax.training import sharding
 from iso3d_jax.training.speed import Speed
 from iso3d_jax.training.tasks import denoiser
