@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from jaxtyping import Array, Float
 
 from iso3d_jax.core.colour import TO_YIQ
 
+Pictures = TypeVar("Pictures", Array, np.ndarray)  # the answer is of the same library
 _FROM_YIQ = np.linalg.inv(TO_YIQ).astype(np.float32)
 
 
@@ -57,6 +60,6 @@ def change_colours(key: jax.Array, rgb: Float[Array, "N ... 3"], strength: float
     return (flat ** gamma[:, None, None]).reshape(rgb.shape)
 
 
-def on_white(rgba: Float[Array, "... 4"]) -> Float[Array, "... 3"]:
+def on_white(rgba: Float[Pictures, "... 4"]) -> Float[Pictures, "... 3"]:
     """Straight-alpha RGBA composited on white."""
     return rgba[..., :3] * rgba[..., 3:] + (1.0 - rgba[..., 3:])

@@ -6,6 +6,8 @@ near the material's: a surface seen head-on has 96% of it. Colours are multiplie
 catalogues' own pictures do.
 """
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -93,7 +95,10 @@ class Rasterizer:
         except ImportError:
             raise extras.missing("moderngl") from None
         try:
-            self._ctx = moderngl.create_context(standalone=True, backend="egl")
+            self._ctx = moderngl.create_context(
+                standalone=True,
+                backend="egl",  # pyright: ignore[reportArgumentType]
+            )
         except Exception as e:
             raise UserError(
                 f"no EGL context for rendering ({e}); on Debian or Ubuntu install it with: "
@@ -189,16 +194,17 @@ class Rasterizer:
         ctx.enable_only(gl.DEPTH_TEST | gl.BLEND)
         ctx.depth_func = "<="
         ctx.blend_func = (gl.ONE, gl.ONE_MINUS_SRC_ALPHA)
-        self._program["projection_from_world"].write(matrix.T.astype("f4").tobytes())
-        self._program["eye"].value = tuple(eye)
+        uniforms: Any = self._program  # moderngl's types leave open what a name stands for
+        uniforms["projection_from_world"].write(matrix.T.astype("f4").tobytes())
+        uniforms["eye"].value = tuple(eye)
         opaque = [item for item in self._drawn if not item["blended"]]
         see_through = [item for item in self._drawn if item["blended"]]
         see_through.sort(key=lambda item: -float(np.linalg.norm(item["centre"] - eye)))
         for item in opaque + see_through:
             self._target.depth_mask = not item["blended"]
-            self._program["colour"].value = item["colour"]
-            self._program["cutoff"].value = item["cutoff"]
-            self._program["textured"].value = item["texture"] is not None
+            uniforms["colour"].value = item["colour"]
+            uniforms["cutoff"].value = item["cutoff"]
+            uniforms["textured"].value = item["texture"] is not None
             if item["texture"] is not None:
                 item["texture"].use(0)
             item["array"].render(gl.TRIANGLES)

@@ -26,6 +26,7 @@ import pathlib
 import pkgutil
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -101,7 +102,7 @@ def render_object(
     covered = (record["images"][..., 3] > 0).mean((1, 2))
     if covered.min() < 0.005:
         raise meshes.BadMesh(f"hardly visible: {100 * covered.min():.2f}% of a view is covered")
-    about = {
+    metadata = {
         "name": asset.name,
         "title": asset.title,
         "category": asset.category,
@@ -110,7 +111,7 @@ def render_object(
         "source": asset.source,
         "split": asset_sources.split_of(asset.name),
     }
-    return record | {key: np.array(value) for key, value in about.items()}
+    return record | {key: np.array(value) for key, value in metadata.items()}
 
 
 _ASSETS = flags.DEFINE_list(
@@ -137,8 +138,9 @@ def _start_worker(resolution: int):
 
 def _work(asset: asset_sources.Asset, out: pathlib.Path, *how) -> str | None:
     """Renders one object to its file; returns why it was skipped, or None."""
+    assert _machine is not None  # the pool's initializer made it
     try:
-        record = render_object(asset, _machine, *how)
+        record: dict[str, Any] = dict(render_object(asset, _machine, *how))
     except meshes.BadMesh as e:
         return str(e)
     icon = asset_sources.icon_bytes(asset)

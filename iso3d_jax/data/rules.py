@@ -7,7 +7,7 @@ for, so nothing here imports it.
 from __future__ import annotations
 
 import importlib
-from typing import Protocol
+from typing import Any, Protocol
 
 from iso3d_jax.data.meshes import Part
 
@@ -28,4 +28,5 @@ class Rules(Protocol):
 
 def find(name: str) -> Rules:
     """The rules that are called so, imported now."""
-    return importlib.import_module(RULES[name])
+    module: Any = importlib.import_module(RULES[name])
+    return module

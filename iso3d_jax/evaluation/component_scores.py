@@ -33,7 +33,7 @@ def coarse_iou(alpha: Float[np.ndarray, "N V h w"], table: MultiViewTable) -> fl
 
 
 def tower_scores(
-    path: str, table: MultiViewTable, picture: str, dtype: str | None = None
+    path: str | None, table: MultiViewTable, picture: str, dtype: str | None = None
 ) -> dict[str, dict[str, float]]:
     """Mask IoU of the drawings of a table's views from one picture of each object.
 
@@ -74,7 +74,7 @@ def tower_scores(
 
 
 def autoencoder_scores(
-    path: str, table: MultiViewTable, dtype: str | None = None
+    path: str | None, table: MultiViewTable, dtype: str | None = None
 ) -> dict[str, dict[str, float]]:
     """PSNR, SSIM and mask IoU of a table's views, encoded and decoded again."""
     vae = bundle.load_model(path, dtype, networks=("vae",)).vae
@@ -89,7 +89,7 @@ def autoencoder_scores(
 
 
 def score(
-    path: str, table: MultiViewTable, picture: str, dtype: str | None = None
+    path: str | None, table: MultiViewTable, picture: str, dtype: str | None = None
 ) -> dict[str, dict[str, float]]:
     """Scores of all parts that a folder holds; UserError where they do not fit the table."""
     held, size = check_model(path), bundle.load_config(path).resolution

@@ -76,8 +76,8 @@ def evaluate(s: Evaluation, out: str | Path) -> dict[str, Any]:
         raise UserError("--runs and --meshes belong together: results and the true meshes")
     networks = check_paths(s)
     out = make_folder(out)
-    if s.runs:
-        report, pictures, answers = evaluate_shapes(s), None, None
+    if s.runs and s.meshes:
+        report, pictures, answers = evaluate_shapes(s.runs, s.meshes, s.frame), None, None
     elif "unet" not in networks:
         report, pictures, answers = evaluate_parts(s), None, None
     else:
@@ -123,7 +123,9 @@ def load_perceptual(s: Evaluation) -> dict:
     """The perceptual distances whose weights are at hand, by metric."""
     from iso3d_jax.evaluation import perceptual
 
-    found = {"lpips": perceptual.load_lpips(s.lpips)} if s.lpips else {}
+    found: dict[str, Any] = {}
+    if s.lpips:
+        found["lpips"] = perceptual.load_lpips(s.lpips)
     file = perceptual.find_st_lpips() if s.st_lpips == "auto" else s.st_lpips
     if file and file != "none":
         found["st_lpips"] = perceptual.load_st_lpips(file)
@@ -298,17 +300,17 @@ def evaluate_parts(s: Evaluation) -> dict:
     }  # fmt: skip
 
 
-def evaluate_shapes(s: Evaluation) -> dict:
-    """Scores reconstructed meshes."""
+def evaluate_shapes(runs: str, meshes: str, frame: str) -> dict:
+    """Scores reconstructed meshes; `Evaluation` says what the three are."""
     from iso3d_jax.evaluation import reconstructions
     from iso3d_jax.metrics import shapes, surface_points, visibility_occupancy
 
-    means, objects, sides = reconstructions.score_runs(s.runs, s.meshes, frame=s.frame)
+    means, objects, sides = reconstructions.score_runs(runs, meshes, frame=frame)
     scaled = {
         "box": "each mesh scaled to a bounding box whose longest side is 1 and centred",
         "truth": "the true mesh scaled to a bounding box whose longest side is 1 and centred, the "
         "result moved with it",
-    }[s.frame]
+    }[frame]
     return {
         "title": "Evaluation of reconstructed meshes",
         "protocol": f"{scaled}; points seen from {surface_points.VIEWS} cameras at "
@@ -317,7 +319,7 @@ def evaluate_shapes(s: Evaluation) -> dict:
         f"volumes on {shapes.GRID}^3 cubes of [-1, 1]^3, by crossings and, sealed, by "
         f"what {visibility_occupancy.DIRECTIONS} cameras see; closed truths "
         f"are those where both overlap by {shapes.CLOSED}",
-        "data": {"runs": s.runs, "meshes": s.meshes, "objects": len(objects)},
+        "data": {"runs": runs, "meshes": meshes, "objects": len(objects)},
         "shapes": means,
         "sides": sides,
         "objects": objects,

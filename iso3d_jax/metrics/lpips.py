@@ -95,8 +95,9 @@ def in_batches(
     for start in range(0, len(a), batch):
         parts = [np.asarray(x[start : start + batch], np.float32) for x in (a, b)]
         size = len(parts[0])
-        parts = [np.pad(x, [(0, batch - size), (0, 0), (0, 0), (0, 0)]) for x in parts]
-        out.append(np.asarray(measure(*parts))[:size])
+        padding = [(0, batch - size), (0, 0), (0, 0), (0, 0)]
+        first, second = (jnp.asarray(np.pad(x, padding)) for x in parts)
+        out.append(np.asarray(measure(first, second))[:size])
     return np.concatenate(out)
 
 

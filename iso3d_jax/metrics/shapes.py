@@ -27,7 +27,7 @@ import trimesh
 from jaxtyping import Bool, Float, Int
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from iso3d_jax.geometry.coverage import fragments
 from iso3d_jax.metrics import surface_points
@@ -68,15 +68,15 @@ def normalise(
 
 def chamfer(a: Float[np.ndarray, "N 3"], b: Float[np.ndarray, "M 3"]) -> float:
     """Mean of the two mean distances to the nearest point of the other set."""
-    return float((cKDTree(b).query(a)[0].mean() + cKDTree(a).query(b)[0].mean()) / 2)
+    return float((KDTree(b).query(a)[0].mean() + KDTree(a).query(b)[0].mean()) / 2)
 
 
 def f_score(
     result: Float[np.ndarray, "N 3"], truth: Float[np.ndarray, "M 3"], distance: float = F_DISTANCE
 ) -> float:
     """Harmonic mean of the shares of points that lie within `distance` of the other set."""
-    precision = (cKDTree(truth).query(result)[0] <= distance).mean()
-    recall = (cKDTree(result).query(truth)[0] <= distance).mean()
+    precision = (KDTree(truth).query(result)[0] <= distance).mean()
+    recall = (KDTree(result).query(truth)[0] <= distance).mean()
     return float(2 * precision * recall / max(precision + recall, 1e-12))
 
 
@@ -89,7 +89,7 @@ def normal_consistency(
     """Mean of |n . n'| over both directions; unit normals."""
 
     def one_way(x, n, y, m):
-        nearest = cKDTree(y).query(x)[1]
+        nearest = KDTree(y).query(x)[1]
         return np.abs((n * m[nearest]).sum(-1)).mean()
 
     return float((one_way(a, normals_a, b, normals_b) + one_way(b, normals_b, a, normals_a)) / 2)
@@ -225,7 +225,7 @@ def compare_sides(result: Measured, truth: Measured) -> dict[str, Float[np.ndarr
     ways: `distance` is the mean of the two mean distances, `f_score` and `normal_consistency` as
     in `compare`. NaN where a camera sees nothing of one of them.
     """
-    trees = cKDTree(result.points), cKDTree(truth.points)
+    trees = KDTree(result.points), KDTree(truth.points)
     scores = {key: np.full(surface_points.VIEWS, np.nan) for key in SIDE_METRICS}
     for k, (mine, theirs) in enumerate(zip(result.sides, truth.sides, strict=True)):
         if not len(mine[0]) or not len(theirs[0]):

@@ -179,6 +179,8 @@ def compile_branch(cfg: ConfigDict, devices, branch: str) -> Program:
             raise
         raise DoesNotFit(str(error).strip().splitlines()[0][:300]) from None
     memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
+    if memory is None or cost is None or text is None:
+        raise RuntimeError("this compiler tells nothing of a program's memory, cost and operations")
     counted = flops.count(traced.jaxpr) * (1.0 / mesh.devices.size)
     return Program(
         branch,

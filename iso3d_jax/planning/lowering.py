@@ -22,6 +22,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from iso3d_jax.commands import command_line, config_files
 from iso3d_jax.core.errors import UserError
@@ -286,7 +287,7 @@ def lower_road(
                     continue
                 begin = time.monotonic()
                 text, flops = lower_and_count(program.function, program.arguments, TARGETS[name])
-                row = {"program": program.name, "target": name, "dtype": dtype}
+                row: dict[str, Any] = {"program": program.name, "target": name, "dtype": dtype}
                 row["teraflops"] = flops / 1e12
                 yield row | examine(text, dtype) | {"seconds": time.monotonic() - begin}
 

@@ -123,6 +123,7 @@ class Comparison:
                 return json.loads((folder / "scores.json").read_text()), dict(data)
         cfg, task = self.cfg, self.task
         which = plan.RUNS[name]
+        shown: dict[str, Any]
         model = load_model(self.train(which.training, seed), self.dtype)
         if which.reference_l2:  # the method's model: its views and figures are the method's
             figures, shown = self.measure(which.training, seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -104,7 +105,7 @@ def write_page(
     path: Path,
     report: dict,
     given: np.ndarray,
-    truth: np.ndarray,
+    truth: np.ndarray | None,
     names: Sequence[str],
     shown: Mapping[str, Sequence[Mapping[str, np.ndarray]]],
 ) -> Path:
@@ -115,8 +116,9 @@ def write_page(
       names: of the objects.
       shown: by run, for every seed, `views` [N, 4, H, W, 3] and `scene` [n, 4, H, W, 3], uint8.
     """
+    nothing: dict[str, Any] = {"scene": ()}  # where no scenes were made
     seeds = [
-        {RUNS[run].title: {"scene": ()} | each[k] for run, each in shown.items()}
+        {RUNS[run].title: {**nothing, **each[k]} for run, each in shown.items()}
         for k in range(len(next(iter(shown.values()))))
     ]
     return html.write(
