@@ -149,7 +149,7 @@ class Program:
     def figures(self, seconds: float) -> dict:
         """What is worth noting of a program that takes so long."""
         rate = self.flops / seconds
-        peak = chips.peak_of(jax.devices()[0].device_kind)
+        peak = chips.find_peak(jax.devices()[0].device_kind)
         return {
             "seconds": seconds,
             "tflop": self.flops / 1e12,
@@ -168,7 +168,7 @@ def compile_traced(traced) -> Program:
     memory = compiled.memory_analysis()
     used = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     new = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return Program(compiled, flops.count(traced.jaxpr).of_model, seconds, (used + new) / 1e9)
+    return Program(compiled, flops.count(traced.jaxpr).useful, seconds, (used + new) / 1e9)
 
 
 def compile_all(

@@ -75,7 +75,7 @@ def main():
         result["teraflops_an_object"][branch] = {
             "share_of_steps": share,
             "executed": counted.executed / 1e12,
-            "of_the_model": counted.of_model / 1e12,
+            "of_the_model": counted.useful / 1e12,
             "trace_seconds": time.monotonic() - began,
         }
     result["arithmetic_at_peak"] = {}

@@ -45,7 +45,7 @@ _KINDS = {
 }  # fmt: skip
 
 
-def peak_of(device_kind: str) -> float | None:
+def find_peak(device_kind: str) -> float | None:
     """bfloat16 FLOP/s of a jax device of this kind; None where it is not known."""
     name = next((name for kind, name in _KINDS.items() if kind in device_kind), None)
     return CHIPS[name].flops if name else None

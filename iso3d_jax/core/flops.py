@@ -39,7 +39,7 @@ class Flops:
     in_kernels: float = 0.0
 
     @property
-    def of_model(self) -> float:
+    def useful(self) -> float:
         """What the network needs: the usual numerator of the share of a chip's peak."""
         return self.executed - self.repeated
 

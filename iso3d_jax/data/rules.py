@@ -7,13 +7,14 @@ for, so nothing here imports it.
 from __future__ import annotations
 
 import importlib
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from iso3d_jax.data.meshes import Part
 
 RULES = {"procedural": "iso3d_jax.tiny.procedural"}
 
 
+@runtime_checkable
 class Rules(Protocol):
     """What such a module has. Both are functions of the number alone."""
 

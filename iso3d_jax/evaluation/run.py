@@ -198,7 +198,7 @@ def evaluate_views(s: Evaluation, out: Path):
             f"the data set {s.data} has pictures of {train.images.shape[2]} pixels and the "
             f"model draws {model.config.resolution}: give a data set of its size with --data"
         )
-    print(f"{len(task)} objects: drawing their views ...", flush=True)
+    print(f"{len(task)} objects: generating their views ...", flush=True)
     generated = views.generate(model, task, steps=s.steps, seed=s.seed)
     print("looking for the nearest training objects ...", flush=True)
     retrieved, nearest = views.retrieve(model, task, train, s.preprocessing)
@@ -218,7 +218,7 @@ def evaluate_views(s: Evaluation, out: Path):
         "dtype": model.dtype,
     }  # fmt: skip
     report["settings"] |= {name: distance.name for name, distance in perceptual.items()}
-    consistency_of(s, report, task, answers)
+    add_consistency(s, report, task, answers)
     report["rank_by"] = "psnr" if task.truth is not None else "embedding_to_picture"
     report["objects"] = [
         {
@@ -244,7 +244,7 @@ def evaluate_views(s: Evaluation, out: Path):
     return report, task.pictures, shown
 
 
-def consistency_of(s: Evaluation, report: dict, task, answers: dict) -> None:
+def add_consistency(s: Evaluation, report: dict, task, answers: dict) -> None:
     """Adds each answer's cross-view consistency, of evenly spaced objects and their first set."""
     import numpy as np
 

@@ -188,7 +188,7 @@ def compile_branch(cfg: ConfigDict, devices, branch: str) -> Program:
         # Donated arguments are outputs too; what is not donated is new.
         memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
         counted.executed,
-        counted.of_model,
+        counted.useful,
         # A loop's body is counted once by the compiler.
         cost.get("bytes accessed", 0.0) * cfg.accumulate,
         collectives.collective_bytes(text, mesh.devices.size),

@@ -163,4 +163,4 @@ def check(parts, names):
 
 
 def test_the_peak_of_the_first_device_is_known():
-    assert chips.peak_of("NVIDIA H200") == 989e12
+    assert chips.find_peak("NVIDIA H200") == 989e12

@@ -1,5 +1,6 @@
 """ST-LPIPS' layers against scipy's."""
 
+import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage
 
@@ -12,4 +13,4 @@ def test_blur_is_scipys():
     # Borders of two: of the full blur, mirrored, one more row and column on each side.
     padded = np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
     want = ndimage.correlate(padded, kernel)[:, 1:-1, 1:-1][:, ::2, ::2]
-    np.testing.assert_allclose(st_lpips._blur(x), want, rtol=1e-5)
+    np.testing.assert_allclose(st_lpips._blur(jnp.asarray(x)), want, rtol=1e-5)

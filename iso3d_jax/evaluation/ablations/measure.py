@@ -1,4 +1,4 @@
-"""Trains, draws, reconstructs and scores every run of a comparison; goes on where it was stopped.
+"""Trains, generates, reconstructs and scores every run of a comparison; can be stopped.
 
 OUT/encoded                      the training set, encoded once
 OUT/seed0/stage1, method, ...      trainings; `trained.json` says that one is finished
@@ -36,7 +36,7 @@ METRICS = ("psnr", "ssim", "mask_iou", "embedding", "embedding_to_picture")
 
 
 class _Task(DenoiserTask):
-    """Without samples: the comparison draws its own."""
+    """Without samples: the comparison makes its own."""
 
     def preview(self, params):
         return None
@@ -130,7 +130,7 @@ class Comparison:
             figures = {k: v for k, v in figures.items() if not k.startswith("scene")}
             shown = {"views": shown["views"]}
         else:
-            self.note(f"seed {seed}: {name}: drawing {len(task)} x {SET} views")
+            self.note(f"seed {seed}: {name}: generating {len(task)} x {SET} views")
             drawn = views.generate(model, task, steps=cfg.ddim_steps, seed=seed)
             figures = figures_of(drawn, task, model, "views") | self._one_step(model)
             shown = {"views": to_uint8(drawn)}

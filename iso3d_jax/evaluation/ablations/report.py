@@ -53,7 +53,7 @@ def cell(figure: Mapping | None, digits: int) -> str:
     return text
 
 
-def table_of(report: dict) -> tuple[str, list[str], list[list[str]]]:
+def make_table(report: dict) -> tuple[str, list[str], list[list[str]]]:
     """Caption, head and rows."""
     rows = {row["title"]: row["figures"] for row in report["runs"].values()} | report["baselines"]
     keys = [k for k in COLUMNS if any(k in figures for figures in rows.values())]
@@ -95,7 +95,7 @@ def assemble(
 
 def markdown(report: dict) -> str:
     """The table and what it is of."""
-    caption, head, rows = table_of(report)
+    caption, head, rows = make_table(report)
     facts = [f"{k} {v}" for k, v in (report["data"] | report["settings"]).items()]
     facts.append("code " + report["code"].get("commit", report["code"].get("iso3d_jax", "")))
     return f"{caption}:\n\n{table(head, rows)}\n{'; '.join(facts)}.\n"
@@ -125,7 +125,7 @@ def write_page(
         path,
         "comparison.html",
         report=report,
-        figures=table_of(report),
+        figures=make_table(report),
         curves=_curves(report["losses"]),
         given=given,
         truth=truth,
