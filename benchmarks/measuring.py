@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from iso3d_jax.core import chips, flops
 from iso3d_jax.models.params import merge_params
 from iso3d_jax.models.registry import SECTIONS
-from iso3d_jax.planning import chips, flops
 from iso3d_jax.weights import bundle
 
 
@@ -142,14 +142,14 @@ class Program:
     """A compiled program; call it with the arguments that it was traced for."""
 
     call: Callable
-    flops: float  # what the mathematics asks for, see planning/flops.py
+    flops: float  # what the mathematics asks for, see core/flops.py
     compile_seconds: float
     gb: float  # arguments, temporaries, and outputs that take no argument's place
 
     def figures(self, seconds: float) -> dict:
         """What is worth noting of a program that takes so long."""
         rate = self.flops / seconds
-        peak = chips.peak_of(jax.devices()[0].device_kind)
+        peak = chips.find_peak(jax.devices()[0].device_kind)
         return {
             "seconds": seconds,
             "tflop": self.flops / 1e12,
@@ -168,7 +168,7 @@ def compile_traced(traced) -> Program:
     memory = compiled.memory_analysis()
     used = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     new = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return Program(compiled, flops.count(traced.jaxpr).of_model, seconds, (used + new) / 1e9)
+    return Program(compiled, flops.count(traced.jaxpr).useful, seconds, (used + new) / 1e9)
 
 
 def compile_all(

@@ -25,8 +25,9 @@ import jax  # noqa: E402
 from measuring import report  # noqa: E402
 
 from iso3d_jax.commands import config_files  # noqa: E402
-from iso3d_jax.planning import compile_for, flops  # noqa: E402
-from iso3d_jax.planning.chips import parse_target  # noqa: E402
+from iso3d_jax.core import flops  # noqa: E402
+from iso3d_jax.planning import compile_for  # noqa: E402
+from iso3d_jax.planning.compile_for import parse_target  # noqa: E402
 from iso3d_jax.training import loop, sharding  # noqa: E402
 from iso3d_jax.training.optimizer import make_optimizer  # noqa: E402
 from iso3d_jax.training.tasks import batches  # noqa: E402
@@ -74,7 +75,7 @@ def main():
         result["teraflops_an_object"][branch] = {
             "share_of_steps": share,
             "executed": counted.executed / 1e12,
-            "of_the_model": counted.of_model / 1e12,
+            "of_the_model": counted.useful / 1e12,
             "trace_seconds": time.monotonic() - began,
         }
     result["arithmetic_at_peak"] = {}

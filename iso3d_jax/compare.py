@@ -81,7 +81,7 @@ def compare(cfg, out, names=None, dtype=None) -> dict:
             raise UserError(f"--runs: there is no run '{name}': {nearest(name, plan.RUNS)}")
     plan.check(cfg)
     out = make_folder(Path(out).absolute())
-    plan.claim(out, cfg)
+    plan.ensure_same_comparison(out, cfg)
     comparison = Comparison(cfg, out, lambda text: print(text, flush=True), dtype)
     figures: dict[str, list] = {name: [] for name in names}
     shown: dict[str, list] = {name: [] for name in names}

@@ -4,9 +4,9 @@
     python -m iso3d_jax.demo --image chair.png --out out/chair
 
 Does what `python -m iso3d_jax.reconstruct` does and then writes `index.html`, one file that shows
-picture, views, turntable and an orbitable mesh, offline. Without --image it takes a
-picture that ships with the package, and draws views of the other pictures that do; without --model
-it takes the small model. Starts afresh every time: an earlier result in --out is replaced.
+picture, views, turntable and an orbitable mesh, offline. Without --image it takes a picture that
+ships with the package, and generates views of the other pictures that do; without --model it takes
+the small model. Starts afresh every time: an earlier result in --out is replaced.
 """
 
 from __future__ import annotations
@@ -70,19 +70,19 @@ def main(argv):
         picture_name=image.name,
         model_name=pipe.model.config.name,
         resolution=pipe.model.config.resolution,
-        others=views_of_examples(pipe, image) if image == EXAMPLE else (),
+        others=generate_examples(pipe, image) if image == EXAMPLE else (),
     )
     print(f"\nThe page with everything on it:\n{page}")
 
 
-def views_of_examples(pipe: Pipeline, shown: Path) -> list:
-    """The other pictures of the package: name, RGBA, and four views of each, drawn in one go."""
+def generate_examples(pipe: Pipeline, shown: Path) -> list:
+    """The other pictures of the package: name, RGBA, and four views of each, made in one go."""
 
     from iso3d_jax import sampling
     from iso3d_jax.data.pictures import load_picture
 
     paths = [path for path in sorted(EXAMPLES.glob("*.png")) if path != shown]
-    print(f"drawing views of {len(paths)} more pictures ...", flush=True)
+    print(f"generating views of {len(paths)} more pictures ...", flush=True)
     pictures = [load_picture(path) for path in paths]
     views = sampling.sample_views(pipe.model, pictures)
     return list(zip([path.stem for path in paths], pictures, views, strict=True))

@@ -102,7 +102,7 @@ def main(argv):
         )
         new = len(batch) not in compiled  # a smaller last batch is another program
         compiled.add(len(batch))
-        what = f"and drawing {_NUM_VIEWS.value} views of {len(batch)} pictures"
+        what = f"and generating {_NUM_VIEWS.value} views of {len(batch)} pictures"
         with progress.compiling(what) if new else contextlib.nullcontext():
             views = sampling.sample_views(
                 model,
@@ -127,14 +127,14 @@ def main(argv):
             round(_AZIMUTH_DEG.value + 360 * k / _NUM_VIEWS.value) % 360
             for k in range(_NUM_VIEWS.value)
         ]
-        opaque = write_views(folder, names_of(files), rows, azimuths)
+        opaque = write_views(folder, choose_names(files), rows, azimuths)
         print(f"views: {folder}")
         if opaque:
             print(f"left opaque, for want of a plain background: {', '.join(opaque)}")
     print(f"wrote {out}")
 
 
-def names_of(paths: list[Path]) -> list[str]:
+def choose_names(paths: list[Path]) -> list[str]:
     """Stems of the pictures' files, a number added where two are alike."""
     stems = [path.stem for path in paths]
     return [

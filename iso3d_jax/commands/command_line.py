@@ -97,6 +97,7 @@ def define_config_flag(default: str | None = None, *, own_preset: bool = False) 
 def get_config() -> ConfigDict:
     """The config of this command with its overrides, each value checked; locked to its keys."""
     config = flags.FLAGS[_CONFIG_FLAG].value
+    assert isinstance(config, ConfigDict)  # `_read_flags` defined the flag with one
     _expand_config(config)
     config_checks.check(config)
     return config

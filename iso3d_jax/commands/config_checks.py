@@ -19,6 +19,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from iso3d_jax.commands.config_rules import (
     LARGE,
     MOST,
@@ -227,16 +229,16 @@ def rule_for(path: str) -> Rule | None:
     return next((rule for pattern, rule in RULES if re.fullmatch(pattern, path)), None)
 
 
-def leaves(cfg: Mapping, above: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(cfg: Mapping | ConfigDict, above: str = "") -> Iterator[tuple[str, Any]]:
     """(path, value) of every single value."""
     for key, value in cfg.items():
-        if isinstance(value, Mapping) or hasattr(value, "to_dict"):
+        if isinstance(value, Mapping | ConfigDict):
             yield from leaves(value, f"{above}{key}.")
         else:
             yield f"{above}{key}", value
 
 
-def check(cfg: Mapping) -> None:
+def check(cfg: Mapping | ConfigDict) -> None:
     """UserError on a value that may not be: its key, what it may be, what it is, what to do."""
     for path, value in leaves(cfg):
         rule = rule_for(path)
@@ -251,7 +253,7 @@ def refusal(name: str, rule: Rule, value: Any) -> str:
     return f"{name} must be {rule.what}, not {value!r}: {todo}"
 
 
-def choose(cfg: Mapping, path: str) -> Any:
+def choose(cfg: Mapping | ConfigDict, path: str) -> Any:
     """The value at a path such as 'model.parameterization', by its rule.
 
     Raises:

@@ -72,7 +72,7 @@ def find_config(spec: str) -> ConfigSource:
     path, argument = match.groups() if match else (spec, None)
     path = os.path.expanduser(path)
     if os.path.isfile(path) and (path.endswith(".py") or os.path.dirname(path)):
-        return ConfigSource(path, _get_config_of(path), argument)
+        return ConfigSource(path, _find_get_config(path), argument)
     name = Path(path).name.removesuffix(".py")
     if name in presets.NAMES and os.path.dirname(path) in ("", "configs"):
         module = importlib.import_module(f"{presets.__name__}.{name}")
@@ -80,7 +80,7 @@ def find_config(spec: str) -> ConfigSource:
     raise UserError(f"config file not found: {path}; {_like(path)}")
 
 
-def _get_config_of(path: str) -> Callable[..., ConfigDict]:
+def _find_get_config(path: str) -> Callable[..., ConfigDict]:
     """The function `get_config` of a file."""
     name = f"iso3d_jax_config_{Path(path).stem}"
     module_spec = importlib.util.spec_from_file_location(name, path)

@@ -34,13 +34,13 @@ def _of(flag: str) -> Iterator[None]:
         raise UserError(f"{flag}: {error}") from None
 
 
-def model(flag: str, path: str | None, *networks: str) -> set[str]:
+def model(flag: str, path: str | Path | None, *networks: str) -> set[str]:
     """The networks of a model folder, which must include the named ones."""
     with _of(flag):
         return check_model(path, *networks)
 
 
-def dataset(flag: str, path: str | None) -> None:
+def dataset(flag: str, path: str | Path | None) -> None:
     """A rendered data set, or "samples"."""
     from iso3d_jax.data.multiview import find_dataset
 

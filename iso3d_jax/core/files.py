@@ -157,7 +157,9 @@ def ensure_same_run(
         raise UserError(refusal(found))
 
 
-def claim_folder(file: Path, facts: Mapping, refusal, *, write: bool = True, **allowed) -> None:
+def ensure_same_folder(
+    file: Path, facts: Mapping, refusal, *, write: bool = True, **allowed
+) -> None:
     """Notes in a new folder which run it belongs to; refuses that of another run.
 
     Args:

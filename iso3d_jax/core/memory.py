@@ -12,6 +12,6 @@ except ImportError:  # Windows
 def peak_bytes() -> int:
     """The most memory that this process has held so far, in bytes."""
     if resource is None:
-        return psutil.Process().memory_info().peak_wset
+        return psutil.Process().memory_info().peak_wset  # pyright: ignore[reportAttributeAccessIssue]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

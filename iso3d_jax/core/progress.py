@@ -20,6 +20,7 @@ rewriting of a line would stay ours.
 
 import collections
 import contextlib
+import io
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -52,7 +53,7 @@ class Progress:
         start: int = 0,
         unit: str = "it",
         interval: float | None = None,
-        stream: TextIO | None = None,
+        stream: TextIO | io.TextIOBase | None = None,
     ):
         self.total, self.label, self.unit = total, label, unit
         self._stream = sys.stderr if stream is None else stream
@@ -162,7 +163,7 @@ class Steps:
       stream: where to print; stderr by default.
     """
 
-    def __init__(self, label: str, stream: TextIO | None = None):
+    def __init__(self, label: str, stream: TextIO | io.TextIOBase | None = None):
         self._label, self._stream = label, stream
         self._what, self._progress = "", None
 

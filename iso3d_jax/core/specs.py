@@ -7,10 +7,12 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from ml_collections import ConfigDict
+
 Spec = TypeVar("Spec")
 
 
-def make(cls: type[Spec], values: Mapping[str, Any]) -> Spec:
+def make(cls: type[Spec], values: Mapping[str, Any] | ConfigDict) -> Spec:
     """A frozen dataclass from a config's values; lists become tuples, so that it can be hashed.
 
     Args:

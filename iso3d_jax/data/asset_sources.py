@@ -3,7 +3,7 @@
 A `.sh3f` file is a zip: OBJ models with materials and textures, an icon of each, and
 `PluginFurnitureCatalog.properties` with names, categories, creators and the licence. The Debian
 package `sweethome3d-furniture` installs five of them. `procedural:N` stands for N objects made by
-the rules of `iso3d_jax.tiny.procedural`.
+the rules that `iso3d_jax.data.rules` finds.
 """
 
 import dataclasses
@@ -16,8 +16,7 @@ import zipfile
 import numpy as np
 
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.data import meshes
-from iso3d_jax.tiny import procedural
+from iso3d_jax.data import meshes, rules
 
 MESH_SUFFIXES = (".obj", ".glb", ".gltf", ".ply", ".stl", ".off")
 PROCEDURAL = "procedural:"
@@ -172,9 +171,10 @@ def _procedural(place: str) -> list[Asset]:
             f"--assets {place}: the number of procedural objects is between 1 and 1,000,000, as in "
             f"{PROCEDURAL}1000"
         )
+    made = rules.find("procedural")
     return [
         Asset(
-            name=f"procedural-{n:06d}", title=procedural.kind_of(n), category="procedural",
+            name=f"procedural-{n:06d}", title=made.kind_of(n), category="procedural",
             creator="iso3d_jax", license="Apache-2.0", source="procedural",
             path=pathlib.Path("procedural"), number=n,
         )
@@ -254,7 +254,7 @@ def load_asset(asset: Asset) -> list[meshes.Part]:
       meshes.BadMesh: with the reason.
     """
     if asset.number is not None:
-        return procedural.make(asset.number)
+        return rules.find(asset.source).make(asset.number)
     if asset.model:
         with zipfile.ZipFile(asset.path) as archive:
             resolve = meshes.relative_to(posixpath.dirname(asset.model))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-# YIQ axes: rotating the I-Q plane turns the hue and leaves greys and lightness as they are.
-TO_YIQ = np.array(
-    [[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]], np.float32
-)
+from iso3d_jax.core.colour import TO_YIQ
+
+Pictures = TypeVar("Pictures", Array, np.ndarray)  # the answer is of the same library
 _FROM_YIQ = np.linalg.inv(TO_YIQ).astype(np.float32)
 
 
@@ -59,6 +60,6 @@ def change_colours(key: jax.Array, rgb: Float[Array, "N ... 3"], strength: float
     return (flat ** gamma[:, None, None]).reshape(rgb.shape)
 
 
-def on_white(rgba: Float[Array, "... 4"]) -> Float[Array, "... 3"]:
+def on_white(rgba: Float[Pictures, "... 4"]) -> Float[Pictures, "... 3"]:
     """Straight-alpha RGBA composited on white."""
     return rgba[..., :3] * rgba[..., 3:] + (1.0 - rgba[..., 3:])

@@ -42,7 +42,7 @@ class EncodedTable:
     `names` are the objects'; sets that were encoded before names were kept have none.
     """
 
-    moments: Float[np.ndarray, "A N M h w 2C"]
+    moments: Float[np.ndarray, "A N M h w D2"]
     embedding: Float[np.ndarray, "A N M D"]
     mirrored: Bool[np.ndarray, " A"]
     azimuth_deg: Float[np.ndarray, "N M"]
@@ -70,8 +70,8 @@ class EncodedTable:
             with atomic_path(folder / f"{name}.npy") as temporary:
                 np.save(temporary, getattr(self, name))
         with atomic_path(folder / "encoded.json") as temporary:  # last: its presence says complete
-            about = {"shape": list(self.moments.shape), "names": self.names}
-            temporary.write_text(json.dumps(about) + "\n")
+            metadata = {"shape": list(self.moments.shape), "names": self.names}
+            temporary.write_text(json.dumps(metadata) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> EncodedTable:

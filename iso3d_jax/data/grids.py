@@ -22,16 +22,16 @@ def tile(rows: Sequence[Sequence[np.ndarray]], cell: int | None = None) -> Image
     Returns:
       An RGB image.
     """
-    cell = cell or max(picture.shape[0] for row in rows for picture in row)
+    side: int = cell or max(picture.shape[0] for row in rows for picture in row)
     columns = max(len(row) for row in rows)
-    size = (columns * (cell + GAP) + GAP, len(rows) * (cell + GAP) + GAP)
+    size = (columns * (side + GAP) + GAP, len(rows) * (side + GAP) + GAP)
     sheet = Image.new("RGB", size, (255, 255, 255))
     for y, row in enumerate(rows):
         for x, picture in enumerate(row):
             image = to_image(picture)
-            if image.size != (cell, cell):
-                image = image.resize((cell, cell), Image.Resampling.BICUBIC)
-            sheet.paste(image, (GAP + x * (cell + GAP), GAP + y * (cell + GAP)))
+            if image.size != (side, side):
+                image = image.resize((side, side), Image.Resampling.BICUBIC)
+            sheet.paste(image, (GAP + x * (side + GAP), GAP + y * (side + GAP)))
     return sheet
 
 

@@ -6,6 +6,8 @@ near the material's: a surface seen head-on has 96% of it. Colours are multiplie
 catalogues' own pictures do.
 """
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -15,7 +17,7 @@ from iso3d_jax.core.images import to_uint8
 from iso3d_jax.data.meshes import Part
 
 SUPERSAMPLING = 4
-INVISIBLE = 0.02  # materials less opaque than this are not drawn
+INVISIBLE = 0.02  # materials less opaque than this are not rendered
 
 _VERTEX = """
 #version 330
@@ -93,7 +95,10 @@ class Rasterizer:
         except ImportError:
             raise extras.missing("moderngl") from None
         try:
-            self._ctx = moderngl.create_context(standalone=True, backend="egl")
+            self._ctx = moderngl.create_context(
+                standalone=True,
+                backend="egl",  # pyright: ignore[reportArgumentType]
+            )
         except Exception as e:
             raise UserError(
                 f"no EGL context for rendering ({e}); on Debian or Ubuntu install it with: "
@@ -107,7 +112,7 @@ class Rasterizer:
             [self._ctx.texture((side, side), 4)], self._ctx.depth_renderbuffer((side, side))
         )
         self._program = self._ctx.program(vertex_shader=_VERTEX, fragment_shader=_FRAGMENT)
-        self._drawn: list = []
+        self._loaded: list = []
 
     def __enter__(self):
         return self
@@ -123,11 +128,11 @@ class Rasterizer:
         self._ctx.release()
 
     def _free(self):
-        for item in self._drawn:
+        for item in self._loaded:
             for resource in (item["array"], item["buffer"], item["texture"]):
                 if resource is not None:
                     resource.release()
-        self._drawn = []
+        self._loaded = []
 
     def load(self, parts: list[Part]):
         """Puts the parts of one object on the device, in place of the last one's."""
@@ -151,7 +156,7 @@ class Rasterizer:
                     # Leaves and lattices are cut out; stained glass and the like are blended.
                     sharp = ((alpha < 26) | (alpha > 229)).mean() > 0.8
                     blended, cutoff = (False, 0.5) if sharp else (True, 0.02)
-            self._drawn.append(
+            self._loaded.append(
                 {
                     "array": array,
                     "buffer": buffer,
@@ -170,7 +175,9 @@ class Rasterizer:
         texture.filter = (self._gl.LINEAR_MIPMAP_LINEAR, self._gl.LINEAR)
         return texture
 
-    def draw(self, c2w: Float[np.ndarray, "4 4"], fov_deg: float) -> UInt8[np.ndarray, "res res 4"]:
+    def render(
+        self, c2w: Float[np.ndarray, "4 4"], fov_deg: float
+    ) -> UInt8[np.ndarray, "res res 4"]:
         """One view of the loaded object: straight-alpha RGBA, row 0 at the top.
 
         Args:
@@ -189,16 +196,17 @@ class Rasterizer:
         ctx.enable_only(gl.DEPTH_TEST | gl.BLEND)
         ctx.depth_func = "<="
         ctx.blend_func = (gl.ONE, gl.ONE_MINUS_SRC_ALPHA)
-        self._program["projection_from_world"].write(matrix.T.astype("f4").tobytes())
-        self._program["eye"].value = tuple(eye)
-        opaque = [item for item in self._drawn if not item["blended"]]
-        see_through = [item for item in self._drawn if item["blended"]]
+        uniforms: Any = self._program  # moderngl's types leave open what a name stands for
+        uniforms["projection_from_world"].write(matrix.T.astype("f4").tobytes())
+        uniforms["eye"].value = tuple(eye)
+        opaque = [item for item in self._loaded if not item["blended"]]
+        see_through = [item for item in self._loaded if item["blended"]]
         see_through.sort(key=lambda item: -float(np.linalg.norm(item["centre"] - eye)))
         for item in opaque + see_through:
             self._target.depth_mask = not item["blended"]
-            self._program["colour"].value = item["colour"]
-            self._program["cutoff"].value = item["cutoff"]
-            self._program["textured"].value = item["texture"] is not None
+            uniforms["colour"].value = item["colour"]
+            uniforms["cutoff"].value = item["cutoff"]
+            uniforms["textured"].value = item["texture"] is not None
             if item["texture"] is not None:
                 item["texture"].use(0)
             item["array"].render(gl.TRIANGLES)

@@ -2,7 +2,7 @@
 
     python -m iso3d_jax.data.render --assets /usr/share/sweethome3d/furniture --out DIR
 
-Each object is drawn from `--sets` sets of four orthogonal cameras. A set has one elevation in
+Each object is rendered from `--sets` sets of four orthogonal cameras. A set has one elevation in
 [0, 30] degrees, one field of view in [15, 60] degrees and one distance s / tan(fov / 2) with s in
 [1, 1.15]; its azimuths are a random base + 0, 90, 180, 270 degrees. Objects sit in the unit
 sphere, Z-up, with their front at azimuth 0. With `--stretch S` each is first made longer or shorter
@@ -23,26 +23,46 @@ import difflib
 import multiprocessing
 import os
 import pathlib
+import pkgutil
 import time
 from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Float, UInt8
 
 from iso3d_jax.commands import command_line
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.core.files import Difference, atomic_path, claim_folder, make_folder
+from iso3d_jax.core.files import Difference, atomic_path, ensure_same_folder, make_folder
 from iso3d_jax.data import asset_sources, meshes, multiview, rasterizer
+from iso3d_jax.data.names import hash_name
 from iso3d_jax.data.table import SET
-from iso3d_jax.tiny import proportions
 
 flags = command_line.flags_for(__name__)
 
 FOV_RANGE = (15.0, 60.0)
 ELEVATION_RANGE = (0.0, 30.0)
 DISTANCE_SCALE_RANGE = (1.0, 1.15)
+# What --stretch and --warp ask for, imported only then: `change(parts, name, seed, stretch, warp)`.
+PROPORTIONS = "iso3d_jax.tiny.proportions:change"
 
 
-def draw_cameras(name: str, seed: int, sets: int) -> dict[str, np.ndarray]:
+@runtime_checkable
+class Renderer(Protocol):
+    """What an object is rendered with: a `Rasterizer`."""
+
+    def load(self, parts: list[meshes.Part]) -> None:
+        """Takes the parts of one object, in place of the last one's."""
+        ...
+
+    def render(
+        self, c2w: Float[np.ndarray, "4 4"], fov_deg: float
+    ) -> UInt8[np.ndarray, "res res 4"]:
+        """One view of them, straight-alpha RGBA."""
+        ...
+
+
+def sample_cameras(name: str, seed: int, sets: int) -> dict[str, np.ndarray]:
     """The cameras of an object: a pure function of its name and the seed.
 
     Returns:
@@ -51,7 +71,7 @@ def draw_cameras(name: str, seed: int, sets: int) -> dict[str, np.ndarray]:
     """
     from iso3d_jax.geometry import cameras  # imports JAX, which wrong flags need not wait for
 
-    rng = np.random.default_rng([seed, proportions.digest(name)])
+    rng = np.random.default_rng([seed, hash_name(name)])
     columns = []
     for _ in range(sets):
         base = rng.uniform(0, 360)
@@ -72,7 +92,7 @@ def draw_cameras(name: str, seed: int, sets: int) -> dict[str, np.ndarray]:
 
 def render_object(
     asset: asset_sources.Asset,
-    machine: rasterizer.Rasterizer,
+    machine: Renderer,
     seed: int,
     sets: int,
     stretch: float = 0.0,
@@ -87,20 +107,18 @@ def render_object(
     refusal = asset_sources.shape_refusal(parts)
     if refusal:
         raise meshes.BadMesh(refusal)
-    if stretch:
-        factors = proportions.draw_proportions(asset.name, seed, stretch)
-        parts = proportions.stretched(parts, factors)
-    if warp:
-        parts = proportions.warped(parts, proportions.draw_slopes(asset.name, seed, warp))
-    record = draw_cameras(asset.name, seed, sets)
+    if stretch or warp:
+        change = pkgutil.resolve_name(PROPORTIONS)
+        parts = change(parts, asset.name, seed, stretch, warp)
+    record = sample_cameras(asset.name, seed, sets)
     machine.load(parts)
     record["images"] = np.stack(
-        [machine.draw(c, f) for c, f in zip(record["c2w"], record["fov_deg"], strict=True)]
+        [machine.render(c, f) for c, f in zip(record["c2w"], record["fov_deg"], strict=True)]
     )
     covered = (record["images"][..., 3] > 0).mean((1, 2))
     if covered.min() < 0.005:
         raise meshes.BadMesh(f"hardly visible: {100 * covered.min():.2f}% of a view is covered")
-    about = {
+    metadata = {
         "name": asset.name,
         "title": asset.title,
         "category": asset.category,
@@ -109,7 +127,7 @@ def render_object(
         "source": asset.source,
         "split": asset_sources.split_of(asset.name),
     }
-    return record | {key: np.array(value) for key, value in about.items()}
+    return record | {key: np.array(value) for key, value in metadata.items()}
 
 
 _ASSETS = flags.DEFINE_list(
@@ -136,8 +154,9 @@ def _start_worker(resolution: int):
 
 def _work(asset: asset_sources.Asset, out: pathlib.Path, *how) -> str | None:
     """Renders one object to its file; returns why it was skipped, or None."""
+    assert _machine is not None  # the pool's initializer made it
     try:
-        record = render_object(asset, _machine, *how)
+        record: dict[str, Any] = dict(render_object(asset, _machine, *how))
     except meshes.BadMesh as e:
         return str(e)
     icon = asset_sources.icon_bytes(asset)
@@ -168,7 +187,7 @@ def _check_settings(out: pathlib.Path, settings: dict):
             "on with it, or another --out"
         )
 
-    claim_folder(out / "settings.json", settings, refusal)
+    ensure_same_folder(out / "settings.json", settings, refusal)
 
 
 def render_all(

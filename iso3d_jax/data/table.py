@@ -111,7 +111,7 @@ def shrink(rgba: np.ndarray, size: int) -> np.ndarray:
     return np.stack([one(images) for images in rgba])
 
 
-def draw_views(
+def sample_views(
     rng: np.random.Generator,
     num_objects: int,
     num_sets: int,
@@ -129,13 +129,13 @@ def draw_views(
       object, set and reference-view indices.
     """
     objects = rng.integers(num_objects, size=batch)
-    return objects, *draw_targets(rng, num_sets, [azimuth_deg[i] for i in objects], front_share)
+    return objects, *sample_targets(rng, num_sets, [azimuth_deg[i] for i in objects], front_share)
 
 
-def draw_targets(
+def sample_targets(
     rng: np.random.Generator, num_sets: int, azimuth_deg: list, front_share: float
 ) -> tuple[Int[np.ndarray, " B"], Int[np.ndarray, " B"]]:
-    """A target set and a reference view outside it for each of B objects; see `draw_views`.
+    """A target set and a reference view outside it for each of B objects; see `sample_views`.
 
     Args:
       azimuth_deg: each object's [M].

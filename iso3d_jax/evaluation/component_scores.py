@@ -1,5 +1,5 @@
 """Scores of networks that are no whole model yet: what an autoencoder keeps of a picture, and what
-an image tower's training decoder draws from its embedding (`tiny/tasks/image_tower.py`).
+the decoder that an image tower was trained with makes of its embedding (`models/registry.py`).
 
 Both bound what a denoiser trained on them can reach, and are measured in a minute.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Float
 
 from iso3d_jax.core.errors import UserError
@@ -18,8 +17,8 @@ from iso3d_jax.data.table import MultiViewTable, prepare_references, shrink
 from iso3d_jax.evaluation.views import picture_views
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.metrics import pixels
+from iso3d_jax.models import registry
 from iso3d_jax.models.params import merge_params, split_params
-from iso3d_jax.tiny.spatial_prior import Drawing, load_drawing
 from iso3d_jax.weights import bundle, facts
 from iso3d_jax.weights.folders import check_model
 
@@ -34,7 +33,7 @@ def coarse_iou(alpha: Float[np.ndarray, "N V h w"], table: MultiViewTable) -> fl
 
 
 def tower_scores(
-    path: str, table: MultiViewTable, picture: str, dtype: str | None = None
+    path: str | None, table: MultiViewTable, picture: str, dtype: str | None = None
 ) -> dict[str, dict[str, float]]:
     """Mask IoU of the drawings of a table's views from one picture of each object.
 
@@ -49,15 +48,15 @@ def tower_scores(
     """
     config = bundle.load_config(path)
     tower = bundle.load_model(path, dtype, networks=("clip",)).clip
-    weights = load_drawing(path)
-    if not weights:
+    prior = registry.find("unet", config.unet).prior
+    weights = prior.load(path) if prior else {}
+    if prior is None or not weights:
         raise UserError(
             f"the image tower in {path} has no drawing decoder beside it, so there is nothing to "
             "score: it has to be the workdir of an image tower's training"
         )
-    size = 2 * config.unet.layout_size
-    dims = size, config.clip.output_dim, config.unet.camera_dim
-    graphdef, shapes = split_params(Drawing(*dims, rngs=nnx.Rngs(0)))
+    numbers = bundle.network_config("unet", config)
+    graphdef, shapes = split_params(prior.build(numbers, config.clip.output_dim))
     drawing = merge_params(graphdef, {k: jnp.asarray(weights[k], jnp.float32) for k in shapes})
     rows, reference = np.arange(len(table)), picture_views(table)
     shown = prepare_references(table.images[rows, reference][:, None], picture)[:, 0]
@@ -66,6 +65,7 @@ def tower_scores(
     camera = camera_condition(table.elevation_deg, azimuth_deg, encoding)
     pictures = on_white(shown.astype(np.float32) / 255)
     drawn = jax.jit(lambda t, d, x, c: d(t.embed(x), c))(tower, drawing, pictures, camera)
+    size = drawn.shape[2]
     true = shrink(table.images, size)[..., 3] / np.float32(255)
     return {
         "drawings of the image tower": {"mask_iou": coarse_iou(np.asarray(drawn[..., 3]), table)},
@@ -74,7 +74,7 @@ def tower_scores(
 
 
 def autoencoder_scores(
-    path: str, table: MultiViewTable, dtype: str | None = None
+    path: str | None, table: MultiViewTable, dtype: str | None = None
 ) -> dict[str, dict[str, float]]:
     """PSNR, SSIM and mask IoU of a table's views, encoded and decoded again."""
     vae = bundle.load_model(path, dtype, networks=("vae",)).vae
@@ -89,7 +89,7 @@ def autoencoder_scores(
 
 
 def score(
-    path: str, table: MultiViewTable, picture: str, dtype: str | None = None
+    path: str | None, table: MultiViewTable, picture: str, dtype: str | None = None
 ) -> dict[str, dict[str, float]]:
     """Scores of all parts that a folder holds; UserError where they do not fit the table."""
     held, size = check_model(path), bundle.load_config(path).resolution

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -19,7 +20,9 @@ def embed_all(
         padded = np.concatenate(
             [chunk, np.ones((batch - len(chunk), *chunk.shape[1:]), np.float32)]
         )
-        parts.append(np.asarray(sampling.embed_pictures(model, padded))[: len(chunk), 0])
+        parts.append(
+            np.asarray(sampling.embed_pictures(model, jnp.asarray(padded)))[: len(chunk), 0]
+        )
     embedding = np.concatenate(parts)
     return embedding / np.linalg.norm(embedding, axis=-1, keepdims=True)
 

@@ -38,6 +38,7 @@ def write_inputs(data: str, split: str, places: list[str], out: str | Path, coun
     import numpy as np
     import trimesh
     from PIL import Image
+    from trimesh.exchange.ply import export_ply
 
     from iso3d_jax.core.errors import UserError
     from iso3d_jax.core.files import atomic_path, make_folder
@@ -67,7 +68,7 @@ def write_inputs(data: str, split: str, places: list[str], out: str | Path, coun
         turn = -float(table.azimuth_deg[i, view])
         mesh.apply_transform(trimesh.transformations.rotation_matrix(np.radians(turn), [0, 0, 1]))
         with atomic_path(meshes / f"{name}.ply") as temporary:
-            temporary.write_bytes(trimesh.exchange.ply.export_ply(mesh))
+            temporary.write_bytes(export_ply(mesh))
     return [table.names[i] for i in chosen]
 
 

@@ -103,11 +103,13 @@ def score_runs(
     results = find_results(runs)
     if frame not in FRAMES:
         raise UserError(f"--frame is one of {', '.join(FRAMES)}, not {frame}")
-    true_meshes = {name: load_truth(meshes, name) for name in results}
+    true_meshes: dict[str, trimesh.Trimesh] = {}
+    for name in results:
+        mesh = load_truth(meshes, name)
+        if mesh is None:
+            raise UserError(f"--meshes {meshes} has no mesh of {name} ({', '.join(SUFFIXES)})")
+        true_meshes[name] = mesh
     names = list(results)
-    missing = [name for name in names if true_meshes[name] is None]
-    if missing:
-        raise UserError(f"--meshes {meshes} has no mesh of {missing[0]} ({', '.join(SUFFIXES)})")
     progress = Progress(2 * len(names), "scoring meshes", unit="mesh")
     truth, frames = {}, {}
     for i, name in enumerate(names):

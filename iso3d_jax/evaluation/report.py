@@ -71,7 +71,7 @@ def number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None or not np.isfinite(value) else f"{value:.{digits}f}"
 
 
-def digits_of(metric: str) -> int:
+def choose_decimals(metric: str) -> int:
     """Decimals of a metric in tables."""
     return 2 if metric in ("psnr", "consistency") else 3
 
@@ -89,7 +89,7 @@ def view_tables(report: dict) -> list[tuple[str, list[str], list[list[str]]]]:
     rows = []
     with_consistency = any("consistency" in row for row in answers.values())
     for name, row in answers.items():
-        cells = [number(row["mean"]["all"][k], digits_of(k)) for k in metrics]
+        cells = [number(row["mean"]["all"][k], choose_decimals(k)) for k in metrics]
         if with_consistency:
             cells.append(number(row.get("consistency"), 2))
         rows.append([name, *cells])
@@ -106,7 +106,7 @@ def view_tables(report: dict) -> list[tuple[str, list[str], list[list[str]]]]:
     rows = []
     for name, row in answers.items():
         for metric in metrics:
-            figures, digits = row["isotropy"][metric], digits_of(metric)
+            figures, digits = row["isotropy"][metric], choose_decimals(metric)
             rows.append(
                 [
                     name,
@@ -152,7 +152,7 @@ def sides_table(sides: dict) -> tuple[str, list[str], list[list[str]]]:
     return caption, head, rows
 
 
-def tables_of(report: dict) -> list[tuple[str, list[str], list[list[str]]]]:
+def make_tables(report: dict) -> list[tuple[str, list[str], list[list[str]]]]:
     """All tables that a report has."""
     tables = view_tables(report) if "views" in report else []
     if report.get("ablation"):
@@ -164,7 +164,7 @@ def tables_of(report: dict) -> list[tuple[str, list[str], list[list[str]]]]:
     if "parts" in report:
         keys = [k for k in METRICS if any(k in row for row in report["parts"].values())]
         rows = [
-            [n, *(number(r.get(k, np.nan), digits_of(k)) for k in keys)]
+            [n, *(number(r.get(k, np.nan), choose_decimals(k)) for k in keys)]
             for n, r in report["parts"].items()
         ]
         head = ["part", *(METRICS[k][0] for k in keys)]
@@ -176,7 +176,7 @@ def tables_of(report: dict) -> list[tuple[str, list[str], list[list[str]]]]:
 
 def markdown(report: dict) -> str:
     """All tables, and a last line that says of what."""
-    parts = [f"{caption}:\n\n{table(head, rows)}" for caption, head, rows in tables_of(report)]
+    parts = [f"{caption}:\n\n{table(head, rows)}" for caption, head, rows in make_tables(report)]
     facts = [f"{k} {v}" for k, v in report["data"].items()]
     facts += [f"{k} {v}" for k, v in report.get("settings", {}).items()]
     if "model" in report:

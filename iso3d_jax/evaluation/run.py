@@ -76,8 +76,8 @@ def evaluate(s: Evaluation, out: str | Path) -> dict[str, Any]:
         raise UserError("--runs and --meshes belong together: results and the true meshes")
     networks = check_paths(s)
     out = make_folder(out)
-    if s.runs:
-        report, pictures, answers = evaluate_shapes(s), None, None
+    if s.runs and s.meshes:
+        report, pictures, answers = evaluate_shapes(s.runs, s.meshes, s.frame), None, None
     elif "unet" not in networks:
         report, pictures, answers = evaluate_parts(s), None, None
     else:
@@ -121,12 +121,14 @@ def write(s: Evaluation, out: Path, report: dict, pictures, answers) -> None:
 
 def load_perceptual(s: Evaluation) -> dict:
     """The perceptual distances whose weights are at hand, by metric."""
-    from iso3d_jax.metrics import lpips, st_lpips
+    from iso3d_jax.evaluation import perceptual
 
-    found = {"lpips": lpips.load(s.lpips)} if s.lpips else {}
-    file = st_lpips.find() if s.st_lpips == "auto" else s.st_lpips
+    found: dict[str, Any] = {}
+    if s.lpips:
+        found["lpips"] = perceptual.load_lpips(s.lpips)
+    file = perceptual.find_st_lpips() if s.st_lpips == "auto" else s.st_lpips
     if file and file != "none":
-        found["st_lpips"] = st_lpips.load(file)
+        found["st_lpips"] = perceptual.load_st_lpips(file)
     return found
 
 
@@ -161,8 +163,8 @@ def evaluate_views(s: Evaluation, out: Path):
     from iso3d_jax.data.grids import tile
     from iso3d_jax.data.table import SET, MultiViewTable
     from iso3d_jax.evaluation import scores, views
-    from iso3d_jax.evaluation.ablations import one_step_x0
     from iso3d_jax.evaluation.report import model_facts
+    from iso3d_jax.training import one_step_x0
     from iso3d_jax.weights.bundle import load_model
     from iso3d_jax.weights.facts import sampling_camera_encoding
 
@@ -196,7 +198,7 @@ def evaluate_views(s: Evaluation, out: Path):
             f"the data set {s.data} has pictures of {train.images.shape[2]} pixels and the "
             f"model draws {model.config.resolution}: give a data set of its size with --data"
         )
-    print(f"{len(task)} objects: drawing their views ...", flush=True)
+    print(f"{len(task)} objects: generating their views ...", flush=True)
     generated = views.generate(model, task, steps=s.steps, seed=s.seed)
     print("looking for the nearest training objects ...", flush=True)
     retrieved, nearest = views.retrieve(model, task, train, s.preprocessing)
@@ -216,7 +218,7 @@ def evaluate_views(s: Evaluation, out: Path):
         "dtype": model.dtype,
     }  # fmt: skip
     report["settings"] |= {name: distance.name for name, distance in perceptual.items()}
-    consistency_of(s, report, task, answers)
+    add_consistency(s, report, task, answers)
     report["rank_by"] = "psnr" if task.truth is not None else "embedding_to_picture"
     report["objects"] = [
         {
@@ -242,7 +244,7 @@ def evaluate_views(s: Evaluation, out: Path):
     return report, task.pictures, shown
 
 
-def consistency_of(s: Evaluation, report: dict, task, answers: dict) -> None:
+def add_consistency(s: Evaluation, report: dict, task, answers: dict) -> None:
     """Adds each answer's cross-view consistency, of evenly spaced objects and their first set."""
     import numpy as np
 
@@ -299,17 +301,17 @@ def evaluate_parts(s: Evaluation) -> dict:
     }  # fmt: skip
 
 
-def evaluate_shapes(s: Evaluation) -> dict:
-    """Scores reconstructed meshes."""
+def evaluate_shapes(runs: str, meshes: str, frame: str) -> dict:
+    """Scores reconstructed meshes; `Evaluation` says what the three are."""
     from iso3d_jax.evaluation import reconstructions
     from iso3d_jax.metrics import shapes, surface_points, visibility_occupancy
 
-    means, objects, sides = reconstructions.score_runs(s.runs, s.meshes, frame=s.frame)
+    means, objects, sides = reconstructions.score_runs(runs, meshes, frame=frame)
     scaled = {
         "box": "each mesh scaled to a bounding box whose longest side is 1 and centred",
         "truth": "the true mesh scaled to a bounding box whose longest side is 1 and centred, the "
         "result moved with it",
-    }[s.frame]
+    }[frame]
     return {
         "title": "Evaluation of reconstructed meshes",
         "protocol": f"{scaled}; points seen from {surface_points.VIEWS} cameras at "
@@ -318,7 +320,7 @@ def evaluate_shapes(s: Evaluation) -> dict:
         f"volumes on {shapes.GRID}^3 cubes of [-1, 1]^3, by crossings and, sealed, by "
         f"what {visibility_occupancy.DIRECTIONS} cameras see; closed truths "
         f"are those where both overlap by {shapes.CLOSED}",
-        "data": {"runs": s.runs, "meshes": s.meshes, "objects": len(objects)},
+        "data": {"runs": runs, "meshes": meshes, "objects": len(objects)},
         "shapes": means,
         "sides": sides,
         "objects": objects,

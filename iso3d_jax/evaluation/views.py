@@ -1,9 +1,9 @@
 """The task that a model is scored on, its answer, and the answers of two baselines.
 
 Protocol on a data set: of each object, the view nearest to azimuth +30 degrees is the picture,
-prepared as a user's would be; the first orthogonal set that does not hold it is the target, drawn
-at its true cameras (azimuths counted from the picture's). Scores are means over objects of means
-over views.
+prepared as a user's would be; the first orthogonal set that does not hold it is the target, whose
+true cameras the model is given (azimuths counted from the picture's). Scores are means over objects
+of means over views.
 
 Baselines: the mean training picture; and the training view whose embedding is nearest to the
 picture's (cosine), answered with that object's own views nearest to the wanted cameras.
@@ -40,7 +40,7 @@ def spaced(total: int, count: int) -> Int[np.ndarray, " N"]:
 class ViewTask:
     """What a model is given and what it should answer, for N objects.
 
-    V is a multiple of 4: each orthogonal set of 4 views is drawn on its own.
+    V is a multiple of 4: each orthogonal set of 4 views is generated on its own.
     """
 
     names: list[str]
@@ -107,10 +107,10 @@ def generate(
 
     The noise of object i, set s depends on (seed, i, s) alone.
     """
-    progress = Progress(len(task), "drawing views", unit="object")
+    progress = Progress(len(task), "generating views", unit="object")
     out = []
     for i in range(len(task)):
-        with contextlib.nullcontext() if out else progress.compiling("and drawing the first"):
+        with contextlib.nullcontext() if out else progress.compiling("and generating the first"):
             out.append(_generate_one(model, task, i, steps, seed))
         progress.update(len(out))
     progress.close()

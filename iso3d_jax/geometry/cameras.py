@@ -34,20 +34,23 @@ loader must not wait in a device's queue for the step before.
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+Angles = TypeVar("Angles", Array, np.ndarray)  # the answer is of the same library
 ENCODINGS = ("mvdream", "isotropic3d", "isotropic3d_sampling", "harmonics")
 HARMONICS = (1.0, 2.0, 3.0, 4.0, 6.0)
 
 
 def camera_to_world(
-    elevation_deg: Float[Array, "..."],
-    azimuth_deg: Float[Array, "..."],
-    distance: Float[Array, "..."] | float = 1.0,
-) -> Float[Array, "... 4 4"]:
+    elevation_deg: Float[Angles, "..."],
+    azimuth_deg: Float[Angles, "..."],
+    distance: Float[Angles, "..."] | float = 1.0,
+) -> Float[Angles, "... 4 4"]:
     """Camera that looks at the origin from a point on a sphere.
 
     Args:
@@ -59,7 +62,7 @@ def camera_to_world(
       OpenGL camera-to-world matrices, float32.
     """
     xp = _library(elevation_deg, azimuth_deg, distance)
-    elevation, azimuth, distance = xp.broadcast_arrays(
+    elevation, azimuth, radius = xp.broadcast_arrays(
         *(xp.asarray(a, xp.float32) for a in (elevation_deg, azimuth_deg, distance))
     )
     elevation, azimuth = xp.deg2rad(elevation), xp.deg2rad(azimuth)
@@ -69,13 +72,13 @@ def camera_to_world(
     right = xp.stack([-sa, ca, zero], -1)
     up = xp.stack([-se * ca, -se * sa, ce], -1)
     backward = xp.stack([ce * ca, ce * sa, se], -1)
-    position = backward * distance[..., None]
+    position = backward * radius[..., None]
     top = xp.stack([right, up, backward, position], -1)  # [..., 3, 4]
     bottom = xp.broadcast_to(xp.array([0.0, 0.0, 0.0, 1.0], xp.float32), top.shape[:-2] + (1, 4))
     return xp.concatenate([top, bottom], -2)
 
 
-def _library(*values):
+def _library(*values) -> Any:
     """jax.numpy where one of the values is jax's, else numpy."""
     return jnp if any(isinstance(value, jax.Array) for value in values) else np
 
@@ -86,8 +89,8 @@ def relative_azimuth(azimuth_deg, reference_azimuth_deg):
 
 
 def camera_condition(
-    elevation_deg: Float[Array, "... V"], azimuth_deg: Float[Array, "... V"], encoding: str
-) -> Float[Array, "... V 16"]:
+    elevation_deg: Float[Angles, "... V"], azimuth_deg: Float[Angles, "... V"], encoding: str
+) -> Float[Angles, "... V 16"]:
     """The flattened 4x4 camera a denoiser is fed, one row a view.
 
     Args:

@@ -1,24 +1,20 @@
-"""LPIPS (Zhang et al. 2018) with the standard networks, from weight files that the user has.
+"""LPIPS (Zhang et al. 2018) with the standard networks.
 
 The distance of two pictures is that of their features, unit-normalised over channels at five
-depths of AlexNet or VGG-16, squared, weighted by channel and averaged over the picture. Two files
-are needed, neither of which ships here: torchvision's network (`alexnet-*.pth` or `vgg16-*.pth`,
-keys `features.N.weight`) and the linear weights of the LPIPS package (`weights/v0.1/alex.pth` or
-`vgg.pth`, keys `linK.model.1.weight`). Which network it is, the weights' shapes say.
+depths of AlexNet or VGG-16, squared, weighted by channel and averaged over the picture. Weights
+have torchvision's names (`features.N.weight`) and the LPIPS package's (`linK.model.1.weight`);
+which network they are of, their shapes say. `evaluation/perceptual.py` reads them from files.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-
-from iso3d_jax.core.errors import UserError
-from iso3d_jax.weights.tensors import open_tensors
 
 SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
 SCALE = np.array([0.458, 0.448, 0.450], np.float32)
@@ -36,6 +32,19 @@ _VGG = (
 )  # fmt: skip
 NETWORKS = {"alex": _ALEX, "vgg": _VGG}
 _FIRST = {"alex": (64, 3, 11, 11), "vgg": (64, 3, 3, 3)}
+
+
+def find_network(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """Which network weights of these shapes are of, "alex" or "vgg"; None: of neither."""
+    first = shapes.get("features.0.weight")
+    return next((name for name, shape in _FIRST.items() if first == shape), None)
+
+
+def list_weights(network: str) -> list[str]:
+    """The names of the weights that a network needs, the linear ones last."""
+    indices = [layer[0] for layer in NETWORKS[network] if layer != "tap" and len(layer) == 3]
+    names = [f"features.{i}.{part}" for i in indices for part in ("weight", "bias")]
+    return names + [f"lin{k}.model.1.weight" for k in range(5)]
 
 
 def features(weights: dict, images: Float[Array, "N H W 3"], network: str) -> list[Array]:
@@ -86,8 +95,9 @@ def in_batches(
     for start in range(0, len(a), batch):
         parts = [np.asarray(x[start : start + batch], np.float32) for x in (a, b)]
         size = len(parts[0])
-        parts = [np.pad(x, [(0, batch - size), (0, 0), (0, 0), (0, 0)]) for x in parts]
-        out.append(np.asarray(measure(*parts))[:size])
+        padding = [(0, batch - size), (0, 0), (0, 0), (0, 0)]
+        first, second = (jnp.asarray(np.pad(x, padding)) for x in parts)
+        out.append(np.asarray(measure(first, second))[:size])
     return np.concatenate(out)
 
 
@@ -101,32 +111,3 @@ class Lpips:
     def __call__(self, a: np.ndarray, b: np.ndarray, batch: int = 16) -> np.ndarray:
         measure = functools.partial(distance, self.weights, network=self.network)
         return in_batches(measure, a, b, batch)
-
-
-def load(files: Sequence[str]) -> Lpips:
-    """Reads the weights from one file or several, PyTorch's or safetensors.
-
-    Raises:
-      UserError: a file that cannot be read, or weights that are missing.
-    """
-    tensors = {}
-    for file in files:
-        tensors |= open_tensors(file)
-    first = tensors.get("features.0.weight")
-    kinds = [k for k, shape in _FIRST.items() if first is not None and first.shape == shape]
-    if not kinds:
-        raise UserError(
-            f"--lpips {','.join(files)}: no AlexNet or VGG-16 in there; give torchvision's file "
-            "and lpips' file of linear weights, --lpips alexnet-owt-7be5be79.pth,alex.pth"
-        )
-    indices = [layer[0] for layer in NETWORKS[kinds[0]] if layer != "tap" and len(layer) == 3]
-    wanted = [f"features.{i}.{part}" for i in indices for part in ("weight", "bias")]
-    wanted += [f"lin{k}.model.1.weight" for k in range(5)]
-    missing = [key for key in wanted if key not in tensors]
-    if missing:
-        raise UserError(
-            f"--lpips {','.join(files)}: {len(missing)} weights are missing, such as {missing[0]}; "
-            "torchvision's file of the network and lpips' file of linear weights are both needed"
-        )
-    weights = {key: jnp.asarray(tensors[key].read(), jnp.float32) for key in wanted}
-    return Lpips(weights, kinds[0])

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from iso3d_jax.data.colour import TO_YIQ
+from iso3d_jax.core.colour import TO_YIQ
 
 MASK_THRESHOLD = 0.04  # farther from white than this in any channel is object
 LARGEST_PSNR = 100.0  # of equal pictures
@@ -47,14 +47,14 @@ def ssim(a: Float[np.ndarray, "*n H W 3"], b: Float[np.ndarray, "*n H W 3"]):
     return _ssim(np.asarray(a, float), np.asarray(b, float))[()]
 
 
-def mask_of(pictures):
+def find_mask(pictures):
     """Where a picture is not white: [..., H, W, 3], NumPy's or JAX's (traceable) -> [..., H, W]."""
     return (1.0 - pictures).max(-1) > MASK_THRESHOLD
 
 
 def mask_iou(a: Float[np.ndarray, "*n H W 3"], b: Float[np.ndarray, "*n H W 3"]):
     """Intersection over union of the masks; 1 where both are empty."""
-    return overlap(mask_of(a), mask_of(b))
+    return overlap(find_mask(a), find_mask(b))
 
 
 def overlap(a: Bool[np.ndarray, "*n H W"], b: Bool[np.ndarray, "*n H W"]):
@@ -69,6 +69,6 @@ def colour_error(a: Float[np.ndarray, "*n H W 3"], b: Float[np.ndarray, "*n H W 
     In YIQ's plane of hue and saturation, where grey is the origin and pure red lies 0.63 from it;
     the means of both are over what is not white in b. 0 where that is nothing.
     """
-    mask = mask_of(b)[..., None]
+    mask = find_mask(b)[..., None]
     off = ((np.asarray(a, np.float64) - b) * mask).sum((-3, -2)) / np.maximum(mask.sum((-3, -2)), 1)
     return np.hypot(*np.moveaxis(off @ TO_YIQ[1:].T, -1, 0))

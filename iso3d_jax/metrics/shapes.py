@@ -27,12 +27,12 @@ import trimesh
 from jaxtyping import Bool, Float, Int
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from iso3d_jax.geometry.coverage import fragments
 from iso3d_jax.metrics import surface_points
 from iso3d_jax.metrics.surface_points import SIZE
-from iso3d_jax.metrics.visibility_occupancy import sealed_occupancy
+from iso3d_jax.metrics.visibility_occupancy import visibility_occupancy
 
 GRID = 64  # cubes along an edge of [-1, 1]^3
 F_DISTANCE = 0.02
@@ -68,15 +68,15 @@ def normalise(
 
 def chamfer(a: Float[np.ndarray, "N 3"], b: Float[np.ndarray, "M 3"]) -> float:
     """Mean of the two mean distances to the nearest point of the other set."""
-    return float((cKDTree(b).query(a)[0].mean() + cKDTree(a).query(b)[0].mean()) / 2)
+    return float((KDTree(b).query(a)[0].mean() + KDTree(a).query(b)[0].mean()) / 2)
 
 
 def f_score(
     result: Float[np.ndarray, "N 3"], truth: Float[np.ndarray, "M 3"], distance: float = F_DISTANCE
 ) -> float:
     """Harmonic mean of the shares of points that lie within `distance` of the other set."""
-    precision = (cKDTree(truth).query(result)[0] <= distance).mean()
-    recall = (cKDTree(result).query(truth)[0] <= distance).mean()
+    precision = (KDTree(truth).query(result)[0] <= distance).mean()
+    recall = (KDTree(result).query(truth)[0] <= distance).mean()
     return float(2 * precision * recall / max(precision + recall, 1e-12))
 
 
@@ -89,13 +89,13 @@ def normal_consistency(
     """Mean of |n . n'| over both directions; unit normals."""
 
     def one_way(x, n, y, m):
-        nearest = cKDTree(y).query(x)[1]
+        nearest = KDTree(y).query(x)[1]
         return np.abs((n * m[nearest]).sum(-1)).mean()
 
     return float((one_way(a, normals_a, b, normals_b) + one_way(b, normals_b, a, normals_a)) / 2)
 
 
-def parts_of(vertices: Float[np.ndarray, "N 3"], faces: Int[np.ndarray, "T 3"]):
+def split_parts(vertices: Float[np.ndarray, "N 3"], faces: Int[np.ndarray, "T 3"]):
     """For each triangle the number of its connected part, and how many parts there are.
 
     Vertices in the same place (to 1e-6) are one.
@@ -139,7 +139,7 @@ def occupancy(
     # A shift that no mesh's grid shares: lines then do not run along edges.
     centres = (np.arange(grid) + 0.5) * 2 / grid - 1 + 3.7e-6
     vertices = np.asarray(vertices, np.float64)
-    label, parts = parts_of(vertices, faces)
+    label, parts = split_parts(vertices, faces)
     triangles = vertices[faces]
     crossings = [_crossings(triangles, axis, centres) for axis in range(3)]
     inside = np.zeros((grid,) * 3, bool)
@@ -171,7 +171,7 @@ class Measured:
     points: Float[np.ndarray, "P 3"]
     normals: Float[np.ndarray, "P 3"]
     inside: Bool[np.ndarray, "G G G"]
-    sealed: Bool[np.ndarray, "G G G"]
+    visibility_occupancy: Bool[np.ndarray, "G G G"]
     sides: list[surface_points.Surface]  # what each camera sees of it, thinned
 
 
@@ -186,10 +186,10 @@ def measure(mesh: trimesh.Trimesh, size: int = SIZE, frame: Frame | None = None)
       ValueError: a mesh without extent, or with nothing to see.
     """
     vertices, faces = normalise(mesh.vertices, frame), np.asarray(mesh.faces)
-    return of_frame(vertices, faces, size)
+    return measure_as_is(vertices, faces, size)
 
 
-def of_frame(
+def measure_as_is(
     vertices: Float[np.ndarray, "N 3"], faces: Int[np.ndarray, "T 3"], size: int = SIZE
 ) -> Measured:
     """`measure` of a mesh that is scaled and centred already."""
@@ -197,7 +197,7 @@ def of_frame(
     return Measured(
         *surface_points.together(sides),
         inside=occupancy(vertices, faces),
-        sealed=sealed_occupancy(vertices, faces, GRID),
+        visibility_occupancy=visibility_occupancy(vertices, faces, GRID),
         sides=[surface_points.thinned(*s) for s in sides],
     )
 
@@ -205,13 +205,13 @@ def of_frame(
 def compare(result: Measured, truth: Measured) -> dict[str, float]:
     """All scores of one mesh against the true one, both turned alike (Z up, front +x)."""
     volume = volume_iou(result.inside, truth.inside)
-    closed = volume_iou(truth.inside, truth.sealed) >= CLOSED
+    closed = volume_iou(truth.inside, truth.visibility_occupancy) >= CLOSED
     return {
         "chamfer": chamfer(result.points, truth.points),
         "f_score": f_score(result.points, truth.points),
         "volume_iou": volume,
         "closed_volume_iou": volume if closed else float("nan"),
-        "sealed_iou": volume_iou(result.sealed, truth.sealed),
+        "sealed_iou": volume_iou(result.visibility_occupancy, truth.visibility_occupancy),
         "normal_consistency": normal_consistency(
             result.points, result.normals, truth.points, truth.normals
         ),
@@ -225,7 +225,7 @@ def compare_sides(result: Measured, truth: Measured) -> dict[str, Float[np.ndarr
     ways: `distance` is the mean of the two mean distances, `f_score` and `normal_consistency` as
     in `compare`. NaN where a camera sees nothing of one of them.
     """
-    trees = cKDTree(result.points), cKDTree(truth.points)
+    trees = KDTree(result.points), KDTree(truth.points)
     scores = {key: np.full(surface_points.VIEWS, np.nan) for key in SIDE_METRICS}
     for k, (mine, theirs) in enumerate(zip(result.sides, truth.sides, strict=True)):
         if not len(mine[0]) or not len(theirs[0]):

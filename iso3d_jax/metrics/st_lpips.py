@@ -1,18 +1,13 @@
 """ST-LPIPS (Ghildyal and Liu 2022): a perceptual distance that small shifts hardly change.
 
 LPIPS with an AlexNet whose first convolution has stride 1 and whose every reduction is a blur of
-[1, 2, 1] with stride 2 (reflected borders of 2 pixels), trained for it. Its weights ship in the
-PyPI package `stlpips-pytorch` (BSD licence), of which nothing but that file is used here: the
-package is found without being imported, so it needs no PyTorch. It is another metric than LPIPS
-and is reported under its own name.
+[1, 2, 1] with stride 2 (reflected borders of 2 pixels), trained for it. It is another metric than
+LPIPS and is reported under its own name. `evaluation/perceptual.py` finds and reads its weights.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import importlib.util
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -21,16 +16,22 @@ from jaxtyping import Array, Float
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.metrics import lpips
-from iso3d_jax.weights.tensors import open_tensors
 
-PACKAGE, FILE = "stlpips_pytorch", "weights/vST0.0/alex_shift_tolerant.pth"
 SMALLEST = 20  # pixels: below, the last blur's border has nothing to reflect
-_SHAPES = {
+_CONVOLUTIONS = {
     "net.slice1.0": (64, 3, 11, 11),
     "net.slice2.5": (192, 64, 5, 5),
     "net.slice3.9": (384, 192, 3, 3),
     "net.slice4.11": (256, 384, 3, 3),
     "net.slice5.13": (256, 256, 3, 3),
+}
+SHAPES = {  # of every weight that is needed, by its name in the package's file
+    **{f"{name}.weight": shape for name, shape in _CONVOLUTIONS.items()},
+    **{f"{name}.bias": shape[:1] for name, shape in _CONVOLUTIONS.items()},
+    **{
+        f"lin{k}.model.1.weight": (1, shape[0], 1, 1)
+        for k, shape in enumerate(_CONVOLUTIONS.values())
+    },
 }
 
 
@@ -85,37 +86,3 @@ class StLpips:
                 "leave it out with --st_lpips none"
             )
         return lpips.in_batches(functools.partial(distance, self.weights), a, b, batch)
-
-
-def find() -> Path | None:
-    """The weights in the installed package, or None without it."""
-    spec = importlib.util.find_spec(PACKAGE)
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        if (Path(folder) / FILE).is_file():
-            return Path(folder) / FILE
-    return None
-
-
-def load(file: str | Path) -> StLpips:
-    """Reads the weights, PyTorch's or safetensors.
-
-    Raises:
-      UserError: a file that cannot be read, or that holds something else.
-    """
-    tensors = open_tensors(file)
-    shapes = {f"{name}.weight": shape for name, shape in _SHAPES.items()}
-    shapes |= {f"{name}.bias": shape[:1] for name, shape in _SHAPES.items()}
-    shapes |= {
-        f"lin{k}.model.1.weight": (1, shape[0], 1, 1)
-        for k, shape in enumerate(_SHAPES.values())
-    }  # fmt: skip
-    for key, shape in shapes.items():
-        if key not in tensors or tuple(tensors[key].shape) != shape:
-            found = f"of shape {tuple(tensors[key].shape)}" if key in tensors else "missing"
-            raise UserError(
-                f"--st_lpips {file}: {key} is {found}; it wants {Path(FILE).name} of the package "
-                "stlpips-pytorch"
-            )
-    digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
-    weights = {key: jnp.asarray(tensors[key].read(), jnp.float32) for key in shapes}
-    return StLpips(weights, f"alex vST0.0, sha256 {digest}")

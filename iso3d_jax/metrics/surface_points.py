@@ -39,7 +39,8 @@ def _covered(x, y, nearness, size: int):
         for triangle, column, row, weights in fragments(x, y, size)
     ]
     pixel, triangle, weights = (np.concatenate(values) for values in zip(*parts, strict=True))
-    near = sum(weights[:, k] * nearness[triangle, k] for k in range(3))
+    each = (weights[:, k] * nearness[triangle, k] for k in range(3))
+    near = sum(each, np.zeros(len(pixel)))
     return pixel, triangle, weights, near
 
 

@@ -28,7 +28,7 @@ def directions(count: int = DIRECTIONS) -> Float[np.ndarray, "D 2"]:
     return np.stack([azimuth % 360, np.degrees(np.arcsin(1 - 2 * k / count))], -1)
 
 
-def sealed_occupancy(
+def visibility_occupancy(
     vertices: Float[np.ndarray, "N 3"], faces: Int[np.ndarray, "T 3"], grid: int
 ) -> Bool[np.ndarray, "G G G"]:
     """Which centres of the cubes of [-1, 1]^3 no camera outside sees.

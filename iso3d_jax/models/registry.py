@@ -11,7 +11,7 @@ import dataclasses
 import importlib
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flax import nnx
 
@@ -32,10 +32,14 @@ class PriorWeights(NamedTuple):
       prefix: what their paths start with; `trainable="refine"` leaves these as they are.
       load: brings them from a model folder, by their paths without the prefix; empty where the
         folder has none.
+      build: makes the network of these weights alone from the UNet's numbers and the width of an
+        embedding; called with embeddings [B, E] and cameras [B, V, 16], it gives coarse pictures
+        [B, V, S, S, 4], premultiplied RGBA.
     """
 
     prefix: str
     load: Callable[[str | Path | None], FlatParams]
+    build: Callable[[Any, int], nnx.Module]
 
 
 class Network(NamedTuple):

@@ -52,7 +52,7 @@ class Page:
     mesh: Path | None = None
     front_deg: float = 0.0
     figures: Sequence[tuple[str, str]] = ()
-    others: Sequence[tuple[str, np.ndarray, Sequence[np.ndarray]]] = ()
+    others: Sequence[tuple[str, np.ndarray, Sequence[np.ndarray] | np.ndarray]] = ()
     notes: Sequence[str] = ()
     footer: str = ""
 

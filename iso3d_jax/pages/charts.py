@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 from iso3d_jax.evaluation.report import number
 from iso3d_jax.metrics.isotropy import OCTANTS
@@ -32,7 +33,7 @@ def bars(values: Sequence[float | None], title: str, digits: int) -> str:
     return html.render("bars.html", bars=drawn, title=title)
 
 
-def running_mean(values: Sequence[float], width: int) -> np.ndarray:
+def running_mean(values: Sequence[float] | Float[np.ndarray, " N"], width: int) -> np.ndarray:
     """The mean of each value and those at most `width // 2` before and after it."""
     half = width // 2
     windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from iso3d_jax.evaluation.report import digits_of, number, tables_of
+from iso3d_jax.evaluation.report import choose_decimals, make_tables, number
 from iso3d_jax.evaluation.scores import METRICS
 from iso3d_jax.pages import html
 from iso3d_jax.pages.charts import bars
 
 
-def order_of(objects: Sequence[dict], metric: str, limit: int) -> tuple[list[int], list[int]]:
+def rank_objects(objects: Sequence[dict], metric: str, limit: int) -> tuple[list[int], list[int]]:
     """The best objects, best first, and the worst of the rest, worst first."""
     ranked = sorted(range(len(objects)), key=lambda i: objects[i]["scores"][metric], reverse=True)
     limit = min(limit, len(ranked))
@@ -39,16 +39,16 @@ def write_page(
     Returns:
       The page's absolute path.
     """
-    shown = {"report": report, "tables": tables_of(report), "groups": ()}
+    shown = {"report": report, "tables": make_tables(report), "groups": ()}
     if "views" in report:
         metric = report["rank_by"]
         shown["metric"] = METRICS[metric][0]
         shown["octants"] = [
-            bars(row["isotropy"][metric]["octants"], name, digits_of(metric))
+            bars(row["isotropy"][metric]["octants"], name, choose_decimals(metric))
             for name, row in report["views"].items()
         ]
         if pictures is not None and answers is not None:
-            best, worst = order_of(report["objects"], metric, limit)
+            best, worst = rank_objects(report["objects"], metric, limit)
             shown["groups"] = (("The best", best), ("The worst", worst))
             shown["narrow"] = len(next(iter(answers.values()))[0]) <= 4
             shown |= {"pictures": pictures, "answers": answers, "scores": _scores}
@@ -57,4 +57,4 @@ def write_page(
 
 def _scores(entry: dict) -> str:
     named = entry["scores"].items()
-    return ", ".join(f"{METRICS[k][0]} {number(v, digits_of(k))}" for k, v in named)
+    return ", ".join(f"{METRICS[k][0]} {number(v, choose_decimals(k))}" for k, v in named)

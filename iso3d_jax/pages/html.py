@@ -62,7 +62,7 @@ def _of_words(rows: list[list[str]], column: int) -> bool:
 
 
 _ENVIRONMENT = jinja2.Environment(
-    loader=jinja2.PackageLoader(__package__),
+    loader=jinja2.PackageLoader("iso3d_jax.pages"),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,

@@ -27,7 +27,7 @@ def write_run_page(
     picture_name: str = "",
     model_name: str = "",
     resolution: int = 0,
-    others: Sequence[tuple[str, np.ndarray, Sequence[np.ndarray]]] = (),
+    others: Sequence[tuple[str, np.ndarray, Sequence[np.ndarray] | np.ndarray]] = (),
 ) -> Path:
     """Writes `index.html` into a folder that `iso3d_jax.reconstruct` has finished.
 

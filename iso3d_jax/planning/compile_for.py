@@ -15,15 +15,18 @@ times as long. Neither weights nor data are read.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
+import re
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
 from iso3d_jax.commands import config_checks
+from iso3d_jax.commands.config_presets import nearest
+from iso3d_jax.core.chips import CHIPS, Chip
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.planning import collectives
-from iso3d_jax.planning.chips import Chip, parse_target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +57,26 @@ class Program:
 
 class DoesNotFit(Exception):
     """The compiler found no place for the program; its message says how much was missing."""
+
+
+def parse_target(target: str) -> tuple[Chip, str, int]:
+    """'v5p:4x4x4' or 'h100:8' as the chip, its topology ('4x4x4', '8') and the number of chips.
+
+    Raises:
+      UserError: an unknown chip, or a topology that is not numbers with x between.
+    """
+    name, _, topology = target.partition(":")
+    if name not in CHIPS:
+        raise UserError(f"unknown chip '{name}' in --compile_for: {nearest(name, CHIPS)}")
+    chip = CHIPS[name]
+    axes = 3 if name == "v5p" else 2 if chip.platform == "tpu" else 1
+    if not re.fullmatch(r"[1-9]\d*" + r"x[1-9]\d*" * (axes - 1), topology):
+        example = {1: "8", 2: "4x4", 3: "4x4x4"}[axes]
+        raise UserError(
+            f"--compile_for {target}: '{topology}' is no {name} topology; say it as "
+            f"{name}:{example}"
+        )
+    return chip, topology, math.prod(map(int, topology.split("x")))
 
 
 def prepare_environment(target: str) -> None:
@@ -137,7 +160,7 @@ def compile_branch(cfg: ConfigDict, devices, branch: str) -> Program:
     """
     import jax
 
-    from iso3d_jax.planning import flops
+    from iso3d_jax.core import flops
     from iso3d_jax.training import loop, sharding
     from iso3d_jax.training.optimizer import make_optimizer
 
@@ -156,6 +179,8 @@ def compile_branch(cfg: ConfigDict, devices, branch: str) -> Program:
             raise
         raise DoesNotFit(str(error).strip().splitlines()[0][:300]) from None
     memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
+    if memory is None or cost is None or text is None:
+        raise RuntimeError("this compiler tells nothing of a program's memory, cost and operations")
     counted = flops.count(traced.jaxpr) * (1.0 / mesh.devices.size)
     return Program(
         branch,
@@ -163,7 +188,7 @@ def compile_branch(cfg: ConfigDict, devices, branch: str) -> Program:
         # Donated arguments are outputs too; what is not donated is new.
         memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
         counted.executed,
-        counted.of_model,
+        counted.useful,
         # A loop's body is counted once by the compiler.
         cost.get("bytes accessed", 0.0) * cfg.accumulate,
         collectives.collective_bytes(text, mesh.devices.size),

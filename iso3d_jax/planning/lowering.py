@@ -22,6 +22,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from iso3d_jax.commands import command_line, config_files
 from iso3d_jax.core.errors import UserError
@@ -106,7 +107,7 @@ def lower_and_count(function, arguments: tuple, target: Target) -> tuple[str, fl
     import jax
     from jax.export import DisabledSafetyCheck
 
-    from iso3d_jax.planning import flops
+    from iso3d_jax.core import flops
 
     kernels = ("__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward", "tpu_custom_call")
     with tracing_for(target):
@@ -192,7 +193,7 @@ def _locations(text: str) -> dict[str, str]:
     return dict(re.findall(r"^(#loc\d*) = loc\((.*)\)$", text, re.MULTILINE))
 
 
-def source_of(location: str, table: dict[str, str]) -> str:
+def find_source(location: str, table: dict[str, str]) -> str:
     """The package's file that an operation comes from, such as 'models/clip.py'; '' if none is."""
     seen, queue = set(), [location]
     while queue:  # breadth first: the innermost frame is the nearest
@@ -228,7 +229,7 @@ def examine(text: str, dtype: str) -> dict:
         name = operation.name
 
         def note(kind, what, operation=operation, times=times):
-            slow[kind][what, source_of(operation.location, table)] += times
+            slow[kind][what, find_source(operation.location, table)] += times
 
         if name.startswith("__cudnn$") or name == "tpu_custom_call":
             fused[name] += times
@@ -286,12 +287,12 @@ def lower_road(
                     continue
                 begin = time.monotonic()
                 text, flops = lower_and_count(program.function, program.arguments, TARGETS[name])
-                row = {"program": program.name, "target": name, "dtype": dtype}
+                row: dict[str, Any] = {"program": program.name, "target": name, "dtype": dtype}
                 row["teraflops"] = flops / 1e12
                 yield row | examine(text, dtype) | {"seconds": time.monotonic() - begin}
 
 
-def line_of(row: dict) -> str:
+def format_row(row: dict) -> str:
     """A row of the table, as Markdown."""
     fused = ", ".join(f"{count} {name.strip('_')}" for name, count in row["fused"].items())
     convolutions = ", ".join(f"{count} {kind}" for kind, count in row["convolutions"].items())
@@ -319,7 +320,7 @@ def main(_argv):
     print(HEADER, flush=True)
     rows = []
     for row in lower_road(targets, _DTYPES.value, _PROGRAMS.value):
-        print(line_of(row), flush=True)
+        print(format_row(row), flush=True)
         rows.append(row)
     if not rows:
         raise UserError(f"--programs: no program's name holds {' or '.join(_PROGRAMS.value or [])}")

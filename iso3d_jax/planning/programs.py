@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,7 @@ def abstract_module(
     """
     graphdef, shapes = bundle.abstract_network(name, config, dtype)
     held = dtype if param_dtype is None else param_dtype
-    weights = {
+    weights: dict[str, Any] = {  # shapes in the place of arrays
         path: jax.ShapeDtypeStruct(
             leaf.shape, bundle.param_dtype_for(path, held), sharding=sharding
         )
@@ -67,7 +67,8 @@ def abstract_module(
     return bundle.merge_params(graphdef, weights)
 
 
-def _shape(shape: tuple[int, ...], dtype=jnp.float32) -> jax.ShapeDtypeStruct:
+def _shape(shape: tuple[int, ...], dtype=jnp.float32) -> Any:
+    """What stands in for an array: its shape and type."""
     return jax.ShapeDtypeStruct(shape, dtype)
 
 

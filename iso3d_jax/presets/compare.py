@@ -42,7 +42,7 @@ def get_config(arg=None):
     c.seeds = options.seeds
     c.data = "samples" if preset == "tiny" else "data/furniture64"
     c.split = "test"
-    c.objects = 4 if preset == "tiny" else 16  # whose views are drawn and scored, evenly spaced
+    c.objects = 4 if preset == "tiny" else 16  # whose views are generated and scored, evenly spaced
     c.scenes = 1 if preset == "tiny" else 4  # and the first so many of them become scenes
     c.ddim_steps = 20 if preset == "tiny" else 50
     c.reference_l2 = 1000.0  # of the run with the L2 loss; the guidance sums over latents
@@ -68,6 +68,6 @@ def get_config(arg=None):
     c.reconstruct.init = "none"  # score distillation alone is compared, not drafts of the views
     c.stage2.no_stage1.steps += c.stage1.steps  # as many in all as the others had
     for training in (c.stage1, *(c.stage2[name] for name in c.stage2)):
-        training.sample_every = training.steps  # the comparison draws its own
+        training.sample_every = training.steps  # the comparison makes its own
         training.keep = 1
     return c

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 
 import numpy as np
 from jaxtyping import Float
 
 from iso3d_jax.data.meshes import Part, fitted
+from iso3d_jax.data.names import hash_name
+
+
+def change(parts: list[Part], name: str, seed: int, stretch: float, warp: float) -> list[Part]:
+    """An object's parts stretched, then warped, as far as two logarithms say (0: not at all)."""
+    if stretch:
+        parts = stretched(parts, draw_proportions(name, seed, stretch))
+    if warp:
+        parts = warped(parts, draw_slopes(name, seed, warp))
+    return parts
 
 
 def draw_proportions(name: str, seed: int, stretch: float) -> np.ndarray:
     """Factors along x, y and z, with logarithms in [-stretch, stretch]; of name and seed alone."""
-    rng = np.random.default_rng([seed, digest(name), 1])
+    rng = np.random.default_rng([seed, hash_name(name), 1])
     return np.exp(rng.uniform(-stretch, stretch, 3))
 
 
 def draw_slopes(name: str, seed: int, warp: float) -> np.ndarray:
     """[3, 6] factors of six pieces of each axis, logarithms in [-warp, warp]; left as right."""
-    rng = np.random.default_rng([seed, digest(name), 2])
+    rng = np.random.default_rng([seed, hash_name(name), 2])
     slopes = np.exp(rng.uniform(-warp, warp, (3, 6)))
     slopes[1, 3:] = slopes[1, 2::-1]
     return slopes
-
-
-def digest(name: str) -> int:
-    """A number that depends on the name alone, the same on every machine."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
 
 
 def stretched(parts: list[Part], scale: Float[np.ndarray, "3"]) -> list[Part]:

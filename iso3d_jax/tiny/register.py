@@ -12,5 +12,5 @@ register(
     ("layout_size", "layout_width", "shortcut"),
     spatial_prior.spatial_unet,
     spatial_prior.SpatialUNetConfig,
-    PriorWeights(spatial_prior.IN_UNET, spatial_prior.load_drawing),
+    PriorWeights(spatial_prior.IN_UNET, spatial_prior.load_drawing, spatial_prior.build_drawing),
 )

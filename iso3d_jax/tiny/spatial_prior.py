@@ -177,6 +177,11 @@ def spatial_unet(
     )
 
 
+def build_drawing(config: SpatialUNetConfig, embedding_dim: int) -> Drawing:
+    """The decoder by itself, as a UNet of these numbers has it, with fresh weights."""
+    return Drawing(2 * config.layout_size, embedding_dim, config.camera_dim, rngs=nnx.Rngs(0))
+
+
 def load_drawing(path: str | Path | None) -> FlatParams:
     """The decoder of an image tower's training: beside the tower, or in a whole model's UNet."""
     beside = load_weights(path, (DRAWING,))[DRAWING]

@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.core.files import Difference, FolderLock, claim_folder, make_folder
+from iso3d_jax.core.files import Difference, FolderLock, ensure_same_folder, make_folder
 from iso3d_jax.training import distributed
 from iso3d_jax.training.checksums import Checksums, steps_in
 from iso3d_jax.training.state import TrainState
@@ -165,7 +165,7 @@ class Checkpoints:
                 "use another --workdir, or the config it was started with"
             )
 
-        claim_folder(
+        ensure_same_folder(
             self.workdir / "config.json", self._config, refusal, free=_FREE,
             write=jax.process_index() == 0,
         )  # fmt: skip

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from jax.sharding import Mesh
 
-from iso3d_jax.planning import chips, flops
+from iso3d_jax.core import chips, flops
 
 
 class Speed:
@@ -21,7 +21,7 @@ class Speed:
 
     def __init__(self, batch_size: int, mesh: Mesh):
         self._batch_size, self._devices = batch_size, mesh.devices.size
-        self._peak = chips.peak_of(mesh.devices.flat[0].device_kind)
+        self._peak = chips.find_peak(mesh.devices.flat[0].device_kind)
         self._flops: dict[str, float] = {}
         self.restart()
 
@@ -39,7 +39,7 @@ class Speed:
     def learn(self, branch: str, jaxpr) -> None:
         """What a step of a branch does, from its trace; looked at once."""
         if branch not in self._flops:
-            self._flops[branch] = flops.count(jaxpr).of_model
+            self._flops[branch] = flops.count(jaxpr).useful
 
     def add(self, branch: str) -> None:
         """A step was started."""

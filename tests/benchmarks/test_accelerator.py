@@ -15,7 +15,7 @@ import accelerator  # noqa: E402
 from on_accelerator import networks, training  # noqa: E402
 from on_accelerator.record import Record, markdown  # noqa: E402
 
-from iso3d_jax.planning import chips  # noqa: E402
+from iso3d_jax.core import chips  # noqa: E402
 from iso3d_jax.presets import common  # noqa: E402
 from iso3d_jax.weights import bundle  # noqa: E402
 
@@ -163,4 +163,4 @@ def check(parts, names):
 
 
 def test_the_peak_of_the_first_device_is_known():
-    assert chips.peak_of("NVIDIA H200") == 989e12
+    assert chips.find_peak("NVIDIA H200") == 989e12

@@ -118,8 +118,8 @@ def test_evaluation_says_what_it_draws(slow_first, monkeypatch, capsys):
     monkeypatch.setattr(views, "_generate_one", slow_first(lambda *args: np.zeros(3)))
     assert views.generate(None, range(3)).shape == (3, 3)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "drawing views: compiling and drawing the first ..."
-    assert lines[-1] == "drawing views: 3/3 in 1 min 02 s"
+    assert lines[0] == "generating views: compiling and generating the first ..."
+    assert lines[-1] == "generating views: 3/3 in 1 min 02 s"
 
 
 def test_the_turntable_counts_its_frames(slow_first, monkeypatch, capsys):

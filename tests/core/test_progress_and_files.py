@@ -9,8 +9,8 @@ from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.files import (
     FolderLock,
     atomic_path,
-    claim_folder,
     differences,
+    ensure_same_folder,
     ensure_same_run,
     make_folder,
 )  # fmt: skip
@@ -179,14 +179,14 @@ def test_a_folder_is_one_run_s_alone(tmp_path):
         return f"not yours: {found}"
 
     file = tmp_path / "run" / "facts.json"
-    claim_folder(file, {"a": (1, 2)}, refusal, write=False)  # another process notes it
+    ensure_same_folder(file, {"a": (1, 2)}, refusal, write=False)  # another process notes it
     assert not file.exists()
-    claim_folder(file, {"a": (1, 2), "free": 1}, refusal)
-    claim_folder(file, {"a": (1, 2), "free": 2}, refusal, free=("free",))
+    ensure_same_folder(file, {"a": (1, 2), "free": 1}, refusal)
+    ensure_same_folder(file, {"a": (1, 2), "free": 2}, refusal, free=("free",))
     with pytest.raises(UserError, match="not yours: .*'a', was=.1, 2., now=3"):
-        claim_folder(file, {"a": 3, "free": 1}, refusal)
+        ensure_same_folder(file, {"a": 3, "free": 1}, refusal)
     with pytest.raises(UserError, match="'late', was=None, now=5"):
         ensure_same_run({}, {"late": 5}, refusal)
     file.write_text("{")
     with pytest.raises(UserError, match="facts.json is damaged"):
-        claim_folder(file, {}, refusal)
+        ensure_same_folder(file, {}, refusal)

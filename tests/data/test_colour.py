@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iso3d_jax.data.colour import TO_YIQ, change_colours, on_white, weighed_axes
+from iso3d_jax.core.colour import TO_YIQ
+from iso3d_jax.data.colour import change_colours, on_white, weighed_axes
 
 change = jax.jit(change_colours, static_argnums=2)
 N = 200

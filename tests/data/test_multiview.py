@@ -10,7 +10,7 @@ from iso3d_jax.core.errors import UserError
 from iso3d_jax.data import multiview
 from iso3d_jax.data.asset_sources import split_of
 from iso3d_jax.data.multiview import open_dataset, prepare
-from iso3d_jax.data.render import draw_cameras
+from iso3d_jax.data.render import sample_cameras
 from iso3d_jax.data.table import MultiViewTable, join
 
 SPLITS = {"train": 18, "validation": 2, "test": 4}
@@ -36,7 +36,7 @@ def write_rendered(folder, names, resolution=8, sets=2):
             folder / "objects" / f"{name}.npz",
             images=images[name],
             split=split_of(name),
-            **draw_cameras(name, 0, sets),
+            **sample_cameras(name, 0, sets),
             **about,
         )
     return images
@@ -52,7 +52,7 @@ def test_samples_obey_what_the_readme_says(split):
         images = record["images"]
         assert images.shape == (24, 64, 64, 4) and images.dtype == np.uint8
         assert ((images[..., 3] > 0).mean((1, 2)) > 0.005).all()
-        cameras = draw_cameras(record["name"], 0, 6)
+        cameras = sample_cameras(record["name"], 0, 6)
         for key, value in cameras.items():
             np.testing.assert_allclose(record[key], value, atol=1e-5)
         azimuth = record["azimuth_deg"].reshape(6, 4)

@@ -22,7 +22,7 @@ def wall(x=0.0, half=0.5, colour=(0.5, 0.25, 0.75), opacity=1.0, texture=None, n
 def draw(machine, *parts, elevation=0.0, azimuth=0.0, fov=40.0, distance=3.0):
     machine.load(list(parts))
     c2w = np.asarray(cameras.camera_to_world(elevation, azimuth, distance))
-    return machine.draw(c2w, fov).astype(int)
+    return machine.render(c2w, fov).astype(int)
 
 
 def test_the_projection_takes_the_frustums_corners_to_those_of_the_cube():

@@ -24,7 +24,7 @@ def cube_parts(opacity=1.0, x=1.0, y=1.0, z=1.0):
 def look(machine, elevation, azimuth, fov=30.0, scale=1.1):
     distance = scale / np.tan(np.radians(fov) / 2)
     c2w = np.asarray(cameras.camera_to_world(elevation, azimuth, distance))
-    return machine.draw(c2w, fov), c2w
+    return machine.render(c2w, fov), c2w
 
 
 @pytest.mark.parametrize("side", AZIMUTH)
@@ -102,7 +102,7 @@ def test_texture_replaces_the_materials_colour_with_row_0_at_the_top(machine):
 
 
 def test_cameras_obey_their_ranges_and_depend_on_seed_and_name_alone():
-    views = render.draw_cameras("chair", 0, 6)
+    views = render.sample_cameras("chair", 0, 6)
     azimuth = views["azimuth_deg"].reshape(6, 4)
     np.testing.assert_allclose((azimuth - azimuth[:, :1]) % 360, [[0, 90, 180, 270]] * 6, atol=1e-3)
     for key in ("elevation_deg", "fov_deg", "distance"):
@@ -111,10 +111,10 @@ def test_cameras_obey_their_ranges_and_depend_on_seed_and_name_alone():
     assert scale.min() >= 0.9999 and scale.max() <= 1.1501
     assert views["elevation_deg"].min() >= 0 and views["elevation_deg"].max() <= 30
     assert views["fov_deg"].min() >= 15 and views["fov_deg"].max() <= 60
-    again = render.draw_cameras("chair", 0, 6)
+    again = render.sample_cameras("chair", 0, 6)
     np.testing.assert_array_equal(views["c2w"], again["c2w"])
-    assert (render.draw_cameras("chair2", 0, 6)["fov_deg"] != views["fov_deg"]).all()
-    assert (render.draw_cameras("chair", 1, 6)["fov_deg"] != views["fov_deg"]).all()
+    assert (render.sample_cameras("chair2", 0, 6)["fov_deg"] != views["fov_deg"]).all()
+    assert (render.sample_cameras("chair", 1, 6)["fov_deg"] != views["fov_deg"]).all()
 
 
 def test_render_command_makes_a_data_set_and_goes_on(machine, tmp_path, run_python):

@@ -8,6 +8,7 @@ from furniture_files import write_catalogue, write_folder
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data import asset_sources, meshes, multiview, rasterizer, render
+from iso3d_jax.data.names import hash_name
 from iso3d_jax.tiny import proportions
 
 
@@ -23,7 +24,7 @@ class Notes:
     def load(self, parts):
         self.loaded.append(parts)
 
-    def draw(self, c2w, fov_deg):
+    def render(self, c2w, fov_deg):
         self.drawn.append((c2w, fov_deg))
         image = np.full((self.resolution, self.resolution, 4), len(self.drawn), np.uint8)
         image[..., 3] = 0
@@ -44,8 +45,8 @@ def points(parts):
 
 
 def test_cameras_are_those_of_the_ranges_in_the_order_of_the_draws():
-    views = render.draw_cameras("chair", 5, 3)
-    rng = np.random.default_rng([5, proportions.digest("chair")])
+    views = render.sample_cameras("chair", 5, 3)
+    rng = np.random.default_rng([5, hash_name("chair")])
     for k in range(3):
         base, elevation, fov = rng.uniform(0, 360), rng.uniform(0, 30), rng.uniform(15, 60)
         distance = rng.uniform(1.0, 1.15) / np.tan(np.radians(fov) / 2)
@@ -66,7 +67,7 @@ def test_cameras_are_those_of_the_ranges_in_the_order_of_the_draws():
 def test_a_record_is_of_its_objects_views_names_and_split(assets):
     machine = Notes(8)
     record = render.render_object(assets[1], machine, 3, 2)
-    want = render.draw_cameras("b", 3, 2)
+    want = render.sample_cameras("b", 3, 2)
     for name, value in want.items():
         np.testing.assert_array_equal(record[name], value)
     for k, (c2w, fov) in enumerate(machine.drawn):

@@ -9,11 +9,11 @@ from iso3d_jax.data.pictures import prepare_picture
 from iso3d_jax.data.table import (
     SET,
     MultiViewTable,
-    draw_targets,
-    draw_views,
     join,
     mix_references,
     prepare_references,
+    sample_targets,
+    sample_views,
     shrink,
 )
 
@@ -128,7 +128,7 @@ def test_a_split_is_read_column_by_column(monkeypatch):
 def test_targets_are_any_set_and_references_any_view_of_the_others():
     rng = np.random.default_rng(1)
     azimuth = list(rng.uniform(-400, 400, (2000, 3 * SET)))
-    sets, references = draw_targets(rng, 3, azimuth, 0.0)
+    sets, references = sample_targets(rng, 3, azimuth, 0.0)
     counts = np.bincount(sets, minlength=3) / 2000
     np.testing.assert_allclose(counts, 1 / 3, atol=0.04)
     assert (references // SET != sets).all()
@@ -140,26 +140,26 @@ def test_the_share_of_references_from_the_front_half():
     azimuth = np.array([0.0, 89.0, 91.0, 180.0, -90.0, -91.0, 271.0, 450.0])
     facing = {0, 1, 4, 6, 7}
     rng = np.random.default_rng(2)
-    sets, references = draw_targets(rng, 2, [azimuth] * 1000, 1.0)
+    sets, references = sample_targets(rng, 2, [azimuth] * 1000, 1.0)
     assert set(references.tolist()) == facing
-    _, references = draw_targets(rng, 2, [azimuth] * 4000, 0.4)
+    _, references = sample_targets(rng, 2, [azimuth] * 4000, 0.4)
     # Half of the time one of {4, 6, 7} of four, else one of {0, 1} of four.
     share = np.isin(references, list(facing)).mean()
     assert abs(share - (0.4 + 0.6 * (3 / 4 + 2 / 4) / 2)) < 0.03
     behind = np.full(8, 150.0)
-    _, references = draw_targets(rng, 2, [behind] * 200, 1.0)
+    _, references = sample_targets(rng, 2, [behind] * 200, 1.0)
     assert set(references.tolist()) == set(range(8))
 
 
 def test_of_a_single_set_the_reference_is_one_of_its_views():
-    sets, references = draw_targets(np.random.default_rng(0), 1, [np.arange(4.0)] * 100, 0.0)
+    sets, references = sample_targets(np.random.default_rng(0), 1, [np.arange(4.0)] * 100, 0.0)
     assert not sets.any() and set(references.tolist()) == {0, 1, 2, 3}
 
 
 def test_objects_are_drawn_evenly_with_their_own_azimuths():
     azimuth = np.full((3, 8), 180.0)
     azimuth[1, [0, 4]] = 0.0
-    drawn = draw_views(np.random.default_rng(3), 3, 2, azimuth, 600, 1.0)
+    drawn = sample_views(np.random.default_rng(3), 3, 2, azimuth, 600, 1.0)
     objects, sets, references = drawn
     np.testing.assert_allclose(np.bincount(objects) / 600, 1 / 3, atol=0.06)
     mine = objects == 1

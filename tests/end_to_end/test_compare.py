@@ -65,8 +65,8 @@ def test_all_runs_go_on_where_they_were_stopped(micro, tmp_path, capsys, monkeyp
     assert compare.compare(micro, out)["runs"] == report["runs"]
     printed = capsys.readouterr().out
     before_the_table = printed.partition("| run |")[0]
-    assert "seed 1: ccr: drawing" in before_the_table and "training" not in before_the_table
-    assert "seed 0" not in printed and "method: drawing" not in printed
+    assert "seed 1: ccr: generating" in before_the_table and "training" not in before_the_table
+    assert "seed 0" not in printed and "method: generating" not in printed
 
     micro.objects = 1
     with pytest.raises(UserError, match=r"another config or other networks \(config.objects\)"):

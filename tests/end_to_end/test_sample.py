@@ -66,7 +66,7 @@ def test_files_of_one_name_do_not_overwrite_each_other():
     from iso3d_jax import sample
 
     paths = [Path("a/chair.png"), Path("b/chair.png"), Path("b/lamp.png")]
-    assert sample.names_of(paths) == ["chair_1", "chair_2", "lamp"]
+    assert sample.choose_names(paths) == ["chair_1", "chair_2", "lamp"]
 
 
 @pytest.mark.parametrize(

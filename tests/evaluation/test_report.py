@@ -38,9 +38,9 @@ def test_markdown_has_the_figures(made):
 
 
 def test_best_and_worst(made):
-    assert evaluation_page.order_of(made["objects"], "psnr", 4) == ([4, 1], [3, 0])
-    assert evaluation_page.order_of(made["objects"], "psnr", 99) == ([4, 1, 2], [3, 0])
-    assert evaluation_page.order_of(made["objects"], "psnr", 1) == ([4], [])
+    assert evaluation_page.rank_objects(made["objects"], "psnr", 4) == ([4, 1], [3, 0])
+    assert evaluation_page.rank_objects(made["objects"], "psnr", 99) == ([4, 1, 2], [3, 0])
+    assert evaluation_page.rank_objects(made["objects"], "psnr", 1) == ([4], [])
 
 
 def test_page_is_one_file_with_pictures(made, tmp_path):

@@ -109,8 +109,8 @@ def test_compare_is_perfect_for_the_same_mesh_whatever_its_size_and_place():
 
 def sides_of(vertices):
     """Scores by side of a deformed sphere (+X is the picture's side) against the sphere."""
-    sphere = shapes.of_frame(SPHERE.vertices, SPHERE.faces, size=64)
-    each = shapes.compare_sides(shapes.of_frame(vertices, SPHERE.faces, size=64), sphere)
+    sphere = shapes.measure_as_is(SPHERE.vertices, SPHERE.faces, size=64)
+    each = shapes.compare_sides(shapes.measure_as_is(vertices, SPHERE.faces, size=64), sphere)
     azimuth = np.array([surface_points.AZIMUTHS_DEG])
     return each, {k: isotropy(v[None], azimuth) for k, v in each.items()}
 
@@ -140,7 +140,7 @@ def test_a_shape_that_is_wrong_behind_alone():
 
 
 def test_a_side_that_sees_nothing_is_unknown():
-    sphere = shapes.of_frame(SPHERE.vertices, SPHERE.faces, size=32)
+    sphere = shapes.measure_as_is(SPHERE.vertices, SPHERE.faces, size=32)
     nothing = np.zeros((0, 3))
     blind = [(nothing, nothing), *sphere.sides[1:]]
     each = shapes.compare_sides(dataclasses.replace(sphere, sides=blind), sphere)
@@ -159,8 +159,8 @@ def test_vertices_a_ten_millionth_apart_are_one():
     first = np.array([[0.0, 0, 0], [1, 0, 0], [0.1, 1, 0]])
     beside = np.array([[0.1000003, 1, 0], [1, 2, 0], [2, 2, 0]])
     faces = np.arange(6).reshape(2, 3)
-    assert shapes.parts_of(np.concatenate([first, beside]), faces)[1] == 1
-    assert shapes.parts_of(np.concatenate([first, beside + [1e-5, 0, 0]]), faces)[1] == 2
+    assert shapes.split_parts(np.concatenate([first, beside]), faces)[1] == 1
+    assert shapes.split_parts(np.concatenate([first, beside + [1e-5, 0, 0]]), faces)[1] == 2
 
 
 def test_triangles_larger_than_the_grid_are_crossed_inside_of_it():

@@ -19,8 +19,8 @@ AREAS = {
     ],
     "reconstruction": ["reconstruction"],
     "training": [
-        "training", "tiny/tasks", "core/stopping.py", "planning/chips.py",
-        "planning/collectives.py", "planning/compile_for.py", "planning/flops.py",
+        "training", "tiny/tasks", "core/stopping.py", "core/chips.py",
+        "planning/collectives.py", "planning/compile_for.py", "core/flops.py",
     ],
     "sampling": ["sampling.py"],
     "data/pictures": [
@@ -31,7 +31,8 @@ AREAS = {
     "mesh": ["mesh"],
     "metrics": [
         "metrics/pixels.py", "metrics/shapes.py", "metrics/isotropy.py",
-        "evaluation/consistency.py", "metrics/lpips.py", "metrics/surface_points.py",
+        "evaluation/consistency.py", "evaluation/perceptual.py", "metrics/lpips.py",
+        "metrics/surface_points.py",
         "evaluation/scores.py", "evaluation/component_scores.py", "evaluation/views.py",
     ],
 }  # fmt: skip
@@ -66,6 +67,7 @@ ALSO = {
     "training/tasks/base.py": ["tests/training/tasks/test_stages_base.py"],
     "evaluation/views.py": ["tests/evaluation/test_task.py"],
     "metrics/lpips.py": ["tests/parity/test_lpips.py"],
+    "evaluation/perceptual.py": ["tests/parity/test_lpips.py"],
     "guidance/sds.py": [RELEASED],
     "models/attention.py": [RELEASED],
     "models/clip.py": [BY_HAND, RELEASED],

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.metrics import lpips
+from iso3d_jax.evaluation import perceptual
 
 torch = pytest.importorskip("torch")
 
@@ -57,11 +57,11 @@ def test_distance_is_pytorchs(kind, tmp_path, same):
             torch.nn.functional.conv2d((f - g).square(), w).mean((1, 2, 3))
             for f, g, w in zip(features(a), features(b), linear, strict=True)
         )
-    ours = lpips.load([str(tmp_path / "network.pth"), str(tmp_path / "lin.pth")])
+    ours = perceptual.load_lpips([str(tmp_path / "network.pth"), str(tmp_path / "lin.pth")])
     assert ours.name == f"LPIPS v0.1 {kind}"
     same(f"LPIPS {kind}", ours(a, b, batch=2), want.numpy())
     assert np.abs(ours(a, a)).max() < 1e-6
     with pytest.raises(UserError, match="are missing, such as lin0"):
-        lpips.load([str(tmp_path / "network.pth")])
+        perceptual.load_lpips([str(tmp_path / "network.pth")])
     with pytest.raises(UserError, match="no AlexNet or VGG-16"):
-        lpips.load([str(tmp_path / "lin.pth")])
+        perceptual.load_lpips([str(tmp_path / "lin.pth")])

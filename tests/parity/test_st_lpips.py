@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.metrics import st_lpips
+from iso3d_jax.evaluation import perceptual
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("stlpips_pytorch")
@@ -36,7 +36,7 @@ def test_distance_is_the_packages(theirs, same, size):
     rng = np.random.default_rng(0)
     a, b = rng.random((2, 3, size, size, 3)).astype(np.float32)
     b[1] = 0.8 * a[1] + 0.2 * b[1]  # one pair alike
-    ours = st_lpips.load(st_lpips.find())
+    ours = perceptual.load_st_lpips(perceptual.find_st_lpips())
     tensors = [torch.from_numpy(x).permute(0, 3, 1, 2) * 2 - 1 for x in (a, b)]
     with torch.no_grad():
         want = theirs(*tensors).reshape(-1).numpy()
@@ -48,7 +48,7 @@ def test_distance_is_the_packages(theirs, same, size):
 def test_small_shifts_matter_less_than_another_picture():
     rng = np.random.default_rng(1)
     smooth = np.kron(rng.random((3, 9, 9, 3)), np.ones((1, 8, 8, 1))).astype(np.float32)
-    ours = st_lpips.load(st_lpips.find())
+    ours = perceptual.load_st_lpips(perceptual.find_st_lpips())
     shifted = ours(smooth[:, 2:66, 2:66], smooth[:, 3:67, 2:66])
     other = ours(smooth[:, 2:66, 2:66], smooth[::-1, 2:66, 2:66][[1, 0, 1]])
     assert (shifted < 0.5 * other).all()
@@ -57,6 +57,8 @@ def test_small_shifts_matter_less_than_another_picture():
 def test_wrong_files_are_refused(tmp_path):
     torch.save({"features.0.weight": torch.zeros(64, 3, 11, 11)}, tmp_path / "alex.pth")
     with pytest.raises(UserError, match="net.slice1.0.weight is missing"):
-        st_lpips.load(tmp_path / "alex.pth")
+        perceptual.load_st_lpips(tmp_path / "alex.pth")
     with pytest.raises(UserError, match="20 pixels or more"):
-        st_lpips.load(st_lpips.find())(np.ones((1, 16, 16, 3)), np.ones((1, 16, 16, 3)))
+        perceptual.load_st_lpips(perceptual.find_st_lpips())(
+            np.ones((1, 16, 16, 3)), np.ones((1, 16, 16, 3))
+        )

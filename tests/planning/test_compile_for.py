@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.planning import chips, collectives, compile_for
+from iso3d_jax.planning import collectives, compile_for
 
 SMALLER = [
     "--config.model.unet.model_channels=32", "--config.model.unet.channel_mult=(1,2)",
@@ -63,7 +63,7 @@ def test_the_report_has_every_branch_with_its_share_of_the_steps(monkeypatch):
     from iso3d_jax.commands.config_files import load_config
 
     costs = {"1-a": 1.0, "1-b": 4.0, "2-a": 2.0, "2-b": 5.0}
-    chip = chips.parse_target("h100:8")[0]
+    chip = compile_for.parse_target("h100:8")[0]
 
     def compile_branch(cfg, devices, branch):
         return compile_for.Program(branch, 1, 1, costs[branch] * chip.flops, 1.0, 1.0, {}, [])
@@ -146,9 +146,9 @@ def test_gathers_of_what_is_no_weight():
 )
 def test_targets_that_are_none(target, words):
     with pytest.raises(UserError, match=words):
-        chips.parse_target(target)
+        compile_for.parse_target(target)
 
 
 def test_targets():
-    assert chips.parse_target("v5p:4x4x4")[1:] == ("4x4x4", 64)
-    assert chips.parse_target("h100:8")[2] == 8
+    assert compile_for.parse_target("v5p:4x4x4")[1:] == ("4x4x4", 64)
+    assert compile_for.parse_target("h100:8")[2] == 8

@@ -11,9 +11,10 @@ import pytest
 from flax import nnx
 
 from iso3d_jax.commands.config_files import load_config
+from iso3d_jax.core import chips
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.models.params import split_shapes
-from iso3d_jax.planning import chips, compile_for
+from iso3d_jax.planning import compile_for
 from iso3d_jax.planning.compile_for import Program
 from iso3d_jax.training import sharding
 from iso3d_jax.training.tasks import denoiser
@@ -86,7 +87,7 @@ def test_devices_are_fake_ones_or_a_topologys(monkeypatch):
     fake.get_topology_desc = describe
     monkeypatch.setitem(sys.modules, "jax.experimental.topologies", fake)
     monkeypatch.setattr("jax.experimental.topologies", fake, raising=False)
-    chip = chips.parse_target("v5e:2x2")[0]
+    chip = compile_for.parse_target("v5e:2x2")[0]
     assert compile_for.target_devices(chip, "2x2", 4) == ["a", "b"]
     assert asked == [dict(platform="tpu", topology_name="v5e:2x2")]
     with pytest.raises(UserError, match=r"cannot compile for v5e:9x9 \(no such thing\)"):

@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from iso3d_jax import sampling
-from iso3d_jax.evaluation.ablations.one_step_x0 import Probe
+from iso3d_jax.training.one_step_x0 import Probe
 from iso3d_jax.weights import bundle
 from tests.conftest import SMALL_MODEL
 from tests.networks import drawn

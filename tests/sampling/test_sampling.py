@@ -10,10 +10,10 @@ from ml_collections import ConfigDict
 from iso3d_jax import sampling
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.diffusion import ddim
-from iso3d_jax.evaluation.ablations.one_step_x0 import Probe
 from iso3d_jax.evaluation.views import ViewTask, generate
 from iso3d_jax.geometry import cameras
 from iso3d_jax.reconstruction.run import prior_of
+from iso3d_jax.training.one_step_x0 import Probe
 from iso3d_jax.weights import facts
 
 

@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from iso3d_jax.planning import chips
+from iso3d_jax.core import chips
 from iso3d_jax.training import speed
 
 
@@ -17,12 +17,12 @@ def clock(monkeypatch):
 
 
 def make(monkeypatch, peak=None, devices=4):
-    monkeypatch.setattr(chips, "peak_of", lambda kind: peak if kind == "kind 0" else None)
+    monkeypatch.setattr(chips, "find_peak", lambda kind: peak if kind == "kind 0" else None)
     kinds = [types.SimpleNamespace(device_kind=f"kind {i}") for i in range(devices)]
     mesh = types.SimpleNamespace(devices=np.array(kinds, object).reshape(2, -1))
     work = dict(a=8e9, b=2e9)
     monkeypatch.setattr(
-        speed.flops, "count", lambda jaxpr: types.SimpleNamespace(of_model=work[jaxpr])
+        speed.flops, "count", lambda jaxpr: types.SimpleNamespace(useful=work[jaxpr])
     )
     return speed.Speed(6, mesh)
 

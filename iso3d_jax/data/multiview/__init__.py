@@ -54,11 +54,11 @@ class MultiViewDataset(Sequence):
 
         if not -len(self) <= index < len(self):
             raise IndexError(f"object {index} of a split of {len(self)}")
-        record = dict(self._source[int(index) % len(self)])
-        strip = record.pop("strip")
-        record = {
+        stored = dict(self._source[int(index) % len(self)])
+        strip = stored.pop("strip")
+        record: dict[str, Any] = {
             key: value.decode() if isinstance(value, bytes) else np.asarray(value)
-            for key, value in record.items()
+            for key, value in stored.items()
         }
         record["images"] = decode_strip(strip, len(record["azimuth_deg"]))
         record["c2w"] = np.asarray(
@@ -94,8 +94,7 @@ def find_dataset(path: str | os.PathLike | None) -> pathlib.Path:
     Raises:
       UserError: no such folder, or no data set in it.
     """
-    shipped = path is None or str(path) == "samples"
-    root = SAMPLES if shipped else pathlib.Path(path)
+    root = SAMPLES if path is None or str(path) == "samples" else pathlib.Path(path)
     if not root.exists():
         raise UserError(f"there is no data set at {root}; {_HOW}")
     if not root.is_dir():
@@ -123,7 +122,11 @@ def open_dataset(path: str | os.PathLike | None, split: str) -> MultiViewDataset
             f"the data set in {folder} cannot be read ({str(e).splitlines()[0]}); {_HOW}"
         ) from e
     features = builder.info.features
-    if builder.name != BUILDER_NAME or not features or "strip" not in features:
+    if (
+        builder.name != BUILDER_NAME
+        or not isinstance(features, tfds.features.FeaturesDict)
+        or "strip" not in features
+    ):
         raise UserError(
             f"{folder} is the tensorflow-datasets data set {builder.name!r}, not a multi-view one; "
             + _HOW

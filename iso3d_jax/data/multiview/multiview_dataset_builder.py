@@ -77,6 +77,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager):
         del dl_manager
         by_split: dict[str, list[pathlib.Path]] = {split: [] for split in SPLITS}
+        if self._rendered is None:
+            raise ValueError("a data set is prepared from a folder of renders: give `rendered`")
         for path in sorted((self._rendered / "objects").glob("*.npz")):
             if self._names is None or path.stem in self._names:
                 with np.load(path) as record:

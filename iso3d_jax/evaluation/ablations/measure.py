@@ -1,4 +1,4 @@
-"""Trains, draws, reconstructs and scores every run of a comparison; goes on where it was stopped.
+"""Trains, generates, reconstructs and scores every run of a comparison; can be stopped.
 
 OUT/encoded                      the training set, encoded once
 OUT/seed0/stage1, method, ...      trainings; `trained.json` says that one is finished
@@ -24,11 +24,11 @@ from iso3d_jax.core.images import to_uint8
 from iso3d_jax.data.encode import encode_table
 from iso3d_jax.data.table import SET, MultiViewTable
 from iso3d_jax.evaluation import consistency, scores, views
-from iso3d_jax.evaluation.ablations import one_step_x0, plan
+from iso3d_jax.evaluation.ablations import plan
 from iso3d_jax.reconstruction import pictures, run, state
 from iso3d_jax.reconstruction.spec import ReconstructionSpec, make_spec
 from iso3d_jax.reconstruction.state import State
-from iso3d_jax.training import loop
+from iso3d_jax.training import loop, one_step_x0
 from iso3d_jax.training.tasks.stages import DenoiserTask, load_frozen
 from iso3d_jax.weights.bundle import Model, load_model
 
@@ -37,7 +37,7 @@ METRICS = ("psnr", "ssim", "mask_iou", "embedding", "embedding_to_picture")
 
 
 class _Task(DenoiserTask):
-    """Without samples: the comparison draws its own."""
+    """Without samples: the comparison makes its own."""
 
     def preview(self, params):
         return None
@@ -125,13 +125,14 @@ class Comparison:
                 return json.loads((folder / "scores.json").read_text()), dict(data)
         cfg, task = self.cfg, self.task
         which = plan.RUNS[name]
+        shown: dict[str, Any]
         model = load_model(self.train(which.training, seed), self.dtype)
         if which.reference_l2:  # the method's model: its views and figures are the method's
             figures, shown = self.measure(which.training, seed)
             figures = {k: v for k, v in figures.items() if not k.startswith("scene")}
             shown = {"views": shown["views"]}
         else:
-            self.note(f"seed {seed}: {name}: drawing {len(task)} x {SET} views")
+            self.note(f"seed {seed}: {name}: generating {len(task)} x {SET} views")
             drawn = views.generate(model, task, steps=cfg.ddim_steps, seed=seed)
             figures = figures_of(drawn, task, model, "views") | self._one_step(model)
             shown = {"views": to_uint8(drawn)}

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from iso3d_jax.commands import config_checks
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.core.files import Difference, claim_folder
+from iso3d_jax.core.files import Difference, ensure_same_folder
 from iso3d_jax.evaluation.report import model_facts
 
 FREE_KEYS = ("seeds",)  # what may differ where a comparison goes on
@@ -61,7 +61,7 @@ def check(cfg: ConfigDict) -> None:
         )
 
 
-def claim(out: Path, cfg: ConfigDict) -> None:
+def ensure_same_comparison(out: Path, cfg: ConfigDict) -> None:
     """Writes config.json into a new folder; refuses one of another comparison.
 
     The frozen networks are part of what it is: rows of two autoencoders do not belong in a table.
@@ -79,7 +79,7 @@ def claim(out: Path, cfg: ConfigDict) -> None:
             "--out"
         )
 
-    claim_folder(out / "config.json", facts, refusal, free=FREE_KEYS)
+    ensure_same_folder(out / "config.json", facts, refusal, free=FREE_KEYS)
 
 
 def program_key(cfg: ConfigDict) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +53,7 @@ def cell(figure: Mapping | None, digits: int) -> str:
     return text
 
 
-def table_of(report: dict) -> tuple[str, list[str], list[list[str]]]:
+def make_table(report: dict) -> tuple[str, list[str], list[list[str]]]:
     """Caption, head and rows."""
     rows = {row["title"]: row["figures"] for row in report["runs"].values()} | report["baselines"]
     keys = [k for k in COLUMNS if any(k in figures for figures in rows.values())]
@@ -94,7 +95,7 @@ def assemble(
 
 def markdown(report: dict) -> str:
     """The table and what it is of."""
-    caption, head, rows = table_of(report)
+    caption, head, rows = make_table(report)
     facts = [f"{k} {v}" for k, v in (report["data"] | report["settings"]).items()]
     facts.append("code " + report["code"].get("commit", report["code"].get("iso3d_jax", "")))
     return f"{caption}:\n\n{table(head, rows)}\n{'; '.join(facts)}.\n"
@@ -104,7 +105,7 @@ def write_page(
     path: Path,
     report: dict,
     given: np.ndarray,
-    truth: np.ndarray,
+    truth: np.ndarray | None,
     names: Sequence[str],
     shown: Mapping[str, Sequence[Mapping[str, np.ndarray]]],
 ) -> Path:
@@ -115,15 +116,16 @@ def write_page(
       names: of the objects.
       shown: by run, for every seed, `views` [N, 4, H, W, 3] and `scene` [n, 4, H, W, 3], uint8.
     """
+    nothing: dict[str, Any] = {"scene": ()}  # where no scenes were made
     seeds = [
-        {RUNS[run].title: {"scene": ()} | each[k] for run, each in shown.items()}
+        {RUNS[run].title: {**nothing, **each[k]} for run, each in shown.items()}
         for k in range(len(next(iter(shown.values()))))
     ]
     return html.write(
         path,
         "comparison.html",
         report=report,
-        figures=table_of(report),
+        figures=make_table(report),
         curves=_curves(report["losses"]),
         given=given,
         truth=truth,

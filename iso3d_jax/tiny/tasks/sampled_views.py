@@ -24,14 +24,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from iso3d_jax import sampling
+from iso3d_jax.core.colour import TO_YIQ
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.images import to_uint8
 from iso3d_jax.core.progress import Progress
-from iso3d_jax.data.colour import TO_YIQ, change_colours, on_white, weighed_axes
+from iso3d_jax.data.colour import change_colours, on_white, weighed_axes
 from iso3d_jax.data.grids import tile
 from iso3d_jax.data.table import SET, MultiViewTable, join, prepare_references
 from iso3d_jax.geometry.cameras import camera_condition
-from iso3d_jax.metrics.pixels import MASK_THRESHOLD, mask_of
+from iso3d_jax.metrics.pixels import MASK_THRESHOLD, find_mask
 from iso3d_jax.models.params import FlatParams, merge_params, split_params
 from iso3d_jax.models.vae import Autoencoder
 from iso3d_jax.tiny.tasks.autoencoder import decoder_paths
@@ -49,7 +50,7 @@ def mask_overlap(pictures, truth):
     Of the drawn pictures it is the mean ink that counts: with the largest channel's, the cheapest
     way to make a pale object not white was to tint it.
     """
-    true = mask_of(truth).astype(jnp.float32)
+    true = find_mask(truth).astype(jnp.float32)
     soft = jax.nn.sigmoid(((1.0 - pictures).mean(-1) - MASK_THRESHOLD) * STEEP)
     both = soft * true
     return both.sum((1, 2)) / jnp.maximum((soft + true - both).sum((1, 2)), 1.0)
@@ -72,7 +73,7 @@ def chroma(pictures, truth):
     Of pictures [N, H, W, 3], over what is not white in the truth. Squared, so that it
     hardly counts near grey: with the distance itself, white objects came out in pastels.
     """
-    mask = mask_of(truth).astype(jnp.float32)[..., None]
+    mask = find_mask(truth).astype(jnp.float32)[..., None]
     mean = (pictures * mask).sum((1, 2)) / jnp.maximum(mask.sum((1, 2)), 1.0)
     return ((mean @ TO_YIQ[1:].T) ** 2).sum(-1)
 

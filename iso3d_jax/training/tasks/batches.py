@@ -14,7 +14,7 @@ from iso3d_jax.commands.config_checks import choose
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.encode import EncodedTable
 from iso3d_jax.data.picture_table import PictureTable
-from iso3d_jax.data.table import SET, draw_targets
+from iso3d_jax.data.table import SET, sample_targets
 from iso3d_jax.geometry.cameras import camera_condition
 
 READ_AHEAD = 8  # batches, and as many threads
@@ -82,7 +82,7 @@ class Batches:
         """Reference view, variant [B] and views [B, V] of some objects."""
         cfg, size, sets = self.cfg, len(records), self.table.num_views // SET
         azimuth = [record.azimuth_deg for record in records]
-        target, ref = draw_targets(rng, sets, azimuth, cfg.front_share)
+        target, ref = sample_targets(rng, sets, azimuth, cfg.front_share)
         variant = rng.integers(len(self.table.mirrored), size=size)
         order = rng.integers(SET, size=size)[:, None] + np.arange(SET)
         views = target[:, None] * SET + order % SET  # which view of the set comes first varies

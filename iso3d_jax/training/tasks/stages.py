@@ -24,12 +24,11 @@ from iso3d_jax.data.grids import tile
 from iso3d_jax.data.multiview import open_dataset
 from iso3d_jax.data.picture_table import PictureTable
 from iso3d_jax.data.table import SET, MultiViewTable, prepare_references
-from iso3d_jax.evaluation.ablations import one_step_x0
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.models import registry
 from iso3d_jax.models.params import FlatParams, merge_params, split_params, split_shapes
 from iso3d_jax.models.unet import SLOTS
-from iso3d_jax.training import sharding
+from iso3d_jax.training import one_step_x0, sharding
 from iso3d_jax.training.tasks import base, batches, denoiser, inputs, trainable
 from iso3d_jax.training.tasks.task import PREVIEW_OBJECTS, BaseTask
 from iso3d_jax.weights import bundle, facts
@@ -300,7 +299,7 @@ class DenoiserTask(BaseTask):
         )
 
     def diagnose(self, params: FlatParams) -> dict[str, float]:
-        """The one-step x0 table with embedding and cameras taken away (`evaluation/ablation`)."""
+        """The one-step x0 table with embedding and cameras taken away (`one_step_x0.py`)."""
         unet = merge_params(self.graphdef, trainable.merge_lora(params, self.cfg))
         return one_step_x0.flatten(one_step_x0.ablate(unet, self._probe))
 

@@ -137,9 +137,9 @@ def test_an_empty_scene_is_a_result(made, tmp_path, capsys):
 
 def test_other_frozen_networks_are_another_comparison(made, tmp_path, monkeypatch):
     cfg = config_files.load_config("configs/compare.py:tiny,seeds=1")
-    plan.claim(tmp_path, cfg)
-    plan.claim(tmp_path, cfg)
+    plan.ensure_same_comparison(tmp_path, cfg)
+    plan.ensure_same_comparison(tmp_path, cfg)
     digest = {"sha256 of model.safetensors": "0"}
     monkeypatch.setattr(plan, "model_facts", lambda path, name: digest)
     with pytest.raises(UserError, match=r"other networks \(the sha256 of clip, the sha256 of vae"):
-        plan.claim(tmp_path, cfg)
+        plan.ensure_same_comparison(tmp_path, cfg)

@@ -90,12 +90,12 @@ def test_what_each_run_is(preset):
 
 def test_a_folder_of_another_comparison_is_refused(tmp_path):
     cfg = config_files.load_config("configs/compare.py:tiny")
-    plan.claim(tmp_path, cfg)
+    plan.ensure_same_comparison(tmp_path, cfg)
     cfg.seeds = 7  # more of the same
-    plan.claim(tmp_path, cfg)
+    plan.ensure_same_comparison(tmp_path, cfg)
     cfg.stage1.learning_rate = 1.0
     with pytest.raises(UserError, match=r"another config or other networks \(config.stage1\)"):
-        plan.claim(tmp_path, cfg)
+        plan.ensure_same_comparison(tmp_path, cfg)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):
-        plan.claim(tmp_path, cfg)
+        plan.ensure_same_comparison(tmp_path, cfg)

@@ -7,7 +7,7 @@ import pytest
 
 from iso3d_jax.commands import config_files
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.data.table import SET, draw_views
+from iso3d_jax.data.table import SET, sample_views
 from iso3d_jax.diffusion.schedule import make_schedule, training_target
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.training.tasks import batches, denoiser
@@ -66,7 +66,7 @@ def test_stage_2_batch_has_the_reference_at_azimuth_zero(make_config, make_task)
 def test_reference_is_never_among_the_targets():
     rng = np.random.default_rng(0)
     azimuth = rng.uniform(-180, 180, (5, 12))
-    obj, target, ref = draw_views(rng, 5, 3, azimuth, 500, front_share=1.0)
+    obj, target, ref = sample_views(rng, 5, 3, azimuth, 500, front_share=1.0)
     assert (ref // SET != target).all()
     front = np.abs(azimuth) <= 90
     possible = np.array(

@@ -13,8 +13,7 @@ from iso3d_jax import sampling
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.encode import EncodedTable
 from iso3d_jax.data.table import MultiViewTable
-from iso3d_jax.evaluation.ablations import one_step_x0
-from iso3d_jax.training import sharding
+from iso3d_jax.training import one_step_x0, sharding
 from iso3d_jax.training.tasks import registry, stages
 from iso3d_jax.weights import bundle
 

@@ -65,7 +65,9 @@ def test_channels_for_the_reference_start_without_effect_behind_the_latents(monk
 
 def prior_from(monkeypatch, load):
     """Whatever the UNet is, its prior slot takes what `load` brings."""
-    network = types.SimpleNamespace(prior=PriorWeights("layout/drawing/", load))
+    network = types.SimpleNamespace(
+        prior=PriorWeights("layout/drawing/", load, lambda numbers, width: None)
+    )
     monkeypatch.setattr(stages.registry, "find", lambda section, entries: network)
 
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from iso3d_jax.core import chips, flops
 from iso3d_jax.models import splash
 from iso3d_jax.models.params import merge_params
-from iso3d_jax.planning import chips, flops
 from iso3d_jax.training import sharding
 from iso3d_jax.training.speed import Speed
 from iso3d_jax.training.tasks import denoiser
@@ -64,7 +64,7 @@ def test_remat_repeats_and_the_model_does_not(make_config, make_task):
 
         found[remat] = counted(jax.grad(loss), task.abstract_params)
     assert found["none"].repeated == 0 < 0.2 * found["none"].executed < found["blocks"].repeated
-    np.testing.assert_allclose(found["blocks"].of_model, found["none"].executed, rtol=0.03)
+    np.testing.assert_allclose(found["blocks"].useful, found["none"].executed, rtol=0.03)
 
 
 def test_the_kernels_products():
@@ -78,7 +78,7 @@ def test_the_kernels_products():
     with jax.set_mesh(sharding.make_mesh(devices=jax.devices()[:1])):
         one = counted(splash.attend, *qkv)
         found = counted(jax.value_and_grad(loss, argnums=(0, 1, 2)), *qkv)
-    assert one.executed == one.in_kernels == one.of_model == 2 * product
+    assert one.executed == one.in_kernels == one.useful == 2 * product
     assert found.in_kernels == 11 * product  # forward, forward again, backward
     assert found.in_kernels - found.repeated == pytest.approx(6 * product, rel=1e-3)
 
@@ -102,7 +102,7 @@ def test_speed_counts_between_logs(monkeypatch):
     assert values["data_wait_share"] == 0.25
     assert values["tflops_per_device"] == pytest.approx(0.001)
     assert "share_of_peak" not in values  # nobody knows this machine's
-    monkeypatch.setattr(chips, "peak_of", lambda kind: 1e10)
+    monkeypatch.setattr(chips, "find_peak", lambda kind: 1e10)
     speed = Speed(8, mesh)
     speed._flops["a"] = 2e9
     speed.add("a")
@@ -112,5 +112,5 @@ def test_speed_counts_between_logs(monkeypatch):
 
 def test_chips_by_the_names_that_jax_gives_them():
     kinds = {"TPU v5 lite": 197, "TPU v5": 459, "TPU v6 lite": 918, "NVIDIA H100 80GB HBM3": 989}
-    assert [chips.peak_of(kind) / 1e12 for kind in kinds] == list(kinds.values())
-    assert chips.peak_of("cpu") is None
+    assert [chips.find_peak(kind) / 1e12 for kind in kinds] == list(kinds.values())
+    assert chips.find_peak("cpu") is None

@@ -84,7 +84,7 @@ class Probe:
         changed = changed / np.maximum(np.var(z, (1, 2, 3, 4)), 1e-12)
         return np.sort(np.argsort(-changed, kind="stable")[: (len(z) + 1) // 2])
 
-    def cameras(self, turn_deg: float = 0.0) -> Float[Array, "N V 16"]:
+    def cameras(self, turn_deg: float = 0.0) -> Float[np.ndarray, "N V 16"]:
         """Camera vectors, all turned about the object by the same angle."""
         return camera_condition(
             self.elevation_deg, self.azimuth_deg + turn_deg, facts.camera_encoding(self.config)

@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from iso3d_jax.diffusion.schedule import make_schedule
-from iso3d_jax.evaluation.ablations.one_step_x0 import Probe, ablate, flatten, one_step_x0_db
+from iso3d_jax.training.one_step_x0 import Probe, ablate, flatten, one_step_x0_db
 
 
 @dataclasses.dataclass

@@ -39,7 +39,7 @@ class Flops:
     in_kernels: float = 0.0
 
     @property
-    def of_model(self) -> float:
+    def useful(self) -> float:
         """What the network needs: the usual numerator of the share of a chip's peak."""
         return self.executed - self.repeated
 
@@ -65,7 +65,8 @@ def count(jaxpr: core.Jaxpr | core.ClosedJaxpr, again: bool = False) -> Flops:
 
 
 def _count_equation(eqn, again: bool) -> Flops:
-    name, shapes = eqn.primitive.name, [getattr(v.aval, "shape", ()) for v in eqn.invars]
+    name = eqn.primitive.name
+    shapes: list[tuple[int, ...]] = [getattr(v.aval, "shape", ()) for v in eqn.invars]
     out = math.prod(getattr(eqn.outvars[0].aval, "shape", ())) if eqn.outvars else 0
     if name in ("dot_general", "conv_general_dilated"):
         if name == "dot_general":

@@ -1,4 +1,5 @@
-"""What a chip can do and costs: the numbers behind the roofline of planning/compile_for.py.
+"""What a chip can do and costs: the numbers behind a run's roofline (planning/compile_for.py)
+and the share of peak in a training's log (training/speed.py).
 
 Peaks are the vendors' (dense bfloat16, no sparsity; TPUs: docs.cloud.google.com/tpu/docs/v5e, v5p
 and v6e); link bandwidths are those of all of a chip's links in one direction. Prices, in US dollars
@@ -9,11 +10,6 @@ They change by region and month, so look them up and give them as --price.
 from __future__ import annotations
 
 import dataclasses
-import math
-import re
-
-from iso3d_jax.commands.config_presets import nearest
-from iso3d_jax.core.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,27 +45,7 @@ _KINDS = {
 }  # fmt: skip
 
 
-def peak_of(device_kind: str) -> float | None:
+def find_peak(device_kind: str) -> float | None:
     """bfloat16 FLOP/s of a jax device of this kind; None where it is not known."""
     name = next((name for kind, name in _KINDS.items() if kind in device_kind), None)
     return CHIPS[name].flops if name else None
-
-
-def parse_target(target: str) -> tuple[Chip, str, int]:
-    """'v5p:4x4x4' or 'h100:8' as the chip, its topology ('4x4x4', '8') and the number of chips.
-
-    Raises:
-      UserError: an unknown chip, or a topology that is not numbers with x between.
-    """
-    name, _, topology = target.partition(":")
-    if name not in CHIPS:
-        raise UserError(f"unknown chip '{name}' in --compile_for: {nearest(name, CHIPS)}")
-    chip = CHIPS[name]
-    axes = 3 if name == "v5p" else 2 if chip.platform == "tpu" else 1
-    if not re.fullmatch(r"[1-9]\d*" + r"x[1-9]\d*" * (axes - 1), topology):
-        example = {1: "8", 2: "4x4", 3: "4x4x4"}[axes]
-        raise UserError(
-            f"--compile_for {target}: '{topology}' is no {name} topology; say it as "
-            f"{name}:{example}"
-        )
-    return chip, topology, math.prod(map(int, topology.split("x")))

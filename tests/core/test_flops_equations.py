@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iso3d_jax.planning import flops
-from iso3d_jax.planning.flops import Flops
+from iso3d_jax.core import flops
+from iso3d_jax.core.flops import Flops
 
 
 def counted(f, *shapes):
@@ -19,7 +19,7 @@ def counted(f, *shapes):
 def test_sums_and_multiples_of_each_kind():
     one, two = Flops(10.0, 2.0, 3.0), Flops(1.0, 0.5, 0.25)
     assert one + two == Flops(11.0, 2.5, 3.25) and one * 2.0 == Flops(20.0, 4.0, 6.0)
-    assert one.of_model == 8.0 and Flops() == Flops(0.0, 0.0, 0.0)
+    assert one.useful == 8.0 and Flops() == Flops(0.0, 0.0, 0.0)
 
 
 def test_products_over_several_axes_and_batches():
@@ -63,7 +63,7 @@ def test_what_remat_repeats_is_a_third_of_its_backward_pass():
     found = counted(jax.grad(loss, argnums=(0, 1)), (3, 4), (4, 5))
     product = 2.0 * 3 * 4 * 5
     assert found.executed == pytest.approx(4 * product)  # forward, again, and two backward
-    assert found.of_model == pytest.approx(3 * product)
+    assert found.useful == pytest.approx(3 * product)
     assert counted(loss, (3, 4), (4, 5)) == Flops(product)
 
 
