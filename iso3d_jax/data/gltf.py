@@ -28,7 +28,16 @@ from iso3d_jax.data.gltf_document import (
     numbers,
     to_float,
 )
-from iso3d_jax.data.meshes import BadMesh, Glow, Note, Part, check_count, face_normals
+from iso3d_jax.data.meshes import (
+    MOST_PARTS,
+    BadMesh,
+    Glow,
+    Note,
+    Part,
+    check_count,
+    face_normals,
+    finite_uv,
+)
 from iso3d_jax.data.textures import BadTexture, Textures, linear_to_srgb
 
 _TRIANGLES, _STRIP, _FAN = 4, 5, 6
@@ -39,7 +48,6 @@ _BASISU = "KHR_texture_basisu"
 _OTHER_SOURCES = ("EXT_texture_webp", "EXT_texture_avif", "MSFT_texture_dds")
 _GLOSSY = "KHR_materials_pbrSpecularGlossiness"
 _MOST_PRIMITIVES = 50_000
-_MOST_PARTS = 5_000
 _SKINNED_AT_ONCE = 200_000  # vertices
 # Read, or without an effect on what is drawn.
 _KNOWN = {
@@ -75,7 +83,8 @@ def read_gltf(data: bytes, read_file: ReadFile, note: Note) -> list[Part]:
     """
     document = Document(data, read_file)
     _check_extensions(document)
-    return _Reader(document, note).parts()
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused as such
+        return _Reader(document, note).parts()
 
 
 def _check_extensions(document: Document):
@@ -143,8 +152,8 @@ class _Reader:
         if not self._pieces:
             lacks = "no triangles that are drawn" if self._primitives else "no meshes"
             raise BadMesh(f"the scene has {lacks}" + self._why_empty())
-        if len(self._pieces) > _MOST_PARTS:
-            raise BadMesh(f"more than {_MOST_PARTS:,} parts")
+        if len(self._pieces) > MOST_PARTS:
+            raise BadMesh(f"more than {MOST_PARTS:,} parts")
         return [self._part(key, pieces) for key, pieces in self._pieces.items()]
 
     def _why_empty(self) -> str:
@@ -179,8 +188,7 @@ class _Reader:
         todo = [(i, np.eye(4)) for i in range(number_of_nodes) if i not in held]
         while todo:
             index, above = todo.pop()
-            with np.errstate(all="ignore"):  # what is not finite is refused with its vertices
-                world = above @ _local_matrix(self._document.item("nodes", index))
+            world = above @ _local_matrix(self._document.item("nodes", index))
             self._globals[index] = world
             todo += [(child, world) for child in children[index]]
         if len(self._globals) < number_of_nodes:
@@ -202,7 +210,8 @@ class _Reader:
 
     def _draw(self, index: int, node: dict):
         mesh = self._document.item("meshes", node["mesh"])
-        weights = member(node, "weights", list, None) or member(mesh, "weights", list, [])
+        holder = node if node.get("weights") else mesh
+        weights = numbers(holder, "weights", (0.0,) * len(member(holder, "weights", list, [])))
         skin = self._joints(node["skin"]) if node.get("skin") is not None else None
         places = [np.eye(4)] if skin is not None else self._instances(node)
         world = np.eye(4) if skin is not None else self._globals[index]
@@ -265,15 +274,14 @@ class _Reader:
                 self.note(f"a texture has no coordinates (TEXCOORD_{texture.set})")
                 continue
             uv = uv[corners] @ texture.matrix[:, :2].T + texture.matrix[:, 2]
-            piece[name] = np.nan_to_num(np.stack([uv[..., 0], 1 - uv[..., 1]], -1))
+            piece[name] = finite_uv(np.stack([uv[..., 0], 1 - uv[..., 1]], -1))
         tint = geometry.colours()
         if tint is not None:
             piece["tint"] = tint[corners].astype(np.float32)
         own = node if material.alpha == "blend" else None  # sorted by their middle, so kept apart
         key = (primitive.get("material"), own, *sorted(piece))
         for place in places:
-            with np.errstate(all="ignore"):
-                placed = xyz @ place[:3, :3].T + place[:3, 3]
+            placed = xyz @ place[:3, :3].T + place[:3, 3]
             if not (np.abs(placed) < 1e30).all():
                 raise BadMesh("a vertex that is not a finite number")
             turned = np.linalg.det(place[:3, :3]) < 0
@@ -315,8 +323,9 @@ class _Reader:
         """A material; white and one-sided where a primitive names none."""
         if index is None:
             return _Material(np.ones(4))
+        json = self._document.item("materials", index)
         if index not in self._materials:
-            self._materials[index] = self._read_material(self._document.item("materials", index))
+            self._materials[index] = self._read_material(json)
         return self._materials[index]
 
     def _read_material(self, json: dict) -> _Material:
@@ -366,7 +375,7 @@ class _Reader:
         turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
         matrix = np.concatenate([turn * scale, offset[:, None]], 1)
         coordinates = count(transform, "texCoord", count(info, "texCoord", 0))
-        wrap = [_WRAPS.get(sampler.get(axis, 10497), "repeat") for axis in ("wrapS", "wrapT")]
+        wrap = [_WRAPS.get(count(sampler, axis, 10497), "repeat") for axis in ("wrapS", "wrapT")]
         nearest = sampler.get("magFilter") == _NEAREST
         return _Texture(pixels, coordinates, matrix, (wrap[0], wrap[1]), nearest)
 
@@ -399,7 +408,7 @@ class _Geometry:
     `corners` is [T, 3] into those vertices, or None where the primitive is no triangles.
     """
 
-    def __init__(self, document: Document, primitive, weights: list, note: Note):
+    def __init__(self, document: Document, primitive, weights: np.ndarray, note: Note):
         self.corners: Int[np.ndarray, "T 3"] | None = None
         self._document, self._weights = document, weights
         mode = count(primitive, "mode", _TRIANGLES)
@@ -466,8 +475,8 @@ class _Geometry:
         accessor = self._attributes[name]
         out = self._floats(self._raw(name, width), accessor, fractions)
         for weight, target in zip(self._weights, self._targets, strict=False):
-            if not isinstance(weight, (int, float)) or not isinstance(target, dict):
-                raise BadMesh("the glTF's morph targets or weights are not what they should be")
+            if not isinstance(target, dict):
+                raise BadMesh("a morph target of the glTF is not an object")
             moved = target.get(name)
             if moved is not None and weight:
                 values = self._document.accessor(moved)

@@ -117,9 +117,9 @@ class Document:
             return self._read_file(text)  # names with a percent sign that was not encoded
 
     def _buffer(self, index) -> memoryview:
+        buffer = self.item("buffers", index)
         if index in self._buffers:
             return self._buffers[index]
-        buffer = self.item("buffers", index)
         uri = member(buffer, "uri", str, None)
         if uri is None:
             if index != 0 or self._binary is None:
@@ -165,7 +165,7 @@ class Document:
           width: the components it must have; None for any.
         """
         accessor = self.item("accessors", index)
-        code, kind = accessor.get("componentType"), accessor.get("type")
+        code, kind = count(accessor, "componentType", 0), member(accessor, "type", str, "")
         if code not in _COMPONENTS or kind not in _TYPES:
             raise BadMesh(f"accessor {index} of the glTF has no type that is known")
         components = _TYPES[kind]
@@ -213,7 +213,7 @@ class Document:
     def _with_sparse(self, index: int, sparse: dict, values: np.ndarray, kind: str) -> np.ndarray:
         number = count(sparse, "count", None)
         where, what = member(sparse, "indices", dict, {}), member(sparse, "values", dict, {})
-        code = where.get("componentType")
+        code = count(where, "componentType", 0)
         if code not in (5121, 5123, 5125):
             raise BadMesh(f"the sparse indices of accessor {index} of the glTF have no known type")
         name = f"the sparse accessor {index}"

@@ -18,6 +18,7 @@ SMOOTH_ANGLE_COSINE = 0.64  # normals are averaged over faces that meet at less 
 LARGEST_FAN = 2000  # a vertex of more faces keeps their own normals
 PAIRS_OF_FACES = 20_000_000  # compared for smooth normals, and 64 a corner beyond that
 MOST_TRIANGLES = 2_000_000  # of one object: some 1.5 GB on the way to the renderer
+MOST_PARTS = 5_000  # each is drawn by itself, for every view
 GREY = (0.8, 0.8, 0.8)  # of what has no material in formats that do not say
 
 Note = Callable[[str], None]  # is told what an object lacks that is rendered all the same
@@ -135,6 +136,11 @@ def face_normals(positions: Float[np.ndarray, "T 3 3"]) -> Float[np.ndarray, "T 
     length = np.linalg.norm(cross, axis=-1, keepdims=True)
     face = np.where(length > 0, cross / np.where(length > 0, length, 1), 0.0)
     return np.repeat(face[:, None], 3, axis=1)
+
+
+def finite_uv(uv) -> Float[np.ndarray, "T 3 2"]:
+    """Texture coordinates that a renderer can count with; 0 for what is no number."""
+    return np.clip(np.nan_to_num(np.asarray(uv, np.float64)), -1e6, 1e6)
 
 
 def check_count(triangles: int) -> None:

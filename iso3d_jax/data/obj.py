@@ -18,11 +18,13 @@ from jaxtyping import Float, Int
 from iso3d_jax.data.beside import NotThere, ReadFile
 from iso3d_jax.data.meshes import (
     GREY,
+    MOST_PARTS,
     MOST_TRIANGLES,
     BadMesh,
     Note,
     Part,
     check_count,
+    finite_uv,
     shading_normals,
 )
 from iso3d_jax.data.textures import BadTexture, Textures
@@ -143,7 +145,8 @@ def _map(argument: str) -> Map:
         if not values:
             break
         if option in ("-s", "-o") and _is_number(values[0]):
-            numbers = [float(v) for v in values] + [1.0 if option == "-s" else 0.0] * 2
+            numbers = [min(max(float(v), -1e6), 1e6) for v in values if _is_number(v)]
+            numbers += [1.0 if option == "-s" else 0.0] * 2
             if option == "-s":
                 found.scale = (numbers[0], numbers[1])
             else:
@@ -293,7 +296,7 @@ def read_obj(data: bytes, read_file: ReadFile, note: Note) -> list[Part]:
     v = np.array(scan.positions).reshape(-1, 3)
     if not np.isfinite(v).all():
         raise BadMesh("coordinates that are not finite")
-    vt = np.nan_to_num(np.array(scan.uvs or [0.0, 0.0]).reshape(-1, 2), posinf=0, neginf=0)
+    vt = finite_uv(np.array(scan.uvs or [0.0, 0.0]).reshape(-1, 2))
     vn = np.nan_to_num(np.array(scan.normals or [0.0] * 3).reshape(-1, 3), posinf=0, neginf=0)
     colours = None
     if scan.coloured and len(scan.colours) == len(scan.positions):
@@ -302,6 +305,8 @@ def read_obj(data: bytes, read_file: ReadFile, note: Note) -> list[Part]:
     elif len(scan.colours) or not scan.coloured:
         note("only some of the vertices have a colour: none is used")
     materials = _load_materials(scan.libraries, read_file, note)
+    if len(used) > MOST_PARTS:
+        raise BadMesh(f"more than {MOST_PARTS:,} materials")
     by_case = {name.casefold(): material for name, material in materials.items()}
     textures = Textures()
     parts = []
@@ -346,7 +351,7 @@ def _part(
         # A texture replaces the material's colour: Kd beside a map is whatever the exporter left
         # there (often dark), and the catalogues' own pictures ignore it too.
         part.colour = (1.0, 1.0, 1.0)
-        part.uv = uv * how.scale + how.offset
+        part.uv = finite_uv(uv * how.scale + how.offset)
         part.wrap = ("clamp", "clamp") if how.clamp else ("repeat", "repeat")
     elif colours is not None:
         tint = np.ones((*index.shape[:2], 4))

@@ -39,7 +39,8 @@ def surface(
     check_count(len(corners))
     if corners.max() >= len(points) or corners.min() < 0:
         raise BadMesh("a face names a vertex that is not there")
-    xyz = np.asarray(points, np.float64)[corners]
+    with np.errstate(invalid="ignore"):
+        xyz = np.asarray(points, np.float64)[corners]
     if not np.isfinite(xyz).all():
         raise BadMesh("coordinates that are not finite")
     part = Part(xyz, shading_normals(xyz), np.zeros((len(xyz), 3, 2), np.float32), GREY)

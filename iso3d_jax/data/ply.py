@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from iso3d_jax.data.beside import NotThere, ReadFile
-from iso3d_jax.data.meshes import MOST_TRIANGLES, BadMesh, Note, Part, check_count
+from iso3d_jax.data.meshes import MOST_TRIANGLES, BadMesh, Note, Part, check_count, finite_uv
 from iso3d_jax.data.plain_meshes import fans, surface
 from iso3d_jax.data.textures import BadTexture, Textures
 
@@ -240,7 +240,7 @@ def _build(tables: dict, texture: str | None, read_file: ReadFile, note: Note) -
         raise BadMesh("the PLY has no faces: points alone are not drawn")
     check_count(int(np.maximum(rings.sizes - 2, 0).sum()))
     places, owner = _fans(rings.sizes)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"):  # indices that are not numbers become none
         corners = rings.values[places].astype(np.int64)
     if corners.size and (corners.max() >= len(points) or corners.min() < 0):
         raise BadMesh("a face names a vertex that is not there")
@@ -267,7 +267,7 @@ def _build(tables: dict, texture: str | None, read_file: ReadFile, note: Note) -
     except (NotThere, BadTexture) as e:
         note(f"no texture: {e}")
         return part
-    part.uv, part.colour, part.tint = np.nan_to_num(uv.astype(np.float64)), (1.0, 1.0, 1.0), None
+    part.uv, part.colour, part.tint = finite_uv(uv), (1.0, 1.0, 1.0), None
     return part
 
 
