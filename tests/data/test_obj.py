@@ -250,3 +250,19 @@ def test_a_line_without_end_is_refused(monkeypatch):
     monkeypatch.setattr("iso3d_jax.data.meshes.MOST_TRIANGLES", 3)
     with pytest.raises(BadMesh, match="4 triangles, and the most is 3"):
         read(TRIANGLE + FACE * 4)
+
+
+@pytest.mark.parametrize(
+    ("face", "want"),
+    [
+        ("f 1/1/1 2/2/1 3/3/1", [0, 1, 2]),
+        ("f 3/1/1 -2/2/1 1/3/1", [2, 1, 0]),  # some from the end
+        ("f 3/1/1 2/2/1 1/3", [2, 1, 0]),
+        ("f 3//1 2/2/1/ 1/3/1", [2, 1, 0]),
+        ("f 3/1/1 2/2/1 1/3/1 # a/b/c", [2, 1, 0]),
+    ],
+)
+def test_corners_in_every_spelling(face, want):
+    (part,) = read(TRIANGLE + "vn 0 0 1\n" + face)
+    points = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]])
+    np.testing.assert_array_equal(part.positions, points[[want]])
