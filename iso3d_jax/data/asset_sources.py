@@ -8,21 +8,26 @@ the rules that `iso3d_jax.data.rules` finds.
 
 import dataclasses
 import hashlib
+import os
 import pathlib
 import posixpath
 import re
+import unicodedata
 import zipfile
 
 import numpy as np
 
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.data import meshes, rules
+from iso3d_jax.data import beside, gltf, meshes, obj, plain_meshes, ply, rules
 
 MESH_SUFFIXES = (".obj", ".glb", ".gltf", ".ply", ".stl", ".off")
 PROCEDURAL = "procedural:"
 CATALOGUE = "PluginFurnitureCatalog.properties"
 FLATTEST = 0.06  # shortest side of the bounding box over the longest
 THINNEST = 0.10  # middle side over the longest
+LONGEST_NAME = 160  # bytes of an object's name, which is part of longer file names
+# From a file whose axis x or z points up to one whose y does: turns about the front's horizontal.
+_FROM_UP = {"x": (0, -1, 0, 1, 0, 0, 0, 0, 1), "y": None, "z": (1, 0, 0, 0, 0, 1, 0, -1, 0)}
 _UNWANTED_CATEGORIES = ("doors and windows", "staircases")
 _UNWANTED_WORDS = re.compile(r"\b(door|window|stairs?|staircase|shutter|blind)\b", re.IGNORECASE)
 _LICENCES = (  # text of the catalogue's licence line -> SPDX name
@@ -60,6 +65,7 @@ class Asset:
       icon: the icon's path inside the zip, "" where there is none.
       rotation: nine numbers, row by row, or None.
       number: of a procedural object, which has no file.
+      fault: why it is left out before it is read, or "".
     """
 
     name: str
@@ -73,6 +79,7 @@ class Asset:
     icon: str = ""
     rotation: tuple[float, ...] | None = None
     number: int | None = None
+    fault: str = ""
 
 
 def parse_properties(text: str) -> tuple[dict[str, str], list[dict[str, str]]]:
@@ -106,21 +113,41 @@ def licence_name(text: str) -> str:
 
 
 def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+    """A name of lower-case letters and digits of any script, short enough for a file name."""
+    text = unicodedata.normalize("NFC", _printable(text).lower())
+    kept = "".join(c if unicodedata.category(c)[0] in "LMN" else "_" for c in text)
+    kept = re.sub("_+", "_", kept).strip("_") or "object"
+    if len(kept.encode()) > LONGEST_NAME:
+        digest = hashlib.sha256(kept.encode()).hexdigest()[:12]
+        start = kept.encode()[: LONGEST_NAME - 13].decode(errors="ignore")
+        kept = f"{start}_{digest}"
+    return kept
+
+
+def _printable(text: str) -> str:
+    """Text without halves of characters, which no file can hold."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _catalogue(path: pathlib.Path) -> list[Asset]:
     try:
+        with zipfile.ZipFile(_plain(path)) as archive:
+            text = beside.read_member(archive, CATALOGUE).decode("latin-1")
+            there = CATALOGUE in archive.namelist()
+    except beside.NotThere as e:
         with zipfile.ZipFile(path) as archive:
-            text = archive.read(CATALOGUE).decode("latin-1")
-    except zipfile.BadZipFile:
-        raise UserError(
-            f"{path} is not a furniture catalogue: a .sh3f file is a zip and this is not one"
-        ) from None
-    except KeyError:
+            there = CATALOGUE in archive.namelist()
+        if there:
+            raise UserError(f"{path} is damaged: {e}") from None
         raise UserError(
             f"{path} is a zip without {CATALOGUE}; give a Sweet Home 3D furniture library"
         ) from None
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError):
+        raise UserError(
+            f"{path} is not a furniture catalogue: a .sh3f file is a zip and this is not one"
+        ) from None
+    except OSError as e:
+        raise UserError(f"{path} cannot be read: {e.strerror}") from None
     general, objects = parse_properties(text)
     licence = licence_name(general.get("license", ""))
     found = []
@@ -128,40 +155,90 @@ def _catalogue(path: pathlib.Path) -> list[Asset]:
         model = entry.get("model", "").lstrip("/")
         if not model:
             continue
-        rotation = None
-        if entry.get("modelRotation"):
-            numbers = tuple(float(x) for x in entry["modelRotation"].split())
-            rotation = numbers if len(numbers) == 9 else None
+        rotation, fault = _rotation(entry.get("modelRotation", ""))
+        texts = {k: entry.get(k, "") for k in ("name", "category", "creator", "license")}
+        for key, value in texts.items():
+            if _printable(value).count("\ufffd") > value.count("\ufffd"):
+                fault = f"its {key} holds half a character (a lone surrogate)"
         found.append(
             Asset(
                 name=f"{_slug(path.stem)}-{_slug(posixpath.splitext(posixpath.basename(model))[0])}",
-                title=entry.get("name", ""),
-                category=entry.get("category", ""),
-                creator=entry.get("creator", "unknown"),
-                license=licence_name(entry["license"]) if entry.get("license") else licence,
-                source=path.stem,
+                title=_printable(texts["name"]),
+                category=_printable(texts["category"]),
+                creator=_printable(texts["creator"]) or "unknown",
+                license=licence_name(_printable(texts["license"])) if texts["license"] else licence,
+                source=_printable(path.stem),
                 path=path,
                 model=model,
                 icon=entry.get("icon", "").lstrip("/"),
                 rotation=rotation,
+                fault=fault,
             )
         )
     return found
 
 
-def _folder(path: pathlib.Path) -> list[Asset]:
+def _rotation(text: str) -> tuple[tuple[float, ...] | None, str]:
+    """A catalogue's rotation, and what is wrong with it."""
+    if not text.strip():
+        return None, ""
+    try:
+        numbers = tuple(float(x) for x in text.split())
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 9 or not np.isfinite(numbers).all():
+        return None, f"its modelRotation is not nine numbers: {_printable(text)[:60]!r}"
+    if abs(np.linalg.det(np.reshape(numbers, (3, 3)))) < 1e-9:
+        return None, f"its modelRotation has no inverse: {text[:60]!r}"
+    return numbers, ""
+
+
+def _plain(path: pathlib.Path) -> pathlib.Path:
+    """The path, which must be one of a plain file: a pipe or device would never end."""
+    if not path.is_file():
+        raise UserError(f"{path} is not a file")
+    return path
+
+
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Plain files in and under a folder, links to folders followed, each folder once."""
+    found, seen = [], set()
+    for here, folders, files in os.walk(folder, followlinks=True):
+        about = os.stat(here)
+        if (about.st_dev, about.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((about.st_dev, about.st_ino))
+        folders.sort()
+        # Names that begin with a point are hidden: macOS writes ._chair.obj beside chair.obj.
+        found += [pathlib.Path(here, name) for name in files if not name.startswith(".")]
+    return sorted(found)
+
+
+def _folder(path: pathlib.Path, up: str) -> list[Asset]:
     found = []
-    for file in sorted(path.rglob("*")):
-        if file.suffix.lower() == ".sh3f":
+    source = path.resolve().name
+    for file in _files(path):
+        suffix = file.suffix.lower()
+        if suffix not in (".sh3f", *MESH_SUFFIXES) or not file.is_file():
+            continue
+        name = _slug(str(file.relative_to(path).with_suffix("")))
+        if suffix != ".sh3f":
+            found.append(_mesh_file(file, name, source, up))
+            continue
+        try:
             found += _catalogue(file)
-        elif file.suffix.lower() in MESH_SUFFIXES and file.is_file():
-            relative = file.relative_to(path).with_suffix("")
-            found.append(_mesh_file(file, _slug(str(relative)), path.resolve().name))
+        except UserError as e:
+            asset = _mesh_file(file, name, source, up)
+            found.append(dataclasses.replace(asset, fault=_printable(str(e))))
     return found
 
 
-def _mesh_file(file: pathlib.Path, name: str, source: str) -> Asset:
-    return Asset(name, file.stem, "", "unknown", "unknown", source, file)
+def _mesh_file(file: pathlib.Path, name: str, source: str, up: str) -> Asset:
+    title = _printable(file.stem)
+    return Asset(
+        name, title, "", "unknown", "unknown", _printable(source), file, rotation=_FROM_UP[up]
+    )
 
 
 def _procedural(place: str) -> list[Asset]:
@@ -182,10 +259,10 @@ def _procedural(place: str) -> list[Asset]:
     ]  # fmt: skip
 
 
-def find_assets(places: list[str]) -> list[Asset]:
+def find_assets(places: list[str], up: str = "y") -> list[Asset]:
     """All objects of .sh3f catalogues, mesh files and folders of either, in a fixed order.
 
-    A place may also be `procedural:N`.
+    A place may also be `procedural:N`. `up` is the axis of mesh files that points up: x, y or z.
 
     Two objects of the same name get "-2", "-3" and so on in that order.
 
@@ -204,11 +281,11 @@ def find_assets(places: list[str]) -> list[Asset]:
                 "package sweethome3d-furniture) or a folder of OBJ or GLB meshes"
             )
         if path.is_dir():
-            new = _folder(path)
+            new = _folder(path, up)
         elif path.suffix.lower() == ".sh3f":
             new = _catalogue(path)
         elif path.suffix.lower() in MESH_SUFFIXES:
-            new = [_mesh_file(path, _slug(path.stem), path.resolve().parent.name)]
+            new = [_mesh_file(path, _slug(path.stem), path.resolve().parent.name, up)]
         else:
             raise UserError(
                 f"--assets {place}: not a mesh or a catalogue; the formats are .sh3f, "
@@ -228,7 +305,9 @@ def find_assets(places: list[str]) -> list[Asset]:
 
 
 def unwanted(asset: Asset) -> str | None:
-    """Why an object is left out by its name or category, or None."""
+    """Why an object is left out before it is read, or None."""
+    if asset.fault:
+        return asset.fault
     if asset.category.lower() in _UNWANTED_CATEGORIES:
         return f"category {asset.category}"
     if _UNWANTED_WORDS.search(asset.title):
@@ -247,37 +326,58 @@ def shape_refusal(parts: list[meshes.Part]) -> str | None:
     return None
 
 
-def load_asset(asset: Asset) -> list[meshes.Part]:
+def load_asset(asset: Asset, note: meshes.Note = lambda text: None) -> list[meshes.Part]:
     """Reads an object into our world: Z-up, front at azimuth 0, inside the unit sphere.
+
+    Args:
+      note: is told what is missing of an object that can be drawn all the same.
 
     Raises:
       meshes.BadMesh: with the reason.
     """
     if asset.number is not None:
         return rules.find(asset.source).make(asset.number)
-    if asset.model:
-        with zipfile.ZipFile(asset.path) as archive:
-            resolve = meshes.relative_to(posixpath.dirname(asset.model))
-            try:
-                data = archive.read(asset.model)
-            except KeyError:
-                raise meshes.BadMesh(f"{asset.model} is not in the catalogue") from None
-            parts = meshes.read_obj(data, lambda name: archive.read(resolve(name)))
-    elif asset.path.suffix.lower() == ".obj":
-        folder = asset.path.parent
-        parts = meshes.read_obj(asset.path.read_bytes(), lambda name: (folder / name).read_bytes())
-    else:
-        parts = meshes.read_with_trimesh(asset.path)
+    try:
+        parts = _read(asset, note)
+    except beside.NotThere as e:
+        raise meshes.BadMesh(str(e)) from None
     rotation = None if asset.rotation is None else np.reshape(asset.rotation, (3, 3))
     return meshes.to_world(parts, rotation)
 
 
+def _read(asset: Asset, note: meshes.Note) -> list[meshes.Part]:
+    """The parts of an object as its file has them."""
+    if asset.model:
+        try:
+            with zipfile.ZipFile(asset.path) as archive:
+                data = beside.read_member(archive, asset.model)
+                read = beside.archive_reader(archive, posixpath.dirname(asset.model))
+                return _parse(posixpath.splitext(asset.model)[1], data, read, note)
+        except (zipfile.BadZipFile, OSError) as e:
+            raise meshes.BadMesh(f"the catalogue cannot be read ({e})") from None
+    data = beside.read_plain(asset.path)
+    return _parse(asset.path.suffix, data, beside.folder_reader(asset.path.parent), note)
+
+
+def _parse(suffix: str, data: bytes, read: beside.ReadFile, note: meshes.Note):
+    suffix = suffix.lower()
+    if suffix in (".glb", ".gltf"):
+        return gltf.read_gltf(data, read, note)
+    if suffix == ".ply":
+        return ply.read_ply(data, read, note)
+    if suffix == ".stl":
+        return plain_meshes.read_stl(data)
+    if suffix == ".off":
+        return plain_meshes.read_off(data)
+    return obj.read_obj(data, read, note)
+
+
 def icon_bytes(asset: Asset) -> bytes | None:
-    """The PNG of an object's icon, where the catalogue has one."""
+    """The PNG of an object's icon, where the catalogue has one that can be read."""
     if not asset.icon:
         return None
-    with zipfile.ZipFile(asset.path) as archive:
-        try:
-            return archive.read(asset.icon)
-        except KeyError:
-            return None
+    try:
+        with zipfile.ZipFile(asset.path) as archive:
+            return beside.read_member(archive, asset.icon)
+    except (beside.NotThere, zipfile.BadZipFile, OSError):
+        return None

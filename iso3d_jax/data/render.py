@@ -14,7 +14,8 @@ An object's cameras and proportions depend on --seed and its name alone, so neit
 `DIR/multiview` is the data set for `iso3d_jax.data.multiview.open_dataset(DIR, split)`,
 `DIR/objects/NAME.npz` are the renders one by one, `DIR/icons/NAME.png` the catalogue's own
 pictures, `DIR/CREDITS.md` says who made what under which licence, and `DIR/skipped.txt` what was
-left out and why.
+left out and why, and what others lack that were rendered: a texture or material that is not there.
+Meshes stand with their y axis up, as glTF says; `--up z` turns those that were made otherwise.
 """
 
 import concurrent.futures
@@ -25,7 +26,8 @@ import os
 import pathlib
 import pkgutil
 import time
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -98,12 +100,14 @@ def render_object(
     stretch: float = 0.0,
     warp: float = 0.0,
 ) -> dict[str, np.ndarray]:
-    """One record of the data set: cameras, `images` uint8 [4 * sets, res, res, 4] and the names.
+    """One record of the data set: cameras, `images` uint8 [4 * sets, res, res, 4] and the names;
+    `lacks` says what of the object could not be drawn.
 
     Raises:
       meshes.BadMesh: the object cannot be read, is flat, thin or cannot be seen.
     """
-    parts = asset_sources.load_asset(asset)
+    notes: list[str] = []
+    parts = asset_sources.load_asset(asset, notes.append)
     refusal = asset_sources.shape_refusal(parts)
     if refusal:
         raise meshes.BadMesh(refusal)
@@ -126,6 +130,7 @@ def render_object(
         "license": asset.license,
         "source": asset.source,
         "split": asset_sources.split_of(asset.name),
+        "lacks": "; ".join(dict.fromkeys(notes)),
     }
     return record | {key: np.array(value) for key, value in metadata.items()}
 
@@ -141,6 +146,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "seed of the cameras and proportions", 0
 _STRETCH = flags.DEFINE_float("stretch", 0.0, "change of proportions, as a logarithm", 0.0, 2.0)
 _WARP = flags.DEFINE_float("warp", 0.0, "the same for six pieces of each axis", 0.0, 2.0)
 _WORKERS = flags.DEFINE_integer("workers", 0, "processes; 0 is one a core", 0, 1024)
+_UP = flags.DEFINE_enum("up", "y", ["x", "y", "z"], "axis of the mesh files that points up")
 _ONLY = flags.DEFINE_list("only", None, "names of the objects to render, with commas; default all")
 
 _machine: rasterizer.Rasterizer | None = None
@@ -158,7 +164,9 @@ def _work(asset: asset_sources.Asset, out: pathlib.Path, *how) -> str | None:
     try:
         record: dict[str, Any] = dict(render_object(asset, _machine, *how))
     except meshes.BadMesh as e:
-        return str(e)
+        return _one_line(str(e))
+    except Exception as e:  # a fault of a reader costs one object, not the run
+        return _one_line(f"a fault while it was read or drawn: {type(e).__name__}: {e}")
     icon = asset_sources.icon_bytes(asset)
     if icon:
         with atomic_path(out / "icons" / f"{asset.name}.png") as path:
@@ -166,6 +174,11 @@ def _work(asset: asset_sources.Asset, out: pathlib.Path, *how) -> str | None:
     with atomic_path(out / "objects" / f"{asset.name}.npz") as path:
         np.savez_compressed(path, **record)
     return None
+
+
+def _one_line(reason: str) -> str:
+    """A reason that can be written down: one line, no halves of characters."""
+    return " ".join(reason.encode("utf-8", "replace").decode().split())[:500]
 
 
 def _pool(workers: int, resolution: int) -> concurrent.futures.Executor:
@@ -199,6 +212,7 @@ def render_all(
     workers: int = 1,
     stretch: float = 0.0,
     warp: float = 0.0,
+    up: str = "y",
 ) -> dict[str, str]:
     """Renders what is not there yet. Returns {name: reason} of the objects left out.
 
@@ -207,7 +221,7 @@ def render_all(
     """
     for folder in ("objects", "icons"):
         make_folder(out / folder)
-    settings = dict(resolution=resolution, sets=sets, seed=seed, stretch=stretch, warp=warp)
+    settings = dict(resolution=resolution, sets=sets, seed=seed, stretch=stretch, warp=warp, up=up)
     _check_settings(out, settings)
     skipped = {a.name: reason for a in assets if (reason := asset_sources.unwanted(a))}
     todo = [a for a in assets if a.name not in skipped]
@@ -227,10 +241,23 @@ def render_all(
                     spent = time.time() - start
                     eta = spent / done * (len(todo) - done)
                     print(f"{done}/{len(todo)}  {spent:.0f} s spent  ETA {eta:.0f} s", flush=True)
-    lines = [f"{name}\t{skipped[name]}\n" for name in sorted(skipped)]
+    remarks = {name: f"rendered, but {lack}" for name, lack in _lacks(out, assets)} | skipped
     with atomic_path(out / "skipped.txt") as path:
-        path.write_text("".join(lines))
+        lines = [f"{name}\t{remarks[name]}\n" for name in sorted(remarks)]
+        path.write_text("".join(lines), encoding="utf-8")
     return skipped
+
+
+def _lacks(out: pathlib.Path, assets: list[asset_sources.Asset]) -> Iterator[tuple[str, str]]:
+    """What objects that are rendered lack, by name, as their records say."""
+    for asset in assets:
+        file = out / "objects" / f"{asset.name}.npz"
+        if not file.exists():
+            continue
+        with contextlib.suppress(OSError, KeyError, ValueError, zipfile.BadZipFile):
+            with np.load(file) as record:
+                if lack := str(record["lacks"]):
+                    yield asset.name, _one_line(lack)
 
 
 def write_credits(out: pathlib.Path):
@@ -276,6 +303,7 @@ def render_dataset(
     workers: int = 0,
     stretch: float = 0.0,
     warp: float = 0.0,
+    up: str = "y",
 ) -> dict[str, int]:
     """Makes a multi-view data set from meshes; the same call goes on where it was stopped.
 
@@ -288,6 +316,7 @@ def render_dataset(
       seed: of the cameras and proportions.
       workers: processes; 0 is one a core.
       stretch, warp: change of proportions, as logarithms (the module's docstring).
+      up: axis of the mesh files that points up: x, y or z; catalogues say it themselves.
 
     Returns:
       Objects by split, and under 'left out' how many are not in it.
@@ -297,9 +326,11 @@ def render_dataset(
         data set of other settings.
     """
     out = pathlib.Path(out)
-    chosen = choose(asset_sources.find_assets(list(assets)), None if only is None else list(only))
+    chosen = choose(
+        asset_sources.find_assets(list(assets), up), None if only is None else list(only)
+    )
     workers = workers or os.cpu_count() or 1
-    skipped = render_all(chosen, out, resolution, sets, seed, workers, stretch, warp)
+    skipped = render_all(chosen, out, resolution, sets, seed, workers, stretch, warp, up)
     multiview.prepare(out, out)
     write_credits(out)
     counts = {}
@@ -316,7 +347,7 @@ def main(argv):
     counts = render_dataset(
         _ASSETS.value, _OUT.value, only=_ONLY.value, resolution=_RESOLUTION.value,
         sets=_SETS.value, seed=_SEED.value, workers=_WORKERS.value, stretch=_STRETCH.value,
-        warp=_WARP.value,
+        warp=_WARP.value, up=_UP.value,
     )  # fmt: skip
     left_out = counts.pop("left out")
     out = pathlib.Path(_OUT.value)

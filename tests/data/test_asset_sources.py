@@ -5,11 +5,11 @@ import pytest
 from furniture_files import COLOURS, cube_mtl, cube_obj, write_catalogue, write_folder
 
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.data import asset_sources, meshes
+from iso3d_jax.data import asset_sources, meshes, obj
 
 
 def read_cube(**sizes):
-    return meshes.read_obj(cube_obj(**sizes).encode(), lambda name: cube_mtl().encode())
+    return obj.read_obj(cube_obj(**sizes).encode(), lambda name: cube_mtl().encode(), print)
 
 
 def test_split_never_changes():
@@ -109,10 +109,10 @@ def test_materials():
         "newmtl c\nd -halo 0.5\nmap_Kd -s 1 1 1 wood.png\nKd x y z\n"
         "newmtl d\nmap_Kd sub\\oak wood.jpg\n"
     )
-    materials = meshes.parse_mtl(text)
+    materials = obj.parse_mtl(text.encode(), print)
     assert materials["a b"].colour == (0.2, 0.4, 1.0) and materials["a b"].opacity == 0.75
-    assert materials["c"].opacity == 0.5 and materials["c"].texture == "wood.png"
-    assert materials["d"].texture == "sub/oak wood.jpg"
+    assert materials["c"].opacity == 0.5 and materials["c"].texture.file == "wood.png"
+    assert materials["d"].texture.file == "sub\\oak wood.jpg"
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_materials():
 )
 def test_bad_obj_files_say_why(text, reason):
     with pytest.raises(meshes.BadMesh, match=reason):
-        meshes.read_obj(text.encode(), lambda name: b"")
+        obj.read_obj(text.encode(), lambda name: b"", print)
 
 
 def test_flat_and_thin_shapes_are_refused():
@@ -161,3 +161,119 @@ def test_places_without_objects_are_refused(tmp_path):
     picture.write_bytes(b"")
     with pytest.raises(UserError, match="not a mesh or a catalogue"):
         asset_sources.find_assets([str(picture)])
+
+
+def box_stl(x, y, z):
+    import trimesh
+
+    return trimesh.creation.box((x, y, z)).export(file_type="stl")
+
+
+def test_up_is_an_axis_of_the_file(tmp_path):
+    """The longest side of a tower is upright in our world, whose up is z."""
+    for axis, size in (("x", (4, 1, 2)), ("y", (1, 4, 2)), ("z", (1, 2, 4))):
+        (tmp_path / "tower.stl").write_bytes(box_stl(*size))
+        (asset,) = asset_sources.find_assets([str(tmp_path)], axis)
+        (part,) = asset_sources.load_asset(asset)
+        sides = np.ptp(part.positions.reshape(-1, 3), axis=0)
+        assert sides.argmax() == 2, axis
+        assert np.linalg.det(np.reshape(asset.rotation or np.eye(3), (3, 3))) > 0
+
+
+def test_z_up_files_face_their_minus_y(tmp_path):
+    (tmp_path / "a.obj").write_text("v 0 -1 0\nv 1 0 0\nv -1 0 0\nv 0 0 1\nf 1 2 4\nf 2 3 1\n")
+    (asset,) = asset_sources.find_assets([str(tmp_path)], "z")
+    (part,) = asset_sources.load_asset(asset)
+    nearest = part.positions.reshape(-1, 3)[0]  # the file's -y: our azimuth 0
+    assert nearest[0] > 0.3 and abs(nearest[1]) < 1e-9
+
+
+def test_names_are_those_of_the_files_in_any_script_and_length(tmp_path):
+    long = "a" * 250
+    for name in (
+        "\u6905\u5b50",
+        "\u0441\u0442\u0443\u043b",
+        "Caf\u00e9 2",
+        "!!!",
+        long,
+        long[:-1] + "b",
+    ):
+        (tmp_path / f"{name}.obj").write_text(cube_obj())
+    assets = asset_sources.find_assets([str(tmp_path)])
+    names = [a.name for a in assets]
+    assert {"\u6905\u5b50", "\u0441\u0442\u0443\u043b", "caf\u00e9_2", "object"} < set(names)
+    assert len(set(names)) == 6 and max(len(n.encode()) for n in names) <= 160
+    assert all(asset_sources.load_asset(a) for a in assets)
+    (tmp_path / "b").mkdir()
+    raw = str(tmp_path / "b").encode() + b"/\xff\xfe.obj"
+    with open(raw, "w") as file:
+        file.write(cube_obj())
+    (asset,) = asset_sources.find_assets([str(tmp_path / "b")])
+    assert asset.name.encode() and asset.title.encode() and asset_sources.load_asset(asset)
+
+
+def test_links_to_folders_are_followed_once(tmp_path):
+    write_folder(tmp_path / "elsewhere" / "inner", ["chair"])
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(root)
+    (root / "gone").symlink_to(tmp_path / "nowhere")
+    names = [a.name for a in asset_sources.find_assets([str(root)])]
+    assert names == ["linked_inner_chair"]
+
+
+def test_hidden_files_and_what_is_no_file_are_passed_over(tmp_path):
+    import os
+
+    write_folder(tmp_path, ["chair"])
+    (tmp_path / "._chair.obj").write_bytes(b"Mac OS X")
+    os.mkfifo(tmp_path / "pipe.obj")
+    (tmp_path / "folder.obj").mkdir()
+    (tmp_path / "null.obj").symlink_to("/dev/null")
+    assert [a.name for a in asset_sources.find_assets([str(tmp_path)])] == ["chair"]
+
+
+def test_a_bad_object_of_a_catalogue_is_known_before_it_is_read(tmp_path):
+    entries = [
+        {"stem": "good"},
+        {"stem": "letters", "modelRotation": "a b c"},
+        {"stem": "short", "modelRotation": "1 0 0"},
+        {"stem": "endless", "modelRotation": "1 0 0 0 1 0 0 0 inf"},
+        {"stem": "flat", "modelRotation": "1 0 0 0 1 0 0 0 0"},
+        {"stem": "half", "name": "\\ud800"},
+        {"stem": "pair", "name": "\\ud83e\\ude91"},
+    ]
+    path = write_catalogue(tmp_path / "c.sh3f", entries)
+    assets = {a.name[2:]: a for a in asset_sources.find_assets([str(path)])}
+    faults = {name: asset_sources.unwanted(a) for name, a in assets.items()}
+    assert faults["good"] is None and faults["pair"] is None
+    assert assets["pair"].title == "\U0001fa91"
+    for name in ("letters", "short", "endless"):
+        assert "modelRotation is not nine numbers" in faults[name]
+    assert "no inverse" in faults["flat"] and "half a character" in faults["half"]
+    for asset in assets.values():
+        asset.title.encode()
+
+
+def damage(path, start):
+    """Changes a byte of the member whose data begin with `start`, stored as they are."""
+    data = bytearray(path.read_bytes())
+    data[data.index(start) + 1] ^= 1
+    path.write_bytes(data)
+
+
+def test_damaged_members_cost_one_object_and_damaged_catalogues_one_sentence(tmp_path):
+    path = write_catalogue(tmp_path / "c.sh3f", [{"stem": "a"}])
+    damage(path, b"mtllib")
+    (asset,) = asset_sources.find_assets([str(path)])
+    with pytest.raises(meshes.BadMesh, match="damaged in its archive"):
+        asset_sources.load_asset(asset)
+    damage(path, b"icon of a")
+    assert asset_sources.icon_bytes(asset) is None
+    damage(path, b"license=")
+    with pytest.raises(UserError, match="is damaged: PluginFurnitureCatalog"):
+        asset_sources.find_assets([str(path)])
+    write_folder(tmp_path, ["chair"])
+    chair, broken = sorted(asset_sources.find_assets([str(tmp_path)]), key=lambda a: a.fault)
+    assert chair.name == "chair" and "damaged" in asset_sources.unwanted(broken)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from iso3d_jax.data import rasterizer
-from iso3d_jax.data.meshes import Part
+from iso3d_jax.data.meshes import Glow, Part
+from iso3d_jax.data.textures import linear_to_srgb, srgb_to_linear
 from iso3d_jax.geometry import cameras
 
 RESOLUTION = 24
@@ -109,8 +110,11 @@ def corners(image):
     return [[image[y, x] for x in (8, 15)] for y in (8, 15)]
 
 
-def test_a_texture_lies_as_its_coordinates_say_and_hides_the_materials_colour(machine):
-    image = draw(machine, wall(texture=textured(255, 255, 255, 255), colour=(0.1, 0.1, 0.1)))
+WHITE = (1.0, 1.0, 1.0)
+
+
+def test_a_texture_lies_as_its_coordinates_say(machine):
+    image = draw(machine, wall(texture=textured(255, 255, 255, 255), colour=WHITE))
     ((a, b), (c, d)) = corners(image)
     full = 0.96 * 255
     for pixel, want in ((a, [full, 0, 0]), (b, [0, full, 0]), (c, [0, 0, full]), (d, [full] * 3)):
@@ -124,7 +128,7 @@ def test_sharp_holes_are_cut_out_and_soft_ones_are_mixed(machine):
     assert a[3] == 255 and abs(b[3] - 128) <= 2
     # What is cut out is whole where it is not: leaves hide what is behind them.
     behind = wall(-0.3, 0.5, (0.0, 0.0, 0.9))
-    front = wall(0.3, 0.4, texture=textured(240, 0, 240, 240))
+    front = wall(0.3, 0.4, WHITE, texture=textured(240, 0, 240, 240))
     ((a, b), _) = corners(draw(machine, behind, front))
     np.testing.assert_allclose(a[:3], [0.96 * 255, 0, 0], atol=8)
     assert b[2] > 200 > 10 > b[0]
@@ -139,3 +143,91 @@ def test_objects_replace_one_another(machine):
     draw(machine, wall(colour=(1.0, 0.0, 0.0)))
     image = draw(machine, wall(0.0, 0.2, (0.0, 1.0, 0.0)))
     assert image[12, 12, 1] > 200 and not image[..., 0].any()
+
+
+def test_factors_multiply_textures_and_tints_as_linear_light_where_the_part_says_so(machine):
+    grey = np.full((2, 2, 4), 188, np.uint8)  # half the light
+    grey[..., 3] = 255
+    part = wall(colour=(0.735357, 0.0, 0.0), texture=grey)
+    part.tint = np.full((2, 3, 4), 0.5)
+    product = draw(machine, part)[12, 12]
+    np.testing.assert_allclose(product[:3], [0.96 * 255 * 0.735357**2 * 0.5, 0, 0], atol=2)
+    part.linear = True
+    np.testing.assert_allclose(draw(machine, part)[12, 12, :3], [0.96 * 99, 0, 0], atol=2)  # 1/8
+
+
+def test_alpha_is_ignored_cut_or_mixed_as_the_part_says(machine):
+    part = wall(texture=textured(255, 128, 26, 0), colour=WHITE)
+    part.linear = True
+    for mode, cutoff, want in (
+        ("opaque", 0.5, [255, 255, 255, 255]),
+        ("mask", 0.05, [255, 255, 255, 0]),
+        ("mask", 0.3, [255, 255, 0, 0]),
+        ("blend", 0.5, [255, 128, 26, 0]),
+    ):
+        part.alpha, part.cutoff = mode, cutoff
+        (a, b), (c, d) = corners(draw(machine, part))
+        np.testing.assert_allclose([p[3] for p in (a, b, c, d)], want, atol=3)
+    part.alpha, part.opacity = "opaque", 0.0
+    assert draw(machine, part)[12, 12, 3] == 255
+
+
+def test_what_is_solid_of_a_mixed_part_hides_what_is_behind_it(machine):
+    """In whatever order they are drawn: the nearer wall's middle is farther than the other's."""
+    near, far = wall(0.4, 0.4, (1.0, 0.0, 0.0)), wall(-0.4, 0.4, (0.0, 0.0, 1.0))
+    for part in (near, far):
+        part.alpha = "blend"
+    for parts in ((near, far), (far, near)):
+        assert draw(machine, *parts)[12, 12].tolist()[1:] == [0, 0, 255]
+
+
+def test_backs_are_drawn_of_two_sided_parts_alone(machine):
+    part = wall()
+    part.two_sided = False
+    assert draw(machine, part)[12, 12, 3] == 255
+    assert not draw(machine, part, azimuth=180.0).any()
+    part.two_sided = True
+    assert draw(machine, part, azimuth=180.0)[12, 12, 3] == 255
+
+
+def test_light_of_its_own_needs_no_other_and_is_added(machine):
+    part = wall(colour=(0.0, 0.0, 0.0))
+    part.glow = Glow((0.2158605, 0.0, 1.0))
+    np.testing.assert_allclose(
+        draw(machine, part, elevation=40.0)[12, 12], [128, 0, 255, 255], atol=1
+    )
+    part.glow = Glow((1.0, 1.0, 1.0), part.uv, textured(255, 255, 255, 255))
+    (a, b), (c, _) = corners(draw(machine, part))
+    assert a[:3].tolist() == [255, 0, 0] and b[1] == 255 and c[2] == 255
+    lit = wall(colour=(0.735357, 0.0, 0.0))  # of which 0.96 are seen
+    lit.glow = Glow((0.25, 0.0, 0.0))
+    want = 255 * linear_to_srgb(srgb_to_linear(0.96 * 0.735357) + 0.25)
+    np.testing.assert_allclose(draw(machine, lit)[12, 12, 0], want, atol=2)
+    bare = wall(normal=(0, 0, 1), colour=(0.5, 0.5, 0.5))
+    bare.unlit = True
+    np.testing.assert_allclose(draw(machine, bare)[12, 12, :3], 127.5, atol=1)
+
+
+def test_beyond_its_edges_a_texture_repeats_turns_back_or_stays(machine):
+    """Red on the left half, green on the right, over coordinates from 0 to 2."""
+    picture = np.zeros((8, 8, 4), np.uint8)
+    picture[:, :4], picture[:, 4:] = [255, 0, 0, 255], [0, 255, 0, 255]
+    seen = {}
+    for wrap in ("repeat", "mirror", "clamp"):
+        part = wall(texture=picture, colour=WHITE)
+        part.uv, part.wrap = part.uv * 2, (wrap, "repeat")
+        image = draw(machine, part)
+        seen[wrap] = ["rg"[int(image[12, x, 1] > image[12, x, 0])] for x in (7, 10, 13, 16)]
+    assert seen == {"repeat": list("rgrg"), "mirror": list("rggr"), "clamp": list("rggg")}
+
+
+def test_texels_seen_from_near_by_are_squares_or_slopes(machine):
+    picture = np.zeros((2, 2, 4), np.uint8)
+    picture[:, 1], picture[..., 3] = 255, 255
+    part = wall(texture=picture, colour=WHITE)
+    part.wrap = ("clamp", "clamp")
+    slope = draw(machine, part)[12, :, 0]
+    part.nearest = True
+    squares = draw(machine, part)[12, :, 0]
+    assert ((slope[6:18] > 30) & (slope[6:18] < 220)).sum() > 3
+    assert ((squares > 30) & (squares < 220)).sum() <= 1

@@ -7,7 +7,7 @@ import pytest
 from furniture_files import AZIMUTH, COLOURS, cube_mtl, cube_obj, write_catalogue, write_folder
 
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.data import asset_sources, meshes, render
+from iso3d_jax.data import asset_sources, meshes, obj, render
 from iso3d_jax.data.multiview import open_dataset, prepare
 from iso3d_jax.data.rasterizer import Rasterizer, shrink
 from iso3d_jax.geometry import cameras
@@ -17,8 +17,8 @@ RESOLUTION = 32
 
 
 def cube_parts(opacity=1.0, x=1.0, y=1.0, z=1.0):
-    obj = cube_obj(x, y, z).encode()
-    return meshes.to_world(meshes.read_obj(obj, lambda name: cube_mtl(opacity).encode()))
+    text = cube_obj(x, y, z).encode()
+    return meshes.to_world(obj.read_obj(text, lambda name: cube_mtl(opacity).encode(), print))
 
 
 def look(machine, elevation, azimuth, fov=30.0, scale=1.1):
@@ -87,14 +87,14 @@ def test_a_see_through_material_is_partly_transparent(machine):
     assert abs(int(image[RESOLUTION // 2, RESOLUTION // 2, 3]) - 191) <= 2
 
 
-def test_texture_replaces_the_materials_colour_with_row_0_at_the_top(machine):
+def test_a_texture_lies_with_row_0_at_the_top(machine):
     parts = cube_parts()
     texture = np.zeros((2, 2, 4), np.uint8)
     texture[0], texture[1] = [255, 0, 0, 255], [0, 0, 255, 255]
     for part in parts:
         part.texture = texture
         part.uv = np.stack([part.positions[..., 1], (part.positions[..., 2] > 0) * 1.0], -1)
-        part.colour = (0.1, 0.1, 0.1)
+        part.colour = (1.0, 1.0, 1.0)
     machine.load(parts)
     image, _ = look(machine, 0.0, 0.0)
     top, bottom = image[9, RESOLUTION // 2], image[RESOLUTION - 10, RESOLUTION // 2]
@@ -147,7 +147,9 @@ def test_render_command_makes_a_data_set_and_goes_on(machine, tmp_path, run_pyth
     with pytest.raises(UserError, match=r"was rendered with --stretch 0.0, not 0.3"):
         render.render_all([], out, 16, 2, stretch=0.3)
     settings = json.loads((out / "settings.json").read_text())
-    assert settings == {"resolution": 16, "sets": 2, "seed": 0, "stretch": 0.0, "warp": 0.0}
+    assert settings == {
+        "resolution": 16, "sets": 2, "seed": 0, "stretch": 0.0, "warp": 0.0, "up": "y",
+    }  # fmt: skip
 
 
 def test_stretched_cube_is_a_box_in_the_unit_sphere_with_a_boxs_normals():

@@ -1,5 +1,6 @@
 """What rendering hands to the renderer and writes down, by a renderer that only takes notes."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -127,7 +128,7 @@ def test_all_settings_reach_every_object_and_are_written_down(
     assert set(skipped) == {"flat"} and "flat\tflat" in (out / "skipped.txt").read_text()
     assert sorted(asked) == [(name, 7, 2, 0.25, 0.5) for name in ("a", "b", "c", "flat")]
     assert {machine.resolution for machine in Notes.made} == {12}
-    settings = dict(resolution=12, sets=2, seed=7, stretch=0.25, warp=0.5)
+    settings = dict(resolution=12, sets=2, seed=7, stretch=0.25, warp=0.5, up="y")
     assert json.loads((out / "settings.json").read_text()) == settings
     assert sorted(p.name for p in (out / "objects").iterdir()) == ["a.npz", "b.npz", "c.npz"]
     assert np.load(out / "objects" / "b.npz")["images"].shape == (8, 12, 12, 4)
@@ -137,10 +138,10 @@ def test_all_settings_reach_every_object_and_are_written_down(
     render.render_all(everything, out, 12, 2, seed=7, workers=1, stretch=0.25, warp=0.5)
     assert sorted(name for name, *_ in asked) == ["b", "flat"]
     for name in settings:
-        other = settings | {name: settings[name] + 1}
+        other = settings | {name: "z" if name == "up" else settings[name] + 1}
         with pytest.raises(UserError, match=f"--{name} {settings[name]}, not {other[name]}"):
             render.render_all(everything, out, other["resolution"], other["sets"], other["seed"], 1,
-                              other["stretch"], other["warp"])  # fmt: skip
+                              other["stretch"], other["warp"], other["up"])  # fmt: skip
     assert "4 objects, 2 to render, 0 left out" in capsys.readouterr().out
 
 
@@ -155,7 +156,7 @@ def test_the_commands_flags_reach_the_rendering(monkeypatch, tmp_path, capsys):
     write_folder(tmp_path / "m", ["a", "b"])
     names = dict(
         _ASSETS=[str(tmp_path / "m")], _OUT=str(tmp_path / "out"), _RESOLUTION=24, _SETS=3, _SEED=5,
-        _STRETCH=0.25, _WARP=0.75, _WORKERS=2, _ONLY=["b"],
+        _STRETCH=0.25, _WARP=0.75, _WORKERS=2, _ONLY=["b"], _UP="z",
     )  # fmt: skip
     for name, value in names.items():
         assert isinstance(getattr(render, name), flags.FlagHolder)
@@ -163,7 +164,8 @@ def test_the_commands_flags_reach_the_rendering(monkeypatch, tmp_path, capsys):
     render.main([])
     ((assets, *rest), prepared) = asked
     out = tmp_path / "out"
-    assert [a.name for a in assets] == ["b"] and rest == [out, 24, 3, 5, 2, 0.25, 0.75]
+    assert [a.name for a in assets] == ["b"] and rest == [out, 24, 3, 5, 2, 0.25, 0.75, "z"]
+    assert assets[0].rotation == (1, 0, 0, 0, 0, 1, 0, -1, 0)
     assert prepared == (out, out)
     assert "left out 0" in capsys.readouterr().out
 
@@ -186,3 +188,28 @@ def test_one_worker_is_a_thread_and_more_are_processes(monkeypatch):
     with render._pool(2, 8) as pool:
         assert isinstance(pool, render.concurrent.futures.ProcessPoolExecutor)
         assert pool._max_workers == 2
+
+
+def test_one_bad_object_never_ends_a_run_and_what_others_lack_is_written_down(
+    assets, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(rasterizer, "Rasterizer", Notes)
+    (tmp_path / "m" / "cube.mtl").unlink()  # of all three
+    original = asset_sources.load_asset
+
+    def load(asset, note):
+        if asset.name == "b":
+            raise IndexError("line one\nline two \ud800")
+        return original(asset, note)
+
+    monkeypatch.setattr(asset_sources, "load_asset", load)
+    faulty = [dataclasses.replace(assets[2], name="d", fault="known before")]
+    out = tmp_path / "out"
+    for _ in range(2):  # the second run says the same of what the first one rendered
+        skipped = render.render_all([*assets, *faulty], out, 8, 1)
+        assert set(skipped) == {"b", "d"}
+        lines = dict(line.split("\t") for line in (out / "skipped.txt").read_text().splitlines())
+        assert lines["a"].startswith("rendered, but no materials: cube.mtl is not there")
+        assert "the material 'front' is not there" in lines["c"] and lines["d"] == "known before"
+        fault = "a fault while it was read or drawn: IndexError: line one line two ?"
+        assert lines["b"] == fault
