@@ -148,7 +148,9 @@ def _whole_files(rng: np.random.Generator) -> Iterator[tuple[str, bytes, str]]:
 def _profile() -> bytes:
     from PIL import ImageCms
 
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    profile[24:36] = struct.pack(">6H", 2020, 1, 1, 0, 0, 0)  # when it was made
+    return bytes(profile)
 
 
 def _lab(rgb: Image.Image) -> Image.Image:

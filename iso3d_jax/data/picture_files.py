@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.files import readable_name
 from iso3d_jax.core.images import to_uint8
 
 SMALLEST = 16  # pixels; below that there is nothing to see
@@ -90,7 +91,7 @@ def name_of(picture: PictureSource) -> str:
     """What to call a picture in messages: its path, if it has one."""
     if not isinstance(picture, str | os.PathLike):
         return "the picture"
-    return _printable(os.fsencode(picture).decode("utf-8", "replace"))
+    return readable_name(picture)
 
 
 def _check_file(path: Path, name: str) -> None:
@@ -174,12 +175,8 @@ def _decode(opened: Callable[[], Image.Image], name: str, largest: int) -> Image
 def _reason(error: BaseException) -> str:
     """An error's own words as a part of a sentence: one line, printable and short."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    text = " ".join(_printable(text).split())
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return text if len(text) <= 120 else text[:117] + "..."
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _check_size(size: tuple[int, int], name: str, kind: str | None) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.files import readable_name
 from iso3d_jax.data.picture_folders import find_pictures, load_all, name_pictures
 from iso3d_jax.data.pictures import load_picture, prepare_picture
 from iso3d_jax.evaluation.views import ViewTask
@@ -40,7 +41,7 @@ def make_task(
     pictures = [prepare_picture(rgba, resolution, picture) for rgba in loaded.values()]
     shape = (len(loaded), 4)
     task = ViewTask(
-        names=list(loaded),
+        names=[readable_name(name) for name in loaded],
         pictures=np.asarray(pictures, np.float32),
         azimuth_deg=np.broadcast_to(np.arange(4) * 90.0, shape).astype(np.float32),
         elevation_deg=np.full(shape, ELEVATION_DEG, np.float32),
@@ -48,4 +49,4 @@ def make_task(
         protocol="a folder of pictures without true views; drawn at azimuths 0, 90, 180, 270 and "
         "15 degrees of elevation",
     )
-    return task, failed
+    return task, {readable_name(name): reason for name, reason in failed.items()}

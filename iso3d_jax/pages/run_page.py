@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.files import readable_name
 from iso3d_jax.core.progress import duration
 from iso3d_jax.pages.build import Page, write_page
 
@@ -50,8 +51,7 @@ def write_run_page(
         )
     with np.load(folder / "views.npz") as stored:
         views, seen = stored["views"][0], stored["prepared"]
-    # A name in bytes that are no UTF-8 cannot be written into a page.
-    name = os.fsencode(picture_name).decode("utf-8", "replace") or "a picture"
+    name = readable_name(picture_name) or "a picture"
     page = Page(
         title="One picture to a 3D object",
         lead=(

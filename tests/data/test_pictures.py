@@ -319,3 +319,32 @@ def test_areas_of_a_picture_that_is_no_square():
     image = np.random.default_rng(0).integers(0, 255, (6, 4, 1), np.uint8)
     want = image.astype(float).reshape(2, 3, 2, 2, 1).mean((1, 3))
     assert np.abs(pictures.area_resize(image, 2) - want).max() <= 0.5
+
+
+# Alpha that is there is believed; specks are not.
+
+
+def test_a_cut_out_that_fills_its_frame_is_believed(tmp_path):
+    """Half a percent of the pixels are transparent; one of its two colours is the rim's."""
+    image = np.full((100, 100, 4), 255, np.uint8)
+    image[20:80, 30:60, :3] = RED
+    image[:5, :10, 3] = 0
+    np.testing.assert_array_equal(load_picture(save(tmp_path, Image.fromarray(image))), image)
+
+
+@pytest.mark.parametrize("specks", [[(3, 3, 1)], [(3, 90, 4), (92, 5, 3)], [(0, 50, 4)]])
+def test_specks_of_alpha_do_not_change_the_frame(tmp_path, specks):
+    clean = np.asarray(disc(radius=25)).copy()
+    dirty = clean.copy()
+    for y, x, size in specks:
+        dirty[y : y + size, x : x + size] = 255
+    found = load_picture(save(tmp_path, Image.fromarray(dirty)))
+    np.testing.assert_array_equal(prepare_picture(found, 64), prepare_picture(clean, 64))
+
+
+def test_small_parts_within_the_object_and_large_ones_beside_it_stay(tmp_path):
+    image = np.zeros((100, 100, 4), np.uint8)
+    image[20:80, 20:30] = image[20:30, 20:80] = (*RED, 255)
+    image[60, 60] = 255  # a screw, within the box
+    image[40:45, 90:95] = 255  # a fiftieth of the object
+    np.testing.assert_array_equal(load_picture(save(tmp_path, Image.fromarray(image))), image)
