@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import faulthandler
 import io
 import os
 import resource
@@ -59,6 +60,7 @@ def attempt(path: str | os.PathLike) -> str:
     child = os.fork()
     if not child:
         os.close(reader)
+        faulthandler.disable()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff's own words
         now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (now + BYTES, now + BYTES))
@@ -159,6 +161,7 @@ def _lab(rgb: Image.Image) -> Image.Image:
     target = ImageCms.createProfile("LAB")
     found = ImageCms.profileToProfile(rgb, ImageCms.createProfile("sRGB"), target, outputMode="LAB")
     assert found is not None
+    found.info.clear()  # its profile says when it was made
     return found
 
 
