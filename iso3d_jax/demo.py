@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from iso3d_jax.commands import command_line
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.reconstruct import default_config
+from iso3d_jax.reconstruct import check_save_input, default_config
 
 if TYPE_CHECKING:
     from iso3d_jax.pipeline import Pipeline
@@ -38,6 +38,11 @@ _IMAGE = flags.DEFINE_string(
 _MODEL = flags.DEFINE_string("model", None, "folder of a model; the shipped small one if left out")
 _OUT = flags.DEFINE_string("out", "out/demo", "folder for the results")
 _DTYPE = flags.DEFINE_enum(*command_line.DTYPE_FLAG)
+_REMOVE_BACKGROUND = flags.DEFINE_enum(*command_line.REMOVE_BACKGROUND_FLAG)
+_MATTING_MODEL = flags.DEFINE_string(*command_line.MATTING_MODEL_FLAG)
+_SAVE_INPUT = flags.DEFINE_string(
+    "save_input", None, "write what the model will see as a PNG, before anything else"
+)
 
 
 def main(argv):
@@ -49,7 +54,11 @@ def main(argv):
     from iso3d_jax.data.pictures import load_picture
 
     image = Path(_IMAGE.value)
-    load_picture(image)
+    if _SAVE_INPUT.value:
+        check_save_input(_SAVE_INPUT.value, str(image))
+    picture = load_picture(
+        image, remove_background=_REMOVE_BACKGROUND.value, matting_model=_MATTING_MODEL.value
+    )
     paths.model("--model", _MODEL.value, "unet", "vae", "clip")
     out = make_folder(_OUT.value)
 
@@ -62,7 +71,9 @@ def main(argv):
     clear(out)
     pipe = Pipeline.from_pretrained(_MODEL.value, dtype=_DTYPE.value)
     try:
-        pipe.reconstruct(image, out=out, config=cfg)
+        if _SAVE_INPUT.value:
+            pipe.save_input(picture, _SAVE_INPUT.value, cfg.picture or None)
+        pipe.reconstruct(picture, out=out, config=cfg, name=image.name)
     except loop.Interrupted as stop:
         sys.exit(128 + stop.signum)
     page = write_run_page(

@@ -61,13 +61,16 @@ _PAGE = flags.DEFINE_integer(
     "page_objects", 40, "objects on the page: half the best, half the worst", 1, command_line.MOST
 )
 _DTYPE = flags.DEFINE_enum(*command_line.DTYPE_FLAG)
+_REMOVE_BACKGROUND = flags.DEFINE_enum(*command_line.REMOVE_BACKGROUND_FLAG)
+_MATTING_MODEL = flags.DEFINE_string(*command_line.MATTING_MODEL_FLAG)
 
 
 def main(_argv):
     """Scores what the flags name."""
+    from iso3d_jax.core.errors import UserError
     from iso3d_jax.evaluation.run import Evaluation, evaluate
 
-    evaluate(
+    report = evaluate(
         Evaluation(
             model=_MODEL.value,
             data=_DATA.value,
@@ -88,9 +91,16 @@ def main(_argv):
             sheet_objects=_OBJECTS.value,
             page_objects=_PAGE.value,
             dtype=_DTYPE.value,
+            remove_background=_REMOVE_BACKGROUND.value,
+            matting_model=_MATTING_MODEL.value,
         ),
         _OUT.value,
     )
+    if failed := report.get("data", {}).get("left out"):
+        raise UserError(
+            f"{len(failed)} pictures of {_IMAGES.value} could not be used ({', '.join(failed)}): "
+            "the reasons are above, the others are in the report"
+        )
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ programs.
 
 from __future__ import annotations
 
+import functools
 import json
 import tempfile
 from collections.abc import Mapping
@@ -25,7 +26,10 @@ from ml_collections import ConfigDict
 from iso3d_jax import sampling
 from iso3d_jax.commands.config_presets import nearest
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.data.pictures import MODES, PictureSource, load_picture
+from iso3d_jax.core.files import atomic_path
+from iso3d_jax.data import grids
+from iso3d_jax.data.picture_files import PictureSource
+from iso3d_jax.data.pictures import MODES, load_picture
 from iso3d_jax.pages.run_page import write_run_page
 from iso3d_jax.presets import reconstruct as presets
 from iso3d_jax.reconstruction import batch, loop, run
@@ -95,6 +99,8 @@ class Pipeline:
         eta: float | None = None,
         temperature: float | None = None,
         preprocessing: str | None = None,
+        remove_background: str = "auto",
+        matting_model: str | None = None,
     ) -> Views:
         """Generates views evenly round the object of a picture.
 
@@ -102,6 +108,8 @@ class Pipeline:
           picture: a path, its bytes, a Pillow image, or an array [H, W, 3 or 4].
           preprocessing: how it is fitted to the frame, a name of `data.pictures.MODES`; the model's
             own if None.
+          remove_background: 'auto', 'never' or 'always', see `data.background`.
+          matting_model: an ONNX file to cut objects out with, in place of the extra's.
           seed, num_views, elevation_deg, azimuth_deg, steps, guidance_scale, eta, temperature: as
             of `sampling.sample_views`.
 
@@ -111,7 +119,9 @@ class Pipeline:
         sampling.check_options(num_views, elevation_deg, steps)
         if preprocessing not in (None, *MODES):
             raise UserError(f"preprocessing '{preprocessing}': {nearest(preprocessing, MODES)}")
-        rgba = load_picture(picture)
+        rgba = load_picture(
+            picture, remove_background=remove_background, matting_model=matting_model
+        )
         (prepared,) = sampling.prepare_all(self.model, [rgba], preprocessing)
         (images,) = sampling.sample_views(
             self.model, [prepared], num_views=num_views, elevation_deg=elevation_deg,
@@ -124,6 +134,23 @@ class Pipeline:
             preprocessing or "",
         )  # fmt: skip
 
+    def save_input(
+        self, picture: PictureSource, path: str | Path, preprocessing: str | None = None, **options
+    ) -> Path:
+        """Writes a picture as the image encoder will see it, a PNG; returns its path.
+
+        Args:
+          picture: as of `views`.
+          preprocessing: as of `views`.
+          options: remove_background, matting_model, as of `views`.
+        """
+        (prepared,) = sampling.prepare_all(
+            self.model, [load_picture(picture, **options)], preprocessing
+        )
+        with atomic_path(Path(path).expanduser()) as temporary:
+            grids.to_image(prepared).save(temporary)
+        return Path(path)
+
     def reconstruct(
         self,
         picture: PictureSource | Views,
@@ -135,6 +162,8 @@ class Pipeline:
         config: ConfigDict | Mapping[str, Any] | None = None,
         init: str | None = None,
         name: str = "",
+        remove_background: str = "auto",
+        matting_model: str | None = None,
     ) -> Reconstruction:
         """Makes a 3D object; the same call goes on where it was stopped, if `out` is given.
 
@@ -152,6 +181,7 @@ class Pipeline:
             preset's, as {'guidance.scale': 7.5}.
           init: 'none', 'views' or the folder of another run; the config's own if None.
           name: what the page calls the picture.
+          remove_background, matting_model: as of `views`.
 
         Raises:
           UserError: see `reconstruction.run.reconstruct`.
@@ -165,7 +195,10 @@ class Pipeline:
             cfg.picture = given.preprocessing
         if seed is not None:
             cfg.seed = seed
-        rgba = given.picture if given is not None else load_picture(picture)  # pyright: ignore[reportArgumentType]
+        rgba = given.picture if given is not None else load_picture(
+            picture,  # pyright: ignore[reportArgumentType]
+            remove_background=remove_background, matting_model=matting_model,
+        )  # fmt: skip
         keep = tempfile.TemporaryDirectory(prefix="iso3d_") if out is None else None
         folder = Path(keep.name if keep else out).expanduser()  # pyright: ignore[reportArgumentType]
         key = json.dumps([cfg.to_dict(), init])
@@ -188,6 +221,8 @@ class Pipeline:
         seed: int | None = None,
         config: ConfigDict | Mapping[str, Any] | None = None,
         init: str | None = None,
+        remove_background: str = "auto",
+        matting_model: str | None = None,
     ) -> dict[str, str]:
         """Makes an object of each picture, in `out/NAME`; on several devices one on each at a time.
 
@@ -195,7 +230,7 @@ class Pipeline:
 
         Args:
           pictures: paths by name, as of `reconstruction.batch.find_pictures`.
-          preset, seed, config, init: as of `reconstruct`.
+          preset, seed, config, init, remove_background, matting_model: as of `reconstruct`.
 
         Returns:
           What went wrong, by name.
@@ -210,6 +245,9 @@ class Pipeline:
             self.model, {name: Path(path) for name, path in pictures.items()}, out, cfg,
             model_id=self._model_id, init=cfg.init if init is None else init,
             reconstruct=reconstruct_with_page,
+            load=functools.partial(
+                load_picture, remove_background=remove_background, matting_model=matting_model
+            ),
         )  # fmt: skip
 
     def _config(

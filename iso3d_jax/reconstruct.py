@@ -35,6 +35,11 @@ _INIT = flags.DEFINE_string(
     "init", None, "what sds starts from: none, views (a draft first), or the folder of a run"
 )
 _DTYPE = flags.DEFINE_enum(*command_line.DTYPE_FLAG)
+_REMOVE_BACKGROUND = flags.DEFINE_enum(*command_line.REMOVE_BACKGROUND_FLAG)
+_MATTING_MODEL = flags.DEFINE_string(*command_line.MATTING_MODEL_FLAG)
+_SAVE_INPUT = flags.DEFINE_string(
+    "save_input", None, "write what the model will see of --image as a PNG, before anything else"
+)
 
 
 def default_config(argv: list[str]) -> str:
@@ -71,6 +76,18 @@ def check_paths(init: str) -> None:
     make_folder(_OUT.value)
 
 
+def check_save_input(path: str, image: str | None) -> None:
+    """Refuses a --save_input that cannot be written, or that is the picture itself."""
+    from iso3d_jax.commands import paths
+    from iso3d_jax.core.errors import UserError
+
+    if not image:
+        raise UserError("--save_input is for one --image; each run's page shows its own")
+    if Path(path).suffix.lower() != ".png":
+        raise UserError(f"--save_input must end in .png, not {path}")
+    paths.check_output("--save_input", path, [image])
+
+
 def main(argv):
     """Reads the picture and the model and runs the reconstruction."""
     del argv
@@ -78,10 +95,14 @@ def main(argv):
     from iso3d_jax.core.errors import UserError
     from iso3d_jax.data.pictures import load_picture
 
+    cutting = dict(remove_background=_REMOVE_BACKGROUND.value, matting_model=_MATTING_MODEL.value)
     if bool(_IMAGE.value) == bool(_IMAGES.value):
         raise UserError("give --image PICTURE or --images FOLDER, one of the two")
-    if _IMAGE.value:
-        load_picture(_IMAGE.value)  # refuses what it must before anything slow
+    if _SAVE_INPUT.value:
+        check_save_input(_SAVE_INPUT.value, _IMAGE.value)
+    picture = None
+    if _IMAGE.value:  # refuses what it must before anything slow
+        picture = load_picture(_IMAGE.value, **cutting)
     init = _INIT.value if _INIT.value is not None else cfg.init
     check_paths(init)
 
@@ -96,10 +117,14 @@ def main(argv):
     pipe = Pipeline.from_pretrained(_MODEL.value, dtype=_DTYPE.value)
     failed = {}
     try:
-        if _IMAGE.value:
-            pipe.reconstruct(_IMAGE.value, out=_OUT.value, config=cfg, init=init)
+        if picture is not None:
+            if _SAVE_INPUT.value:
+                pipe.save_input(picture, _SAVE_INPUT.value, cfg.picture or None)
+            pipe.reconstruct(
+                picture, out=_OUT.value, config=cfg, init=init, name=Path(_IMAGE.value).name
+            )
         else:
-            failed = pipe.reconstruct_all(several, _OUT.value, config=cfg, init=init)
+            failed = pipe.reconstruct_all(several, _OUT.value, config=cfg, init=init, **cutting)
     except loop.Interrupted as stop:
         sys.exit(128 + stop.signum)
     if failed:

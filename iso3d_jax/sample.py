@@ -3,13 +3,16 @@
     python -m iso3d_jax.sample --image chair.png --out views.png
 
 The result shows each picture followed by its views in one row. The picture should show one whole
-object: a PNG with a transparent background, or any format with a plain one. Without --model the
-small model that ships with the package is used: 64x64 pixels, furniture, for trying things out.
+object: a PNG with a transparent background, or any format with a plain one; a busy one is cut out
+where the extra iso3d_jax[matting] is installed (--remove_background). Without --model the small
+model that ships with the package is used: 64x64 pixels, furniture, for trying things out.
+A picture that cannot be used does not keep the others from theirs; the exit status is 2 then.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +70,11 @@ _PREPARE = flags.DEFINE_enum(
     "launch.py does it; as the released scripts/i2i.py does it. The model's own if left out",
 )
 _DTYPE = flags.DEFINE_enum(*command_line.DTYPE_FLAG)
+_REMOVE_BACKGROUND = flags.DEFINE_enum(*command_line.REMOVE_BACKGROUND_FLAG)
+_MATTING_MODEL = flags.DEFINE_string(*command_line.MATTING_MODEL_FLAG)
+_SAVE_INPUT = flags.DEFINE_string(
+    "save_input", None, "write what the model will see: a PNG, or a folder for several pictures"
+)
 _CELL = flags.DEFINE_integer(
     "cell", 0, "pixels a view in the PNG; 0: the model's resolution, but at least 256", 0, 4096
 )
@@ -77,15 +85,25 @@ def main(argv):
     del argv
     from iso3d_jax.core.files import atomic_path, make_folder
     from iso3d_jax.data import grids, pictures
+    from iso3d_jax.data.picture_folders import find_pictures, load_all, name_pictures
 
     out = Path(_OUT.value)
     if out.suffix.lower() != ".png":
         raise UserError(f"--out must end in .png, not {out}")
     if out.is_dir():
         raise UserError(f"--out {out} is a folder: name a PNG in it")
-    files = [path for given in _IMAGE.value for path in pictures.find_pictures(given)]
-    loaded = [pictures.load_picture(path) for path in files]
+    given = [path for value in _IMAGE.value for path in find_pictures(value)]
+    paths.check_output("--out", out, given)
+    if _SAVE_INPUT.value:
+        paths.check_output("--save_input", _SAVE_INPUT.value, given)
     paths.model("--model", _MODEL.value, "unet", "vae", "clip")
+    loaded, failed = load_all(
+        dict(zip(name_pictures(given), given, strict=True)),
+        lambda path: pictures.load_picture(
+            path, remove_background=_REMOVE_BACKGROUND.value, matting_model=_MATTING_MODEL.value
+        ),
+    )
+    names = list(loaded)
     make_folder(out.parent)
 
     from iso3d_jax import sampling
@@ -95,11 +113,12 @@ def main(argv):
     sampling.check_options(_NUM_VIEWS.value, _ELEVATION_DEG.value, _STEPS.value)
     model = load_model(_MODEL.value, _DTYPE.value)
     rows, compiled = [], set()
-    progress = Progress(len(files), "sampling", unit="pictures")
-    for first in range(0, len(files), _BATCH_SIZE.value):
-        batch = sampling.prepare_all(
-            model, loaded[first : first + _BATCH_SIZE.value], _PREPARE.value
-        )
+    prepared = sampling.prepare_all(model, list(loaded.values()), _PREPARE.value)
+    if _SAVE_INPUT.value:
+        save_inputs(Path(_SAVE_INPUT.value), names, prepared)
+    progress = Progress(len(names), "sampling", unit="pictures")
+    for first in range(0, len(names), _BATCH_SIZE.value):
+        batch = prepared[first : first + _BATCH_SIZE.value]
         new = len(batch) not in compiled  # a smaller last batch is another program
         compiled.add(len(batch))
         what = f"and generating {_NUM_VIEWS.value} views of {len(batch)} pictures"
@@ -127,20 +146,32 @@ def main(argv):
             round(_AZIMUTH_DEG.value + 360 * k / _NUM_VIEWS.value) % 360
             for k in range(_NUM_VIEWS.value)
         ]
-        opaque = write_views(folder, choose_names(files), rows, azimuths)
+        opaque = write_views(folder, names, rows, azimuths)
         print(f"views: {folder}")
         if opaque:
             print(f"left opaque, for want of a plain background: {', '.join(opaque)}")
     print(f"wrote {out}")
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(given)} pictures could not be used ({', '.join(failed)}): the "
+            f"reasons are above, the others are in {out}"
+        )
 
 
-def choose_names(paths: list[Path]) -> list[str]:
-    """Stems of the pictures' files, a number added where two are alike."""
-    stems = [path.stem for path in paths]
-    return [
-        stem if stems.count(stem) == 1 else f"{stem}_{stems[:i].count(stem) + 1}"
-        for i, stem in enumerate(stems)
-    ]
+def save_inputs(out: Path, names: list[str], prepared: Sequence[np.ndarray]) -> None:
+    """Writes pictures [H, W, 3] in [0, 1] as the model will see them.
+
+    Args:
+      out: a PNG for one picture; else a folder, which gets a PNG of each name.
+    """
+    from iso3d_jax.core.files import atomic_path
+    from iso3d_jax.data import grids
+
+    single = len(names) == 1 and out.suffix.lower() == ".png"
+    for name, picture in zip(names, prepared, strict=True):
+        with atomic_path(out if single else out / f"{name}.png") as temporary:
+            grids.to_image(picture).save(temporary)
+    print(f"what the model sees: {out}")
 
 
 def write_views(

@@ -29,6 +29,7 @@ Exit status: 0 all went well, 2 a mistake in what was given, 130 interrupted wit
 
 import errno
 import functools
+import io
 import math
 import os
 import re
@@ -50,6 +51,17 @@ from iso3d_jax.core.errors import UserError
 DTYPE_FLAG = (
     "dtype", None, ["float32", "bfloat16"],
     "of networks' weights and arithmetic; if left out bfloat16 on a GPU or TPU, float32 on a CPU",
+)  # fmt: skip
+# The same of commands that take people's pictures.
+REMOVE_BACKGROUND_FLAG = (
+    "remove_background", "auto", ["auto", "never", "always"],
+    "auto: transparency is kept, a plain background removed by its colour, any other by matting; "
+    "never: the picture as it is; always: by matting",
+)  # fmt: skip
+MATTING_MODEL_FLAG = (
+    "matting_model", None,
+    "an ONNX file of rembg's (u2net, silueta, isnet) to cut objects out with; u2netp of the extra "
+    "iso3d_jax[matting] if left out",
 )  # fmt: skip
 MOST = config_rules.MOST  # the upper bound of whole numbers
 _CONFIG_FLAG = "config"
@@ -127,6 +139,8 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
       argv: the command line, program name first; sys.argv where left out.
     """
     argv = list(sys.argv if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be no text at all
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         if any(re.fullmatch(r"--?(help|helpshort|helpfull|h)", arg) for arg in argv[1:]):
             print(_help_text(main, argv[0]))

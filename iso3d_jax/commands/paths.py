@@ -7,7 +7,7 @@ be what the command needs. What takes longer to find out is left to whoever read
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -67,11 +67,18 @@ def folder(flag: str, path: str) -> None:
 
 def pictures(flag: str, path: str) -> None:
     """A folder with at least one picture."""
-    from iso3d_jax.data.pictures import find_pictures
+    from iso3d_jax.data.picture_folders import find_pictures
 
     folder(flag, path)
     with _of(flag):
         find_pictures(path)
+
+
+def check_output(flag: str, path: str | Path, given: Iterable[str | Path]) -> None:
+    """Refuses to write over what was given."""
+    path = Path(path)
+    if path.exists() and any(Path(g).exists() and path.samefile(g) for g in given):
+        raise UserError(f"{flag} {path} is the picture that was given: name another file")
 
 
 def file(flag: str, path: str) -> None:

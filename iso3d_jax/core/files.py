@@ -35,6 +35,12 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def readable_name(path: str | os.PathLike) -> str:
+    """A path as text for a person and for a page, also where its bytes are no UTF-8."""
+    text = os.fsencode(path).decode("utf-8", "replace")
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

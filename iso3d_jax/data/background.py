@@ -1,14 +1,73 @@
-"""Removing a plain background: a picture without transparency to one with."""
+"""Backgrounds: a picture without transparency to one with.
+
+Alpha that is there is believed. A plain background (a studio shot, a catalogue picture) is removed
+by its colour; any other is left to matting (matting.py), where that is installed.
+"""
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.data import matting
 
+BACKGROUNDS = ("auto", "never", "always")
+TRANSPARENT = 0.001  # of the pixels: alpha that hides less says nothing about the object
+LARGEST = 2048  # longer side of pictures whose background is removed
 ADVICE = (
     "remove the background (with rembg or any picture editor) and save it as a PNG with "
     "transparency"
 )
+
+
+class BackgroundError(UserError):
+    """A background that its colour does not tell from the object."""
+
+
+def remove_background(
+    rgba: np.ndarray, how: str = "auto", *, name: str = "the picture",
+    matting_model: str | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Makes the background transparent.
+
+    Args:
+      rgba: uint8 [H, W, 4].
+      how: 'auto' believes the picture's alpha, if it has any; else removes a plain background by
+        its colour and any other by matting. 'never' leaves the picture as it is. 'always' removes
+        it by matting, whatever it is; alpha that is there counts as well.
+      name: what to call the picture in errors.
+      matting_model: an ONNX file, in place of that of the extra `matting`.
+
+    Returns:
+      uint8 [h, w, 4]; the longer side is at most `LARGEST` where something was removed.
+
+    Raises:
+      UserError: no object can be told from the background, or matting is needed and not installed.
+    """
+    transparent = (rgba[..., 3] < 128).mean() >= TRANSPARENT
+    if how == "never" or (how == "auto" and transparent):
+        return rgba
+    image = Image.fromarray(rgba)
+    if max(image.size) > LARGEST:
+        image.thumbnail((LARGEST, LARGEST), Image.Resampling.BICUBIC)
+    rgba = np.asarray(image)
+    if how == "auto":
+        try:
+            return remove_plain_background(rgba[..., :3], name)
+        except BackgroundError as error:
+            try:
+                model = matting.find_model(matting_model)
+            except UserError as missing:
+                raise UserError(f"{error}, or let it be cut out: {missing}") from None
+    else:
+        model = matting.find_model(matting_model)
+    if not transparent:
+        return matting.cut_out(rgba[..., :3], model, name)
+    alpha = rgba[..., 3:].astype(np.float32) / 255
+    white = np.rint(rgba[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+    found = matting.cut_out(white, model, name)
+    found[..., 3] = np.minimum(found[..., 3], rgba[..., 3])
+    return found
 
 
 def remove_plain_background(rgb: np.ndarray, name: str = "the picture") -> np.ndarray:
@@ -28,7 +87,7 @@ def remove_plain_background(rgb: np.ndarray, name: str = "the picture") -> np.nd
       uint8 [H, W, 4].
 
     Raises:
-      UserError: the background is busy, or there is nothing but background.
+      BackgroundError: the background is busy, or there is nothing but background.
     """
     height, width, _ = rgb.shape
     pixels = rgb.astype(np.float32)
@@ -37,7 +96,7 @@ def remove_plain_background(rgb: np.ndarray, name: str = "the picture") -> np.nd
     rim[:margin] = rim[-margin:] = rim[:, :margin] = rim[:, -margin:] = True
     background, tolerance, plain = _fit_background(pixels, rim)
     if plain < 0.6:
-        raise UserError(f"{name} has no transparency and a busy background: {ADVICE}")
+        raise BackgroundError(f"{name} has no transparency and a busy background: {ADVICE}")
     distance = np.abs(pixels - background).max(-1)
     labels: np.ndarray = np.asarray(ndimage.label(distance <= tolerance)[0])  # type: ignore[index]
     outside = np.isin(labels, np.setdiff1d(np.unique(labels[rim]), [0]))
@@ -48,9 +107,11 @@ def remove_plain_background(rgb: np.ndarray, name: str = "the picture") -> np.nd
     objects = _without_specks(~outside)
     share = objects.mean()
     if share < 0.002:
-        raise UserError(f"{name} shows one plain colour: there is no object to see in it")
+        raise BackgroundError(
+            f"{name} shows one plain colour: no object can be told from it: {ADVICE}"
+        )
     if share > 0.95:
-        raise UserError(f"the object in {name} cannot be told from its background: {ADVICE}")
+        raise BackgroundError(f"the object in {name} cannot be told from its background: {ADVICE}")
     alpha = objects.astype(np.float32)
     # Pixels at the edge are mixtures of the object's colour and the background's.
     band = ndimage.binary_dilation(objects, iterations=1) & ~ndimage.binary_erosion(

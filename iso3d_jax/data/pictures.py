@@ -1,8 +1,7 @@
 """Pictures from people: read them, refuse the hopeless ones kindly, and fit them to the model.
 
-`load_picture` gives RGBA, whatever the file held. A picture without transparency on a plain
-background (a studio shot, a catalogue picture) gets its background removed here; on a busy
-background it is refused, because a guess at what the object is would be wrong too often.
+`load_picture` gives RGBA, whatever the file held (picture_files.py); what is not transparent gets
+its background removed (background.py).
 
 `prepare_picture` gives what the image encoder sees. Four ways:
   'centred': the object's bounding box, centred, its longer side at 0.85 of the frame. What the
@@ -15,79 +14,79 @@ background it is refused, because a guess at what the object is would be wrong t
 The released two keep the picture's own framing, and stretch it to a square.
 """
 
-import io
 import math
-import os
-import warnings
-from pathlib import Path
-from typing import IO, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image
+from scipy import ndimage
 
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.core.images import to_uint8
-from iso3d_jax.data.background import remove_plain_background
+from iso3d_jax.data import background
+from iso3d_jax.data.picture_files import SMALLEST, PictureSource, name_of, read_image
 
-SMALLEST = 16  # pixels; below that there is nothing to see
 LARGEST = 4096  # longer side; larger pictures are reduced when they are read
-LARGEST_PLAIN = 2048  # the same where the background has to be removed
 FILL = 0.85  # of the frame, for 'centred'
 VISIBLE = 25  # alpha above this (of 255) counts as part of the object
+SPECK = 0.01  # of the largest piece's area: a smaller one is dust
 MODES = ("centred", "framed", "launch", "i2i")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
-PictureSource: TypeAlias = str | os.PathLike | bytes | Image.Image | np.ndarray
-
-
-def load_picture(picture: PictureSource) -> np.ndarray:
+def load_picture(
+    picture: PictureSource, *, remove_background: str = "auto", matting_model: str | None = None
+) -> np.ndarray:
     """Reads a picture of one object as RGBA.
 
     Args:
-      picture: a file that Pillow can read (PNG, JPEG, WebP and others, of any mode), its bytes, a
-        Pillow image, or an array [H, W], [H, W, 3] or [H, W, 4] of uint8 or of floats in [0, 1].
+      picture: a file (PNG, JPEG, WebP and others, of any mode), its bytes, a Pillow image, or an
+        array [H, W], [H, W, 3] or [H, W, 4] of uint8 or of floats in [0, 1].
+      remove_background: how, a name of `data.background.BACKGROUNDS`.
+      matting_model: an ONNX file, in place of that of the extra `matting`.
 
     Returns:
-      uint8 [H, W, 4], upright, sRGB, colours not multiplied by alpha.
+      uint8 [H, W, 4], upright, sRGB, colours not multiplied by alpha; specks of alpha beside the
+      object are gone.
 
     Raises:
       UserError: no such file, not a picture, damaged, too small, nothing visible in it, or a
         background that cannot be removed.
     """
-    path = picture if isinstance(picture, str | os.PathLike) else "the picture"
-    image = _to_eight_bits(_open(picture), path)
-    if min(image.size) < SMALLEST:
-        width, height = image.size
-        raise UserError(
-            f"{path} is only {width}x{height} pixels: use a picture of at least "
-            f"{SMALLEST}x{SMALLEST}, and better 256x256 or more"
-        )
-    rgba = np.asarray(_limit(image.convert("RGBA"), LARGEST))
-    alpha = rgba[..., 3]
-    if alpha.max() <= VISIBLE:
-        raise UserError(f"{path} is fully transparent: there is no object to see in it")
-    if (alpha < 128).mean() < 0.01:
-        plain = _limit(Image.fromarray(rgba).convert("RGB"), LARGEST_PLAIN)
-        rgba = remove_plain_background(np.asarray(plain), name=str(path))
+    if remove_background not in background.BACKGROUNDS:
+        names = ", ".join(background.BACKGROUNDS)
+        raise UserError(f"remove_background '{remove_background}': there are {names}")
+    name = name_of(picture)
+    rgba = np.asarray(read_image(picture, LARGEST).convert("RGBA"))
+    if rgba[..., 3].max() <= VISIBLE:
+        raise UserError(f"{name} is fully transparent: there is no object to see in it")
+    rgba = background.remove_background(
+        rgba, remove_background, name=name, matting_model=matting_model
+    )
+    rgba = _without_specks(rgba)
     x0, y0, x1, y1 = visible_box(rgba[..., 3])
     if max(x1 - x0, y1 - y0) < SMALLEST:
         raise UserError(
-            f"the visible part of {path} is only {x1 - x0}x{y1 - y0} pixels: the object must be "
+            f"the visible part of {name} is only {x1 - x0}x{y1 - y0} pixels: the object must be "
             f"at least {SMALLEST} pixels large"
         )
     return np.ascontiguousarray(rgba)
 
 
-def find_pictures(path: str | os.PathLike) -> list[Path]:
-    """The picture itself, or all pictures of a folder in the order of their names."""
-    path = Path(path)
-    if not path.is_dir():
-        return [path]
-    found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-    if not found:
-        raise UserError(f"the folder {path} holds no pictures ({', '.join(SUFFIXES)})")
-    return found
+def _without_specks(rgba: np.ndarray) -> np.ndarray:
+    """Clears what lies outside the box of the object's pieces, which would make the frame larger.
+
+    A piece below a hundredth of the largest one is a speck. Within the box it stays: there it
+    costs nothing, and may be a button or a screw.
+    """
+    labels: np.ndarray = np.asarray(ndimage.label(rgba[..., 3] > VISIBLE, np.ones((3, 3)))[0])  # type: ignore[index]
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    large = sizes >= SPECK * sizes.max()
+    if large[1:].all():
+        return rgba
+    x0, y0, x1, y1 = visible_box(np.where(np.take(large, labels), 255, 0))
+    cleared = rgba.copy()
+    cleared[..., 3] = 0
+    cleared[y0:y1, x0:x1, 3] = rgba[y0:y1, x0:x1, 3]
+    return cleared
 
 
 def prepare_picture(rgba: np.ndarray, resolution: int, mode: str = "centred") -> np.ndarray:
@@ -200,102 +199,3 @@ def _growing_weights(source: int, target: int) -> np.ndarray:
     np.add.at(weights, (positions, np.minimum(first, source - 1)), 1 - share)
     np.add.at(weights, (positions, np.minimum(first + 1, source - 1)), share)
     return weights
-
-
-def _open(picture: PictureSource) -> Image.Image:
-    """Opens and decodes a picture, upright."""
-    if isinstance(picture, np.ndarray):
-        return _from_array(picture)
-    if isinstance(picture, Image.Image):
-        return ImageOps.exif_transpose(picture)
-    if isinstance(picture, bytes):
-        return _decode(io.BytesIO(picture), "the picture")
-    path = Path(picture).expanduser()
-    if not path.exists():
-        raise UserError(f"picture not found: {path}")
-    if path.is_dir():
-        raise UserError(f"{path} is a folder, not a picture")
-    try:
-        with open(path, "rb") as file:
-            return _decode(file, path)
-    except PermissionError:
-        raise UserError(f"{path} cannot be read: permission denied") from None
-
-
-def _from_array(picture: np.ndarray) -> Image.Image:
-    """An array of 8-bit levels, or of floats in [0, 1], as a picture."""
-    plain = picture.ndim == 2 or picture.ndim == 3 and picture.shape[2] in (1, 3, 4)
-    if picture.dtype != np.uint8:
-        plain = plain and np.issubdtype(picture.dtype, np.floating)
-        plain = plain and bool(picture.size and picture.min() >= 0 and picture.max() <= 1)
-    if not plain:
-        raise UserError(
-            f"the picture is an array {picture.dtype} {list(picture.shape)}: give [H, W], "
-            "[H, W, 3] or [H, W, 4] of uint8, or of floats between 0 and 1"
-        )
-    if picture.dtype != np.uint8:
-        picture = np.rint(picture * 255).astype(np.uint8)
-    return Image.fromarray(picture[..., 0] if picture.shape[2:] == (1,) else picture)
-
-
-def _decode(file: IO[bytes], path: str | os.PathLike) -> Image.Image:
-    """What an open file holds, upright."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's notes on size and metadata
-            image = Image.open(file)
-            image.draft("RGB", (LARGEST, LARGEST))
-            image.load()
-            return ImageOps.exif_transpose(image)
-    except UnidentifiedImageError:
-        raise UserError(
-            f"{path} is not a picture: it is empty, text, or in a format that is not supported "
-            "(use PNG, JPEG or WebP)"
-        ) from None
-    except Image.DecompressionBombError:
-        raise UserError(f"{path} has too many pixels: reduce it to {LARGEST} a side") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise UserError(f"{path} is damaged or cut short ({error}): save it again") from None
-
-
-def _to_eight_bits(image: Image.Image, path: str | os.PathLike) -> Image.Image:
-    """Any mode to 8 bits a channel in sRGB: L, LA, RGB or RGBA."""
-    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I", "F"):
-        values = np.asarray(image).astype(np.float64)
-        if not np.isfinite(values).all():
-            raise UserError(f"{path} holds values that are not numbers")
-        largest = 1.0 if values.max() <= 1 and image.mode == "F" else 255.0
-        largest = 65535.0 if values.max() > 255 else largest
-        return Image.fromarray(to_uint8(values / largest))
-    profile = image.info.get("icc_profile")
-    if profile and image.mode in ("RGB", "RGBA", "CMYK"):
-        image = _to_srgb(image, profile)
-    if image.mode == "P" or "transparency" in image.info:
-        return image.convert("RGBA")
-    if image.mode in ("PA", "La", "RGBa"):
-        return image.convert("RGBA" if image.mode != "La" else "LA").convert("RGBA")
-    if image.mode in ("L", "LA", "RGB", "RGBA"):
-        return image
-    return image.convert("RGB")
-
-
-def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """Applies an embedded colour profile; a profile that makes no sense is left out."""
-    try:
-        mode = "RGBA" if image.mode == "RGBA" else "RGB"
-        converted = ImageCms.profileToProfile(
-            image, ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"),
-            outputMode=mode,
-        )  # fmt: skip
-    except (ImageCms.PyCMSError, OSError, ValueError):
-        return image
-    return image if converted is None else converted
-
-
-def _limit(image: Image.Image, largest: int) -> Image.Image:
-    """Reduces a picture whose longer side is above `largest` (Pillow multiplies by alpha)."""
-    if max(image.size) <= largest:
-        return image
-    image = image.copy()
-    image.thumbnail((largest, largest), Image.Resampling.BICUBIC)
-    return image

@@ -7,29 +7,41 @@ from pathlib import Path
 import numpy as np
 
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.data.pictures import find_pictures, load_picture, prepare_picture
+from iso3d_jax.core.files import readable_name
+from iso3d_jax.data.picture_folders import find_pictures, load_all, name_pictures
+from iso3d_jax.data.pictures import load_picture, prepare_picture
 from iso3d_jax.evaluation.views import ViewTask
 
 ELEVATION_DEG = 15.0
 
 
-def make_task(folder: str | Path, resolution: int, picture: str) -> ViewTask:
+def make_task(
+    folder: str | Path, resolution: int, picture: str, **cutting
+) -> tuple[ViewTask, dict[str, str]]:
     """Four views of each picture at azimuths 0, 90, 180 and 270, 15 degrees above.
 
     Args:
       resolution, picture: of the model.
+      cutting: options of `load_picture`.
+
+    Returns:
+      The task, and what is wrong with the pictures that are left out, by name.
 
     Raises:
-      UserError: no such folder, no picture in it, or one that cannot be used.
+      UserError: no such folder, or no picture in it that can be used.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"--images {folder}: there is no such folder")
     files = find_pictures(folder)
-    pictures = [prepare_picture(load_picture(str(f)), resolution, picture) for f in files]
-    shape = (len(files), 4)
-    return ViewTask(
-        names=[f.stem for f in files],
+    loaded, failed = load_all(
+        dict(zip(name_pictures(files), files, strict=True)),
+        lambda path: load_picture(path, **cutting),
+    )
+    pictures = [prepare_picture(rgba, resolution, picture) for rgba in loaded.values()]
+    shape = (len(loaded), 4)
+    task = ViewTask(
+        names=[readable_name(name) for name in loaded],
         pictures=np.asarray(pictures, np.float32),
         azimuth_deg=np.broadcast_to(np.arange(4) * 90.0, shape).astype(np.float32),
         elevation_deg=np.full(shape, ELEVATION_DEG, np.float32),
@@ -37,3 +49,4 @@ def make_task(folder: str | Path, resolution: int, picture: str) -> ViewTask:
         protocol="a folder of pictures without true views; drawn at azimuths 0, 90, 180, 270 and "
         "15 degrees of elevation",
     )
+    return task, {readable_name(name): reason for name, reason in failed.items()}

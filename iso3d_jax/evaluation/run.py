@@ -34,6 +34,7 @@ class Evaluation:
       st_lpips: the weights' file; 'auto' takes those of stlpips-pytorch if installed; 'none'.
       sheet_objects, page_objects: rows of the contact sheet, objects on the page.
       dtype: of the networks, as of `load_model`.
+      remove_background, matting_model: of `images`, as of `load_picture`.
     """
 
     model: str | None = None
@@ -55,6 +56,8 @@ class Evaluation:
     sheet_objects: int = 8
     page_objects: int = 40
     dtype: str | None = None
+    remove_background: str = "auto"
+    matting_model: str | None = None
 
 
 def evaluate(s: Evaluation, out: str | Path) -> dict[str, Any]:
@@ -140,8 +143,11 @@ def load_task(s: Evaluation, model):
     config = model.config
     picture = s.preprocessing or config.picture
     if s.images:
-        task = folder.make_task(s.images, config.resolution, picture)
-        facts = {"images": s.images}
+        task, failed = folder.make_task(
+            s.images, config.resolution, picture, remove_background=s.remove_background,
+            matting_model=s.matting_model,
+        )  # fmt: skip
+        facts = {"images": s.images} | ({"left out": failed} if failed else {})
     elif s.gso:
         task = gso.make_task(s.gso, config.resolution, picture)
         facts = {"gso": s.gso}

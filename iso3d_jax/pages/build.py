@@ -27,6 +27,7 @@ class Page:
       title: heading of the page.
       lead: one or two sentences below it.
       picture: the picture as it was given, RGBA uint8 [H, W, 4].
+      seen: the picture as the model saw it, float [H, W, 3] in [0, 1].
       views: the generated views, float [H, W, 3] in [0, 1] or uint8.
       view_labels: a caption for each view.
       views_text: how they were made.
@@ -44,6 +45,7 @@ class Page:
     title: str
     lead: str = ""
     picture: np.ndarray | None = None
+    seen: np.ndarray | None = None
     views: Sequence[np.ndarray] = ()
     view_labels: Sequence[str] = ()
     views_text: str = "Drawn by the multi-view diffusion model from the picture's embedding alone."

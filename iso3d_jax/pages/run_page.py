@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.files import readable_name
 from iso3d_jax.core.progress import duration
 from iso3d_jax.pages.build import Page, write_page
 
@@ -48,8 +49,9 @@ def write_run_page(
         raise UserError(f"{folder} holds no finished reconstruction: report.json is missing") from (
             None
         )
-    views = np.load(folder / "views.npz")["views"][0]
-    name = picture_name or "a picture"
+    with np.load(folder / "views.npz") as stored:
+        views, seen = stored["views"][0], stored["prepared"]
+    name = readable_name(picture_name) or "a picture"
     page = Page(
         title="One picture to a 3D object",
         lead=(
@@ -57,6 +59,7 @@ def write_run_page(
             "whose every side the same diffusion model approves of, then a mesh."
         ),
         picture=np.asarray(Image.open(folder / "input.png").convert("RGBA")),
+        seen=seen,
         views=list(views),
         view_labels=[_view_label(k, len(views)) for k in range(len(views))],
         turntable=folder / "turntable.mp4",

@@ -19,16 +19,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.data import picture_folders
 from iso3d_jax.data.pictures import load_picture
 from iso3d_jax.reconstruction import loop, run, settings
 from iso3d_jax.reconstruction import pictures as draw
 from iso3d_jax.reconstruction.spec import make_spec
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-
 
 def find_pictures(folder: str | Path) -> dict[str, Path]:
-    """The pictures of a folder by name, in order; what shares a name keeps its suffix.
+    """The pictures of a folder by name, in order; see `data.picture_folders`.
 
     Raises:
       UserError: no such folder, or none in it.
@@ -36,11 +35,8 @@ def find_pictures(folder: str | Path) -> dict[str, Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"--images {folder} is not a folder; for one picture give --image")
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not files:
-        raise UserError(f"--images {folder} holds no picture ({', '.join(SUFFIXES)})")
-    stems = [p.stem for p in files]
-    return {p.stem if stems.count(p.stem) == 1 else p.name: p for p in files}
+    files = picture_folders.find_pictures(folder)
+    return dict(zip(picture_folders.name_pictures(files), files, strict=True))
 
 
 def is_finished(out: Path, about: dict) -> bool:
@@ -74,6 +70,7 @@ def reconstruct_all(
     model_id: str,
     init: str,
     reconstruct: Callable = run.reconstruct,
+    load: Callable[[Path], np.ndarray] = load_picture,
 ) -> dict[str, str]:
     """Reconstructs every picture into a folder of its name; what is finished is left as it is.
 
@@ -84,6 +81,7 @@ def reconstruct_all(
       pictures: from `find_pictures`.
       config: as of `run.reconstruct`.
       reconstruct: what makes one, with `run.reconstruct`'s arguments.
+      load: reads a picture as RGBA.
 
     Returns:
       What went wrong, by name of the picture.
@@ -107,7 +105,7 @@ def reconstruct_all(
     def one(count: int, name: str, path: Path, model, programs: dict) -> None:
         folder = Path(out) / name
         try:
-            picture: np.ndarray = load_picture(path)
+            picture: np.ndarray = load(path)
             if is_finished(folder, run.about_run(model, picture, spec, model_id, init)):
                 print(f"[{count}/{len(pictures)}] {name}: finished before")
                 return

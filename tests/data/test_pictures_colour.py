@@ -125,12 +125,12 @@ def test_sizes_at_the_limits(tmp_path, monkeypatch):
 
 
 def test_alpha_that_hides_next_to_nothing_counts_as_none(tmp_path):
-    """A hundredth of the pixels below half: less of it, and the ground is removed."""
+    """A thousandth of the pixels below half: less of it, and the ground is removed."""
     image = np.full((100, 100, 4), 255, np.uint8)
     image[30:70, 20:60, :3] = (30, 60, 90)
-    image[0, :99, 3] = 0
+    image[0, :9, 3] = 0
     assert loaded(tmp_path, Image.fromarray(image))[50, 90, 3] == 0
-    image[0, :100, 3] = 0
+    image[0, :10, 3] = 0
     assert loaded(tmp_path, Image.fromarray(image))[50, 90, 3] == 255
 
 

@@ -1,5 +1,7 @@
 """`python -m iso3d_jax.sample`, as it is typed."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -43,6 +45,47 @@ def test_grid_and_separate_views(run_python, model_folder, pictures, tmp_path):
     assert np.abs(batch[68:] - alone).max() <= 2
 
 
+def test_folders_as_people_have_them(run_python, model_folder, tmp_path):
+    """Names that collide, hidden files, one that is damaged, one whose name is no text."""
+    folder, out = tmp_path / "in", tmp_path / "views.png"
+    folder.mkdir()
+    image = Image.new("RGBA", (64, 64))
+    ImageDraw.Draw(image).ellipse([10, 10, 50, 50], fill=(220, 30, 30, 255))
+    image.save(folder / "._a.png", "BMP")
+    (folder / "bad.png").write_bytes(b"no picture")
+    names = ["A.PNG", "a.jpg", "a.png", "{{body}}.png", os.fsdecode(b"st\xfchl.png")]
+    for name in names:
+        image.save(folder / name, "PNG")
+    process = run_python(
+        *SAMPLE, "--model", model_folder, "--steps=1", "--cell=64", "--num_views=1", "--separate",
+        "--batch_size=1",
+        "--image", folder, "--out", out, "--save_input", tmp_path / "seen",
+    )  # fmt: skip
+    assert process.returncode == 2, process.stderr
+    assert "failed: bad: " in process.stderr and "Traceback" not in process.stderr
+    assert "error: 1 of 6 pictures could not be used (bad)" in process.stderr
+    with Image.open(out) as sheet:
+        assert sheet.size == (2 * 68 + 4, 5 * 68 + 4)
+    found = {path.name for path in (tmp_path / "views").iterdir()}
+    assert found == {
+        f"{name}_0_azimuth000.png"
+        for name in ("A.PNG", "a.jpg", "a.png_2", "{{body}}", os.fsdecode(b"st\xfchl"))
+    }
+    seen = sorted(path.name for path in (tmp_path / "seen").iterdir())
+    assert len(seen) == 5 and "{{body}}.png" in seen
+    with Image.open(tmp_path / "seen" / "a.jpg.png") as first:
+        centre = first.getpixel((first.width // 2, first.height // 2))
+        assert centre == pytest.approx((220, 30, 30), abs=3)
+
+
+def test_what_was_given_is_not_written_over(refused, pictures):
+    given = pictures / "a_red.png"
+    message = refused(*SAMPLE, "--image", given, "--out", pictures / "." / "a_red.png")
+    assert "is the picture that was given: name another file" in message
+    message = refused(*SAMPLE, "--image", given, "--out", "new.png", "--save_input", given)
+    assert message.startswith("error: --save_input") and "name another file" in message
+
+
 def test_views_of_a_disc_become_transparent_files(tmp_path):
     """A view on white gets a background of alpha 0; one that fills its frame stays, and is told."""
     from iso3d_jax import sample
@@ -58,15 +101,6 @@ def test_views_of_a_disc_become_transparent_files(tmp_path):
     assert (alpha[inside] == 255).mean() > 0.9 and (alpha[~inside] == 0).mean() > 0.9
     with Image.open(tmp_path / opaque[0]) as image:
         assert image.mode == "RGB"
-
-
-def test_files_of_one_name_do_not_overwrite_each_other():
-    from pathlib import Path
-
-    from iso3d_jax import sample
-
-    paths = [Path("a/chair.png"), Path("b/chair.png"), Path("b/lamp.png")]
-    assert sample.choose_names(paths) == ["chair_1", "chair_2", "lamp"]
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,9 @@ def test_layouts_that_do_not_fit_are_refused(tmp_path):
 
 def test_a_folder_of_pictures(tmp_path):
     write_object(tmp_path / "pictures", views=2)
-    task = folder.make_task(tmp_path / "pictures", 32, "centred")
+    (tmp_path / "pictures" / "0001.png").write_text("not a picture")
+    task, failed = folder.make_task(tmp_path / "pictures", 32, "centred")
+    assert list(failed) == ["0001"] and "is not a picture" in failed["0001"]
     assert task.names == ["000", "001"] and task.truth is None
     assert task.pictures.shape == (2, 32, 32, 3) and task.azimuth_deg[1].tolist() == [
         0,

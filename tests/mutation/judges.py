@@ -24,7 +24,8 @@ AREAS = {
     ],
     "sampling": ["sampling.py"],
     "data/pictures": [
-        "data/pictures.py", "data/background.py", "data/colour.py",
+        "data/pictures.py", "data/picture_files.py", "data/picture_folders.py",
+        "data/background.py", "data/matting.py", "data/colour.py",
         "data/multiview", "data/picture_table.py",
     ],
     "data/render": ["data/render.py", "data/rasterizer.py", "data/grids.py", "data/meshes.py"],

@@ -1,6 +1,8 @@
 """The page of a run's folder, and what the demo does with an earlier result."""
 
+import html
 import json
+import os
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from PIL import Image
 
 from iso3d_jax import demo
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.pages.html import uri
 from iso3d_jax.pages.run_page import write_run_page
 
 REPORT = dict(
@@ -23,7 +26,8 @@ REPORT = dict(
 def run_folder(tmp_path):
     """A folder with the files of a finished reconstruction."""
     Image.new("RGBA", (20, 20), (200, 0, 0, 255)).save(tmp_path / "input.png")
-    np.savez(tmp_path / "views.npz", views=np.zeros((2, 4, 8, 8, 3), np.float32))
+    views, prepared = np.zeros((2, 4, 8, 8, 3), np.float32), np.ones((8, 8, 3), np.float32)
+    np.savez(tmp_path / "views.npz", views=views, prepared=prepared)
     (tmp_path / "turntable.mp4").write_bytes(b"video")
     (tmp_path / "mesh.glb").write_bytes(b"mesh")
     (tmp_path / "report.json").write_text(json.dumps(REPORT))
@@ -46,6 +50,24 @@ def test_page_of_a_run(run_folder):
     assert "More pictures" in text and text.count('alt="chair"') == 2 * 5
     large = write_run_page(run_folder, resolution=256).read_text(encoding="utf-8")
     assert "expect coarse shapes" not in large
+
+
+@pytest.mark.parametrize("name", ["{{body}}.png", "{% x %}.png", "%s {0}.png", "<b>&.png"])
+def test_a_pictures_name_is_no_template(run_folder, name):
+    text = write_run_page(run_folder, picture_name=name).read_text(encoding="utf-8")
+    assert f"Made from {html.escape(name)} by iso3d_jax" in text
+
+
+def test_a_name_in_bytes_that_are_no_utf8_can_be_shown(run_folder):
+    name = os.fsdecode(b"st\xfchl.png")
+    text = write_run_page(run_folder, picture_name=name).read_text(encoding="utf-8")
+    assert "Made from st\ufffdhl.png by" in text
+
+
+def test_the_page_shows_what_the_model_sees(run_folder):
+    text = write_run_page(run_folder).read_text(encoding="utf-8")
+    assert 'alt="What the model sees"' in text
+    assert str(uri(np.ones((8, 8, 3), np.float32))) in text
 
 
 def test_unfinished_run_is_refused(tmp_path):
