@@ -18,6 +18,7 @@ from iso3d_jax.weights.conversion import DTYPES, Part, find_parts
 from iso3d_jax.weights.safetensors_file import Report, reporting, write_safetensors
 from iso3d_jax.weights.sources import Source, open_sources
 from iso3d_jax.weights.tensors import SUFFIXES
+from iso3d_jax.weights.trainer_keys import clean_keys
 
 # What a model of each layout must know beside its weights (reference 4.3 to 4.6). A 2-D base has
 # no cameras yet, so nothing is said of them.
@@ -75,6 +76,8 @@ def import_weights(
                 settings |= {key: source.facts[key] for key in OWN_WORD if key in source.facts}
             else:
                 settings |= BY_LAYOUT.get(layout, {}) | own
+                if "v_pred" in clean_keys(source.tensors, source.path.name).markers:
+                    settings["parameterization"] = "v"
             for part in found:
                 if part.network in parts:
                     raise UserError(f"{place} has a second {part.network}: give one of each")
