@@ -296,7 +296,7 @@ def optimise(
                 stop = stop or signal.SIGINT
             if stop or step >= cfg.steps or (cfg.save_every and step % cfg.save_every == 0):
                 state.save(folder, current, about)
-            if stop and step < cfg.steps:
+            if stopped or (stop and step < cfg.steps):
                 progress.note(f"stopped at iteration {step}; the same command goes on from there")
                 raise Interrupted(stop)
     progress.close()
