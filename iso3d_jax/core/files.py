@@ -206,5 +206,5 @@ def claim_folder(file: Path, facts: Mapping, refusal, *, write: bool = True, **a
             with atomic_path(file) as temporary:
                 temporary.write_text(json.dumps(facts, indent=2) + "\n")
         return
-    noted = read_object(file, "give another folder, or put back what it was")
+    noted = read_object(file, "give another folder, or put back what it was", finite=False)
     ensure_same_run(noted, json.loads(json.dumps(facts)), refusal, **allowed)

@@ -23,8 +23,12 @@ _KINDS = {
 }  # fmt: skip
 
 
-def parse_json(text: bytes | str) -> Any:
+def parse_json(text: bytes | str, *, finite: bool = True) -> Any:
     """The value of a JSON text.
+
+    Args:
+      text: the text.
+      finite: refuse NaN and Infinity, which JSON has not; files of ours note losses with them.
 
     Raises:
       ValueError: it is none, with numbers that are not finite, nested too deep, or too large.
@@ -32,7 +36,7 @@ def parse_json(text: bytes | str) -> Any:
     if len(text) > MAX_BYTES:
         raise ValueError(f"it is larger than {MAX_BYTES >> 20} MB")
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant if finite else float)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
 
@@ -41,12 +45,15 @@ def _refuse_constant(name: str):
     raise ValueError(f"{name} is not a number of JSON")
 
 
-def read_object(path: str | os.PathLike, remedy: str = "") -> dict[str, Any]:
+def read_object(
+    path: str | os.PathLike, remedy: str = "", *, finite: bool = True
+) -> dict[str, Any]:
     """The object that a JSON file holds.
 
     Args:
       path: the file.
       remedy: what the reader may do where it is damaged; ends the sentence.
+      finite: see `parse_json`.
 
     Raises:
       UserError: the file cannot be read, is no JSON or holds something else.
@@ -55,7 +62,7 @@ def read_object(path: str | os.PathLike, remedy: str = "") -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"it is larger than {MAX_BYTES >> 20} MB")
-        content = parse_json(path.read_bytes())
+        content = parse_json(path.read_bytes(), finite=finite)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}{end}") from None
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def read_report(folder: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{folder} holds no finished reconstruction: {FILE} is missing")
     remedy = "delete it, and the same reconstruct command writes it again"
-    report = read_object(path, remedy)
+    report = read_object(path, remedy, finite=False)
     for key, kind in (("mode", str), ("device", str), ("seed", int), ("iterations", int)):
         need(report, key, kind, path)
     seconds = need(report, "seconds", dict, path)
@@ -42,4 +43,4 @@ def read_report(folder: str | Path) -> dict[str, Any]:
 
 def _agreement(facts: dict[str, Any], path: Path) -> None:
     for key in ("psnr_db", "mask_iou"):
-        need(facts, key, float, path)
+        need(facts, key, float, path, least=-math.inf, most=math.inf)

@@ -110,7 +110,7 @@ def load_about(folder: str | Path) -> dict:
     """What `save` was told about the run."""
     path = Path(folder) / FILE
     try:
-        about = parse_json(str(_open(folder, ["about"])["about"]))
+        about = parse_json(str(_open(folder, ["about"])["about"]), finite=False)
     except ValueError:
         raise UserError(f"{path} is damaged; {REMEDY}") from None
     if not isinstance(about, dict) or not isinstance(about.get("config"), dict):

@@ -27,6 +27,11 @@ def test_what_is_no_json_object_is_refused(tmp_path, raw, words):
     assert str(path) in str(error.value) and str(error.value).endswith("; delete it")
 
 
+def test_our_own_notes_may_have_losses_that_are_not_finite(tmp_path):
+    (tmp_path / "x.json").write_text(json.dumps({"loss": float("inf")}))
+    assert read_object(tmp_path / "x.json", finite=False) == {"loss": float("inf")}
+
+
 def test_a_folder_or_nothing_in_place_of_a_file_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "none.json", tmp_path / ("x" * 300)):
         with pytest.raises(UserError, match="cannot be read"):
