@@ -12,11 +12,11 @@ folder, or a hub id owner/name, owner/name/file; several --from make one model. 
 is read off the weights; --arch gives what they cannot tell. docs/weights.md has all of it.
 """
 
-import json
 from pathlib import Path
 
 from iso3d_jax.commands import command_line
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.json_files import read_object
 
 flags = command_line.flags_for(__name__)
 
@@ -71,15 +71,9 @@ def main(argv):
 def _read_arch(path: str | None) -> dict:
     if path is None:
         return {}
-    try:
-        arch = json.loads(Path(path).read_text())
-    except FileNotFoundError:
-        raise UserError(f"--arch file not found: {path}") from None
-    except (ValueError, OSError) as error:
-        raise UserError(f"--arch {path} is not a JSON file that can be read: {error}") from None
-    if not isinstance(arch, dict):
-        raise UserError(f'--arch {path} must be an object, as {{"unet": {{...}}}}')
-    return arch
+    if not Path(path).is_file():
+        raise UserError(f"--arch file not found: {path}")
+    return read_object(path, 'it is to hold {"unet": {...}} and the like')
 
 
 if __name__ == "__main__":

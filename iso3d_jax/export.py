@@ -31,6 +31,9 @@ _TEXTURE = flags.DEFINE_integer(
     "texture", None, "side of the texture, pixels; the run's own by default",
     lower_bound=64, upper_bound=8192,
 )  # fmt: skip
+_OVERWRITE = flags.DEFINE_boolean(
+    "overwrite", False, "replace files that no export of this run has written"
+)
 
 
 def main(argv):
@@ -56,7 +59,7 @@ def main(argv):
 
     facts = export_run(
         run, out, texture=_TEXTURE.value, faces=_FACES.value, resolution=_RESOLUTION.value,
-        threshold="auto" if _THRESHOLD.value == "auto" else threshold,
+        threshold="auto" if _THRESHOLD.value == "auto" else threshold, overwrite=_OVERWRITE.value,
     )  # fmt: skip
     alike = ""
     if "silhouette_iou" in facts:

@@ -12,11 +12,12 @@ is used; without --config, or with a config file and no preset, the preset that 
 below --out, and sheet.png of them all; a picture that fails does not stop the others.
 """
 
-import json
 import sys
 from pathlib import Path
 
 from iso3d_jax.commands import command_line
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.json_files import need, read_object
 from iso3d_jax.presets import reconstruct as presets
 from iso3d_jax.weights.folders import TINY
 
@@ -52,9 +53,11 @@ def default_config(argv: list[str]) -> str:
             folder = Path(given).expanduser()
     for file in (folder / "model.json", folder / "model" / "model.json"):
         try:
-            resolution = json.loads(file.read_text()).get("resolution", presets.SMALL)
-        except (OSError, ValueError, AttributeError):
-            continue
+            resolution = need(
+                read_object(file), "resolution", int, file, default=presets.SMALL, least=1
+            )
+        except UserError:
+            continue  # said where the model is loaded
         return f"reconstruct:{presets.preset_for(resolution)}"
     return "reconstruct:tiny"
 
@@ -62,7 +65,6 @@ def default_config(argv: list[str]) -> str:
 def check_paths(init: str) -> None:
     """Refuses a path that cannot be right, before anything that takes time is loaded."""
     from iso3d_jax.commands import paths
-    from iso3d_jax.core.errors import UserError
     from iso3d_jax.core.files import make_folder
 
     if init not in ("none", "views"):
@@ -92,7 +94,6 @@ def main(argv):
     """Reads the picture and the model and runs the reconstruction."""
     del argv
     cfg = command_line.get_config()
-    from iso3d_jax.core.errors import UserError
     from iso3d_jax.data.pictures import load_picture
 
     cutting = dict(remove_background=_REMOVE_BACKGROUND.value, matting_model=_MATTING_MODEL.value)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import zipfile
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from iso3d_jax.core.arrays_file import read_arrays
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.files import atomic_path, make_folder
 from iso3d_jax.data import grids
@@ -85,10 +85,15 @@ class Views:
         Raises:
           UserError: no such file, or not one of these.
         """
+        names = [field.name for field in dataclasses.fields(cls)]
+        remedy = "it is to hold views that Views.save wrote"
+        arrays = read_arrays(Path(path).expanduser(), remedy, names)
+        axes = dict(images=4, azimuth_deg=1, elevation_deg=1, picture=3, prepared=3, seed=0,
+                    preprocessing=0)  # fmt: skip
+        if any(arrays[name].ndim != count for name, count in axes.items()):
+            raise UserError(f"{path} is damaged; {remedy}")
         try:
-            with np.load(Path(path).expanduser()) as stored:
-                arrays = {field.name: stored[field.name] for field in dataclasses.fields(cls)}
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path} holds no views that Views.save wrote: {error}") from None
-        own = {"seed": int(arrays["seed"]), "preprocessing": str(arrays["preprocessing"])}
+            own = {"seed": int(arrays["seed"]), "preprocessing": str(arrays["preprocessing"])}
+        except ValueError:
+            raise UserError(f"{path} is damaged; {remedy}") from None
         return cls(**(arrays | own))

@@ -27,13 +27,14 @@ Exit status: 0 all went well, 2 a mistake in what was given, 130 interrupted wit
 `ISO3D_DEBUG=1` shows the traceback of a UserError too.
 """
 
-import errno
 import functools
 import io
 import math
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -46,6 +47,7 @@ from iso3d_jax.commands.config_files import load_config
 from iso3d_jax.commands.config_presets import nearest
 from iso3d_jax.core import extras
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.files import describe_os_error
 
 # `flags.DEFINE_enum(*DTYPE_FLAG)` in each command that runs networks: absl counts flags by caller.
 DTYPE_FLAG = (
@@ -148,6 +150,8 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
         rest = _read_flags(argv)
         _quiet_logging()
         use_compilation_cache()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _end_orderly)
         main(rest)
         sys.stdout.flush()
     except UserError as error:
@@ -164,14 +168,20 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        message = describe_os_error(error)
+        if message is None:
             raise
-        _fail(error, f"no space left on the disk while writing {error.filename or 'the results'}")
+        _fail(error, message)
     except Exception as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         _fail(error, "the device ran out of memory; use a smaller batch or a smaller model")
     sys.exit(0)
+
+
+def _end_orderly(number, _frame):
+    """SIGTERM where no loop waits for it: what is half written is taken away, the status is 143."""
+    sys.exit(128 + number)
 
 
 def use_compilation_cache() -> None:

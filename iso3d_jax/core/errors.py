@@ -13,3 +13,12 @@ class UserError(Exception):
 
 class EmptySurface(UserError):
     """A scene that is empty: there is nothing to make a mesh of."""
+
+
+def shorten(text: object, length: int = 200) -> str:
+    """What a file said, for a message: one line of printable characters, its middle left out."""
+    kept = str(text)
+    if len(kept) > length:
+        kept = f"{kept[: length // 2]} ... {kept[-length // 2 :]}"
+    kept = " ".join(kept.split())
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in kept)

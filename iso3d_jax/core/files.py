@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 
 import filelock
 
-from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.errors import UserError, shorten
+from iso3d_jax.core.json_files import read_object
 
+_MAX_NAME = 255  # bytes, of the usual file systems
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # of file systems without them
 
 
@@ -25,7 +27,9 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     make_folder(path.parent)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    end = f".{os.getpid()}{path.suffix}"
+    stem = os.fsencode(path.stem)[: _MAX_NAME - 1 - len(os.fsencode(end))]
+    temporary = path.with_name(f".{stem.decode(errors='ignore')}{end}")
     try:
         yield temporary
         if temporary.is_file():  # some libraries write files for their owner alone
@@ -41,6 +45,32 @@ def readable_name(path: str | os.PathLike) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
+_REASONS = {
+    errno.ENOSPC: "no space left on the disk while writing {}",
+    errno.EDQUOT: "the disk quota is used up while writing {}",
+    errno.EROFS: "the disk of {} is read-only: give another folder",
+    errno.EACCES: "permission denied for {}: give another folder, or change its rights",
+    errno.EPERM: "permission denied for {}: give another folder, or change its rights",
+    errno.ENAMETOOLONG: "the path {} is too long: give a shorter one",
+    errno.ENOTDIR: "{} lies below a file, not a folder: give another path",
+    errno.EISDIR: "{} is a folder where a file is to be: give another path",
+    errno.EEXIST: "{} is there already as something else: give another path",
+    errno.ENOENT: "{} is gone: it, or its folder, was deleted or moved while this ran",
+    errno.ENOTEMPTY: "{} is a folder where a file is to be: give another path",
+    errno.EIO: "the disk of {} failed",
+    errno.ESTALE: "the network disk of {} is gone",
+}
+
+
+def describe_os_error(error: OSError) -> str | None:
+    """A sentence for what the disk refused, or None where it is no matter of files."""
+    reason = _REASONS.get(error.errno or 0)
+    if reason is None or (error.filename is None and error.errno != errno.ENOSPC):
+        return None
+    name = error.filename if error.filename2 is None else error.filename2
+    return reason.format(shorten("the results" if name is None else os.fsdecode(name)))
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
@@ -53,9 +83,12 @@ def make_folder(path: str | os.PathLike) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise UserError(f"cannot make the folder {path}: a file has that name") from None
+        raise UserError(f"cannot make the folder {shorten(path)}: a file has that name") from None
     except PermissionError:
-        raise UserError(f"cannot make the folder {path}: permission denied") from None
+        raise UserError(f"cannot make the folder {shorten(path)}: permission denied") from None
+    except OSError as error:
+        reason = describe_os_error(error) or str(error.strerror or error)
+        raise UserError(f"cannot make the folder {shorten(path)}: {reason}") from None
     return path
 
 
@@ -181,8 +214,5 @@ def ensure_same_folder(
             with atomic_path(file) as temporary:
                 temporary.write_text(json.dumps(facts, indent=2) + "\n")
         return
-    try:
-        noted = json.loads(file.read_text())
-    except ValueError as error:
-        raise UserError(f"{file} is damaged: {error}") from None
+    noted = read_object(file, "give another folder, or put back what it was", finite=False)
     ensure_same_run(noted, json.loads(json.dumps(facts)), refusal, **allowed)

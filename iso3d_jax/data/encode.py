@@ -23,8 +23,9 @@ from jaxtyping import Bool, Float
 
 from iso3d_jax.commands import command_line
 from iso3d_jax.commands.config_checks import SPLITS
-from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.errors import UserError, shorten
 from iso3d_jax.core.files import atomic_path, make_folder
+from iso3d_jax.core.json_files import need, read_object
 from iso3d_jax.core.progress import Progress
 from iso3d_jax.data.colour import change_colours, on_white
 from iso3d_jax.data.pictures import MODES
@@ -82,8 +83,15 @@ class EncodedTable:
                 f"no encoded data set in {folder}: make one with "
                 "python -m iso3d_jax.data.encode --data DIR --out " + str(folder)
             )
-        names = json.loads((folder / "encoded.json").read_text()).get("names", [])
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
+        again = "encode the data set again"
+        names = need(read_object(folder / "encoded.json", again), "names", list, folder, default=[])
+        arrays = {}
+        for name in _ARRAYS:
+            file = folder / f"{name}.npy"
+            try:
+                arrays[name] = np.load(file, mmap_mode="r")
+            except (OSError, ValueError, EOFError, SyntaxError) as error:
+                raise UserError(f"{file} is damaged ({shorten(error)}); {again}") from None
         return cls(names=names, **arrays)
 
 

@@ -8,6 +8,7 @@ so a resumed run sees what an unbroken one would have seen. For larger ones see
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,11 +35,15 @@ class MultiViewTable:
         return len(self.images)
 
     @classmethod
-    def load(cls, path: str | None, split: str) -> MultiViewTable:
-        """Reads one split of a rendered data set ("samples" or None: the shipped one)."""
+    def load(cls, path: str | None, split: str, most: int | None = None) -> MultiViewTable:
+        """Reads one split of a rendered data set ("samples" or None: the shipped one).
+
+        Args:
+          most: objects to read, from the first; all if None.
+        """
         from iso3d_jax.data.multiview import open_dataset
 
-        records = list(open_dataset(path, split))
+        records = list(itertools.islice(open_dataset(path, split), most))
         columns = {
             key: np.stack([record[key] for record in records])
             for key in ("images", "azimuth_deg", "elevation_deg", "fov_deg", "distance")

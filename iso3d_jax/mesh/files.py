@@ -86,14 +86,47 @@ def _say_what_buffers_are(tree: dict) -> None:
                 views[accessors[index]["bufferView"]]["target"] = ARRAY_BUFFER
 
 
+def _lines_of(word: str, rows: np.ndarray, digits: int) -> tuple[list[str], np.ndarray]:
+    """Different rows of numbers as lines of an OBJ, and the line of each row, counted from 1.
+
+    What the unwrapping cut apart has the same coordinates, so it is one vertex again.
+    """
+    texts = [f"{word} " + " ".join(f"{x:.{digits}f}" for x in row) for row in rows + 0.0]
+    lines: dict[str, int] = {}
+    index = np.array([lines.setdefault(text, len(lines) + 1) for text in texts])
+    return list(lines), index
+
+
+def weld(mesh: TexturedMesh) -> TexturedMesh:
+    """The mesh with one vertex where the unwrapping had cut; closed where it was.
+
+    Normals are averaged and colours are those of the first; `uv` is the first's and means nothing.
+    """
+    _, first, index = np.unique(mesh.vertices, axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first)  # as they came
+    index = np.argsort(order)[index.reshape(-1)]
+    first = first[order]
+    normals = np.zeros((len(first), 3), np.float64)
+    np.add.at(normals, index, mesh.normals)
+    lengths = np.linalg.norm(normals, axis=1, keepdims=True)
+    normals = np.where(lengths > 1e-6, normals / np.maximum(lengths, 1e-6), mesh.normals[first])
+    faces = index[mesh.faces]
+    whole = (faces != np.roll(faces, 1, axis=1)).all(axis=1)
+    return TexturedMesh(
+        mesh.vertices[first], normals.astype(mesh.normals.dtype), mesh.uv[first], faces[whole],
+        mesh.texture, mesh.colours[first],
+    )  # fmt: skip
+
+
 def _write_obj(path: Path, mesh: TexturedMesh) -> list[Path]:
     """Not by trimesh, which gives material and picture one name and says nothing of light."""
-    vertices, normals = to_y_up(mesh.vertices), to_y_up(mesh.normals)
-    lines = [f"mtllib {path.stem}.mtl", "usemtl surface"]
-    lines += [f"v {x:.6f} {y:.6f} {z:.6f}" for x, y, z in vertices]
-    lines += [f"vt {u:.6f} {v:.6f}" for u, v in mesh.uv]
-    lines += [f"vn {x:.4f} {y:.4f} {z:.4f}" for x, y, z in normals]
-    lines += ["f " + " ".join(f"{k}/{k}/{k}" for k in face) for face in mesh.faces + 1]
+    points, point = _lines_of("v", to_y_up(mesh.vertices), 6)
+    places, place = _lines_of("vt", mesh.uv, 6)
+    normals, normal = _lines_of("vn", to_y_up(mesh.normals), 4)
+    corners = [f"{point[k]}/{place[k]}/{normal[k]}" for k in range(len(point))]
+    faces = [face for face in mesh.faces if len({int(point[k]) for k in face}) == 3]
+    lines = [f"mtllib {path.stem}.mtl", "usemtl surface", *points, *places, *normals]
+    lines += ["f " + " ".join(corners[k] for k in face) for face in faces]
     image, material = path.with_suffix(".png"), path.with_suffix(".mtl")
     with atomic_path(image) as temporary:
         Image.fromarray(mesh.texture).save(temporary)
@@ -107,6 +140,7 @@ def _write_obj(path: Path, mesh: TexturedMesh) -> list[Path]:
 
 
 def _write_ply(path: Path, mesh: TexturedMesh) -> Path:
+    mesh = weld(mesh)
     alpha = np.full((len(mesh.colours), 1), 255, np.uint8)
     model = trimesh.Trimesh(
         mesh.vertices, mesh.faces, vertex_normals=mesh.normals,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.files import readable_name
 from iso3d_jax.core.progress import duration
 from iso3d_jax.pages.build import Page, write_page
+from iso3d_jax.reconstruction.init import draft
+from iso3d_jax.reconstruction.report_file import read_report
 
 _MODES = {
     "sds": "The radiance field that score distillation made, all round: colour, normals, opacity. "
@@ -43,14 +43,9 @@ def write_run_page(
       The page's absolute path.
     """
     folder = Path(folder)
-    try:
-        report = json.loads((folder / "report.json").read_text())
-    except FileNotFoundError:
-        raise UserError(f"{folder} holds no finished reconstruction: report.json is missing") from (
-            None
-        )
-    with np.load(folder / "views.npz") as stored:
-        views, seen = stored["views"][0], stored["prepared"]
+    report = read_report(folder)
+    views = draft.load_views(folder / "views.npz")[0]
+    seen = draft.load_prepared(folder / "views.npz")
     name = readable_name(picture_name) or "a picture"
     page = Page(
         title="One picture to a 3D object",

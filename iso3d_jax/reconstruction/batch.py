@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
-import json
 import sys
 import threading
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from iso3d_jax.data import picture_folders
 from iso3d_jax.data.pictures import load_picture
 from iso3d_jax.reconstruction import loop, run, settings
 from iso3d_jax.reconstruction import pictures as draw
+from iso3d_jax.reconstruction.report_file import read_report
 from iso3d_jax.reconstruction.spec import make_spec
 
 
@@ -46,8 +46,8 @@ def is_finished(out: Path, about: dict) -> bool:
       about: from `run.about_run`.
     """
     try:
-        report = json.loads((out / "report.json").read_text())
-    except (OSError, ValueError):
+        report = read_report(out)
+    except UserError:
         return False
     ours = settings.comparable(about["config"], live=True)
     return (out / "mesh.glb").is_file() and all(
@@ -56,9 +56,14 @@ def is_finished(out: Path, about: dict) -> bool:
             report.get("model") == about["model"],
             report.get("init") == about["init"],
             report.get("dtype") == about["dtype"],
-            settings.comparable(report.get("config", {}), live=True) == ours,
+            _config_of(report) == ours,
         )
     )
+
+
+def _config_of(report: dict) -> dict | None:
+    config = report.get("config")
+    return settings.comparable(config, live=True) if isinstance(config, dict) else None
 
 
 def reconstruct_all(

@@ -304,7 +304,7 @@ def optimise(
                 stop = stop or signal.SIGINT
             if stop or step >= spec.steps or (spec.save_every and step % spec.save_every == 0):
                 state.save(folder, current, about)
-            if stop and step < spec.steps:
+            if stopped or (stop and step < spec.steps):
                 progress.note(f"stopped at iteration {step}; the same command goes on from there")
                 raise Interrupted(stop)
     progress.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,12 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.core.files import make_folder
+from iso3d_jax.core.files import atomic_path, make_folder
+from iso3d_jax.core.json_files import read_object
 from iso3d_jax.core.progress import Steps
 from iso3d_jax.reconstruction import pictures, state, surface
 from iso3d_jax.reconstruction.init import draft
+from iso3d_jax.reconstruction.report_file import read_report
 from iso3d_jax.reconstruction.spec import ReconstructionSpec, make_spec
 from iso3d_jax.reconstruction.state import State
 from iso3d_jax.views import Views
@@ -59,8 +62,8 @@ class Reconstruction:
         folder = Path(folder).expanduser()
         about = state.load_about(folder)
         spec = make_spec(about["config"])
+        report = read_report(folder)
         try:
-            report = json.loads((folder / "report.json").read_text())
             picture = np.asarray(Image.open(folder / "input.png").convert("RGBA"))
         except (OSError, ValueError) as error:
             raise UserError(f"{folder} holds no finished reconstruction: {error}") from None
@@ -93,6 +96,7 @@ class Reconstruction:
         faces: int | None = None,
         resolution: int | None = None,
         threshold: float | str | None = None,
+        overwrite: bool = False,
     ) -> dict[str, Any]:
         """Extracts the mesh again and writes it; what is None is as it was in the run.
 
@@ -103,16 +107,17 @@ class Reconstruction:
           faces: at most so many triangles.
           resolution: of the marching cubes along the longest side.
           threshold: the density on the surface; "auto" chooses it whatever the run's config says.
+          overwrite: replace files that are there and were not written by an export of this run.
 
         Returns:
           Facts: files, bytes, vertices, faces, threshold, and silhouette_iou where it was chosen.
 
         Raises:
-          UserError: another suffix, or an empty surface.
+          UserError: another suffix, a file that is not the run's own, or an empty surface.
         """
         return export_mesh(
             self.folder, self.state, self.spec, path, texture=texture, faces=faces,
-            resolution=resolution, threshold=threshold,
+            resolution=resolution, threshold=threshold, overwrite=overwrite,
         )  # fmt: skip
 
 
@@ -138,7 +143,7 @@ def export_run(folder: str | Path, path: str | Path, **options) -> dict[str, Any
 def export_mesh(
     run: Path, scene: State, spec: ReconstructionSpec, path: str | Path, *,
     texture: int | None = None, faces: int | None = None, resolution: int | None = None,
-    threshold: float | str | None = None,
+    threshold: float | str | None = None, overwrite: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Writes the mesh of a run's scene; see `Reconstruction.export`.
 
@@ -151,6 +156,10 @@ def export_mesh(
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a file in it")
     make_folder(path.parent)
+    if not overwrite and (theirs := _not_own(run, path)):
+        raise UserError(
+            f"{theirs} is there and no export of this run: name another file, or add --overwrite"
+        )
     mesh = spec.mesh
     if faces or resolution:
         mesh = dataclasses.replace(mesh, faces=faces or 20 * resolution**2)
@@ -167,4 +176,40 @@ def export_mesh(
         steps.close()
     else:
         level = float(threshold)
-    return surface.write_mesh(path, scene, spec, level, resolution) | facts
+    written = surface.write_mesh(path, scene, spec, level, resolution) | facts
+    _note_own(run, _files_of(path))
+    return written
+
+
+EXPORTS = "exports.json"  # of a run: the size and the time of what its exports wrote, by path
+
+
+def _files_of(path: Path) -> list[Path]:
+    """What a mesh file's writing makes: OBJ has a material and a picture beside it."""
+    beside = (".mtl", ".png") if path.suffix.lower() == ".obj" else ()
+    return [path, *(path.with_suffix(suffix) for suffix in beside)]
+
+
+def _stamp(path: Path) -> list[int]:
+    return [path.stat().st_size, path.stat().st_mtime_ns]
+
+
+def _not_own(run: Path, path: Path) -> Path | None:
+    """A file that would be overwritten and that no export of the run has written."""
+    noted = read_object(run / EXPORTS) if (run / EXPORTS).is_file() else {}
+    for file in _files_of(path):
+        by_name = file.stem == "mesh" and file.parent.resolve() == run.resolve()
+        if file.exists() and not by_name and noted.get(str(file.resolve())) != _stamp(file):
+            return file
+    return None
+
+
+def _note_own(run: Path, files: list[Path]) -> None:
+    """Notes what an export wrote outside the run's own names; a read-only run notes nothing."""
+    outside = [f for f in files if f.stem != "mesh" or f.parent.resolve() != run.resolve()]
+    if not outside or not os.access(run, os.W_OK):
+        return
+    noted = read_object(run / EXPORTS) if (run / EXPORTS).is_file() else {}
+    noted |= {str(file.resolve()): _stamp(file) for file in outside}
+    with atomic_path(run / EXPORTS) as temporary:
+        temporary.write_text(json.dumps(noted, indent=1) + "\n")

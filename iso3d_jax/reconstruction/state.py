@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,14 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from iso3d_jax.core.arrays_file import read_arrays
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.files import atomic_path
+from iso3d_jax.core.json_files import parse_json
 from iso3d_jax.guidance.annealing import ramp
 from iso3d_jax.nerf import field, occupancy
 from iso3d_jax.nerf.occupancy import Grid
 from iso3d_jax.reconstruction.spec import ReconstructionSpec
 
 FILE = "state.npz"
+REMEDY = "delete it to start again"
 
 
 class State(NamedTuple):
@@ -92,29 +95,34 @@ def exists(folder: str | Path) -> bool:
     return (Path(folder) / FILE).is_file()
 
 
-def _open(folder: str | Path):
+def _open(folder: str | Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
     path = Path(folder) / FILE
     if not path.is_file():
         raise UserError(
             f"{folder} holds no reconstruction: it has no {FILE} (give --run the folder that "
             "reconstruct wrote with --out)"
         )
-    try:
-        return np.load(path)
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError):
-        raise UserError(f"{path} is damaged; delete it to start again") from None
+    return read_arrays(path, REMEDY, names)
 
 
 def load_about(folder: str | Path) -> dict:
     """What `save` was told about the run."""
-    with _open(folder) as data:
-        return json.loads(str(data["about"]))
+    path = Path(folder) / FILE
+    try:
+        about = parse_json(str(_open(folder, ["about"])["about"]), finite=False)
+    except ValueError:
+        raise UserError(f"{path} is damaged; {REMEDY}") from None
+    if not isinstance(about, dict) or not isinstance(about.get("config"), dict):
+        raise UserError(f"{path} is damaged; {REMEDY}")
+    return about
 
 
 def load_step(folder: str | Path) -> int:
     """How many iterations of a run are done."""
-    with _open(folder) as data:
-        return int(data[".step"])
+    step = _open(folder, [".step"])[".step"]
+    if step.shape != () or step.dtype.kind != "i":
+        raise UserError(f"{Path(folder) / FILE} is damaged; {REMEDY}")
+    return int(step)
 
 
 def load(folder: str | Path, spec: ReconstructionSpec) -> State:
@@ -124,10 +132,9 @@ def load(folder: str | Path, spec: ReconstructionSpec) -> State:
       UserError: no state, a damaged one, or one of other shapes.
     """
     template = jax.eval_shape(lambda: start(spec))
-    with _open(folder) as data:
-        values = []
-        for name, leaf in _named(template).items():
-            if name not in data or data[name].shape != leaf.shape:
-                raise UserError(f"the reconstruction in {folder} does not fit the config ({name})")
-            values.append(jnp.asarray(data[name], leaf.dtype))
+    data, values = _open(folder), []
+    for name, leaf in _named(template).items():
+        if name not in data or data[name].shape != leaf.shape:
+            raise UserError(f"the reconstruction in {folder} does not fit the config ({name})")
+        values.append(jnp.asarray(data[name], leaf.dtype))
     return jax.tree.unflatten(jax.tree.structure(template), values)

@@ -21,8 +21,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
-from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.errors import UserError, shorten
 from iso3d_jax.core.files import Difference, FolderLock, ensure_same_folder, make_folder
+from iso3d_jax.core.json_files import need
 from iso3d_jax.training import distributed
 from iso3d_jax.training.checksums import Checksums, steps_in
 from iso3d_jax.training.state import TrainState
@@ -111,9 +112,20 @@ class Checkpoints:
         )
 
     def position(self, step: int) -> dict[str, int]:
-        """Where the data loader was at a checkpoint."""
-        about = self.manager.metadata(step).custom_metadata or {}
-        return about.get("position", {})
+        """Where the data loader was at a checkpoint.
+
+        Raises:
+          UserError: its metadata are damaged.
+        """
+        try:
+            about = self.manager.metadata(step).custom_metadata or {}
+            return need(about, "position", dict, f"the checkpoint of step {step}", default={})
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise UserError(
+                f"the checkpoint of step {step} in {self.workdir} is damaged "
+                f"({shorten(error)}); delete {self._folder / str(step)}, and the one before it is "
+                "used"
+            ) from None
 
     def wait(self) -> None:
         """Returns when everything is on disk."""

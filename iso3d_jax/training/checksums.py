@@ -12,7 +12,9 @@ import json
 import threading
 from pathlib import Path
 
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.files import atomic_path, make_folder
+from iso3d_jax.core.json_files import read_object
 
 
 def steps_in(folder: Path) -> list[int]:
@@ -32,11 +34,11 @@ class Checksums:
     def damage(self, step: int) -> str | None:
         """What is wrong with a checkpoint's files, or None (also where there are no checksums)."""
         try:
-            expected = json.loads((self._folder / f"{step}.json").read_text())
-        except FileNotFoundError:
+            expected = read_object(self._folder / f"{step}.json")
+        except UserError:
+            return None  # no note, or a damaged one, which says nothing of the checkpoint
+        if not all(isinstance(noted, list) and len(noted) == 2 for noted in expected.values()):
             return None
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            return None  # the note is damaged, which says nothing of the checkpoint
         found = _sums(self._checkpoints / str(step))
         for name, (size, digest) in expected.items():
             if name not in found:

@@ -20,8 +20,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
-from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.errors import UserError, shorten
 from iso3d_jax.core.files import atomic_path
+from iso3d_jax.core.json_files import read_object
 from iso3d_jax.core.progress import Progress, Steps
 from iso3d_jax.diffusion.schedule import make_schedule
 from iso3d_jax.models import registry
@@ -29,7 +30,7 @@ from iso3d_jax.models.clip import ImageTower
 from iso3d_jax.models.params import merge_params, split_shapes
 from iso3d_jax.models.unet import MultiViewUNet
 from iso3d_jax.models.vae import Autoencoder
-from iso3d_jax.weights import compact
+from iso3d_jax.weights import compact, facts
 from iso3d_jax.weights.folders import WEIGHTS, find_bundle, open_weights
 from iso3d_jax.weights.safetensors_file import Entry, write_safetensors
 from iso3d_jax.weights.tensors import LazyTensor
@@ -81,6 +82,7 @@ def network_config(name: str, config: ConfigDict):
     known = {f.name for f in dataclasses.fields(kind)}
     if unknown := sorted(set(values) - known):
         raise UserError(f"the model's section '{name}' has unknown entries: {', '.join(unknown)}")
+    facts.check_numbers(kind, values, f"the model's section '{name}'")
     return kind(**values)
 
 
@@ -111,7 +113,13 @@ def build_network(
 
 def abstract_network(name: str, config: ConfigDict, dtype=jnp.float32):
     """(graphdef, {path: ShapeDtypeStruct}) without allocating anything."""
-    return split_shapes(nnx.eval_shape(lambda: build_network(name, config, dtype=dtype)))
+    network_config(name, config)
+    try:
+        return split_shapes(nnx.eval_shape(lambda: build_network(name, config, dtype=dtype)))
+    except (ValueError, TypeError, ArithmeticError, LookupError, AssertionError) as error:
+        raise UserError(
+            f"the numbers in the model's section '{name}' do not fit each other: {shorten(error)}"
+        ) from error
 
 
 def save_bundle(
@@ -148,10 +156,12 @@ def _entry(key: str, value, dtype) -> Entry:
 def load_config(path: str | Path | None) -> ConfigDict:
     """A bundle's model.json."""
     file = find_bundle(path) / "model.json"
+    content = read_object(file)
+    facts.check(content, file)
     try:
-        return ConfigDict(json.loads(file.read_text()))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is damaged: {error}") from None
+        return ConfigDict(content)
+    except (ValueError, TypeError, AttributeError) as error:  # keys that no config can have
+        raise UserError(f"{file} is damaged: {shorten(error)}") from None
 
 
 def _told(keys: list[str], stored: Mapping[str, LazyTensor], folder: Path) -> Iterator[str]:

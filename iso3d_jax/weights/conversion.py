@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 from ml_collections import ConfigDict
 
-from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.errors import UserError, shorten
 from iso3d_jax.models.unet import UNetConfig
 from iso3d_jax.models.vae import VAEConfig
 from iso3d_jax.weights import architecture, bundle
@@ -20,6 +20,7 @@ from iso3d_jax.weights.layouts import clip, diffusers, ldm
 from iso3d_jax.weights.rules import Match, Table, find, plan, to_ours
 from iso3d_jax.weights.safetensors_file import Entry
 from iso3d_jax.weights.tensors import LazyTensor
+from iso3d_jax.weights.trainer_keys import clean_keys
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 Tensors = Mapping[str, LazyTensor]
@@ -77,12 +78,18 @@ def find_parts(tensors: Tensors, arch: Mapping, what: str) -> tuple[str, list[Pa
     Raises:
       UserError: unknown layout, or keys and weights that do not pair off.
     """
+    tensors = clean_keys(tensors, what).tensors
 
     def has(prefix):
         return any(key.startswith(prefix) for key in tensors)
 
     if has(ldm.UNET_PREFIX) or has(ldm.VAE_PREFIX):
         return _ldm_parts(tensors, arch, what)
+    if any(".lora_down." in key or ".lora_A." in key for key in tensors):
+        raise UserError(
+            f"{what} holds a LoRA, which is what changes in weights and no weights: merge it into "
+            "its model first"
+        )
     if has("down_blocks.0.resnets.") and "conv_in.weight" in tensors:
         return "diffusers", [_unet(tensors, diffusers.unet, diffusers.count_unet, arch, (), what)]
     if has("encoder.down_blocks."):
@@ -98,9 +105,9 @@ def find_parts(tensors: Tensors, arch: Mapping, what: str) -> tuple[str, list[Pa
         return "open_clip", [_clip(inner, clip.OPEN_CLIP, arch, (), what)]
     example = next(iter(tensors), "nothing")
     raise UserError(
-        f"{what} has no layout that is known here (its first key is '{example}'): known are "
-        "Isotropic3D's, MVDream's and Stable Diffusion's checkpoints, diffusers' UNet and "
-        "autoencoder, and the vision tower of open_clip or transformers"
+        f"{what} has no layout that is known here (its first key is '{shorten(example)}'): "
+        "known are Isotropic3D's, MVDream's and Stable Diffusion's checkpoints, diffusers' UNet "
+        "and autoencoder, and the vision tower of open_clip or transformers"
     )
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.errors import UserError, shorten
 from iso3d_jax.core.files import atomic_path, make_folder
+from iso3d_jax.core.json_files import need
 from iso3d_jax.geometry.cameras import ENCODINGS
 from iso3d_jax.models.registry import SECTIONS
 from iso3d_jax.weights import facts
@@ -18,6 +19,7 @@ from iso3d_jax.weights.conversion import DTYPES, Part, find_parts
 from iso3d_jax.weights.safetensors_file import Report, reporting, write_safetensors
 from iso3d_jax.weights.sources import Source, open_sources
 from iso3d_jax.weights.tensors import SUFFIXES
+from iso3d_jax.weights.trainer_keys import clean_keys
 
 # What a model of each layout must know beside its weights (reference 4.3 to 4.6). A 2-D base has
 # no cameras yet, so nothing is said of them.
@@ -72,9 +74,12 @@ def import_weights(
             own, known = _beside(source)
             layout, found = find_parts(source.tensors, _merge(known, arch), source.path.name)
             if source.facts:
+                facts.check(source.facts, source.path)
                 settings |= {key: source.facts[key] for key in OWN_WORD if key in source.facts}
             else:
                 settings |= BY_LAYOUT.get(layout, {}) | own
+                if "v_pred" in clean_keys(source.tensors, source.path.name).markers:
+                    settings["parameterization"] = "v"
             for part in found:
                 if part.network in parts:
                     raise UserError(f"{place} has a second {part.network}: give one of each")
@@ -95,14 +100,26 @@ def _name(place: str) -> str:
 def _check_arch(arch: Mapping) -> Mapping:
     if unknown := sorted(set(arch) - set(SETTINGS) - set(SECTIONS)):
         known = ", ".join([*SECTIONS, *SETTINGS])
-        raise UserError(f"--arch has unknown entries: {', '.join(unknown)} (known: {known})")
+        raise UserError(
+            f"--arch has unknown entries: {shorten(', '.join(unknown))} (known: {known})"
+        )
     if any(not isinstance(arch.get(name, {}), Mapping) for name in SECTIONS):
         raise UserError("--arch: unet, vae and clip are objects of numbers")
+    for name in SECTIONS:
+        for key, value in arch.get(name, {}).items():
+            values = value if isinstance(value, list | tuple) else [value]
+            if not all(_is_number(v) for v in values):
+                raise UserError(f"--arch: {name}.{shorten(key, 60)} is no number")
     theirs = ENCODINGS[:3]  # other programs'
     for key, known in (("camera_encoding", theirs[:2]), ("sampling_camera_encoding", theirs)):
         if arch.get(key, known[0]) not in known:
             raise UserError(f"--arch: {key} is one of {', '.join(known)}")
+    facts.check(arch, "--arch")
     return arch
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and abs(value) < 1 << 31
 
 
 def _merge(known: Mapping, arch: Mapping) -> dict:
@@ -113,29 +130,46 @@ def _merge(known: Mapping, arch: Mapping) -> dict:
 def _beside(source: Source) -> tuple[dict, dict]:
     """(settings, numbers by network) that the JSON files beside the weights tell."""
     config, settings, known = source.config, {}, {}
-    kind = config.get("_class_name") or " ".join(config.get("architectures") or [])
+    where = source.path.with_name("config.json")
+    kind = need(config, "_class_name", str, where, default="") or " ".join(
+        map(str, need(config, "architectures", list, where, default=[]))
+    )
+    groups = need(config, "norm_num_groups", int, where, default=32, least=1, most=1 << 16)
     if kind == "UNet2DConditionModel":
-        known["unet"] = {"num_groups": config.get("norm_num_groups", 32)}
-        if head := _head_width(config, source.path):
+        known["unet"] = {"num_groups": groups}
+        if head := _head_width(config, where):
             known["unet"]["num_head_channels"] = head
-        if isinstance(config.get("sample_size"), int):
-            settings["latent_size"] = config["sample_size"]
+        if type(config.get("sample_size")) is int:  # a pair is of no square pictures
+            settings["latent_size"] = need(config, "sample_size", int, where, least=1, most=4096)
         settings["parameterization"] = _parameterization(source)
+        _only_activation(config, "act_fn", ("silu", "swish"), where)
     elif kind == "AutoencoderKL":
-        known["vae"] = {"num_groups": config.get("norm_num_groups", 32)}
-        settings["scale_factor"] = config.get("scaling_factor", RELEASED["scale_factor"])
+        known["vae"] = {"num_groups": groups}
+        settings["scale_factor"] = need(
+            config, "scaling_factor", float, where, default=RELEASED["scale_factor"],
+            least=1e-6, most=1e6,
+        )  # fmt: skip
         if config.get("shift_factor"):
             raise UserError(f"{source.path}: an autoencoder with a shift_factor is not known here")
+        _only_activation(config, "act_fn", ("silu", "swish"), where)
     elif "CLIP" in kind:
-        vision = config.get("vision_config") or config
-        if vision.get("hidden_act", "gelu") != "gelu":
-            raise UserError(
-                f"{source.path}: its activation is {vision['hidden_act']}, and only exact gelu "
-                "(OpenCLIP's ViT-H) is known here"
-            )
-        if heads := vision.get("num_attention_heads"):
+        vision = need(config, "vision_config", dict, where, default=config)
+        _only_activation(vision, "hidden_act", ("gelu",), where)
+        if heads := need(
+            vision, "num_attention_heads", int, where, default=0, least=0, most=1 << 16
+        ):
             known["clip"] = {"heads": heads}
     return settings, known
+
+
+def _only_activation(config: Mapping, key: str, known: tuple[str, ...], where: Path) -> None:
+    """Refuses a network whose activation is another than ours, which no weight would show."""
+    value = need(config, key, str, where, default=known[0])
+    if value not in known:
+        raise UserError(
+            f"{where}: its activation is '{shorten(value, 60)}', and only {known[0]} is known here "
+            f"({key}; of vision towers the exact gelu of OpenCLIP's ViT-H)"
+        )
 
 
 def _parameterization(source: Source) -> str:
@@ -143,26 +177,36 @@ def _parameterization(source: Source) -> str:
     scheduler = source.scheduler
     for key, value in SCHEDULER.items():
         if scheduler.get(key, value) != value:
-            raise UserError(f"{source.path}: its scheduler has {key} {scheduler[key]}, not {value}")
+            raise UserError(
+                f"{source.path}: its scheduler has {key} {shorten(scheduler[key], 60)}, not {value}"
+            )
     kind = scheduler.get("prediction_type", "epsilon")
-    if kind not in PREDICTIONS:
-        raise UserError(f"{source.path}: its scheduler predicts '{kind}', not noise or v")
+    if not isinstance(kind, str) or kind not in PREDICTIONS:
+        raise UserError(
+            f"{source.path}: its scheduler predicts '{shorten(kind, 60)}', not noise or v"
+        )
     return PREDICTIONS[kind]
 
 
-def _head_width(config: Mapping, path: Path) -> int | None:
+def _head_width(config: Mapping, where: Path) -> int | None:
     """diffusers' `attention_head_dim` is the number of heads, one or one a level."""
     heads = config.get("num_attention_heads") or config.get("attention_head_dim")
-    channels = config.get("block_out_channels")
+    channels = need(config, "block_out_channels", list, where, default=[])
     if not heads or not channels:
         return None
     heads = heads if isinstance(heads, list) else [heads] * len(channels)
-    types = config.get("down_block_types") or ["CrossAttn"] * len(channels)
-    widths = {c // h for c, h, t in zip(channels, heads, types, strict=True) if "CrossAttn" in t}
+    types = need(config, "down_block_types", list, where, default=["CrossAttn"] * len(channels))
+    if not all(type(n) is int and n > 0 for n in (*heads, *channels)) or not (
+        len(heads) == len(channels) == len(types)
+    ):
+        raise UserError(f"{where} is damaged: its widths, heads and blocks do not fit each other")
+    widths = {
+        c // h for c, h, t in zip(channels, heads, types, strict=True) if "CrossAttn" in str(t)
+    }
     if len(widths) > 1:
         raise UserError(
-            f"{path}: its attention heads have several widths ({sorted(widths)}), as in Stable "
-            "Diffusion 1; Stable Diffusion 2's have one"
+            f"{where}: its attention heads have several widths ({shorten(sorted(widths))}), as in "
+            "Stable Diffusion 1; Stable Diffusion 2's have one"
         )
     return widths.pop() if widths else None
 

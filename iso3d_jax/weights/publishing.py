@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.json_files import read_object
 from iso3d_jax.weights.folders import WEIGHTS, check_model, find_bundle
 from iso3d_jax.weights.hub import HUB_ID
 
@@ -51,7 +51,7 @@ def push_model(
 
 def make_card(folder: Path, repo_id: str) -> str:
     """A model card in Markdown: what the folder's model.json says, and how to use it."""
-    config = json.loads((folder / "model.json").read_text())
+    config = read_object(folder / "model.json")
     names = ("name", "resolution", "parameterization", "camera_encoding", "guidance_scale", "steps")
     rows = [f"| {name} | {config[name]} |" for name in names if config.get(name) is not None]
     networks = ", ".join(sorted(check_model(folder)))

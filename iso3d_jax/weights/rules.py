@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.errors import UserError, shorten
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 _SHOWN = 20
@@ -102,6 +102,12 @@ def to_theirs(array: np.ndarray, path: str, match: Match) -> list[np.ndarray]:
     return np.split(array, len(match.keys))
 
 
+def _listed(names: Sequence[str]) -> str:
+    """The first names of a list, for a message."""
+    shown = ", ".join(shorten(name, 160) for name in names[:_SHOWN])
+    return shown + " ..." * (len(names) > _SHOWN)
+
+
 def plan(
     table: Table,
     shapes: Mapping[str, tuple[int, ...]],
@@ -141,7 +147,7 @@ def plan(
     kept = [re.compile(pattern) for pattern in leftovers]
     extra = [k for k in source if k not in used and not any(p.match(k) for p in kept)]
     problems = [
-        f"{len(names)} {label}: {', '.join(names[:_SHOWN])}{' ...' * (len(names) > _SHOWN)}"
+        f"{len(names)} {label}: {_listed(names)}"
         for names, label in (
             (missing, "weights are missing"),
             (extra, "keys are unknown"),

@@ -11,15 +11,17 @@ import json
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeGuard
 
 import ml_dtypes
 import numpy as np
 
-from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.errors import UserError, shorten
 from iso3d_jax.core.files import atomic_path
-from iso3d_jax.weights.tensors import LazyTensor
+from iso3d_jax.core.json_files import MAX_BYTES, parse_json
+from iso3d_jax.weights.tensors import MAX_KEY, LazyTensor
 
-_MAX_HEADER = 100 << 20  # safetensors' own limit
+MAX_AXES = 16
 
 DTYPES = {
     "F64": np.dtype(np.float64),
@@ -42,28 +44,52 @@ Report = Callable[[int, int, str], None]
 
 
 def open_safetensors(path: Path) -> dict[str, LazyTensor]:
-    """The tensors of one safetensors file, checked against its size."""
+    """The tensors of one safetensors file, checked against its size.
+
+    Raises:
+      UserError: damaged, or with a tensor of a type that is not read here.
+      OSError: the file cannot be read.
+    """
     size = path.stat().st_size
     try:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= min(size - 8, _MAX_HEADER):
+            if not 2 <= length <= min(size - 8, MAX_BYTES):
                 raise ValueError("its header's length is wrong")
-            header = json.loads(file.read(length))
-        tensors = {}
-        for key, entry in header.items():
-            if key == "__metadata__":
-                continue
-            dtype = DTYPES[entry["dtype"]]
-            shape = tuple(int(n) for n in entry["shape"])
-            begin, end = entry["data_offsets"]
-            fits = 0 <= begin <= end <= size - 8 - length and all(n >= 0 for n in shape)
-            if not fits or end - begin != math.prod(shape) * dtype.itemsize:
-                raise ValueError(f"'{key}' does not lie inside the file")
-            tensors[key] = LazyTensor(path, 8 + length + begin, shape, dtype)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged or not a safetensors file: {error}") from None
-    return tensors
+            header = parse_json(file.read(length))
+        if not isinstance(header, dict):
+            raise ValueError("its header is no JSON object")
+        header.pop("__metadata__", None)
+        return {key: _tensor(path, key, entry, 8 + length, size) for key, entry in header.items()}
+    except ValueError as error:
+        raise UserError(f"{path} is damaged or not a safetensors file: {shorten(error)}") from None
+
+
+def _tensor(path: Path, key: str, entry, start: int, size: int) -> LazyTensor:
+    """One tensor of a header; its numbers lie between the header and the file's end."""
+    if not key.isprintable() or len(key) > MAX_KEY:
+        raise ValueError(f"its key '{shorten(key)}' is no name")
+    if not isinstance(entry, dict):
+        raise ValueError(f"'{key}' is not described")
+    kind, shape, offsets = (entry.get(name) for name in ("dtype", "shape", "data_offsets"))
+    if not _are_sizes(shape) or len(shape) > MAX_AXES:
+        raise ValueError(f"'{key}' has an impossible shape")
+    if not _are_sizes(offsets) or len(offsets) != 2:
+        raise ValueError(f"'{key}' has no place in the file")
+    dtype = DTYPES.get(kind) if isinstance(kind, str) else None
+    if dtype is None:
+        raise UserError(
+            f"{path}: '{key}' is of the type {shorten(kind, 40)}, which is not read here: save the "
+            "weights as F32, F16 or BF16"
+        )
+    begin, end = offsets
+    if not begin <= end <= size - start or end - begin != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"'{key}' does not lie inside the file")
+    return LazyTensor(path, start + begin, tuple(shape), dtype)
+
+
+def _are_sizes(values) -> TypeGuard[list[int]]:
+    return isinstance(values, list) and all(type(n) is int and 0 <= n < 1 << 62 for n in values)
 
 
 def write_safetensors(path: str | Path, entries: Iterable[Entry], metadata: dict | None = None):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.json_files import read_object
 from iso3d_jax.weights.hub import asking_for
-from iso3d_jax.weights.tensors import INDEX_SUFFIXES, SUFFIXES, LazyTensor, open_tensors
+from iso3d_jax.weights.tensors import SUFFIXES, LazyTensor, is_index, open_tensors
 from iso3d_jax.weights.torch_file import read_facts
 
 SUBFOLDERS = ("unet", "vae", "image_encoder")
@@ -28,10 +28,6 @@ class Source:
     config: dict = field(default_factory=dict)
     scheduler: dict = field(default_factory=dict)
     facts: dict = field(default_factory=dict)
-
-    @property
-    def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
 def check_place(place: str) -> None:
@@ -72,33 +68,27 @@ def _open(path: Path) -> Source:
 
 
 def _json(path: Path) -> dict:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} is damaged: {error}") from None
-    return content if isinstance(content, dict) else {}
+    return read_object(path) if path.is_file() else {}
 
 
 def _only_weights(folder: Path) -> Path:
     return folder / choose([p.name for p in folder.iterdir() if p.is_file()], str(folder))
 
 
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
+_NO_WEIGHTS = ("training_args.bin", "optimizer.bin", "scheduler.bin", "random_states_0.pkl")
+
+
 def choose(names: list[str], where: str) -> str:
     """The one weights file among a folder's: an index before shards, safetensors before pickles,
     the plain one before its variants (`.fp16.`, `.non_ema.`)."""
-    indices = [n for n in names if n.endswith(INDEX_SUFFIXES)]
-    shard = re.compile(r"-\d{5}-of-\d{5}\.")
-    single = [n for n in names if n.endswith(SUFFIXES) and not shard.search(n)]
-    single = [n for n in single if n not in ("training_args.bin", "optimizer.bin")]
-    for group in (
-        [n for n in single if n.endswith(".safetensors")],
-        [n for n in indices if n.endswith(".safetensors.index.json")],
-        single,
-        indices,
-    ):
-        plain = [n for n in group if n.removesuffix(".index.json").count(".") == 1]
+    indices = [n for n in names if is_index(n)]
+    single = [n for n in names if n.endswith(SUFFIXES) and not _SHARD.search(n)]
+    single = [n for n in single if n not in _NO_WEIGHTS]
+    safe = [n for n in single if n.endswith(".safetensors")]
+    safe_indices = [n for n in indices if "bin" not in n.split(".")]
+    for group in (safe, safe_indices, single, indices):
+        plain = [n for n in group if not _variant(n)]
         group = plain or group
         if len(group) > 1:
             names = [n for n in group if n.startswith(("diffusion_pytorch_model", "model."))]
@@ -108,6 +98,13 @@ def choose(names: list[str], where: str) -> str:
         if group:
             return group[0]
     raise UserError(f"{where} holds no weights: none of {', '.join(SUFFIXES)} is in it")
+
+
+def _variant(name: str) -> str:
+    """The variant that a weights file or an index is of, 'fp16' say; empty for the plain one."""
+    _, *parts = name.split(".")
+    known = ("json", "index", *(suffix.lstrip(".") for suffix in SUFFIXES))
+    return ".".join(part for part in parts if part not in known)
 
 
 def _download(place: str) -> Path:
@@ -135,7 +132,16 @@ def wanted_files(files: list[str], repo: str) -> list[str]:
         chosen = choose([path.name for path in here], f"the repository {repo}")
         prefix = "" if folder == "." else folder + "/"
         wanted.append(prefix + chosen)
-        if chosen.endswith(".index.json"):
-            stem = chosen.split(".")[0]
-            wanted += [str(path) for path in here if path.name.startswith(stem + "-")]
+        if is_index(chosen):
+            shards = [path for path in here if _is_shard_of(path.name, chosen)]
+            wanted += [str(path) for path in shards]
     return wanted
+
+
+def _is_shard_of(name: str, index: str) -> bool:
+    """Whether a file is a shard of an index, of the same variant: `x.fp16-00001-of-00002.bin` as
+    diffusers writes it, or `x-00001-of-00002.fp16.bin` as it did before 0.29."""
+    if not (_SHARD.search(name) and name.endswith(SUFFIXES)):
+        return False
+    whole = _SHARD.sub(".", name)
+    return whole.split(".")[0] == index.split(".")[0] and _variant(whole) == _variant(index)

@@ -6,7 +6,6 @@ tensor at a time, so that its memory does not depend on the file's size.
 
 from __future__ import annotations
 
-import json
 import math
 import mmap
 from dataclasses import dataclass
@@ -14,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.errors import UserError, shorten
+from iso3d_jax.core.json_files import need, read_object
 
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
-INDEX_SUFFIXES = (".safetensors.index.json", ".bin.index.json")
+MAX_KEY = 500  # characters of a tensor's name
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,6 @@ class LazyTensor:
     shape: tuple[int, ...]
     dtype: np.dtype
     strides: tuple[int, ...] | None = None
-
-    def __setstate__(self, state):
-        raise TypeError("a LazyTensor is not made by a pickle")
 
     @property
     def nbytes(self) -> int:
@@ -84,25 +81,43 @@ def open_tensors(path: str | Path) -> dict[str, LazyTensor]:
     if not path.is_file():
         raise UserError(f"weights file not found: {path}")
     try:
-        if path.name.endswith(".index.json"):
+        if is_index(path.name):
             return _open_shards(path)
         if path.suffix == ".safetensors":
             return safetensors_file.open_safetensors(path)
         return torch_file.open_torch(path)
     except (OSError, EOFError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+        raise UserError(f"{path} cannot be read: {shorten(error)}") from None
 
 
 def _open_shards(path: Path) -> dict[str, LazyTensor]:
     """All shards that an index names; each key must be where the index says."""
-    try:
-        places = json.loads(path.read_text())["weight_map"]
-        names = sorted(set(places.values()))
-        if any("/" in name or "\\" in name or name.startswith(".") for name in names):
-            raise ValueError("a shard lies outside the folder")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is not an index of shards: {error}") from None
-    shards = {name: open_tensors(path.with_name(name)) for name in names}
+    places = need(read_object(path), "weight_map", dict, path)
+    bad = [name for name in places.values() if not _is_shard(name)]
+    if bad:
+        raise UserError(
+            f"{path}: '{shorten(bad[0])}' is no shard beside it, or lies outside the folder"
+        )
+    shards = {name: open_tensors(path.with_name(name)) for name in sorted(set(places.values()))}
     if lost := sorted(key for key, name in places.items() if key not in shards[name]):
-        raise UserError(f"{path} promises '{lost[0]}' in {places[lost[0]]}, which lacks it")
+        raise UserError(
+            f"{path} promises '{shorten(lost[0])}' in {places[lost[0]]}, which lacks it"
+        )
     return {key: shards[name][key] for key, name in places.items()}
+
+
+def _is_shard(name) -> bool:
+    """Whether a value of an index is the plain name of a weights file."""
+    if not isinstance(name, str) or not name.isprintable() or len(name.encode()) > 255:
+        return False
+    return name.endswith(SUFFIXES) and name[0] != "." and not {"/", "\\"} & set(name)
+
+
+def is_index(name: str) -> bool:
+    """Whether a file's name is that of an index of shards, plain or of a variant.
+
+    diffusers writes `x.safetensors.index.json`, of a variant `x.safetensors.index.fp16.json`, and
+    before 0.29 `x.safetensors.fp16.index.json`.
+    """
+    _, *parts = name.split(".")
+    return parts[-1:] == ["json"] and "index" in parts

@@ -2,31 +2,42 @@
 
 A zip is uncompressed: `NAME/data.pkl` holds the structure, `NAME/data/N` the raw storages. An old
 file is a row of pickles (a magic number, a version, facts about the machine, the structure, the
-storages' keys) and then every storage, its number of elements (int64) first. A pickle can name any
-function to call, so ours may name only what a state dict needs; anything else is refused before it
-is looked up. Zips are also written.
+storages' keys) and then every storage, its number of elements (int64) first. A pickle can call any
+function; ours is read as data (`pickles.py`), and sizes are checked against the file, so that a
+tensor is always inside it. Zips are also written.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import json
+import lzma
 import math
-import pickle
+import mmap
 import struct
 import zipfile
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+import zlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.errors import UserError, shorten
 from iso3d_jax.core.files import atomic_path
+from iso3d_jax.core.json_files import parse_json
+from iso3d_jax.weights.pickles import (
+    EXPANDED,
+    MAX_BYTES,
+    Inert,
+    PickleError,
+    RunsCode,
+    Tensor,
+    load_pickle,
+)
 from iso3d_jax.weights.safetensors_file import Entry
-from iso3d_jax.weights.tensors import LazyTensor, row_major
+from iso3d_jax.weights.tensors import MAX_KEY, LazyTensor, row_major
 
 STORAGES = {
     "DoubleStorage": np.dtype(np.float64),
@@ -40,147 +51,45 @@ STORAGES = {
     "ByteStorage": np.dtype(np.uint8),
     "BoolStorage": np.dtype(np.bool_),
 }
-WRAPPERS = ("state_dict", "module", "model")  # under which trainers put the state dict
+# The names of types in files, beside the storages' own, and of a storage of bytes.
+TYPES = {
+    "float64": np.dtype(np.float64),
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "int64": np.dtype(np.int64),
+    "int32": np.dtype(np.int32),
+    "int16": np.dtype(np.int16),
+    "int8": np.dtype(np.int8),
+    "uint8": np.dtype(np.uint8),
+    "uint16": np.dtype(np.uint16),
+    "uint32": np.dtype(np.uint32),
+    "uint64": np.dtype(np.uint64),
+    "bool": np.dtype(np.bool_),
+}
+BYTES = "UntypedStorage"
+# Under which trainers put the state dict; an average of it only where there is nothing else.
+WRAPPERS = (
+    "state_dict", "model_state_dict", "module", "model", "model_state", "net", "network", "weights",
+    "params", "state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "params_ema", "ema",
+)  # fmt: skip
+_TAIL = 1 << 17  # bytes at a zip's end, where its directory is found
+_MAX_DIRECTORY = 16 << 20  # bytes of a zip's list of entries
 _ALIGNMENT = 64
+# Ours, and what Python's zipfile raises where an entry is damaged, encrypted or unknown.
+_DAMAGED = (
+    ValueError, OverflowError, RuntimeError, NotImplementedError, EOFError, struct.error,
+    zlib.error, lzma.LZMAError, zipfile.BadZipFile,
+)  # fmt: skip
 _FACTS = "archive/iso3d_jax/model.json"
 _OLD = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled magic number
 
 
-class _Storage:
-    """A storage of the file: where its bytes begin and how many elements it has."""
+class _Place(NamedTuple):
+    """Where a storage's bytes lie in the file."""
 
-    __slots__ = ("count", "dtype", "offset", "path")
-
-    def __init__(self, path, offset, dtype, count):
-        self.path, self.offset, self.dtype, self.count = path, offset, dtype, count
-
-    def __setstate__(self, state):
-        raise pickle.UnpicklingError("a storage has no state")
-
-
-def _rebuild_tensor(storage, storage_offset, size, stride, *_):
-    """torch._utils._rebuild_tensor_v2: a view of a storage, which must lie inside it."""
-    if not isinstance(storage, _Storage):
-        raise pickle.UnpicklingError("a tensor has no storage")
-    numbers = (storage_offset, *size, *stride)
-    if not all(type(n) is int and n >= 0 for n in numbers) or len(size) != len(stride):
-        raise pickle.UnpicklingError("a tensor has an impossible shape")
-    last = storage_offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
-    if 0 not in size and last >= storage.count:
-        raise pickle.UnpicklingError("a tensor reaches outside its storage")
-    size, stride = tuple(size), tuple(stride)
-    return LazyTensor(
-        storage.path,
-        storage.offset + storage_offset * storage.dtype.itemsize,
-        size,
-        storage.dtype,
-        None if stride == row_major(size) else stride,
-    )
-
-
-def _rebuild_parameter(data, *_):
-    """torch._utils._rebuild_parameter: the tensor itself."""
-    return data
-
-
-_ALLOWED: dict[tuple[str, str], Callable | np.dtype] = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
-    **{("torch", name): dtype for name, dtype in STORAGES.items()},
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    """Knows `_ALLOWED` and nothing else."""
-
-    def __init__(self, file, path: Path, storages: dict[str, tuple[int, int]]):
-        super().__init__(file, encoding="utf-8")
-        self._path, self._storages = path, storages
-
-    def find_class(self, module, name):
-        if (module, name) not in _ALLOWED:
-            raise UserError(
-                f"{self._path} is refused: its pickle asks for '{module}.{name}', which is more "
-                "than weights need and could run code; get the weights as .safetensors instead"
-            )
-        return _ALLOWED[module, name]
-
-    def persistent_load(self, pid):
-        dtype, key, count = _storage_id(pid)
-        if not isinstance(dtype, np.dtype) or type(count) is not int or key not in self._storages:
-            raise pickle.UnpicklingError(f"storage {key!r} is missing")
-        offset, size = self._storages[key]
-        if count < 0 or count * dtype.itemsize > size:
-            raise pickle.UnpicklingError(f"storage {key!r} is cut short")
-        return _Storage(self._path, offset, dtype, count)
-
-
-def _storage_id(pid) -> tuple:
-    """Type, key and number of elements; old files add a view, which ours never have."""
-    if not (isinstance(pid, tuple) and pid[:1] == ("storage",) and len(pid) in (5, 6)):
-        raise pickle.UnpicklingError("an unknown kind of persistent object")
-    if pid[5:] not in ((), (None,)):
-        raise pickle.UnpicklingError("a storage is a view of another")
-    return pid[1], pid[2], pid[4]
-
-
-class _Survey(_Unpickler):
-    """Only finds out which storages there are, and of what type: in old files they come later."""
-
-    def __init__(self, file, path: Path):
-        super().__init__(file, path, {})
-        self.dtypes: dict[str, np.dtype] = {}
-
-    def persistent_load(self, pid):
-        dtype, key, count = _storage_id(pid)
-        if not isinstance(dtype, np.dtype) or type(count) is not int or count < 0:
-            raise pickle.UnpicklingError(f"storage {key!r} is impossible")
-        self.dtypes[key] = dtype
-        return _Storage(self._path, 0, dtype, count)
-
-
-def _open_old(path: Path):
-    """The content of a file that torch.save wrote before 1.6."""
-    with open(path, "rb") as raw:
-        _, _, machine = (_Unpickler(raw, path, {}).load() for _ in range(3))
-        if not machine.get("little_endian", True):
-            raise UserError(f"{path} was written on a big-endian machine; save it again")
-        begin = raw.tell()
-        survey = _Survey(raw, path)
-        survey.load()
-        keys = _Unpickler(raw, path, {}).load()
-        offset, storages = raw.tell(), {}
-        for key in keys:
-            raw.seek(offset)
-            (count,) = struct.unpack("<q", raw.read(8))
-            size = count * survey.dtypes[key].itemsize
-            storages[key] = (offset + 8, size)
-            offset += 8 + size
-            if count < 0 or offset > path.stat().st_size:
-                raise ValueError(f"storage {key!r} is cut short")
-        raw.seek(begin)
-        return _Unpickler(raw, path, storages).load()
-
-
-def _open_zip(path: Path):
-    """The content of a zip file."""
-    with zipfile.ZipFile(path) as archive, open(path, "rb") as raw:
-        names = [n for n in archive.namelist() if n.count("/") == 1 and n.endswith("/data.pkl")]
-        if len(names) != 1:
-            raise UserError(f"{path} is a zip file, but not one that torch.save wrote")
-        root = names[0].removesuffix("data.pkl")
-        if root + "byteorder" in archive.namelist():
-            if archive.read(root + "byteorder") != b"little":
-                raise UserError(f"{path} was written on a big-endian machine; save it again")
-        prefix = root + "data/"
-        storages = {
-            info.filename.removeprefix(prefix): (_data_offset(raw, info), info.file_size)
-            for info in archive.infolist()
-            if info.filename.startswith(prefix)
-        }
-        return _Unpickler(io.BytesIO(archive.read(names[0])), path, storages).load()
+    offset: int
+    nbytes: int
 
 
 def open_torch(path: Path) -> dict[str, LazyTensor]:
@@ -193,41 +102,170 @@ def open_torch(path: Path) -> dict[str, LazyTensor]:
     try:
         with open(path, "rb") as file:
             old = file.read(len(_OLD)) == _OLD
-        content = _open_old(path) if old else _open_zip(path)
+        content, places = _open_old(path) if old else _open_zip(path)
+        return _state_dict(content, places, path)
+    except RunsCode as error:
+        raise UserError(f"{path} is refused: {error}") from None
     except zipfile.BadZipFile:
         raise UserError(
             f"{path} is not a checkpoint that can be read: neither safetensors nor a "
             "file of torch.save; it may be damaged or cut short"
         ) from None
-    except UserError:
-        raise
-    except Exception as error:  # a damaged pickle fails in as many ways as there are opcodes
-        raise UserError(f"{path} is damaged: {error}") from None
-    return _state_dict(content, path)
+    except _DAMAGED as error:
+        raise UserError(f"{path} is damaged: {shorten(error)}") from None
 
 
-def _state_dict(content, path: Path) -> dict[str, LazyTensor]:
-    for name in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(name), dict):
-            content = content[name]
-            break
-    tensors = content if isinstance(content, dict) else {}
-    tensors = {k: v for k, v in tensors.items() if isinstance(v, LazyTensor)}
-    if not tensors:
-        raise UserError(f"{path} holds no state dict: no tensors by name were found in it")
-    return tensors
+def _open_old(path: Path) -> tuple[Any, dict[str, _Place]]:
+    """What a file holds that torch.save wrote before 1.6, and where its storages lie."""
+    with open(path, "rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at = 0
+        parts = []
+        for _ in range(5):
+            parts.append(load_pickle(data, at))
+            at = parts[-1].end
+        machine, content, keys = (part.value for part in parts[2:])
+        if isinstance(machine, dict) and machine.get("little_endian") is False:
+            raise UserError(f"{path} was written on a big-endian machine; save it again")
+        if type(keys) is not list or len(set(map(_text, keys))) != len(keys):
+            raise PickleError("its list of storages is damaged")
+        widths = {key: _width(kind) for key, kind in parts[3].storages.items()}
+        places = {}
+        for key in keys:
+            if key not in widths:
+                raise PickleError(f"storage '{shorten(key)}' belongs to no tensor")
+            (count,) = struct.unpack("<q", _slice(data, at, 8))
+            size = count * widths[key]
+            if count < 0 or at + 8 + size > len(data):
+                raise PickleError(f"storage '{shorten(key)}' is cut short")
+            places[key] = _Place(at + 8, size)
+            at += 8 + size
+        return content, places
 
 
-def _data_offset(raw, info: zipfile.ZipInfo) -> int:
-    """Where an entry's bytes begin; they must be stored as they are."""
-    if info.compress_type != zipfile.ZIP_STORED:
-        raise ValueError(f"{info.filename} is compressed, which torch.save does not do")
+def _open_zip(path: Path) -> tuple[Any, dict[str, _Place]]:
+    """What a zip file holds, and where its storages lie."""
+    size = path.stat().st_size
+    with open(path, "rb") as raw:
+        _check_directory(raw, size)
+        with zipfile.ZipFile(raw) as archive:
+            names = archive.namelist()
+            roots = [n for n in names if n.count("/") == 1 and n.endswith("/data.pkl")]
+            if len(roots) != 1:
+                raise UserError(f"{path} is a zip file, but not one that torch.save wrote")
+            root = roots[0].removesuffix("data.pkl")
+            order = root + "byteorder"
+            if order in names and _read_entry(archive, order, 16) != b"little":
+                raise UserError(f"{path} was written on a big-endian machine; save it again")
+            content = load_pickle(_read_entry(archive, roots[0], MAX_BYTES)).value
+            prefix = root + "data/"
+            places = {
+                info.filename.removeprefix(prefix): _place(raw, info, size)
+                for info in archive.infolist()
+                if info.filename.startswith(prefix)
+            }
+    return content, places
+
+
+def _read_entry(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
+    info = archive.getinfo(name)
+    if info.file_size > most:
+        raise PickleError(f"{shorten(name)} is larger than {most} bytes")
+    with archive.open(info) as file:
+        return file.read(most)
+
+
+def _check_directory(raw, size: int) -> None:
+    """Refuses a zip's list of entries that would take minutes to read."""
+    raw.seek(max(0, size - _TAIL))
+    tail = raw.read()
+    raw.seek(0)
+    at = tail.rfind(b"PK\x05\x06")
+    length = int.from_bytes(tail[at + 12 : at + 16], "little") if at >= 0 else 0
+    if length == 0xFFFFFFFF and (wide := tail.rfind(b"PK\x06\x06")) >= 0:
+        length = int.from_bytes(tail[wide + 40 : wide + 48], "little")
+    if length > _MAX_DIRECTORY:
+        raise PickleError(f"its list of entries has {length} bytes")
+
+
+def _place(raw, info: zipfile.ZipInfo, size: int) -> _Place:
+    """Where an entry's bytes begin; they must be stored as they are, inside the file."""
+    name = shorten(info.filename)
+    if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+        raise PickleError(f"{name} is compressed, which torch.save does not do")
     raw.seek(info.header_offset)
     header = raw.read(30)
     if len(header) != 30 or header[:4] != b"PK\x03\x04":
-        raise ValueError(f"{info.filename} has no header")
+        raise PickleError(f"{name} has no header")
     name_length, extra_length = struct.unpack("<HH", header[26:30])
-    return info.header_offset + 30 + name_length + extra_length
+    offset = info.header_offset + 30 + name_length + extra_length
+    if offset + info.file_size > size:
+        raise PickleError(f"{name} does not lie inside the file")
+    return _Place(offset, info.file_size)
+
+
+def _text(key) -> str:
+    if type(key) is not str:
+        raise PickleError("a storage's key is no text")
+    return key
+
+
+def _slice(data, at: int, count: int) -> bytes:
+    if at + count > len(data):
+        raise PickleError("a storage is cut short")
+    return data[at : at + count]
+
+
+def _width(kind: str) -> int:
+    """Bytes of an element of a storage, by the name of its type."""
+    if kind == BYTES:
+        return 1
+    if kind in STORAGES:
+        return STORAGES[kind].itemsize
+    raise PickleError(f"storages of the type {shorten(kind)} are not known here")
+
+
+def _state_dict(content, places: Mapping[str, _Place], path: Path) -> dict[str, LazyTensor]:
+    """The tensors by name, inside the wrappers of trainers."""
+    for _ in range(4):
+        mapping = content.items if type(content) is Inert else content
+        if type(mapping) is not dict:
+            break
+        inner = next((mapping[n] for n in WRAPPERS if type(mapping.get(n)) in (dict, Inert)), None)
+        if inner is None or any(type(value) is Tensor for value in mapping.values()):
+            break
+        content = inner
+    mapping = content.items if type(content) is Inert else content
+    found = mapping if type(mapping) is dict else {}
+    tensors = {k: v for k, v in found.items() if type(v) is Tensor and type(k) is str}
+    if not tensors:
+        raise UserError(f"{path} holds no state dict: no tensors by name were found in it")
+    if odd := next((k for k in tensors if len(k) > MAX_KEY or not k.isprintable()), None):
+        raise PickleError(f"its key '{shorten(odd)}' is no name")
+    return {key: _lazy(key, tensor, places, path) for key, tensor in tensors.items()}
+
+
+def _lazy(key: str, tensor: Tensor, places: Mapping[str, _Place], path: Path) -> LazyTensor:
+    """A tensor in its file; it must lie inside its storage, and that inside the file."""
+    storage, offset, size, stride, kind = tensor
+    dtype = STORAGES.get(storage.kind) if kind is None else TYPES.get(kind)
+    if dtype is None:
+        raise UserError(
+            f"{path}: '{key}' is of the type {shorten(kind or storage.kind)}, which is not read "
+            "here: save the weights as float32, float16 or bfloat16"
+        )
+    if kind is not None and storage.kind != BYTES and STORAGES.get(storage.kind) != dtype:
+        raise PickleError(f"'{key}' is of another type than its storage")
+    if storage.key not in places:
+        raise PickleError(f"storage '{shorten(storage.key)}' is missing")
+    place = places[storage.key]
+    if storage.count * _width(storage.kind) > place.nbytes:
+        raise PickleError(f"storage '{shorten(storage.key)}' is cut short")
+    last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
+    inside = 0 in size or (last + 1) * dtype.itemsize <= place.nbytes
+    if not inside or math.prod(size) > max(place.nbytes // dtype.itemsize, EXPANDED):
+        raise PickleError(f"'{key}' reaches outside its storage")
+    strides = None if stride == row_major(size) else stride
+    return LazyTensor(path, place.offset + offset * dtype.itemsize, size, dtype, strides)
 
 
 def read_facts(path: Path) -> dict:
@@ -238,13 +276,13 @@ def read_facts(path: Path) -> dict:
     """
     if not zipfile.is_zipfile(path):
         return {}
-    with zipfile.ZipFile(path) as archive:
-        if _FACTS not in archive.namelist():
-            return {}
-        try:
-            facts = json.loads(archive.read(_FACTS))
-        except (ValueError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path}: its {_FACTS} is damaged: {error}") from None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if _FACTS not in archive.namelist():
+                return {}
+            facts = parse_json(_read_entry(archive, _FACTS, 1 << 20))
+    except _DAMAGED as error:
+        raise UserError(f"{path}: its {_FACTS} is damaged: {shorten(error)}") from None
     if not isinstance(facts, dict):
         raise UserError(f"{path}: its {_FACTS} is damaged: it is no JSON object")
     return facts

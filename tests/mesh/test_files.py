@@ -45,6 +45,36 @@ def test_an_obj_file_line_by_line(mesh, tmp_path):
     assert sorted(p.name for p in (tmp_path / "deep").iterdir()) == sorted(p.name for p in written)
 
 
+@pytest.fixture
+def cut_cube():
+    """A closed cube whose six sides were unwrapped apart: 24 vertices for its 8."""
+    cube = trimesh.creation.box()
+    vertices = np.asarray(cube.vertices[cube.faces].reshape(-1, 3), np.float32)
+    faces = np.arange(len(vertices)).reshape(-1, 3)
+    normals = np.repeat(cube.face_normals, 3, axis=0).astype(np.float32)
+    uv = np.random.default_rng(0).random((len(vertices), 2)).astype(np.float32)
+    texture, colours = np.zeros((4, 4, 3), np.uint8), np.zeros((len(vertices), 3), np.uint8)
+    return TexturedMesh(vertices, normals, uv, faces, texture, colours)
+
+
+@pytest.mark.parametrize("suffix", ["obj", "ply"])
+def test_a_closed_mesh_stays_closed(cut_cube, tmp_path, suffix):
+    path = files.write(tmp_path / f"cube.{suffix}", cut_cube)[0]
+    if suffix == "obj":
+        lines = path.read_text().splitlines()
+        points = np.array([line.split()[1:] for line in lines if line[:2] == "v "], float)
+        corners = [line.split()[1:] for line in lines if line[:2] == "f "]
+        faces = np.array([[int(c.split("/")[0]) - 1 for c in corner] for corner in corners])
+        loaded = trimesh.Trimesh(points, faces, process=False)
+        uv = np.array([line.split()[1:] for line in lines if line[:3] == "vt "], float)
+        kept = [uv[int(c.split("/")[1]) - 1] for corner in corners for c in corner]
+        np.testing.assert_allclose(kept, cut_cube.uv, atol=1e-6)
+    else:
+        loaded = trimesh.load(path, process=False)
+    assert len(loaded.vertices) == 8 and len(loaded.faces) == 12
+    assert loaded.is_watertight and loaded.volume == pytest.approx(1.0)
+
+
 def test_a_ply_file_keeps_every_number(mesh, tmp_path):
     (path,) = files.write(tmp_path / "chair.ply", mesh)
     loaded = trimesh.load(path, process=False)

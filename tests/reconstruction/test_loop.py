@@ -228,8 +228,8 @@ def test_draft_reaches_its_views(red_square, small_config, tmp_path):
 def test_state_file_is_refused_where_it_does_not_fit(small_config, tmp_path):
     with pytest.raises(UserError, match="holds no reconstruction"):
         state.load_about(tmp_path)
-    state.save(tmp_path, state.start(make_spec(small_config)), {"note": 1})
-    assert state.load_about(tmp_path) == {"note": 1}
+    state.save(tmp_path, state.start(make_spec(small_config)), {"note": 1, "config": {}})
+    assert state.load_about(tmp_path) == {"note": 1, "config": {}}
     other = ConfigDict(small_config.to_dict())
     other.field.levels = 4
     with pytest.raises(UserError, match="does not fit the config"):

@@ -102,6 +102,10 @@ def find_dataset(path: str | os.PathLike | None) -> pathlib.Path:
     return _prepared_folder(root)
 
 
+class EmptySplit(UserError):
+    """A data set has no objects in a split."""
+
+
 def open_dataset(path: str | os.PathLike | None, split: str) -> MultiViewDataset:
     """Opens one split of a data set.
 
@@ -110,7 +114,8 @@ def open_dataset(path: str | os.PathLike | None, split: str) -> MultiViewDataset
       split: "train", "validation", "test" or "all".
 
     Raises:
-      UserError: no such folder, not a data set of this format, unknown or empty split.
+      EmptySplit: the set has no such objects.
+      UserError: no such folder, not a data set of this format, unknown split.
     """
     import tensorflow_datasets as tfds
 
@@ -136,7 +141,7 @@ def open_dataset(path: str | os.PathLike | None, split: str) -> MultiViewDataset
         raise UserError(f"unknown split {split!r}; choose train, validation, test or all")
     if split != "all" and not there.get(split):
         counts = ", ".join(f"{name} {count}" for name, count in sorted(there.items()))
-        raise UserError(
+        raise EmptySplit(
             f"the {split} split of {folder} is empty (it has {counts}); render more objects, or "
             "choose another split"
         )

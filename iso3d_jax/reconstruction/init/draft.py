@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import zipfile
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import numpy as np
 from jax import Array
 from scipy import ndimage
 
+from iso3d_jax.core.arrays_file import read_arrays
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.files import make_folder
 from iso3d_jax.geometry import camera_sets
@@ -93,11 +93,11 @@ def load_prepared(file: Path) -> np.ndarray:
 
 
 def _read(file: Path, name: str) -> np.ndarray:
-    try:
-        with np.load(file) as stored:
-            return stored[name]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        raise UserError(f"{file} is damaged; reconstruct into another --out") from None
+    remedy = "delete it and state.npz beside it, and the same command starts again"
+    value = read_arrays(file, remedy, [name])[name]
+    if value.ndim != (5 if name == "views" else 3) or 0 in value.shape or value.shape[-1] != 3:
+        raise UserError(f"{file} is damaged; {remedy}")
+    return value
 
 
 def wants_hull(spec: ReconstructionSpec) -> bool:

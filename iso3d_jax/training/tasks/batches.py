@@ -8,6 +8,8 @@ in a global shuffle, epoch after epoch, read ahead by threads. Both read latents
 
 from __future__ import annotations
 
+import zlib
+
 import numpy as np
 
 from iso3d_jax.commands.config_checks import choose
@@ -18,6 +20,9 @@ from iso3d_jax.data.table import SET, sample_targets
 from iso3d_jax.geometry.cameras import camera_condition
 
 READ_AHEAD = 8  # batches, and as many threads
+
+
+DIGESTED = 64  # objects that tell a set from another
 
 
 def branch_shares(cfg) -> dict[str, float]:
@@ -33,6 +38,19 @@ def branch_shares(cfg) -> dict[str, float]:
         for views, of_views in (("a", cfg.single_view_share), ("b", 1.0 - cfg.single_view_share))
     }
     return {branch: share for branch, share in shares.items() if share > 0}
+
+
+def data_digest(table: EncodedTable | PictureTable) -> int:
+    """Tells a set of objects from another: its size, and names and cameras of up to 64 of them.
+
+    Latents are left out: another device encodes the same pictures to others in the last bit.
+    """
+    digest = zlib.crc32(str(len(table)).encode())
+    for index in np.unique(np.linspace(0, len(table) - 1, DIGESTED).astype(int)):
+        record = table.record(int(index))
+        angles = np.stack([record.azimuth_deg, record.elevation_deg]).astype(np.float32)
+        digest = zlib.crc32(table.name(int(index)).encode() + angles.tobytes(), digest)
+    return digest
 
 
 class Batches:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.colour import on_white
 from iso3d_jax.data.encode import EncodedTable, encode_rows, encode_table
 from iso3d_jax.data.grids import tile
-from iso3d_jax.data.multiview import open_dataset
+from iso3d_jax.data.multiview import EmptySplit, open_dataset
 from iso3d_jax.data.picture_table import PictureTable
 from iso3d_jax.data.table import SET, MultiViewTable, prepare_references
 from iso3d_jax.geometry.cameras import camera_condition
@@ -83,6 +84,9 @@ def frozen_config(cfg: ConfigDict) -> ConfigDict:
     return config
 
 
+HELD_OUT = 64  # objects shown where a set has no validation split
+
+
 class DenoiserTask(BaseTask):
     """Stage 1 or 2. The autoencoder and the image tower are frozen and come from model folders."""
 
@@ -114,6 +118,7 @@ class DenoiserTask(BaseTask):
         if cfg.sample_every or cfg.ablate_every:
             self._check_size(self.held_out.images.shape[2])
         self.batches = batches.make_batches(cfg, self._table())
+        self._digest = batches.data_digest(self.batches.table)
         self._encode: Callable[[dict], dict] | None = None
         self.sharding_rules = denoiser.sharding_rules(cfg)
         self.graphdef, self.abstract_params, self.init_params = network(
@@ -128,8 +133,17 @@ class DenoiserTask(BaseTask):
 
     @functools.cached_property
     def held_out(self) -> MultiViewTable:
-        """The validation split, which previews and the one-step table show."""
-        return MultiViewTable.load(self.cfg.data, "validation")
+        """What previews and the one-step table show: the validation split, or where the set has
+        none the first objects that are trained on."""
+        try:
+            return MultiViewTable.load(self.cfg.data, "validation")
+        except EmptySplit:
+            print(
+                f"{self.cfg.data} has no validation split: previews show objects that are trained "
+                "on",
+                file=sys.stderr,
+            )
+            return MultiViewTable.load(self.cfg.data, "train", most=HELD_OUT)
 
     @functools.cached_property
     def held_out_references(self) -> np.ndarray:
@@ -170,10 +184,16 @@ class DenoiserTask(BaseTask):
         return self._encode(batch)
 
     def position(self) -> dict[str, int]:
-        return self.batches.position()
+        return self.batches.position() | {"data": self._digest}
 
     def go_to(self, position: dict[str, int]) -> None:
-        self.batches.go_to(position)
+        theirs = position.get("data", self._digest)
+        if theirs != self._digest:
+            raise UserError(
+                f"the data in {self.cfg.data_encoded or self.cfg.data} are not those that this run "
+                "was trained on: put them back, or give another --workdir"
+            )
+        self.batches.go_to({key: value for key, value in position.items() if key != "data"})
 
     def trained(self, params: Iterable[str]) -> list[str] | None:
         return trainable.trained_paths(params, self.cfg)

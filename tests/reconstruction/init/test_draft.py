@@ -92,7 +92,7 @@ def test_views_of_a_run_are_read_or_refused(tmp_path):
     np.testing.assert_array_equal(draft.load_views(file), drawn())
     np.testing.assert_array_equal(draft.load_prepared(file), drawn()[0, 0])
     np.savez(file, pictures=drawn())
-    with pytest.raises(UserError, match=r"views\.npz is damaged; reconstruct into another --out"):
+    with pytest.raises(UserError, match=r"views\.npz is damaged; delete it"):
         draft.load_views(file)
 
 
