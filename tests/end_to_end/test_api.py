@@ -95,7 +95,7 @@ def test_views_are_saved_and_loaded(views, tmp_path):
     with Image.open(folder / "2_azimuth180.png") as image:
         assert np.abs(np.asarray(image) / 255 - views.images[2]).max() < 0.003
     (tmp_path / "bad.npz").write_bytes(b"x")
-    with pytest.raises(iso3d.UserError, match="bad.npz holds no views"):
+    with pytest.raises(iso3d.UserError, match="bad.npz is damaged"):
         iso3d.Views.load(tmp_path / "bad.npz")
 
 
