@@ -58,21 +58,21 @@ def attempt(machine: render.Renderer, asset: asset_sources.Asset) -> dict[str, A
         parts = asset_sources.load_asset(asset, notes.append)
         machine.load(parts)
         distance = 1.05 / np.tan(np.radians(FOV) / 2)
-        c2w = np.asarray(cameras.camera_to_world(ELEVATION, AZIMUTH, distance))
-        picture = machine.render(c2w, FOV)
+        for azimuth in (AZIMUTH, AZIMUTH + 180):  # what has no back may look away
+            c2w = np.asarray(cameras.camera_to_world(ELEVATION, azimuth, distance))
+            picture = machine.render(c2w, FOV)
+            if picture[..., 3].any():
+                break
     except meshes.BadMesh as e:
         return {"outcome": "left out", "said": str(e), "picture": None}
     except MemoryError:
         raise
     except Exception as e:
         return {"outcome": "fault", "said": f"{type(e).__name__}: {e}", "picture": None}
-    said = "; ".join(dict.fromkeys(notes))
     outcome = "with note" if notes else "rendered"
-    if not (picture[..., 3] > 0).any():
-        outcome, said = "empty", said
     return {
-        "outcome": outcome,
-        "said": said,
+        "outcome": outcome if picture[..., 3].any() else "empty",
+        "said": "; ".join(dict.fromkeys(notes)),
         "flat": asset_sources.shape_refusal(parts) is not None,
         "picture": picture,
     }
@@ -87,9 +87,13 @@ def on_white(picture: np.ndarray) -> np.ndarray:
 def screenshot(path: Path) -> Path | None:
     """The picture that people made of a model: in `screenshot` beside its file or its folder."""
     for folder in (path.parent, path.parent.parent):
-        for found in sorted(folder.glob("screenshot*/*")):
+        files = sorted(folder.glob("screenshot*/*"))
+        files.sort(key=lambda file: not file.stem.startswith("screenshot"))
+        for found in files:
             if found.suffix.lower() in (".png", ".jpg", ".jpeg", ".gif", ".webp"):
                 return found
+        for found in (folder / "Figures" / "SampleImages").glob(f"{path.stem}.*"):
+            return found
     return None
 
 
@@ -104,6 +108,12 @@ def compare_forms(rows: list[dict]) -> None:
         difference = float(np.abs(seen - first.setdefault(key, seen)).mean())
         if difference > ALIKE:
             row["unlike"] = round(difference, 1)
+
+
+def describe(row: dict) -> str:
+    """A row in words."""
+    text = row["outcome"] + (f": {row['said']}" if row["said"] else "")
+    return text + (f" (unlike the first form by {row['unlike']})" if "unlike" in row else "")
 
 
 def write_sheets(rows: list[dict], out: Path) -> None:
@@ -131,12 +141,13 @@ def write_sheets(rows: list[dict], out: Path) -> None:
 
 
 def find(folders: list[str]) -> list[tuple[str, asset_sources.Asset]]:
-    """Every mesh file of the folders, by its path below them."""
+    """Every mesh file of the folders, by the folder's name and its path below it."""
     found = []
     for folder in folders:
         for asset in asset_sources.find_assets([folder]):
             if not asset.model:
-                found.append((asset.path.relative_to(folder).as_posix(), asset))
+                below = asset.path.relative_to(folder).as_posix()
+                found.append((f"{Path(folder).resolve().name}/{below}", asset))
     return found
 
 
@@ -169,16 +180,17 @@ def main() -> None:
     if args.sheets:
         write_sheets(rows, args.sheets)
     table = collections.Counter(row["outcome"] for row in rows)
-    kept = ("name", "outcome", "said", "flat", "unlike")
     report = {
+        "command": "python benchmarks/sample_assets.py FOLDER ...",
         "files": len(rows),
         "outcomes": {outcome: table[outcome] for outcome in OUTCOMES},
         "forms unlike the first of a model": sum("unlike" in row for row in rows),
-        "rows": [{k: row[k] for k in kept if row.get(k) not in (None, "", False)} for row in rows],
+        "of those drawn, flat or thin": sum(row.get("flat", False) for row in rows),
+        "rows": {row["name"]: describe(row) for row in rows},
     }
-    for row in report["rows"]:
-        print(f"{row['outcome']:10} {row['name']}  {row.get('said', '')}  {row.get('unlike', '')}")
-    print(json.dumps(report["outcomes"]))
+    for name, text in report["rows"].items():
+        print(f"{name}\t{text}")
+    print(json.dumps({k: v for k, v in report.items() if k != "rows"}, indent=1))
     if args.result:
         args.result.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
 

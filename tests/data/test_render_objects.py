@@ -218,6 +218,13 @@ def test_an_object_that_ends_its_process_is_left_out_and_the_others_are_rendered
     assert sorted(p.stem for p in (tmp_path / "out" / "objects").iterdir()) == ["a", "c"]
 
 
+def test_too_little_memory_is_the_processs_end_and_no_fault(assets, tmp_path):
+    machine = Notes(8)
+    machine.load = lambda parts: np.empty(2**58)  # numpy's own kind of MemoryError
+    with pytest.raises(MemoryError):
+        render._work(machine, assets[0], tmp_path, (0, 1))
+
+
 def test_limits_grow_with_the_pictures():
     assert render.limits(8, 4) == pytest.approx((60.0, 3 << 30), rel=1e-3)
     seconds, memory = render.limits(2048, 24)
