@@ -4,7 +4,7 @@
 
 For glTF the folder to give is `Models` of the Khronos sample assets, for the rest the test models
 of the libraries that read these formats. Each file goes through `asset_sources.load_asset` and
-`rasterizer.Rasterizer` in a process of its own kind, with the limits of `data.render`:
+`rasterizer.Rasterizer` in a child process, with the limits of `data.render`:
 
     rendered    drawn, and nothing is known to be missing
     with note   drawn, and the note says what is missing or left away
@@ -58,8 +58,9 @@ def attempt(machine: render.Renderer, asset: asset_sources.Asset) -> dict[str, A
         parts = asset_sources.load_asset(asset, notes.append)
         machine.load(parts)
         distance = 1.05 / np.tan(np.radians(FOV) / 2)
-        for azimuth in (AZIMUTH, AZIMUTH + 180):  # what has no back may look away
-            c2w = np.asarray(cameras.camera_to_world(ELEVATION, azimuth, distance))
+        # What has no back may look away, or down.
+        for elevation, azimuth in ((ELEVATION, AZIMUTH), (-ELEVATION, AZIMUTH + 180)):
+            c2w = np.asarray(cameras.camera_to_world(elevation, azimuth, distance))
             picture = machine.render(c2w, FOV)
             if picture[..., 3].any():
                 break

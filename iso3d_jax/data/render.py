@@ -246,6 +246,9 @@ def render_all(
                 spent = time.time() - start
                 eta = spent / done * (len(todo) - done)
                 print(f"{done}/{len(todo)}  {spent:.0f} s spent  ETA {eta:.0f} s", flush=True)
+    for folder in ("objects", "icons"):  # what processes left that ended while they wrote
+        for unfinished in (out / folder).glob(".*"):
+            unfinished.unlink()
     remarks = {name: f"rendered, but {lack}" for name, lack in _lacks(out, assets)} | skipped
     with atomic_path(out / "skipped.txt") as path:
         lines = [f"{name}\t{remarks[name]}\n" for name in sorted(remarks)]

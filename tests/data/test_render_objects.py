@@ -45,6 +45,7 @@ WORK = render._work
 def end_at_b(machine, asset, out, how):
     """What a worker process does, which ends at the object b."""
     if asset.name == "b":
+        (out / "objects" / ".b.1.npz").write_bytes(b"half of it")
         os.kill(os.getpid(), signal.SIGSEGV)
     return WORK(machine, asset, out, how)
 
@@ -215,7 +216,7 @@ def test_an_object_that_ends_its_process_is_left_out_and_the_others_are_rendered
     skipped = render.render_all(everything, tmp_path / "out", 8, 1, workers=workers)
     assert skipped == {"b": "its process ended with SIGSEGV"}
     assert "b\tits process ended with SIGSEGV" in (tmp_path / "out" / "skipped.txt").read_text()
-    assert sorted(p.stem for p in (tmp_path / "out" / "objects").iterdir()) == ["a", "c"]
+    assert sorted(p.name for p in (tmp_path / "out" / "objects").iterdir()) == ["a.npz", "c.npz"]
 
 
 def test_too_little_memory_is_the_processs_end_and_no_fault(assets, tmp_path):
