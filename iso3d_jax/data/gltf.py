@@ -2,10 +2,10 @@
 
 Drawn is the base colour: factor times texture times COLOR_0 as linear light, for the
 metallic-roughness model as for specular-glossiness (its diffuse colour), and the emissive colour
-added to it. Roughness, metal, clear coats, lights and cameras change nothing. Animations stand
-still: nodes where they are, skins at their joints, morph targets by the weights of node or mesh.
-Front faces alone are drawn unless a material is double-sided. What the format requires and we do
-not read leaves the object out, by name.
+added to it. Roughness, metal, clear coats, lights and cameras change nothing, and what transmits
+light is as solid as its colour. Animations stand still: nodes where they are, skins at their
+joints, morph targets by the weights of node or mesh. Front faces alone are drawn unless a material
+is double-sided. What the format requires and we do not read leaves the object out, by name.
 
 Specification: https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html; extensions: `_KNOWN`.
 """

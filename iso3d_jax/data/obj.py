@@ -54,6 +54,7 @@ class Material:
     colour: tuple[float, float, float] = GREY
     opacity: float = 1.0
     texture: Map | None = None
+    tr_is_1: bool = False  # and it is taken as opaque
 
 
 def _text(data: bytes) -> str:
@@ -106,9 +107,11 @@ def parse_mtl(data: bytes, note: Note) -> dict[str, Material]:
             elif key == b"kd" and len(rest) >= 3:
                 current.colour = (_unit(rest[0]), _unit(rest[1]), _unit(rest[2]))
             elif key == b"d" and rest:
-                current.opacity, given_d = _unit(rest[-1]), True
+                current.opacity, current.tr_is_1, given_d = _unit(rest[-1]), False, True
             elif key == b"tr" and rest and not given_d:  # where both are, they often disagree
-                current.opacity = 1 - _unit(rest[0])
+                # MeshLab and others write `Tr 1` for what is opaque; none needs the invisible.
+                current.tr_is_1 = _unit(rest[0]) == 1
+                current.opacity = 1 - _unit(rest[0]) if not current.tr_is_1 else 1.0
             elif key == b"map_kd" and rest:
                 current.texture = _map(_rest(line))
             elif key == b"map_d" and rest:
@@ -350,7 +353,9 @@ def _part(
     uv = np.where(has_uv[..., None], vt[np.where(has_uv, index[..., 1], 0)], 0.0)
     part = Part(xyz, n, uv, material.colour, material.opacity)
     if material.opacity < 0.01:
-        note(f"the material {name[:60]!r} is invisible, by its d or Tr")
+        note(f"the material {name[:60]!r} is invisible, by its d")
+    if material.tr_is_1:
+        note(f"the material {name[:60]!r} has Tr 1, which is taken as opaque")
     how = material.texture
     if how is not None and not has_uv.any():
         note(f"the texture {how.file[:60]!r} has no coordinates")

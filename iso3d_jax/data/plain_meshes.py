@@ -108,9 +108,11 @@ def read_off(data: bytes) -> list[Part]:
     """
     words = rows(data)
     first = next(words, [b""])
-    head = first[0].upper()
-    if not re.fullmatch(rb"(ST)?C?N?OFF", head):
+    # Some write the counts on the same line, some without a space between.
+    match = re.fullmatch(rb"((?:ST)?C?N?OFF)(\d*)", first[0].upper())
+    if not match:
         raise BadMesh("the file does not begin with OFF")
+    head, first = match[1], [match[1], *([match[2]] if match[2] else []), *first[1:]]
     try:
         vertices, faces = (int(w) for w in (first[1:] or next(words))[:2])
         if vertices < 0 or faces < 0 or 2 * (vertices + faces) > len(data):

@@ -136,6 +136,8 @@ class _Text:
         sizes = [array.array("q") for _ in element.properties]
         for _ in range(element.count):
             words = self._words()
+            if not words and element.properties:
+                raise BadMesh(f"the PLY has fewer rows of {element.name[:40]!r} than it says")
             at = 0
             try:
                 for p, column, size in zip(element.properties, columns, sizes, strict=True):

@@ -16,12 +16,12 @@ An object's cameras and proportions depend on --seed and its name alone, so neit
 pictures, `DIR/CREDITS.md` says who made what under which licence, and `DIR/skipped.txt` what was
 left out and why, and what others lack that were rendered: a texture or material that is not there.
 Meshes stand with their y axis up, as glTF says; `--up z` turns those that were made otherwise.
+An object that takes a minute or 3 GiB, or ends its worker process, is left out for that reason.
 """
 
-import concurrent.futures
 import contextlib
 import difflib
-import multiprocessing
+import functools
 import os
 import pathlib
 import pkgutil
@@ -34,6 +34,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from iso3d_jax.commands import command_line
+from iso3d_jax.core import child_processes
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.files import Difference, atomic_path, ensure_same_folder, make_folder
 from iso3d_jax.data import asset_sources, meshes, multiview, rasterizer
@@ -149,22 +150,22 @@ _WORKERS = flags.DEFINE_integer("workers", 0, "processes; 0 is one a core", 0, 1
 _UP = flags.DEFINE_enum("up", "y", ["x", "y", "z"], "axis of the mesh files that points up")
 _ONLY = flags.DEFINE_list("only", None, "names of the objects to render, with commas; default all")
 
-_machine: rasterizer.Rasterizer | None = None
 
-
-def _start_worker(resolution: int):
-    global _machine
+def _make_machine(resolution: int) -> rasterizer.Rasterizer:
     os.environ["LP_NUM_THREADS"] = "1"  # the processes share the cores already
-    _machine = rasterizer.Rasterizer(resolution)
+    return rasterizer.Rasterizer(resolution)
 
 
-def _work(asset: asset_sources.Asset, out: pathlib.Path, *how) -> str | None:
+def _work(
+    machine: rasterizer.Rasterizer, asset: asset_sources.Asset, out: pathlib.Path, how: tuple
+) -> str | None:
     """Renders one object to its file; returns why it was skipped, or None."""
-    assert _machine is not None  # the pool's initializer made it
     try:
-        record: dict[str, Any] = dict(render_object(asset, _machine, *how))
+        record: dict[str, Any] = dict(render_object(asset, machine, *how))
     except meshes.BadMesh as e:
         return _one_line(str(e))
+    except MemoryError:
+        raise
     except Exception as e:  # a fault of a reader costs one object, not the run
         return _one_line(f"a fault while it was read or drawn: {type(e).__name__}: {e}")
     icon = asset_sources.icon_bytes(asset)
@@ -176,18 +177,15 @@ def _work(asset: asset_sources.Asset, out: pathlib.Path, *how) -> str | None:
     return None
 
 
+def limits(resolution: int, views: int) -> tuple[float, int]:
+    """Seconds and bytes that one object may take: 60 s and 3 GiB, and what its pictures need."""
+    pixels = (resolution * rasterizer.SUPERSAMPLING) ** 2
+    return 60.0 + 1e-6 * views * pixels, (3 << 30) + 40 * pixels
+
+
 def _one_line(reason: str) -> str:
     """A reason that can be written down: one line, no halves of characters."""
     return " ".join(reason.encode("utf-8", "replace").decode().split())[:500]
-
-
-def _pool(workers: int, resolution: int) -> concurrent.futures.Executor:
-    """Processes that each hold a renderer; one worker is a thread, which starts at once."""
-    if workers <= 1:
-        return concurrent.futures.ThreadPoolExecutor(1, "render", _start_worker, (resolution,))
-    return concurrent.futures.ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), _start_worker, (resolution,)
-    )
 
 
 def _check_settings(out: pathlib.Path, settings: dict):
@@ -230,17 +228,27 @@ def render_all(
     print(f"{len(assets)} objects, {len(todo)} to render, {len(skipped)} left out", flush=True)
     if todo:
         rasterizer.Rasterizer(resolution).close()  # fail here, in one sentence, not in a worker
-        with _pool(min(workers, len(todo)), resolution) as pool:
-            futures = {pool.submit(_work, a, out, seed, sets, stretch, warp): a for a in todo}
-            for future in concurrent.futures.as_completed(futures):
-                reason = future.result()
-                done += 1
-                if reason:
-                    skipped[futures[future].name] = reason
-                if done % 20 == 0 or done == len(todo):
-                    spent = time.time() - start
-                    eta = spent / done * (len(todo) - done)
-                    print(f"{done}/{len(todo)}  {spent:.0f} s spent  ETA {eta:.0f} s", flush=True)
+        seconds, memory = limits(resolution, SET * sets)
+        results = child_processes.run_each(
+            todo,
+            functools.partial(_make_machine, resolution),
+            functools.partial(_work, out=out, how=(seed, sets, stretch, warp)),
+            workers=workers,
+            seconds=seconds,
+            memory=memory,
+        )
+        for asset, result in results:
+            done += 1
+            if result is not None:
+                lost = isinstance(result, child_processes.Lost)
+                skipped[asset.name] = result.reason if lost else result
+            if done % 20 == 0 or done == len(todo):
+                spent = time.time() - start
+                eta = spent / done * (len(todo) - done)
+                print(f"{done}/{len(todo)}  {spent:.0f} s spent  ETA {eta:.0f} s", flush=True)
+    for folder in ("objects", "icons"):  # what processes left that ended while they wrote
+        for unfinished in (out / folder).glob(".*"):
+            unfinished.unlink()
     remarks = {name: f"rendered, but {lack}" for name, lack in _lacks(out, assets)} | skipped
     with atomic_path(out / "skipped.txt") as path:
         lines = [f"{name}\t{remarks[name]}\n" for name in sorted(remarks)]

@@ -69,6 +69,8 @@ class Textures:
         return found
 
     def _load(self, data: bytes) -> UInt8[np.ndarray, "h w 4"]:
+        if data[1:7] == b"KTX 20":
+            raise BadTexture("it is a KTX2 picture, which is not read")
         with _ours():
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
             pixels = picture.width * picture.height

@@ -117,7 +117,7 @@ def test_lines_of_materials_that_make_no_sense_leave_what_is_there():
     lines += ["newmtl c", "Tr 0.75", "kd -1 0.5 2", "# Kd 1 1 1", "MAP_KD -bm 1 x.png"]
     found = obj_files.parse_mtl("\n".join(lines).encode(), NOTES.append)
     assert found["a"].colour == (0.1, 0.2, 0.3) and found["a"].opacity == 1.0
-    assert found["b"].opacity == 0.0 and found["c"].opacity == 0.25
+    assert found["b"].opacity == 1.0 and found["c"].opacity == 0.25
     assert found["c"].colour == (0.0, 0.5, 1.0) and found["c"].texture.file == "x.png"
 
 
@@ -177,7 +177,7 @@ def test_what_is_missing_is_noted_and_the_rest_is_drawn():
     assert NOTES == ["no texture: gone.png is not there"] and part.colour == (0.5, 0.0, 0.0)
     NOTES.clear()
     coloured("a", b"newmtl a\nd 0\n")
-    assert NOTES == ["the material 'a' is invisible, by its d or Tr"]
+    assert NOTES == ["the material 'a' is invisible, by its d"]
     NOTES.clear()
     read(f"{TRIANGLE}{FACE}l 1 2\np 1\n")
     assert NOTES == ["2 lines or points are not drawn"]
@@ -187,6 +187,14 @@ def test_d_counts_where_tr_says_something_else():
     for lines in (b"d 1\nTr 1\n", b"Tr 1\nd 1\n"):
         assert coloured("a", b"newmtl a\n" + lines).opacity == 1.0
     assert coloured("a", b"newmtl a\nTr 0.25\n").opacity == 0.75
+    assert not NOTES
+
+
+def test_what_tr_alone_would_hide_is_opaque_as_meshlab_means_it():
+    assert coloured("a", b"newmtl a\nTr 1.000000\n").opacity == 1.0
+    assert NOTES == ["the material 'a' has Tr 1, which is taken as opaque"]
+    assert coloured("a", b"newmtl a\nTr 1\nd 0\n").opacity == 0.0
+    assert NOTES[1:] == ["the material 'a' is invisible, by its d"]
 
 
 def test_options_of_maps_come_before_the_name_and_scale_the_coordinates():

@@ -103,6 +103,9 @@ def test_what_a_ply_says_is_checked_against_its_bytes(form):
     ):
         with pytest.raises(BadMesh, match=said):
             read(data)
+    short = ply().rpartition(b"4 0 1 2 3")[0]
+    with pytest.raises(BadMesh, match="the PLY has fewer rows of 'face' than it says"):
+        read(short)
 
 
 def stl(triangles, declared=None):
@@ -134,6 +137,8 @@ def test_stls_binary_and_text():
 
 def test_offs_with_and_without_colours():
     (part,) = read_off(b"OFF # a square\n4 1 0\n0 0 0\n1 0 0\n1 1 0\n0 1 0\n4 0 1 2 3\n")
+    np.testing.assert_array_equal(part.positions, CORNERS)
+    (part,) = read_off(b"\t OFF4 1 0 # so too\n0 0 0\n1 0 0\n1 1 0\n0 1 0\n4 0 1 2 3\n")
     np.testing.assert_array_equal(part.positions, CORNERS)
     text = b"COFF 4 1 0\n0 0 0 255 0 0 255\n1 0 0 0 0 0 1\n1 1 0 0 0 0 1\n0 1 0 0 0 0 1\n3 0 1 2\n"
     (part,) = read_off(text)

@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
 from furniture_files import write_catalogue, write_folder
 
+from iso3d_jax.core import child_processes
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data import asset_sources, meshes, multiview, rasterizer, render
 from iso3d_jax.data.names import hash_name
@@ -34,6 +37,29 @@ class Notes:
 
     def close(self):
         self.closed = True
+
+
+WORK = render._work
+
+
+def end_at_b(machine, asset, out, how):
+    """What a worker process does, which ends at the object b."""
+    if asset.name == "b":
+        (out / "objects" / ".b.1.npz").write_bytes(b"half of it")
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return WORK(machine, asset, out, how)
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Work is done here, by what the test has put in its place."""
+
+    def run_each(tasks, make, work, **limits):
+        machine = make()
+        return [(task, work(machine, task)) for task in tasks]
+
+    monkeypatch.setattr(child_processes, "run_each", run_each)
+    monkeypatch.setattr(rasterizer, "Rasterizer", Notes)
 
 
 @pytest.fixture
@@ -109,9 +135,8 @@ def test_what_is_hardly_visible_is_left_out(assets):
 
 
 def test_all_settings_reach_every_object_and_are_written_down(
-    assets, tmp_path, monkeypatch, capsys
+    assets, tmp_path, monkeypatch, capsys, in_process
 ):
-    monkeypatch.setattr(rasterizer, "Rasterizer", Notes)
     asked = []
     original = render.render_object
     monkeypatch.setattr(
@@ -170,8 +195,7 @@ def test_the_commands_flags_reach_the_rendering(monkeypatch, tmp_path, capsys):
     assert "left out 0" in capsys.readouterr().out
 
 
-def test_icons_are_kept_beside_the_objects_and_credits_name_the_makers(tmp_path, monkeypatch):
-    monkeypatch.setattr(rasterizer, "Rasterizer", Notes)
+def test_icons_are_kept_beside_the_objects_and_credits_name_the_makers(tmp_path, in_process):
     path = write_catalogue(tmp_path / "c.sh3f", [{"stem": "lamp", "creator": "A|B"}])
     assets = asset_sources.find_assets([str(path)])
     render.render_all(assets, tmp_path, 8, 1)
@@ -181,19 +205,36 @@ def test_icons_are_kept_beside_the_objects_and_credits_name_the_makers(tmp_path,
     assert rows[-1] == "| c-lamp | lamp | A/B | CC0-1.0 | c |"
 
 
-def test_one_worker_is_a_thread_and_more_are_processes(monkeypatch):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_object_that_ends_its_process_is_left_out_and_the_others_are_rendered(
+    tmp_path, monkeypatch, workers
+):
+    everything = asset_sources.find_assets([str(write_folder(tmp_path / "m", list("abc"), y=0.5))])
     monkeypatch.setattr(rasterizer, "Rasterizer", Notes)
-    with render._pool(1, 8) as pool:
-        assert isinstance(pool, render.concurrent.futures.ThreadPoolExecutor)
-    with render._pool(2, 8) as pool:
-        assert isinstance(pool, render.concurrent.futures.ProcessPoolExecutor)
-        assert pool._max_workers == 2
+    monkeypatch.setattr(render, "_make_machine", Notes)
+    monkeypatch.setattr(render, "_work", end_at_b)
+    skipped = render.render_all(everything, tmp_path / "out", 8, 1, workers=workers)
+    assert skipped == {"b": "its process ended with SIGSEGV"}
+    assert "b\tits process ended with SIGSEGV" in (tmp_path / "out" / "skipped.txt").read_text()
+    assert sorted(p.name for p in (tmp_path / "out" / "objects").iterdir()) == ["a.npz", "c.npz"]
+
+
+def test_too_little_memory_is_the_processs_end_and_no_fault(assets, tmp_path):
+    machine = Notes(8)
+    machine.load = lambda parts: np.empty(2**58)  # numpy's own kind of MemoryError
+    with pytest.raises(MemoryError):
+        render._work(machine, assets[0], tmp_path, (0, 1))
+
+
+def test_limits_grow_with_the_pictures():
+    assert render.limits(8, 4) == pytest.approx((60.0, 3 << 30), rel=1e-3)
+    seconds, memory = render.limits(2048, 24)
+    assert 600 < seconds < 3600 and 5 << 30 < memory < 8 << 30
 
 
 def test_one_bad_object_never_ends_a_run_and_what_others_lack_is_written_down(
-    assets, tmp_path, monkeypatch
+    assets, tmp_path, monkeypatch, in_process
 ):
-    monkeypatch.setattr(rasterizer, "Rasterizer", Notes)
     (tmp_path / "m" / "cube.mtl").unlink()  # of all three
     original = asset_sources.load_asset
 

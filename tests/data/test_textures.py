@@ -85,6 +85,8 @@ def test_what_is_no_picture_is_one_sentence():
     for data in (b"", b"no picture", whole[:40], whole[:50], b"%!PS-Adobe-3.0 EPSF-3.0\n"):
         with pytest.raises(BadTexture, match="not a picture that can be read"):
             load(data)
+    with pytest.raises(BadTexture, match="it is a KTX2 picture, which is not read"):
+        load(b"\xabKTX 20\xbb\r\n\x1a\n" + bytes(60))
 
 
 def test_sixteen_bits_of_grey_are_not_cut_off():
