@@ -46,8 +46,9 @@ def main():
     cfg = config_files.load_config(args.config)
     cfg.batch_size = OBJECTS
     mesh = sharding.make_mesh(devices=jax.devices())
-    task, tx = compile_for.AbstractTask(cfg), make_optimizer(cfg)
-    state = loop.abstract_state(task, tx, cfg)
+    task = compile_for.AbstractTask(cfg)
+    tx = make_optimizer(task.cfg)
+    state = loop.abstract_state(task, tx, task.cfg)
     shardings = sharding.state_shardings(state, mesh, task.sharding_rules)
     sizes = {"data": 1, "fsdp": args.fsdp, "tensor": 1}
     shapes = {path: leaf.shape for path, leaf in task.abstract_params.items()}
@@ -65,11 +66,11 @@ def main():
         "teraflops_an_object": {},
     }
     mean = 0.0
-    for branch, share in batches.branch_shares(cfg).items():
+    for branch, share in batches.branch_shares(task.cfg).items():
         began = time.monotonic()
         batch = compile_for.abstract_batch(cfg, branch)
         with jax.set_mesh(mesh):
-            traced = loop.trace_step(task, tx, cfg, shardings, mesh, state, batch)
+            traced = loop.trace_step(task, tx, task.cfg, shardings, mesh, state, batch)
         counted = flops.count(traced.jaxpr) * (1.0 / OBJECTS)
         mean += share * counted.executed
         result["teraflops_an_object"][branch] = {

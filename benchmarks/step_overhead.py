@@ -10,6 +10,7 @@ does.
 """
 
 import argparse
+import dataclasses
 import os
 import sys
 import tempfile
@@ -52,7 +53,7 @@ def clocks() -> np.ndarray:
 
 def bare_step(task, cfg, steps: int) -> np.ndarray:
     """Seconds a step, by both clocks, of the compiled step alone."""
-    mesh, tx = sharding.make_mesh(cfg.mesh.to_dict()), make_optimizer(cfg)
+    mesh, tx = sharding.make_mesh(dataclasses.asdict(cfg.mesh)), make_optimizer(cfg)
     abstract = loop.abstract_state(task, tx, cfg)
     shardings = sharding.state_shardings(abstract, mesh, task.sharding_rules)
     state = loop.new_state(task, tx, cfg, abstract, shardings)
@@ -72,7 +73,7 @@ def loop_step(task, cfg, steps: int) -> np.ndarray:
     """Seconds a step, by both clocks, of the loop."""
     task.clocks = {}
     with tempfile.TemporaryDirectory() as workdir:
-        loop.fit(task, cfg, workdir)
+        loop.fit(task, workdir)
     return (task.clocks[WARM_UP + steps] - task.clocks[WARM_UP]) / steps
 
 
@@ -99,7 +100,8 @@ def main():
     cfg.steps = WARM_UP + args.steps + 1
     cfg.checkpoint_every = cfg.sample_every = 10**9
     load = os.getloadavg()[0]
-    task = TimedTask(cfg)
+    task = TimedTask.from_config(cfg)
+    cfg = task.cfg
     bare, whole = [], []
     for _ in range(args.rounds):
         bare.append(bare_step(task, cfg, args.steps))

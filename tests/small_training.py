@@ -5,12 +5,15 @@ import pytest
 from ml_collections import ConfigDict
 
 from iso3d_jax.data.encode import EncodedTable
+from iso3d_jax.training.spec import StageSpec, make_spec
 from iso3d_jax.training.tasks import batches, denoiser, stages, trainable
 
 
 def small_config(**changes) -> ConfigDict:
     """What configs/stage2.py has, with small numbers."""
     cfg = ConfigDict(dict(
+        task="denoiser", data="samples", data_encoded="", data_variants=1, init_from="",
+        init=dict(vae="", clip="", drawing=""), ablate_every=0,
         seed=3, stage=2, steps=10, batch_size=8, learning_rate=1e-3, final_learning_rate=1e-4,
         lr_schedule="cosine", warmup_steps=2, weight_decay=0.01, adam_b2=0.99, grad_clip=1.0,
         ema_decay=0.9, log_every=1, checkpoint_every=4, sample_every=100, keep=3,
@@ -28,8 +31,14 @@ def small_config(**changes) -> ConfigDict:
                       num_groups=4),
         ),
     ))  # fmt: skip
-    cfg.update(changes)
+    with cfg.unlocked():
+        cfg.update(changes)
     return cfg
+
+
+def small_stage(**changes) -> StageSpec:
+    """The same as functions take it."""
+    return make_spec(StageSpec, small_config(**changes))
 
 
 def encoded_table(objects=6, views=8) -> EncodedTable:
@@ -52,8 +61,8 @@ class SmallTask:
     label, summary = "test", ""
     train_step = staticmethod(denoiser.train_step)
 
-    def __init__(self, cfg):
-        self.cfg = cfg
+    def __init__(self, config):
+        self.cfg = cfg = make_spec(StageSpec, config)
         table = encoded_table(views=4 * (-(-cfg.num_views // 4) + 1))
         self.batches = batches.make_batches(cfg, table)
         self.position, self.go_to = self.batches.position, self.batches.go_to
@@ -84,3 +93,8 @@ def make_task():
 @pytest.fixture(scope="session")
 def make_config():
     return small_config
+
+
+@pytest.fixture(scope="session")
+def make_stage():
+    return small_stage

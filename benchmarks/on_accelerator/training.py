@@ -32,12 +32,13 @@ def step(bench: Bench) -> None:
 def _best(bench: Bench, branch: str, batch_size: int) -> int:
     """Measures doubled batches; the one with the cheapest object, 0 if none was measured."""
     cfg = bench.stage2(batch_size)
-    task, tx = compile_for.AbstractTask(cfg), make_optimizer(cfg)
+    task = compile_for.AbstractTask(cfg)
+    tx = make_optimizer(task.cfg)
     task.init_params = random_weights(task.abstract_params)
     mesh = sharding.make_mesh(cfg.mesh.to_dict(), jax.devices()[:1])
-    abstract = loop.abstract_state(task, tx, cfg)
+    abstract = loop.abstract_state(task, tx, task.cfg)
     shardings = sharding.state_shardings(abstract, mesh, task.sharding_rules)
-    state = loop.new_state(task, tx, cfg, abstract, shardings)
+    state = loop.new_state(task, tx, task.cfg, abstract, shardings)
     rows = bench.record
 
     def measure(batch_size: int) -> float | None:
@@ -48,7 +49,7 @@ def _best(bench: Bench, branch: str, batch_size: int) -> int:
             random_batch(compile_for.abstract_batch(cfg, branch)), sharding.batch_sharding(mesh)
         )
         with jax.set_mesh(mesh):
-            traced = loop.trace_step(task, tx, cfg, shardings, mesh, state, batch)
+            traced = loop.trace_step(task, tx, task.cfg, shardings, mesh, state, batch)
             program = compile_traced(traced)
         limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit", np.inf) / 1e9
         if program.gb > limit:

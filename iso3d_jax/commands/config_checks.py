@@ -1,7 +1,6 @@
 """What every value of every config may be: one table of (path, rule), the first match wins.
 
-    config_checks.check(cfg)                      # UserError on the first value that may not be
-    kind = config_checks.choose(cfg, "optimizer")  # the value, checked by the same rule
+    config_checks.check(cfg)  # UserError on the first value that may not be
 
 A path is what stands after `--config.`, and a comparison's sections (`stage1.`, `stage2.NAME.`,
 `reconstruct.`) have the rules of the configs that they hold. Rules are about one value alone;
@@ -251,20 +250,3 @@ def refusal(name: str, rule: Rule, value: Any) -> str:
     near = difflib.get_close_matches(value, rule.names, 1) if isinstance(value, str) else []
     todo = f"did you mean '{near[0]}'?" if near else f"give such a value, as in {name}=VALUE"
     return f"{name} must be {rule.what}, not {value!r}: {todo}"
-
-
-def choose(cfg: Mapping | ConfigDict, path: str) -> Any:
-    """The value at a path such as 'model.parameterization', by its rule.
-
-    Raises:
-      UserError: it may not be so.
-    """
-    value: Any = cfg
-    for key in path.split("."):
-        value = value[key]
-    rule = rule_for(path)
-    if rule is None:
-        raise KeyError(f"there is no rule for {path}")
-    if not rule.accepts(value):
-        raise UserError(refusal(f"--config.{path}", rule, value))
-    return value

@@ -22,7 +22,6 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from iso3d_jax.commands import config_checks
 from iso3d_jax.commands.config_presets import nearest
 from iso3d_jax.core.chips import CHIPS, Chip
 from iso3d_jax.core.errors import UserError
@@ -139,11 +138,13 @@ def abstract_batch(cfg: ConfigDict, branch: str):
 class AbstractTask:
     """The denoiser without weights, data or pictures."""
 
-    def __init__(self, cfg: ConfigDict):
+    def __init__(self, config: ConfigDict):
+        from iso3d_jax.training.spec import StageSpec, make_spec
         from iso3d_jax.training.tasks import base, denoiser, stages, trainable
 
-        config_checks.check(cfg)
-        base.settle(cfg, read=False)  # a step costs the same with any cameras and prediction
+        # A step costs the same with any cameras and prediction.
+        settled, _ = base.settle(config, read=False)
+        self.cfg = cfg = make_spec(StageSpec, settled)
         denoiser.check_options(cfg)
         self.train_step = denoiser.train_step
         self.sharding_rules = denoiser.sharding_rules(cfg)
@@ -166,13 +167,14 @@ def compile_branch(cfg: ConfigDict, devices, branch: str) -> Program:
 
     mesh = sharding.make_mesh(cfg.mesh.to_dict(), devices)
     sharding.check_batch_size(cfg.batch_size, cfg.accumulate, mesh)
-    task, tx = AbstractTask(cfg), make_optimizer(cfg)
-    state = loop.abstract_state(task, tx, cfg)
+    task = AbstractTask(cfg)
+    tx = make_optimizer(task.cfg)
+    state = loop.abstract_state(task, tx, task.cfg)
     shardings = sharding.state_shardings(state, mesh, task.sharding_rules)
     batch = abstract_batch(cfg, branch)
     try:
         with jax.set_mesh(mesh):
-            traced = loop.trace_step(task, tx, cfg, shardings, mesh, state, batch)
+            traced = loop.trace_step(task, tx, task.cfg, shardings, mesh, state, batch)
             compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
@@ -254,9 +256,10 @@ def report(cfg: ConfigDict, target: str, price: float | None = None) -> str:
 
 
 def _branch_shares(cfg) -> dict[str, float]:
-    from iso3d_jax.training.tasks.batches import branch_shares  # which imports jax
+    from iso3d_jax.training.spec import StageSpec, make_spec
+    from iso3d_jax.training.tasks import base, batches  # which import jax
 
-    return branch_shares(cfg)
+    return batches.branch_shares(make_spec(StageSpec, base.settle(cfg, read=False)[0]))
 
 
 def _text(cfg, target, chip: Chip, count: int, programs: list[Program], price: float) -> str:

@@ -84,8 +84,7 @@ def road(configs: Configs, dtype) -> Iterator[Program]:
       dtype: of networks and their weights, `float32` or `bfloat16`.
     """
     dtype = jnp.dtype(dtype)
-    first = ConfigDict(configs.stages[1].to_dict())
-    base.settle(first, read=False)  # as of a base that says nothing
+    first, _ = base.settle(configs.stages[1], read=False)  # as of a base that says nothing
     config = bundle.make_config(first.model)
     unet, vae, clip = (abstract_module(name, config, dtype) for name in ("unet", "vae", "clip"))
     side = config.resolution
@@ -172,9 +171,10 @@ def _encoding(vae, clip, side: int) -> Iterator[Program]:
 
 def _steps(cfg: ConfigDict, stage: int, dtype, batch_size: int = 8) -> Iterator[Program]:
     changed = ConfigDict(cfg.to_dict() | {"batch_size": batch_size, "dtype": dtype.name})
-    task, tx = compile_for.AbstractTask(changed), make_optimizer(changed)
-    step = functools.partial(task.train_step, graphdef=task.graphdef, tx=tx, cfg=changed)
-    shapes = loop.abstract_state(task, tx, changed)
+    task = compile_for.AbstractTask(changed)
+    tx = make_optimizer(task.cfg)
+    step = functools.partial(task.train_step, graphdef=task.graphdef, tx=tx, cfg=task.cfg)
+    shapes = loop.abstract_state(task, tx, task.cfg)
     for branch in (branch for branch in BRANCHES if int(branch[0]) == stage):
         batch = compile_for.abstract_batch(changed, branch)
         yield Program(f"step of {branch}", step, (shapes, batch))

@@ -19,19 +19,19 @@ from typing import cast
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from ml_collections import ConfigDict
 
 from iso3d_jax.core.errors import UserError, shorten
 from iso3d_jax.core.files import Difference, FolderLock, ensure_same_folder, make_folder
 from iso3d_jax.core.json_files import need
 from iso3d_jax.training import distributed
 from iso3d_jax.training.checksums import Checksums, steps_in
+from iso3d_jax.training.spec import TrainingSpec
 from iso3d_jax.training.state import TrainState
 
 # What may differ between a checkpoint and the config that resumes it.
 _FREE = (
     "steps", "log_every", "checkpoint_every", "sample_every", "ablate_every", "keep", "mesh",
-    "profile", "accumulate", "remat", "max_skips",
+    "accumulate", "remat", "max_skips",
 )  # fmt: skip
 
 
@@ -41,7 +41,7 @@ class Checkpoints:
     Until `close` no other process may open the same workdir's.
     """
 
-    def __init__(self, workdir: str | Path, config: ConfigDict):
+    def __init__(self, workdir: str | Path, config: TrainingSpec):
         self.workdir = make_folder(workdir).absolute()
         self._config = json.loads(json.dumps(config.to_dict()))
         self._check_config()

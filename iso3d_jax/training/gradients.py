@@ -30,7 +30,7 @@ def value_and_gradients(
     inputs: Any,
     rules: sharding.Rules,
     parts: int = 1,
-    sent_as: Callable[[str], Any] = lambda path: jnp.float32,
+    gather_dtype: Callable[[str], Any] = lambda path: jnp.float32,
 ) -> Gradients:
     """Mean loss, sums and gradients of the trained weights over a batch.
 
@@ -41,7 +41,7 @@ def value_and_gradients(
         `data` and `fsdp`.
       rules: of the weights, see training/sharding.py.
       parts: how many shares of a device's rows are gone through one after the other.
-      sent_as: the type that a weight, by path, is gathered in: the one it is used in.
+      gather_dtype: the type that a weight, by path, is gathered in: the one it is used in.
     """
     mesh = jax.sharding.get_abstract_mesh()
     rows = () if mesh.empty else tuple(a for a in ("data", "fsdp") if mesh.shape[a] > 1)
@@ -67,7 +67,7 @@ def value_and_gradients(
     def local(trained, frozen, inputs):
         def gathering(weights):
             return {
-                path: _gather(value, split[path], sent_as(path)) if path in split else value
+                path: _gather(value, split[path], gather_dtype(path)) if path in split else value
                 for path, value in weights.items()
             }
 

@@ -8,6 +8,7 @@ same loop runs in one process and in each of many (training/distributed.py).
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 import signal
@@ -19,7 +20,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from ml_collections import ConfigDict
 
 from iso3d_jax.core.progress import Progress
 from iso3d_jax.core.stopping import EXIT_PREEMPTED, StopSignals, leave_broken_run
@@ -28,6 +28,7 @@ from iso3d_jax.training import distributed, sharding
 from iso3d_jax.training.checkpoint import Checkpoints
 from iso3d_jax.training.metrics_writer import MetricsWriter
 from iso3d_jax.training.optimizer import make_optimizer
+from iso3d_jax.training.spec import TrainingSpec
 from iso3d_jax.training.speed import Speed
 from iso3d_jax.training.state import TrainState, averaged_params, create_state
 from iso3d_jax.training.watch import StepWatch
@@ -38,13 +39,18 @@ PROFILE_AFTER = 3  # steps before the trace, so that it shows none of the start
 class Task(Protocol):
     """What the loop asks of a kind of training."""
 
+    cfg: TrainingSpec
     label: str
     summary: str  # what the first line of a run says beside sizes; may be empty
     graphdef: Any
-    abstract_params: dict[str, jax.ShapeDtypeStruct]
     init_params: FlatParams | Callable[[], FlatParams]  # arrays, or what makes them on the host
     sharding_rules: sharding.Rules
     train_step: Callable[..., tuple[TrainState, dict]]  # (state, batch, *, graphdef, tx, cfg)
+
+    @property
+    def abstract_params(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """The weights' shapes by path."""
+        ...
 
     def trained(self, params: Iterable[str]) -> list[str] | None:
         """Paths of the weights that are trained; None means all."""
@@ -87,14 +93,14 @@ class Task(Protocol):
         ...
 
 
-def abstract_state(task: Task, tx, cfg: ConfigDict):
+def abstract_state(task: Task, tx, cfg: TrainingSpec):
     """The train state's shapes."""
     shapes = task.abstract_params
     trained = task.trained(shapes)
     return jax.eval_shape(lambda p: create_state(p, tx, cfg.seed, trained), shapes)
 
 
-def new_state(task: Task, tx, cfg: ConfigDict, abstract: TrainState, shardings) -> TrainState:
+def new_state(task: Task, tx, cfg: TrainingSpec, abstract: TrainState, shardings) -> TrainState:
     """A state at step 0; no device ever holds more than its share.
 
     Weights come from the host's memory: one program that draws them all in place compiles for
@@ -112,7 +118,7 @@ def new_state(task: Task, tx, cfg: ConfigDict, abstract: TrainState, shardings) 
     return make(params)
 
 
-def trace_step(task: Task, tx, cfg: ConfigDict, shardings, mesh: Mesh, state, batch):
+def trace_step(task: Task, tx, cfg: TrainingSpec, shardings, mesh: Mesh, state, batch):
     """One branch's step for a state and a batch or their shapes, traced; `.lower().compile()` it.
 
     Both have to happen within `jax.set_mesh(mesh)`.
@@ -136,18 +142,16 @@ class Program(NamedTuple):
 
 def fit(
     task: Task,
-    cfg: ConfigDict,
     workdir: str | Path,
     *,
     profile_steps: int = 0,
     wandb_project: str | None = None,
     programs: dict[str, Program] | None = None,
 ) -> TrainState:
-    """Trains to `cfg.steps`, from the workdir's newest checkpoint if it has one.
+    """Trains to `task.cfg.steps`, from the workdir's newest checkpoint if it has one.
 
     Args:
       task: what is trained.
-      cfg: the training config.
       workdir: the run's folder, the same for all processes.
       profile_steps: how many steps to trace into `workdir/profile`; 0 traces none.
       wandb_project: where Weights & Biases gets the numbers too.
@@ -158,8 +162,9 @@ def fit(
       UserError: a workdir of another config, a loss that went bad, or a full disk.
       SystemExit: status 143 after SIGTERM, with the state saved; see core/stopping.py.
     """
-    mesh = sharding.make_mesh(cfg.mesh.to_dict())
-    sharding.check_batch_size(cfg.batch_size, cfg.get("accumulate", 1), mesh)
+    cfg = task.cfg
+    mesh = sharding.make_mesh(dataclasses.asdict(cfg.mesh))
+    sharding.check_batch_size(cfg.batch_size, cfg.batch_parts, mesh)
     rows = sharding.local_rows(cfg.batch_size, mesh)
     tx = make_optimizer(cfg)
     abstract = abstract_state(task, tx, cfg)
@@ -236,7 +241,7 @@ def fit(
                     speed.restart()
                 if saving:
                     checkpoints.save(done, state, task.position())
-                diagnosing = cfg.get("ablate_every") and done % cfg.ablate_every == 0
+                diagnosing = cfg.ablate_every and done % cfg.ablate_every == 0
                 showing = last or bool(cfg.sample_every and done % cfg.sample_every == 0)
                 if showing:
                     # What a checkpoint that is being written holds of the state is a second copy.

@@ -7,16 +7,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
-from iso3d_jax.commands.config_checks import choose
+from iso3d_jax.training.spec import OptimizerSpec
 
 GUARD_WARMUP = 20  # good steps before the running mean of the loss says what a spike is
 
 
-def make_schedule(cfg: ConfigDict) -> optax.Schedule:
+def make_schedule(cfg: OptimizerSpec) -> optax.Schedule:
     """Linear warm-up to `learning_rate`, then constant or a cosine to `final_learning_rate`."""
-    if choose(cfg, "lr_schedule") == "constant":
+    if cfg.lr_schedule == "constant":
         after = optax.constant_schedule(cfg.learning_rate)
     else:
         after = optax.cosine_decay_schedule(
@@ -28,20 +27,19 @@ def make_schedule(cfg: ConfigDict) -> optax.Schedule:
     return optax.join_schedules([warmup, after], [cfg.warmup_steps])
 
 
-def make_optimizer(cfg: ConfigDict) -> optax.GradientTransformation:
+def make_optimizer(cfg: OptimizerSpec) -> optax.GradientTransformation:
     """Clipping and the optimizer of `cfg.optimizer`; vectors such as biases are not decayed.
 
     `adamw`: two float32 moments a weight. `adamw_bf16`: the first in bfloat16, 2 bytes a weight
     less. `adafactor`: the second moment factored into rows and columns and no first one, hardly any
     memory at all (optax has no 8-bit moments).
     """
-    kind = choose(cfg, "optimizer")
     schedule = make_schedule(cfg)
 
     def decayed(params):
         return jax.tree.map(lambda p: p.ndim > 1, params)
 
-    if kind == "adafactor":
+    if cfg.optimizer == "adafactor":
         core = optax.chain(
             optax.scale_by_factored_rms(decay_rate=0.8),
             optax.clip_by_block_rms(1.0),
@@ -55,10 +53,10 @@ def make_optimizer(cfg: ConfigDict) -> optax.GradientTransformation:
             b2=cfg.adam_b2,
             weight_decay=cfg.weight_decay,
             mask=decayed,
-            mu_dtype=jnp.bfloat16 if kind == "adamw_bf16" else None,
+            mu_dtype=jnp.bfloat16 if cfg.optimizer == "adamw_bf16" else None,
         )
     tx = optax.chain(optax.clip_by_global_norm(cfg.grad_clip), core)
-    guarded = choose(cfg, "on_bad_step") == "skip" or cfg.spike_factor > 0
+    guarded = cfg.on_bad_step == "skip" or cfg.spike_factor > 0
     return guard(tx, cfg.spike_factor) if guarded else tx
 
 

@@ -48,10 +48,7 @@ def train(
     from iso3d_jax.training.loop import fit
     from iso3d_jax.training.tasks.registry import make_task
 
-    fit(
-        make_task(config), config, workdir, profile_steps=profile_steps,
-        wandb_project=wandb_project,
-    )  # fmt: skip
+    fit(make_task(config), workdir, profile_steps=profile_steps, wandb_project=wandb_project)
     return workdir / "model"
 
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 
 import jax
-from ml_collections import ConfigDict
 
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.training.spec import OptimizerSpec
 
 SHOWN = 8  # object names in a message
 
@@ -25,7 +25,7 @@ class StepWatch:
 
     def __init__(
         self,
-        cfg: ConfigDict,
+        cfg: OptimizerSpec,
         names: Callable[[int], list[str]],
         note: Callable[[str], None],
         last_checkpoint: Callable[[], str],

@@ -21,7 +21,7 @@ def micro(tmp_path):
     cfg = config_files.load_config("configs/compare.py:tiny,steps=2,seeds=2")
     table = MultiViewTable.load("samples", "train")
     four = {k: getattr(table, k)[:4] for k in ("images", "azimuth_deg", "elevation_deg", "names")}
-    frozen = load_frozen(cfg.stage1)
+    frozen = load_frozen("", "", cfg.stage1.dtype)
     encoded = encode_table(
         dataclasses.replace(table, **four), frozen.vae, frozen.clip, variants=1,
         pictures=[frozen.config.picture],

@@ -17,7 +17,7 @@ for mix in sys.argv[1:]:
     one_program = dict(single_view_share=0.0, reference_dropout=0.0)
     cfg = small_config(mesh=dict(fsdp=fsdp, tensor=tensor), **one_program)
     with tempfile.TemporaryDirectory() as folder:
-        state = fit(SmallTask(cfg), cfg, folder)
+        state = fit(SmallTask(cfg), folder)
         lines = [json.loads(line) for line in open(folder + "/metrics.jsonl")]
     curves.append([next(v for k, v in l.items() if k.startswith("loss/")) for l in lines])
     # A device holds its share of weights, moments and averages, and no more.

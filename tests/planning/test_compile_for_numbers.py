@@ -17,6 +17,7 @@ from iso3d_jax.models.params import split_shapes
 from iso3d_jax.planning import compile_for
 from iso3d_jax.planning.compile_for import Program
 from iso3d_jax.training import sharding
+from iso3d_jax.training.spec import StageSpec, make_spec
 from iso3d_jax.training.tasks import denoiser
 
 CHIP = chips.Chip("h100", "gpu", 1000.0, 2e3, 40.0, 5.0, 3.0)
@@ -171,6 +172,7 @@ class MixerTask:
     train_step = staticmethod(denoiser.train_step)
 
     def __init__(self, cfg):
+        self.cfg = make_spec(StageSpec, cfg)
         self.graphdef, self.abstract_params = split_shapes(nnx.eval_shape(Mixer))
         self.trained = list
 
@@ -222,9 +224,9 @@ def test_the_task_without_weights_is_the_stages_own():
     cfg.trainable = "attention"
     task = compile_for.AbstractTask(cfg)
     assert task.train_step is denoiser.train_step
-    assert task.sharding_rules == denoiser.sharding_rules(cfg)
+    assert task.sharding_rules == denoiser.sharding_rules(task.cfg)
     paths = task.trained(task.abstract_params)
-    assert paths == trainable.trained_paths(task.abstract_params, cfg)
+    assert paths == trainable.trained_paths(task.abstract_params, task.cfg)
     assert paths and len(paths) < len(task.abstract_params)
     with pytest.raises(UserError):
         cfg.learning_rate = -1.0

@@ -32,7 +32,7 @@ if __name__ == "__main__":
         changes = {k: json.loads(v) for k, v in (a.split("=", 1) for a in sys.argv[2:])}
         one_program = dict(single_view_share=0.0, reference_dropout=0.0)
         cfg = small_config(**one_program | changes)
-        fit(SmallTask(cfg), cfg, sys.argv[1])
+        fit(SmallTask(cfg), sys.argv[1])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -11,29 +11,23 @@ import pytest
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.training import checkpoint, sharding
 from iso3d_jax.training.checkpoint import Checkpoints
+from iso3d_jax.training.spec import StageSpec, make_spec
 
 FREE = dict(
     steps=99, log_every=7, checkpoint_every=3, sample_every=5, ablate_every=5, keep=9,
-    mesh=dict(fsdp=2, tensor=1), profile=1, accumulate=2, remat="blocks", max_skips=5,
+    mesh=dict(fsdp=2, tensor=1), accumulate=2, remat="blocks", max_skips=5,
 )  # fmt: skip
 
 
-def config(make_config, **changes):
-    cfg = make_config()
-    with cfg.unlocked():
-        cfg.update(dict(ablate_every=0, profile=0) | changes)
-    return cfg
-
-
 @pytest.fixture
-def workdir(tmp_path, make_config):
-    Checkpoints(tmp_path, config(make_config)).close()
+def workdir(tmp_path, make_stage):
+    Checkpoints(tmp_path, make_stage()).close()
     return tmp_path
 
 
-def test_a_resumed_run_may_be_longer_or_on_other_devices(workdir, make_config):
+def test_a_resumed_run_may_be_longer_or_on_other_devices(workdir, make_stage):
     assert set(FREE) == set(checkpoint._FREE)
-    Checkpoints(workdir, config(make_config, **FREE)).close()
+    Checkpoints(workdir, make_stage(**FREE)).close()
     # The note is of the run's beginning.
     assert json.loads((workdir / "config.json").read_text())["steps"] == 10
 
@@ -50,24 +44,23 @@ def test_a_resumed_run_may_be_longer_or_on_other_devices(workdir, make_config):
         ("spike_factor", 3.0), ("on_bad_step", "skip"), ("noise_offset", 0.1),
     ],
 )  # fmt: skip
-def test_what_makes_it_another_run_is_refused(workdir, make_config, key, value):
-    old = config(make_config)[key]
+def test_what_makes_it_another_run_is_refused(workdir, make_stage, key, value):
+    old = getattr(make_stage(), key)
     with pytest.raises(UserError, match=rf"another config \({key} was {old}, is {value}\)"):
-        Checkpoints(workdir, config(make_config, **{key: value}))
+        Checkpoints(workdir, make_stage(**{key: value}))
 
 
-def test_a_difference_is_named_to_its_last_key(workdir, make_config):
-    cfg = config(make_config)
-    cfg.model.unet.num_groups = 8
+def test_a_difference_is_named_to_its_last_key(workdir, make_config, make_stage):
     with pytest.raises(UserError, match=r"model\.unet\.num_groups was 4, is 8"):
-        Checkpoints(workdir, cfg)
+        Checkpoints(workdir, make_stage(model=dict(unet=dict(num_groups=8))))
+    cfg = make_config()
     with cfg.unlocked():
         del cfg.model.unet["num_groups"]
     with pytest.raises(UserError, match=r"model\.unet\.num_groups was 4, is None"):
-        Checkpoints(workdir, cfg)
+        Checkpoints(workdir, make_spec(StageSpec, cfg))
     (workdir / "config.json").write_text("{")
     with pytest.raises(UserError, match="config.json is damaged"):
-        Checkpoints(workdir, config(make_config))
+        Checkpoints(workdir, make_stage())
 
 
 def state(number):
@@ -83,8 +76,8 @@ def restored(checkpoints):
     return int(found["step"]), np.asarray(found["w"]).tolist()
 
 
-def test_the_newest_is_restored_with_its_position_and_older_ones_go(tmp_path, make_config):
-    cfg = config(make_config, keep=2)
+def test_the_newest_is_restored_with_its_position_and_older_ones_go(tmp_path, make_stage):
+    cfg = make_stage(keep=2)
     checkpoints = Checkpoints(tmp_path, cfg)
     assert checkpoints.latest_step() is None
     for step in (2, 4, 6):
@@ -105,18 +98,18 @@ def test_the_newest_is_restored_with_its_position_and_older_ones_go(tmp_path, ma
 
 
 def test_a_workdir_is_one_processes_alone_until_it_is_closed(
-    workdir, make_config, other_process_in, monkeypatch
+    workdir, make_stage, other_process_in, monkeypatch
 ):
-    Checkpoints(workdir, config(make_config)).close()
+    Checkpoints(workdir, make_stage()).close()
     other_process_in(workdir)  # which gets it, since it was closed
     at_once = functools.partial(checkpoint.FolderLock, seconds=0.0)
     monkeypatch.setattr(checkpoint, "FolderLock", at_once)
     with pytest.raises(UserError, match="another process .* is writing into"):
-        Checkpoints(workdir, config(make_config))
+        Checkpoints(workdir, make_stage())
 
 
-def test_a_disk_that_is_full_from_the_start_says_that_nothing_is_saved(workdir, make_config):
-    checkpoints = Checkpoints(workdir, config(make_config))
+def test_a_disk_that_is_full_from_the_start_says_that_nothing_is_saved(workdir, make_stage):
+    checkpoints = Checkpoints(workdir, make_stage())
     with pytest.raises(
         UserError, match="no space left on the disk of .*; none is saved; make room"
     ):

@@ -12,6 +12,7 @@ import pytest
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.training import loop, sharding
 from iso3d_jax.training.loop import fit
+from iso3d_jax.training.spec import StageSpec, make_spec
 from iso3d_jax.training.state import apply_gradients, step_key
 
 RATE = 0.5
@@ -23,7 +24,8 @@ class CountingTask:
     label, summary = "counting", "as told"
     graphdef, sharding_rules = None, sharding.REPLICATED
 
-    def __init__(self):
+    def __init__(self, cfg):
+        self.cfg = cfg
         self.init_params = {"w": np.zeros(2, np.float32), "frozen": np.ones(3, np.float32)}
         self.abstract_params = jax.eval_shape(lambda: self.init_params)
         self.asked, self.placed = [], None
@@ -72,9 +74,7 @@ class CountingTask:
 
 def config(make_config, **changes):
     cfg = make_config(**dict(batch_size=4, steps=5, log_every=2, checkpoint_every=3) | changes)
-    with cfg.unlocked():
-        cfg.ablate_every = changes.get("ablate_every", 0)
-    return cfg
+    return make_spec(StageSpec, cfg)
 
 
 @pytest.fixture(autouse=True)
@@ -102,8 +102,8 @@ def averages(steps, decay=0.9):
 def test_every_step_is_done_once_and_numbers_checkpoints_and_samples_come_when_they_should(
     tmp_path, make_config, capsys
 ):
-    task, cfg = CountingTask(), config(make_config, sample_every=4, ablate_every=2)
-    state = fit(task, cfg, tmp_path)
+    task = CountingTask(config(make_config, sample_every=4, ablate_every=2))
+    state = fit(task, tmp_path)
     assert [a for a in task.asked if a[0] == "batch"] == [
         ("batch", step, [0, 1, 2, 3]) for step in range(5)
     ]
@@ -139,7 +139,8 @@ def test_every_step_is_done_once_and_numbers_checkpoints_and_samples_come_when_t
 def test_a_signal_saves_and_the_same_command_goes_on_where_it_stopped(
     tmp_path, make_config, capsys, number, status
 ):
-    cfg, task = config(make_config, checkpoint_every=100, log_every=100), CountingTask()
+    cfg = config(make_config, checkpoint_every=100, log_every=100)
+    task = CountingTask(cfg)
     draw = task.batch
 
     def interrupted(step, rows):
@@ -149,19 +150,19 @@ def test_a_signal_saves_and_the_same_command_goes_on_where_it_stopped(
 
     task.batch = interrupted
     with pytest.raises(SystemExit) as stop:
-        fit(task, cfg, tmp_path)
+        fit(task, tmp_path)
     assert stop.value.code == status
     said = capsys.readouterr().err
     assert f"stopped by {number.name}; saved at step 3" in said
-    again = CountingTask()
-    state = fit(again, cfg, tmp_path)
+    again = CountingTask(cfg)
+    state = fit(again, tmp_path)
     assert again.placed == {"next_index": 3} and [a[1] for a in again.asked[:2]] == [3, 4]
     np.testing.assert_allclose(state.params["w"], list(averages(5))[-1][0], rtol=1e-6)
     assert "resumed at step 3" in capsys.readouterr().err
     assert [line["step"] for line in lines(tmp_path)] == [3, 5]
     # A run that is done writes its model again, and trains nothing.
-    done = CountingTask()
-    assert int(fit(done, cfg, tmp_path).step) == 5
+    done = CountingTask(cfg)
+    assert int(fit(done, tmp_path).step) == 5
     assert [a[0] for a in done.asked] == ["export"]
 
 
@@ -172,15 +173,15 @@ def test_each_branch_is_compiled_once_and_handed_on(tmp_path, make_config, monke
         loop, "trace_step", lambda *a: traced.append(int(a[5].step)) or original(*a)
     )
     programs, cfg = {}, config(make_config, sample_every=0)
-    fit(CountingTask(), cfg, tmp_path / "one", programs=programs)
+    fit(CountingTask(cfg), tmp_path / "one", programs=programs)
     assert traced == [0, 1] and set(programs) == {"even", "odd"}
-    fit(CountingTask(), cfg, tmp_path / "two", programs=programs)
+    fit(CountingTask(cfg), tmp_path / "two", programs=programs)
     assert traced == [0, 1]
 
 
 def test_no_preview_where_samples_are_never_asked_for(tmp_path, make_config):
-    task = CountingTask()
-    fit(task, config(make_config, sample_every=0), tmp_path)
+    task = CountingTask(config(make_config, sample_every=0))
+    fit(task, tmp_path)
     assert [a[0] for a in task.asked if a[0] != "batch"] == ["export"]
     assert not (tmp_path / "samples").exists()
 
@@ -193,14 +194,13 @@ def test_nothing_bad_is_ever_saved(tmp_path, make_config, monkeypatch):
         monkeypatch.setattr(
             kind, "close", lambda self, kind=kind, close=close: closed.append(kind) or close(self)
         )
-    task = CountingTask()
+    task = CountingTask(config(make_config, log_every=100, checkpoint_every=2, steps=6))
     draw = task.batch
     task.batch = lambda step, rows: {
         name: value * (np.nan if step == 3 else 1) for name, value in draw(step, rows).items()
     }
-    cfg = config(make_config, log_every=100, checkpoint_every=2, steps=6)
     with pytest.raises(UserError, match="is not finite at step 4 .batch: object 3.*of step 2"):
-        fit(task, cfg, tmp_path)
+        fit(task, tmp_path)
     assert [a[1] for a in task.asked] == [0, 1, 2, 3]
     assert closed == [loop.Checkpoints, loop.MetricsWriter]
 
@@ -209,24 +209,25 @@ def test_a_trace_is_of_the_steps_after_the_third(tmp_path, make_config, monkeypa
     said = []
     monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: said.append(folder))
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: said.append("stop"))
-    task = CountingTask()
+    task = CountingTask(config(make_config, steps=7))
     draw = task.batch
     task.batch = lambda step, rows: said.append(step) or draw(step, rows)
-    fit(task, config(make_config, steps=7), tmp_path, profile_steps=2)
+    fit(task, tmp_path, profile_steps=2)
     where = str(tmp_path / "profile")
     assert said == [0, 1, 2, 3, where, 4, "stop", 5, 6]
     said.clear()
-    fit(CountingTask(), config(make_config, steps=5), tmp_path / "short", profile_steps=9)
+    fit(CountingTask(config(make_config, steps=5)), tmp_path / "short", profile_steps=9)
     assert said == [str(tmp_path / "short" / "profile"), "stop"]  # with the run's end at the latest
     said.clear()
-    fit(CountingTask(), config(make_config, steps=5), tmp_path / "none")
+    fit(CountingTask(config(make_config, steps=5)), tmp_path / "none")
     assert said == []
 
 
 def test_a_new_state_and_its_shapes_are_the_tasks(make_config):
     import optax
 
-    task, cfg = CountingTask(), config(make_config, seed=8)
+    cfg = config(make_config, seed=8)
+    task = CountingTask(cfg)
     tx = optax.adam(1e-3)
     abstract = loop.abstract_state(task, tx, cfg)
     assert set(abstract.ema_params) == {"w"} and abstract.params["frozen"].shape == (3,)
@@ -234,7 +235,7 @@ def test_a_new_state_and_its_shapes_are_the_tasks(make_config):
     shardings = sharding.state_shardings(abstract, mesh, sharding.REPLICATED)
     for params in (
         task.init_params,
-        lambda: {k: v + 2 for k, v in CountingTask().init_params.items()},
+        lambda: {k: v + 2 for k, v in CountingTask(cfg).init_params.items()},
     ):
         task.init_params = params
         state = loop.new_state(task, tx, cfg, abstract, shardings)
@@ -269,12 +270,14 @@ def test_a_process_that_is_gone_is_told_from_a_fault_of_our_own(monkeypatch):
         run(ValueError("ours"))
 
 
-def test_several_processes_bring_the_weights_together_and_the_first_alone_shows(monkeypatch):
+def test_several_processes_bring_the_weights_together_and_the_first_alone_shows(
+    monkeypatch, make_config
+):
     import optax
 
     from iso3d_jax.training.state import create_state
 
-    task = CountingTask()
+    task = CountingTask(config(make_config))
     state = create_state(task.init_params, optax.sgd(1.0), 0, ["w"])
     brought = []
     monkeypatch.setattr(sharding, "to_host", lambda params: brought.append(set(params)) or params)

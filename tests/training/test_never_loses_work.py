@@ -126,7 +126,7 @@ def finished(tmp_path_factory, make_config, make_task):
     """A workdir with checkpoints of steps 2 and 3."""
     workdir = tmp_path_factory.mktemp("finished")
     cfg = make_config(steps=3, checkpoint_every=2, **ONE_BRANCH)
-    fit(make_task(cfg), cfg, workdir)
+    fit(make_task(cfg), workdir)
     return workdir
 
 
@@ -144,7 +144,7 @@ def test_damaged_checkpoint_is_put_aside(finished, tmp_path, make_config, capfd,
     largest.write_bytes(data)
     if kind == "missing":
         largest.unlink()
-    checkpoints = Checkpoints(workdir, make_config(steps=3, checkpoint_every=2, **ONE_BRANCH))
+    checkpoints = Checkpoints(workdir, make_stage(steps=3, checkpoint_every=2, **ONE_BRANCH))
     assert checkpoints.latest_step() == 2
     checkpoints.close()
     said = capfd.readouterr().err
@@ -161,26 +161,26 @@ def test_unreadable_checkpoint_without_checksums(finished, tmp_path, make_config
         if path.is_file() and path.parent.name == "d":
             path.unlink()
     cfg = make_config(steps=3, checkpoint_every=2, **ONE_BRANCH)
-    fit(make_task(cfg), cfg, workdir)
+    fit(make_task(cfg), workdir)
     assert "checkpoint of step 3 is damaged" in capfd.readouterr().err
     fresh, again = weights(finished), weights(workdir)
     for name, value in fresh.items():
         np.testing.assert_array_equal(again[name], value)
 
 
-def test_a_run_with_another_value_of_an_option_is_refused(finished, tmp_path, make_config):
+def test_a_run_with_another_value_of_an_option_is_refused(finished, tmp_path, make_stage):
     workdir = tmp_path / "run"
     shutil.copytree(finished, workdir)
     same = dict(steps=3, checkpoint_every=2, **ONE_BRANCH)
-    Checkpoints(workdir, make_config(**same)).close()
+    Checkpoints(workdir, make_stage(**same)).close()
     with pytest.raises(UserError, match="noise_offset was 0.0, is 0.1"):
-        Checkpoints(workdir, make_config(**same, noise_offset=0.1))
+        Checkpoints(workdir, make_stage(**same, noise_offset=0.1))
 
 
-def test_full_disk_is_one_sentence(finished, tmp_path, make_config, monkeypatch):
+def test_full_disk_is_one_sentence(finished, tmp_path, make_stage, monkeypatch):
     workdir = tmp_path / "run"
     shutil.copytree(finished, workdir)
-    checkpoints = Checkpoints(workdir, make_config(steps=3, checkpoint_every=2, **ONE_BRANCH))
+    checkpoints = Checkpoints(workdir, make_stage(steps=3, checkpoint_every=2, **ONE_BRANCH))
 
     def full(*_, **__):
         raise ValueError("RESOURCE_EXHAUSTED: write failed [No space left on device]")

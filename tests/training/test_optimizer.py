@@ -9,6 +9,7 @@ import pytest
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.training.optimizer import GuardState, guard, make_optimizer, make_schedule
+from iso3d_jax.training.spec import StageSpec, make_spec
 
 KERNEL = np.array([[0.5, -1.0, 2.0], [0.25, 3.0, -0.75]])
 BIAS = np.array([1.0, -2.0, 0.5])
@@ -26,7 +27,7 @@ def config(make_config, **changes):
         learning_rate=0.02, final_learning_rate=0.002, warmup_steps=2, steps=8, grad_clip=1.5,
         weight_decay=0.3, adam_b2=0.95,
     )  # fmt: skip
-    return make_config(**numbers | changes)
+    return make_spec(StageSpec, make_config(**numbers | changes))
 
 
 def rate(step, warmup=2, steps=8, first=0.02, last=0.002):

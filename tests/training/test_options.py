@@ -1,5 +1,6 @@
 """Every option of a training config does what it says: each test fails if it does nothing."""
 
+import dataclasses
 import functools
 
 import jax
@@ -11,13 +12,14 @@ from iso3d_jax.commands import config_files
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.diffusion.schedule import make_schedule
 from iso3d_jax.training.optimizer import GUARD_WARMUP, GuardState, guard, make_optimizer
+from iso3d_jax.training.spec import StageSpec, make_spec
 from iso3d_jax.training.state import create_state
 from iso3d_jax.training.tasks import batches, denoiser, inputs, trainable
 
 
-def first_step(cfg, task, step=0):
+def first_step(task, step=0):
     """The state after one step of the branch with four views and the reference, and its metrics."""
-    params = task.init_params()
+    params, cfg = task.init_params(), task.cfg
     tx = make_optimizer(cfg)
     state = create_state(params, tx, cfg.seed, task.trained(params))
     batch = task.batch(next(s for s in range(99) if task.branch(s) == "2-b"))
@@ -29,19 +31,18 @@ def first_step(cfg, task, step=0):
 def plain(make_config, make_task):
     """A step with no option changed."""
     cfg = make_config(warmup_steps=0)
-    return first_step(cfg, make_task(cfg))
+    return first_step(make_task(cfg))
 
 
 @pytest.mark.parametrize("parameterization", ["eps", "v"])
-def test_min_snr_weights(make_config, parameterization):
-    cfg = make_config(loss_weighting="min_snr")
-    cfg.model.parameterization = parameterization
+def test_min_snr_weights(make_stage, parameterization):
+    cfg = make_stage(loss_weighting="min_snr", model=dict(parameterization=parameterization))
     t = jnp.arange(1000)
     alphas = make_schedule().astype(np.float64)
     snr = alphas / (1 - alphas)
     want = np.minimum(snr, 5) / (snr + (parameterization == "v"))
     np.testing.assert_allclose(denoiser.loss_weight(t, cfg), want, rtol=1e-4)
-    cfg.loss_weighting = "plain"
+    cfg = dataclasses.replace(cfg, loss_weighting="plain")
     assert (denoiser.loss_weight(t, cfg) == 1).all()
 
 
@@ -58,21 +59,19 @@ def inputs_of(cfg, batch_size=64):
     return denoiser.make_inputs(batch, jax.random.key(1), cfg, 1.0), batch["moments"][..., :3]
 
 
-def test_noise_offset_moves_a_views_mean(make_config):
-    cfg = make_config()
-    cfg.model.parameterization = "eps"  # the target is the noise
+def test_noise_offset_moves_a_views_mean(make_stage):
+    cfg = make_stage(model=dict(parameterization="eps"))  # the target is the noise
     plain = inputs_of(cfg)[0]["target"].mean((2, 3)).std()
-    cfg.noise_offset = 0.5
+    cfg = dataclasses.replace(cfg, noise_offset=0.5)
     offset = inputs_of(cfg)[0]["target"].mean((2, 3)).std()
     assert abs(plain - 0.25) < 0.04 and abs(offset - np.hypot(0.25, 0.5)) < 0.06
 
 
-def test_target_follows_the_parameterization(make_config):
-    cfg = make_config()
+def test_target_follows_the_parameterization(make_stage):
     alphas = jnp.asarray(make_schedule())
     targets = {}
     for kind in ("eps", "v"):
-        cfg.model.parameterization = kind
+        cfg = make_stage(model=dict(parameterization=kind))
         targets[kind], x0 = inputs_of(cfg)
     alpha = alphas[targets["eps"]["t"]][:, None, None, None, None]
     want = jnp.sqrt(alpha) * targets["eps"]["target"] - jnp.sqrt(1 - alpha) * x0
@@ -81,7 +80,7 @@ def test_target_follows_the_parameterization(make_config):
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(make_config, make_task, plain):
     cfg = make_config(warmup_steps=0, accumulate=4)
-    _, state, metrics = first_step(cfg, make_task(cfg))
+    _, state, metrics = first_step(make_task(cfg))
     for name in ("loss", "loss_high_noise", "grad_norm"):
         np.testing.assert_allclose(metrics[name], plain[2][name], rtol=1e-4, err_msg=name)
     key = "conv_out/kernel"
@@ -91,14 +90,14 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(make_config, make_ta
 @pytest.mark.slow
 def test_recomputed_blocks_give_the_same_gradients(make_config, make_task, plain):
     cfg = make_config(warmup_steps=0, remat="blocks")
-    metrics = first_step(cfg, make_task(cfg))[2]
+    metrics = first_step(make_task(cfg))[2]
     np.testing.assert_allclose(metrics["grad_norm"], plain[2]["grad_norm"], rtol=1e-5)
 
 
 @pytest.mark.slow
 def test_bfloat16_is_near_and_not_equal(make_config, make_task, plain):
     cfg = make_config(warmup_steps=0, dtype="bfloat16")
-    _, state, metrics = first_step(cfg, make_task(cfg))
+    _, state, metrics = first_step(make_task(cfg))
     difference = abs(float(metrics["grad_norm"] / plain[2]["grad_norm"]) - 1)
     assert 0 < difference < 0.05
     assert all(value.dtype == jnp.float32 for value in state.params.values())
@@ -115,13 +114,13 @@ def test_only_the_named_weights_are_trained(make_config, make_task, kind, words)
         k: v + 0.1 if "proj_out" in k or k == "conv_out/kernel" else v for k, v in before.items()
     }
     task.init_params = lambda: opened
-    start, state, _ = first_step(cfg, task)
+    start, state, _ = first_step(task)
     changed = {k for k in opened if not np.array_equal(state.params[k], opened[k])}
     assert changed and all(words in path for path in changed)
     assert not any(path.startswith("layout/drawing/") for path in changed)
     assert set(state.ema_params) == set(task.trained(opened))
     if kind == "lora":
-        merged = trainable.merge_lora(state.params, cfg)
+        merged = trainable.merge_lora(state.params, task.cfg)
         assert not any("lora" in path for path in merged)
         # Queries and keys of one context token have no gradient: there only weight decay moves a.
         layer = min(path for path in changed if path.endswith("lora_b")).rsplit("/", 1)[0]
@@ -144,12 +143,12 @@ def moments_bytes(cfg, params):
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
-def test_optimizers_need_the_memory_they_say_and_go_downhill(make_config):
+def test_optimizers_need_the_memory_they_say_and_go_downhill(make_stage):
     params = {"kernel": jnp.ones((256, 256))}
     weight = 4 * 256 * 256
     sizes = {}
     for name in ("adamw", "adamw_bf16", "adafactor"):
-        cfg = make_config(optimizer=name, warmup_steps=0)
+        cfg = make_stage(optimizer=name, warmup_steps=0)
         sizes[name] = moments_bytes(cfg, params)
         tx = make_optimizer(cfg)
         updates, _ = tx.update({"kernel": params["kernel"]}, tx.init(params), params)
@@ -158,7 +157,7 @@ def test_optimizers_need_the_memory_they_say_and_go_downhill(make_config):
     assert 1.5 * weight <= sizes["adamw_bf16"] < 1.51 * weight
     assert sizes["adafactor"] < 0.02 * weight
     with pytest.raises(UserError, match="did you mean 'adafactor'"):
-        make_optimizer(make_config(optimizer="adafacto"))
+        make_stage(optimizer="adafacto")
 
 
 def test_guard_leaves_out_nan_and_spikes():
@@ -192,10 +191,10 @@ def test_number_of_views(make_config, make_task, num_views):
     assert not (views == reference[:, None]).any()
 
 
-def test_too_few_views_are_refused(make_config, make_task):
+def test_too_few_views_are_refused(make_config, make_stage, make_task):
     task = make_task(make_config())
     with pytest.raises(UserError, match="num_views 8 needs 3 sets"):
-        batches.Batches(make_config(num_views=8), task.batches.table)
+        batches.Batches(make_stage(num_views=8), task.batches.table)
 
 
 def test_rows_of_a_batch_are_those_of_the_whole(make_config, make_task):
@@ -206,7 +205,7 @@ def test_rows_of_a_batch_are_those_of_the_whole(make_config, make_task):
 
 def test_ablation_without_the_reference():
     cfg = config_files.load_config("configs/stage2.py:tiny,ablation=no_ema")
-    drawn = batches.Batches(cfg, type("Table", (), {"num_views": 8}))
+    drawn = batches.Batches(make_spec(StageSpec, cfg), type("Table", (), {"num_views": 8}))
     assert {drawn.branch(step) for step in range(50)} == {"1-a", "1-b"}
     assert config_files.load_config("configs/stage2.py:tiny,ablation=no_stage1").init_from == ""
     assert config_files.load_config("configs/stage2.py:tiny").init_from
@@ -232,7 +231,7 @@ def test_ablation_with_the_reference_by_channels(make_config, make_task):
         seen.append(z_t.shape)
         return denoiser.merge_params(task.graphdef, params)(z_t, t, context, camera, reference)
 
-    loss = functools.partial(denoiser.denoising_loss, network, cfg=cfg, scale_factor=0.7)
+    loss = functools.partial(denoiser.denoising_loss, network, cfg=task.cfg, scale_factor=0.7)
     one = loss(batch, jax.random.key(0))[0]
     moved = batch | {"reference_moments": -batch["reference_moments"]}
     assert loss(moved, jax.random.key(0))[0] != one

@@ -11,8 +11,8 @@ from iso3d_jax.training import distributed, loop, run
 def fitted(monkeypatch):
     calls = []
     monkeypatch.setattr(distributed, "initialize", lambda asked: calls.append(asked))
-    monkeypatch.setattr(loop, "fit", lambda task, cfg, workdir, **given: calls.append(
-        (task.cfg.dtype, cfg.dtype, workdir, given)))  # fmt: skip
+    monkeypatch.setattr(loop, "fit", lambda task, workdir, **given: calls.append(
+        (task.cfg.dtype, workdir, given)))  # fmt: skip
     return calls
 
 
@@ -24,7 +24,7 @@ def test_the_engine_gets_what_was_asked_for(fitted, tmp_path):
     )  # fmt: skip
     assert model == tmp_path / "run" / "model" and (tmp_path / "run").is_dir()
     given = dict(profile_steps=3, wandb_project="p")
-    assert fitted == [False, ("bfloat16", "bfloat16", tmp_path / "run", given)]
+    assert fitted == [False, ("bfloat16", tmp_path / "run", given)]
     assert cfg.dtype == "float32"  # the caller's is as it was
 
 

@@ -45,7 +45,7 @@ def test_rule_that_matches_nothing_is_named(make_config, make_task):
 def test_moments_and_averages_live_where_their_weight_does(make_config, make_task, optimizer):
     cfg = make_config(trainable="lora", optimizer=optimizer)
     task = make_task(cfg)
-    state = abstract_state(task, make_optimizer(cfg), cfg)
+    state = abstract_state(task, make_optimizer(task.cfg), task.cfg)
     mesh = jax.sharding.AbstractMesh((1, 2, 2), sharding.AXES)
     shardings = sharding.state_shardings(state, mesh, task.sharding_rules)
     path = "middle_block/transformer/blocks/0/attn1/to_q/lora_a"

@@ -49,7 +49,7 @@ def test_stage_1_starts_from_a_2d_model(golden_model, tmp_path):
     @jax.value_and_grad
     def gradient(params, batch):
         unet = merge_params(task.graphdef, params)
-        return denoiser.denoising_loss(unet, batch, jax.random.key(0), cfg, 1.0)[0]
+        return denoiser.denoising_loss(unet, batch, jax.random.key(0), task.cfg, 1.0)[0]
 
     value, grads = gradient(params, batch)
     turned = batch | {"camera": -batch["camera"]}

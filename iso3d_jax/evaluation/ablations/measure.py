@@ -56,7 +56,8 @@ class Comparison:
         self.originals: list[UInt8[np.ndarray, "H W 4"]] = [
             table.images[i, picture_of[i]] for i in chosen
         ]
-        self.frozen = load_frozen(cfg.stage1)
+        first = cfg.stage1
+        self.frozen = load_frozen(first.init.vae, first.init.clip, first.dtype)
         self.task = views.make_task(table, self.frozen.config.picture).spaced(len(chosen))
 
     def encoded(self) -> str:
@@ -83,9 +84,9 @@ class Comparison:
         if cfg.init_from:
             self.train("stage1", seed)
         self.note(f"seed {seed}: training {name}, {cfg.steps} steps")
-        task = _Task(cfg)
-        programs = self.train_programs.setdefault(plan.program_key(cfg), {})
-        loop.fit(task, cfg, workdir, programs=programs)
+        task = _Task.from_config(cfg)
+        programs = self.train_programs.setdefault(plan.program_key(task.cfg), {})
+        loop.fit(task, workdir, programs=programs)
         shutil.rmtree(workdir / "checkpoints")  # only an unfinished run needs them
         with atomic_path(done) as temporary:
             temporary.write_text(json.dumps({"steps": cfg.steps, "seed": cfg.seed}) + "\n")

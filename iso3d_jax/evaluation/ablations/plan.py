@@ -15,6 +15,7 @@ from iso3d_jax.commands import config_checks
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.files import Difference, ensure_same_folder
 from iso3d_jax.evaluation.report import model_facts
+from iso3d_jax.training.spec import StageSpec
 
 FREE_KEYS = ("seeds",)  # what may differ where a comparison goes on
 
@@ -82,8 +83,11 @@ def ensure_same_comparison(out: Path, cfg: ConfigDict) -> None:
     ensure_same_folder(out / "config.json", facts, refusal, free=FREE_KEYS)
 
 
-def program_key(cfg: ConfigDict) -> str:
-    """Equal for trainings whose steps compile to the same programs."""
+def program_key(cfg: StageSpec) -> str:
+    """Equal for trainings whose steps compile to the same programs.
+
+    What a config leaves to its base is part of them, so this is of the spec and not of the config.
+    """
     host = _HOST_KEYS
     if cfg.lr_schedule == "constant":  # then the number of steps says nothing
         host += ("steps", "final_learning_rate")

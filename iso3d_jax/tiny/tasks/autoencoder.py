@@ -10,8 +10,9 @@ latents stays valid.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Self, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from iso3d_jax.data.table import MultiViewTable
 from iso3d_jax.models.params import FlatParams, merge_params, split_params
 from iso3d_jax.models.vae import Autoencoder, fold, sample_posterior
 from iso3d_jax.tiny.patch_autoencoder import PatchAutoencoder
+from iso3d_jax.training.spec import TrainingSpec, make_spec
 from iso3d_jax.training.state import TrainState, apply_gradients, step_key
 from iso3d_jax.training.tasks.task import PREVIEW_OBJECTS, BaseTask
 from iso3d_jax.weights import bundle
@@ -32,6 +34,14 @@ DECODER = ("decoder/", "post_quant_conv/")  # prefixes of a decoder's weights, o
 # Of colour against brightness, in the choice of components: furniture is mostly grey and brown.
 COLOUR_WEIGHT = 2.0
 MOST_PICTURES = 4000  # that the components are of
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderSpec(TrainingSpec):
+    """`presets/autoencoder.py` says what each value means."""
+
+    colour_strength: float
+    background_weight: float
 
 
 def decoder_paths(params: Iterable[str]) -> list[str]:
@@ -46,7 +56,7 @@ def _recoloured(key, rgba, strength: float):
     return on_white(jnp.concatenate([rgb, rgba[..., 3:]], -1)) * 2.0 - 1.0
 
 
-def find_components(vae: PatchAutoencoder, table: MultiViewTable, cfg) -> None:
+def find_components(vae: PatchAutoencoder, table: MultiViewTable, cfg: AutoencoderSpec) -> None:
     """Sets the encoder and the patches to the principal components of training pictures."""
     count, num_views = table.images.shape[:2]
     chosen = np.random.default_rng([cfg.seed, 3]).permutation(count * num_views)[:MOST_PICTURES]
@@ -57,7 +67,9 @@ def find_components(vae: PatchAutoencoder, table: MultiViewTable, cfg) -> None:
     vae.set_components(patches, weighed_axes(COLOUR_WEIGHT))
 
 
-def train_step(state: TrainState, batch: dict, *, graphdef, tx, cfg) -> tuple[TrainState, dict]:
+def train_step(
+    state: TrainState, batch: dict, *, graphdef, tx, cfg: AutoencoderSpec
+) -> tuple[TrainState, dict]:
     """One step. `batch["rgba"]`: uint8 [N, H, W, 4] single views."""
     key_colour, key_noise = jax.random.split(step_key(state))
     images = _recoloured(key_colour, batch["rgba"], cfg.colour_strength)
@@ -81,7 +93,7 @@ def train_step(state: TrainState, batch: dict, *, graphdef, tx, cfg) -> tuple[Tr
 class Batches:
     """Random single views; a pure function of (seed, step)."""
 
-    def __init__(self, cfg, table: MultiViewTable):
+    def __init__(self, cfg: AutoencoderSpec, table: MultiViewTable):
         self.cfg, self.table = cfg, table
 
     def branch(self, step: int) -> str:
@@ -103,7 +115,11 @@ class AutoencoderTask(BaseTask):
     label = "autoencoder"
     train_step = staticmethod(train_step)
 
-    def __init__(self, cfg: ConfigDict):
+    @classmethod
+    def from_config(cls, config: ConfigDict) -> Self:
+        return cls(make_spec(AutoencoderSpec, config))
+
+    def __init__(self, cfg: AutoencoderSpec):
         self.cfg = cfg
         self.table = MultiViewTable.load(cfg.data, "train")
         self.held_out = MultiViewTable.load(cfg.data, "validation").images[:PREVIEW_OBJECTS, :2]

@@ -7,7 +7,9 @@ from the embedding and that view's camera, with azimuths counted from the pictur
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -25,12 +27,27 @@ from iso3d_jax.models.clip import ImageTower
 from iso3d_jax.models.params import FlatParams, merge_params, split_params
 from iso3d_jax.tiny import spatial_prior
 from iso3d_jax.tiny.spatial_prior import Drawing
+from iso3d_jax.training.spec import TrainingSpec, make_spec
 from iso3d_jax.training.state import TrainState, apply_gradients, step_key
 from iso3d_jax.training.tasks import base
 from iso3d_jax.training.tasks.task import PREVIEW_OBJECTS, BaseTask
 from iso3d_jax.weights import bundle
 
 COARSE = 16  # side of the pictures that the decoder draws
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTowerSpec(TrainingSpec):
+    """`presets/image_tower.py` says what each value means."""
+
+    pictures: tuple[str, ...]
+    embedding_noise: float
+    drawn_views: int
+    colour_strength: float
+    photo_strength: float
+    edge_weight: float
+    size_weight: float
+    front_share: float
 
 
 class TowerWithDecoder(nnx.Module):
@@ -65,7 +82,9 @@ def drawing_losses(drawn, target):
     return (error**2).mean(), edges
 
 
-def train_step(state: TrainState, batch: dict, *, graphdef, tx, cfg) -> tuple[TrainState, dict]:
+def train_step(
+    state: TrainState, batch: dict, *, graphdef, tx, cfg: ImageTowerSpec
+) -> tuple[TrainState, dict]:
     """One step.
 
     Batch, straight RGBA bytes: `reference` [B, S, S, 4], a prepared picture of each object;
@@ -111,7 +130,7 @@ def _prepared(table: MultiViewTable, mode: str, size: int) -> np.ndarray:
 class Batches:
     """A picture and some views of each drawn object; a pure function of (seed, step)."""
 
-    def __init__(self, cfg, table: MultiViewTable):
+    def __init__(self, cfg: ImageTowerSpec, table: MultiViewTable):
         self.cfg, self.table = cfg, table
         self.views = shrink(table.images, COARSE)
         self.references = {
@@ -158,13 +177,18 @@ class ImageTowerTask(BaseTask):
     label = "image tower"
     train_step = staticmethod(train_step)
 
-    def __init__(self, cfg: ConfigDict):
+    @classmethod
+    def from_config(cls, config: ConfigDict) -> Self:
+        config, inherited = base.settle(config)
+        inherited.announce(cls.label)
+        return cls(make_spec(ImageTowerSpec, config))
+
+    def __init__(self, cfg: ImageTowerSpec):
         self.cfg = cfg
-        base.settle(cfg).announce(self.label)
         sets = cfg.data.split(",")
         self.table = join([MultiViewTable.load(path, "train") for path in sets])
         held_out = join([MultiViewTable.load(path, "validation") for path in sets])
-        self.held_out = Batches(cfg.copy_and_resolve_references(), held_out)
+        self.held_out = Batches(cfg, held_out)
         self.batches = Batches(cfg, self.table)
         tower = bundle.build_network("clip", cfg.model, cfg.seed)
         decoder = Drawing(

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Self, cast
 
 import jax
 import jax.numpy as jnp
@@ -36,12 +37,27 @@ from iso3d_jax.metrics.pixels import MASK_THRESHOLD, find_mask
 from iso3d_jax.models.params import FlatParams, merge_params, split_params
 from iso3d_jax.models.vae import Autoencoder
 from iso3d_jax.tiny.tasks.autoencoder import decoder_paths
+from iso3d_jax.training.spec import TrainingSpec, make_spec
 from iso3d_jax.training.state import TrainState, apply_gradients
 from iso3d_jax.training.tasks.task import PREVIEW_OBJECTS, BaseTask
 from iso3d_jax.weights import bundle, facts
 from iso3d_jax.weights.bundle import Model
 
 STEEP = 60.0  # of the soft mask's edge
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledViewsSpec(TrainingSpec):
+    """`presets/decoder.py` says what each value means."""
+
+    objects: int
+    pictures: tuple[str, ...]
+    colour_strength: float
+    mask_weight: float
+    ink_weight: float
+    edge_weight: float
+    chroma_weight: float
+    vividness_weight: float
 
 
 def mask_overlap(pictures, truth):
@@ -78,7 +94,9 @@ def chroma(pictures, truth):
     return ((mean @ TO_YIQ[1:].T) ** 2).sum(-1)
 
 
-def draw_samples(model: Model, table: MultiViewTable, cfg) -> tuple[np.ndarray, np.ndarray]:
+def draw_samples(
+    model: Model, table: MultiViewTable, cfg: SampledViewsSpec
+) -> tuple[np.ndarray, np.ndarray]:
     """Sampled latents of one set of views of `cfg.objects` training objects, and the true views.
 
     Returns:
@@ -123,7 +141,9 @@ def draw_samples(model: Model, table: MultiViewTable, cfg) -> tuple[np.ndarray, 
     return np.concatenate(latents), np.concatenate(truth)
 
 
-def train_step(state: TrainState, batch: dict, *, graphdef, tx, cfg) -> tuple[TrainState, dict]:
+def train_step(
+    state: TrainState, batch: dict, *, graphdef, tx, cfg: SampledViewsSpec
+) -> tuple[TrainState, dict]:
     """One step. Batch: `latents` [N, h, w, C], unscaled; `views` uint8 [N, H, W, 3]."""
     truth = batch["views"].astype(jnp.float32) / 255.0
 
@@ -156,7 +176,7 @@ def train_step(state: TrainState, batch: dict, *, graphdef, tx, cfg) -> tuple[Tr
 class Batches:
     """Random views among the sampled ones; a pure function of (seed, step)."""
 
-    def __init__(self, cfg, latents: np.ndarray, views: np.ndarray):
+    def __init__(self, cfg: SampledViewsSpec, latents: np.ndarray, views: np.ndarray):
         self.cfg, self.latents, self.views = cfg, latents, views
 
     def branch(self, step: int) -> str:
@@ -174,7 +194,11 @@ class SampledViewsTask(BaseTask):
     label = "decoder of sampled views"
     train_step = staticmethod(train_step)
 
-    def __init__(self, cfg: ConfigDict):
+    @classmethod
+    def from_config(cls, config: ConfigDict) -> Self:
+        return cls(make_spec(SampledViewsSpec, config))
+
+    def __init__(self, cfg: SampledViewsSpec):
         if not cfg.init_from:
             raise UserError(
                 "the decoder of sampled views needs --config.init_from=DIR, the workdir of a "

@@ -41,21 +41,22 @@ class Inheritance:
                 print(f"{label}: {line}", flush=True)
 
 
-def settle(cfg: ConfigDict, *, read: bool = True) -> Inheritance:
-    """Fills in what `cfg.model` leaves to the base, in place; twice is as once.
+def settle(cfg: ConfigDict, *, read: bool = True) -> tuple[ConfigDict, Inheritance]:
+    """A config in which what `cfg.model` leaves to the base is filled in; twice is as once.
 
     Camera encoding, prediction, preparation of pictures and the numbers of sampling are the base's
     where the config leaves them empty ("" or None). Numbers of the UNet that no shape tells are the
     base's in any case: with others its weights are another function.
 
     Args:
-      cfg: of a training.
+      cfg: of a training; it stays as it is.
       read: whether `init_from` is looked at; a compilation for other machines does not, since
         nothing of this changes a program's size.
 
     Raises:
       UserError: `init_from` or `init.drawing` is no model folder.
     """
+    cfg = cfg.copy_and_resolve_references()
     source = cfg.get("init_from") if read else ""
     base = bundle.load_config(source) if source else ConfigDict()
     model, changes, records, words = cfg.model, [], {}, []
@@ -91,7 +92,7 @@ def settle(cfg: ConfigDict, *, read: bool = True) -> Inheritance:
                 f"cameras {model.camera_encoding}, but the drawing decoder of {drawing} was "
                 f"trained with {theirs}; --config.model.camera_encoding={theirs} keeps it"
             )
-    return Inheritance(", ".join(words), tuple(changes), records)
+    return cfg, Inheritance(", ".join(words), tuple(changes), records)
 
 
 def _take_heads(model: ConfigDict, base: ConfigDict, source: str) -> list[str]:

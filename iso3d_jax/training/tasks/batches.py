@@ -9,15 +9,16 @@ in a global shuffle, epoch after epoch, read ahead by threads. Both read latents
 from __future__ import annotations
 
 import zlib
+from typing import cast
 
 import numpy as np
 
-from iso3d_jax.commands.config_checks import choose
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.encode import EncodedTable
 from iso3d_jax.data.picture_table import PictureTable
 from iso3d_jax.data.table import SET, sample_targets
 from iso3d_jax.geometry.cameras import camera_condition
+from iso3d_jax.training.spec import StageSpec
 
 READ_AHEAD = 8  # batches, and as many threads
 
@@ -25,7 +26,7 @@ READ_AHEAD = 8  # batches, and as many threads
 DIGESTED = 64  # objects that tell a set from another
 
 
-def branch_shares(cfg) -> dict[str, float]:
+def branch_shares(cfg: StageSpec) -> dict[str, float]:
     """What share of the steps each branch of a stage has; those that no step runs are left out.
 
     The shares of `Batches.branch`: one view or several, and in stage 2 with or without the
@@ -56,7 +57,7 @@ def data_digest(table: EncodedTable | PictureTable) -> int:
 class Batches:
     """Views, cameras and embeddings of objects drawn from a set in memory."""
 
-    def __init__(self, cfg, table: EncodedTable | PictureTable):
+    def __init__(self, cfg: StageSpec, table: EncodedTable | PictureTable):
         self.cfg, self.table = cfg, table
         sets = table.num_views // SET
         needed = -(-cfg.num_views // SET)
@@ -145,7 +146,7 @@ class GrainBatches(Batches):
     its own rows of every step's batch and the run is the same on any number of hosts.
     """
 
-    def __init__(self, cfg, table: EncodedTable | PictureTable):
+    def __init__(self, cfg: StageSpec, table: EncodedTable | PictureTable):
         import grain
 
         super().__init__(cfg, table)
@@ -154,7 +155,7 @@ class GrainBatches(Batches):
         self._start: dict[str, int] | None = None
 
     def _object(self, step: int, row: int) -> int:
-        return int(self._order[step * self.cfg.batch_size + row])
+        return cast(int, self._order[step * self.cfg.batch_size + row])
 
     def names(self, step: int) -> list[str]:
         return [self.table.name(self._object(step, row)) for row in range(self.cfg.batch_size)]
@@ -192,9 +193,9 @@ class GrainBatches(Batches):
         return iter(numbers.map(read).batch(len(rows), batch_fn=_stack).to_iter_dataset(options))
 
 
-def make_batches(cfg, table: EncodedTable | PictureTable) -> Batches:
+def make_batches(cfg: StageSpec, table: EncodedTable | PictureTable) -> Batches:
     """The loader that `cfg.loader` names."""
-    return {"memory": Batches, "grain": GrainBatches}[choose(cfg, "loader")](cfg, table)
+    return {"memory": Batches, "grain": GrainBatches}[cfg.loader](cfg, table)
 
 
 def _stack(rows) -> dict[str, np.ndarray]:

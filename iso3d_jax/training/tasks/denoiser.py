@@ -28,35 +28,35 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from iso3d_jax.commands.config_checks import choose
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.diffusion.schedule import add_noise, make_schedule, training_target
 from iso3d_jax.models.params import merge_params
 from iso3d_jax.models.vae import sample_posterior
 from iso3d_jax.training import sharding
 from iso3d_jax.training.gradients import value_and_gradients
+from iso3d_jax.training.spec import StageSpec
 from iso3d_jax.training.state import TrainState, apply_gradients, step_key
 from iso3d_jax.training.tasks import trainable
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def build_unet(cfg):
+def build_unet(cfg: StageSpec):
     """The UNet as a config trains it: its compute type and what it keeps for the backward pass."""
     from iso3d_jax.weights import bundle
 
-    dtype = DTYPES[choose(cfg, "dtype")]
+    dtype = DTYPES[cfg.dtype]
     unet = bundle.build_network("unet", cfg.model, cfg.seed, dtype=dtype)
-    unet.remat = choose(cfg, "remat")
+    unet.remat = cfg.remat
     return unet
 
 
-def sharding_rules(cfg) -> sharding.Rules:
+def sharding_rules(cfg: StageSpec) -> sharding.Rules:
     """The UNet's path rules; low-rank weights have theirs."""
     return sharding.UNET_RULES + (sharding.LORA_RULES if cfg.trainable == "lora" else ())
 
 
-def _sent_as(cfg):
+def _gather_dtype(cfg: StageSpec):
     """What each weight is gathered in: the type that the network would turn it into anyway."""
     from iso3d_jax.weights import bundle
 
@@ -65,7 +65,7 @@ def _sent_as(cfg):
     return lambda path: bundle.param_dtype_for(path, DTYPES[dtype])
 
 
-def check_options(cfg) -> None:
+def check_options(cfg: StageSpec) -> None:
     """UserError on values that do not go together."""
     if cfg.reference == "channels" and cfg.reference_dropped_with_embedding:
         raise UserError(
@@ -81,14 +81,14 @@ def to_latents(key: jax.Array, moments, scale_factor: float):
     return sample_posterior(mean, logvar, jax.random.normal(key, mean.shape)) * scale_factor
 
 
-def make_inputs(batch: dict, key: jax.Array, cfg, scale_factor: float) -> dict:
+def make_inputs(batch: dict, key: jax.Array, cfg: StageSpec, scale_factor: float) -> dict:
     """All that is random in a step: noise levels, noise, dropout.
 
     Args:
       batch: `moments` [B, V, h, w, 2C], `camera` [B, V, 16], `embedding` [B, D]; in stage 2 also
         `reference_moments` [B, 1, h, w, 2C] and `reference_camera` [B, 1, 16].
       key: of this step.
-      cfg: the training config.
+      cfg: of the stage.
       scale_factor: the autoencoder's.
 
     Returns:
@@ -124,7 +124,7 @@ def make_inputs(batch: dict, key: jax.Array, cfg, scale_factor: float) -> dict:
     return inputs
 
 
-def loss_weight(t, cfg):
+def loss_weight(t, cfg: StageSpec):
     """Each noise level's weight: 1, or min-SNR's (Hang et al. 2023, section 3.4), [B]."""
     if cfg.loss_weighting == "plain":
         return jnp.ones(t.shape)
@@ -134,7 +134,7 @@ def loss_weight(t, cfg):
     return clipped / (snr + 1.0 if cfg.model.parameterization == "v" else snr)
 
 
-def loss_of_inputs(unet, inputs: dict, cfg):
+def loss_of_inputs(unet, inputs: dict, cfg: StageSpec):
     """The weighted squared error over the noisy views, and metrics; see `make_inputs`."""
     z_t, context, camera = inputs["z_t"], inputs["context"], inputs["camera"]
     t = jnp.broadcast_to(inputs["t"][:, None], z_t.shape[:2])
@@ -154,12 +154,14 @@ def loss_of_inputs(unet, inputs: dict, cfg):
     return error.mean(), {"high_noise_sum": (error * late).sum(), "high_noise_count": late.sum()}
 
 
-def denoising_loss(unet, batch: dict, key: jax.Array, cfg, scale_factor: float):
+def denoising_loss(unet, batch: dict, key: jax.Array, cfg: StageSpec, scale_factor: float):
     """The diffusion loss of one batch, and its metrics; arguments as `make_inputs` has them."""
     return loss_of_inputs(unet, make_inputs(batch, key, cfg, scale_factor), cfg)
 
 
-def train_step(state: TrainState, batch: dict, *, graphdef, tx, cfg) -> tuple[TrainState, dict]:
+def train_step(
+    state: TrainState, batch: dict, *, graphdef, tx, cfg: StageSpec
+) -> tuple[TrainState, dict]:
     """One optimizer step of stage 1 or 2; which branch it is, the batch's entries say."""
     inputs = make_inputs(batch, step_key(state), cfg, cfg.model.scale_factor)
 
@@ -170,7 +172,7 @@ def train_step(state: TrainState, batch: dict, *, graphdef, tx, cfg) -> tuple[Tr
     trained = {path: state.params[path] for path in state.ema_params}
     frozen = {path: value for path, value in state.params.items() if path not in trained}
     (loss, extra), grads = value_and_gradients(
-        loss_fn, trained, frozen, inputs, sharding_rules(cfg), cfg.accumulate, _sent_as(cfg)
+        loss_fn, trained, frozen, inputs, sharding_rules(cfg), cfg.accumulate, _gather_dtype(cfg)
     )
     late = extra["high_noise_sum"] / jnp.maximum(extra["high_noise_count"], 1.0)
     state, norms = apply_gradients(state, grads, tx, cfg.ema_decay, loss)

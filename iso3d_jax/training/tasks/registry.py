@@ -7,7 +7,7 @@ import importlib
 from ml_collections import ConfigDict
 
 from iso3d_jax.commands import config_checks
-from iso3d_jax.training.loop import Task
+from iso3d_jax.training.tasks.task import BaseTask
 
 TASKS = {
     "denoiser": "iso3d_jax.training.tasks.stages:DenoiserTask",
@@ -17,12 +17,12 @@ TASKS = {
 }
 
 
-def make_task(cfg: ConfigDict) -> Task:
-    """The task that `cfg.task` names.
+def make_task(config: ConfigDict) -> BaseTask:
+    """The task that `config.task` names; the config stays as it is.
 
     Raises:
       UserError: a value of the config that may not be, or what a task needs is missing.
     """
-    config_checks.check(cfg)
-    module, _, name = TASKS[cfg.task].partition(":")
-    return getattr(importlib.import_module(module), name)(cfg)
+    config_checks.check(config)
+    module, _, name = TASKS[config.task].partition(":")
+    return getattr(importlib.import_module(module), name).from_config(config)

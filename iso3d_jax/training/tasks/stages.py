@@ -7,6 +7,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,6 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from iso3d_jax import sampling
-from iso3d_jax.commands.config_checks import choose
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.colour import on_white
 from iso3d_jax.data.encode import EncodedTable, encode_rows, encode_table
@@ -30,16 +30,17 @@ from iso3d_jax.models import registry
 from iso3d_jax.models.params import FlatParams, merge_params, split_params, split_shapes
 from iso3d_jax.models.unet import SLOTS
 from iso3d_jax.training import one_step_x0, sharding
+from iso3d_jax.training.spec import StageSpec, make_spec
 from iso3d_jax.training.tasks import base, batches, denoiser, inputs, trainable
 from iso3d_jax.training.tasks.task import PREVIEW_OBJECTS, BaseTask
 from iso3d_jax.weights import bundle, facts
 
 
-def network(cfg: ConfigDict, load: Callable[[], FlatParams] | None):
+def network(cfg: StageSpec, load: Callable[[], FlatParams] | None):
     """The UNet's definition, its weights' shapes, and a function that makes the first weights.
 
     Args:
-      cfg: the training config.
+      cfg: of the stage.
       load: brings weights to start from; None means random ones.
     """
     graphdef, shapes = split_shapes(nnx.eval_shape(lambda: denoiser.build_unet(cfg)))
@@ -70,17 +71,19 @@ def _online_encoder(frozen: bundle.Model, mesh: Mesh) -> Callable[[dict], dict]:
     return functools.partial(jax.jit(encode, in_shardings=(None, rows), out_shardings=rows), params)
 
 
-def load_frozen(cfg: ConfigDict) -> bundle.Model:
-    """vae and clip from `init.vae` and `init.clip` (empty: the package's own), in `cfg.dtype`."""
-    vae = bundle.load_model(cfg.init.vae or None, cfg.dtype, ("vae",))
-    clip = bundle.load_model(cfg.init.clip or None, cfg.dtype, ("clip",))
-    return bundle.Model(config=frozen_config(cfg), vae=vae.vae, clip=clip.clip)
+def load_frozen(vae: str, clip: str, dtype: str) -> bundle.Model:
+    """Autoencoder and image tower from their folders (empty: the package's own)."""
+    return bundle.Model(
+        config=frozen_config(vae, clip),
+        vae=bundle.load_model(vae or None, dtype, ("vae",)).vae,
+        clip=bundle.load_model(clip or None, dtype, ("clip",)).clip,
+    )
 
 
-def frozen_config(cfg: ConfigDict) -> ConfigDict:
+def frozen_config(vae: str, clip: str) -> ConfigDict:
     """What the folders of the frozen networks say; no weight is read."""
-    config = bundle.load_config(cfg.init.vae or None)
-    config.clip = bundle.load_config(cfg.init.clip or None).clip
+    config = bundle.load_config(vae or None)
+    config.clip = bundle.load_config(clip or None).clip
     return config
 
 
@@ -92,21 +95,26 @@ class DenoiserTask(BaseTask):
 
     train_step = staticmethod(denoiser.train_step)
     batches: batches.Batches
+    cfg: StageSpec
 
-    def __init__(self, cfg: ConfigDict):
-        self.cfg = cfg
-        self.label = f"stage {cfg.stage}"
-        inputs.require(cfg)
-        inherited = base.settle(cfg)
-        denoiser.check_options(cfg)
-        inherited.announce(self.label)
-        self.summary = inherited.summary
+    @classmethod
+    def from_config(cls, config: ConfigDict) -> Self:
+        inputs.require(config)
+        config, inherited = base.settle(config)
         # What the frozen networks are, the checkpoint's own metadata says.
-        told = frozen_config(cfg)
-        with cfg.unlocked():
+        told = frozen_config(config.init.vae, config.init.clip)
+        with config.unlocked():
             for key in ("vae", "clip", "scale_factor"):
                 if key in told:
-                    cfg.model[key] = told[key]  # pyright: ignore[reportCallIssue]
+                    config.model[key] = told[key]  # pyright: ignore[reportCallIssue]
+        cfg = make_spec(StageSpec, config)
+        denoiser.check_options(cfg)
+        inherited.announce(f"stage {cfg.stage}")
+        return cls(cfg, inherited)
+
+    def __init__(self, cfg: StageSpec, inherited: base.Inheritance):
+        self.cfg = cfg
+        self.label, self.summary = f"stage {cfg.stage}", inherited.summary
         self.config = bundle.make_config(cfg.model)
         self.config.update(inherited.records)
         if self.config.clip.output_dim != self.config.context_dim:
@@ -129,7 +137,7 @@ class DenoiserTask(BaseTask):
     def frozen(self) -> bundle.Model:
         """The frozen networks, read when something needs them: a run on latents that shows no
         samples never has them in memory."""
-        return load_frozen(self.cfg)
+        return load_frozen(self.cfg.init.vae, self.cfg.init.clip, self.cfg.dtype)
 
     @functools.cached_property
     def held_out(self) -> MultiViewTable:
@@ -153,7 +161,7 @@ class DenoiserTask(BaseTask):
     def _table(self) -> EncodedTable | PictureTable:
         """The training split: latents computed once, or pictures to be encoded in every step."""
         cfg, picture = self.cfg, self.config.picture
-        if choose(cfg, "encoding") == "online":
+        if cfg.encoding == "online":
             if cfg.data_encoded:
                 raise UserError("encoding=online reads pictures: leave data_encoded out")
             records = open_dataset(cfg.data, "train")

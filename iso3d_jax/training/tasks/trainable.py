@@ -16,21 +16,20 @@ from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
-from iso3d_jax.commands.config_checks import choose
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.models import registry
 from iso3d_jax.models.params import FlatParams
+from iso3d_jax.training.spec import StageSpec
 
 _ATTENTION = re.compile(r"/attn[12]/to_(q|k|v|out)/")
 
 
-def add_lora(params: FlatParams, cfg: ConfigDict) -> FlatParams:
+def add_lora(params: FlatParams, cfg: StageSpec) -> FlatParams:
     """`params` with `lora_a` [in, r] and `lora_b` [r, out] beside every kernel of attention."""
-    if choose(cfg, "trainable") != "lora":
+    if cfg.trainable != "lora":
         return params
-    rank = choose(cfg, "lora_rank")
+    rank = cfg.lora_rank
     added = dict(params)
     for i, path in enumerate(sorted(params)):
         if not (_ATTENTION.search(path) and path.endswith("/kernel")):
@@ -43,13 +42,13 @@ def add_lora(params: FlatParams, cfg: ConfigDict) -> FlatParams:
     return added
 
 
-def trained_paths(params: Iterable[str], cfg: ConfigDict) -> list[str]:
+def trained_paths(params: Iterable[str], cfg: StageSpec) -> list[str]:
     """Paths of the weights that `cfg.trainable` names.
 
     Raises:
-      UserError: an unknown name, or a network without attention.
+      UserError: a network without attention.
     """
-    kind = choose(cfg, "trainable")
+    kind = cfg.trainable
     if kind == "all":
         return sorted(params)
     if kind == "lora":
@@ -64,7 +63,7 @@ def trained_paths(params: Iterable[str], cfg: ConfigDict) -> list[str]:
     return sorted(paths)
 
 
-def merge_lora(params: FlatParams, cfg: ConfigDict) -> FlatParams:
+def merge_lora(params: FlatParams, cfg: StageSpec) -> FlatParams:
     """The network's own weights, low-rank changes added to their kernels."""
     if cfg.trainable != "lora":
         return params

@@ -17,6 +17,7 @@ from iso3d_jax.commands import config_files
 from iso3d_jax.core.errors import EmptySurface, UserError
 from iso3d_jax.evaluation.ablations import measure, plan
 from iso3d_jax.metrics import pixels
+from iso3d_jax.training.spec import StageSpec, make_spec
 
 
 class Asked(list):
@@ -53,12 +54,15 @@ def made(monkeypatch):
         channels = 8 if workdir.name == "ccr" else 0
         return types.SimpleNamespace(config=ConfigDict({"unet": {"reference_channels": channels}}))
 
+    def make_task(cfg):
+        return types.SimpleNamespace(cfg=make_spec(StageSpec, cfg))
+
     frozen = types.SimpleNamespace(config=ConfigDict({"picture": "centred"}))
-    monkeypatch.setattr(measure, "load_frozen", lambda cfg: frozen)
+    monkeypatch.setattr(measure, "load_frozen", lambda *a: frozen)
     monkeypatch.setattr(measure, "load_model", load)
-    monkeypatch.setattr(measure, "_Task", lambda cfg: cfg)
+    monkeypatch.setattr(measure._Task, "from_config", make_task)
     monkeypatch.setattr(
-        measure.loop, "fit", lambda task, cfg, workdir, programs: fit(cfg, workdir, programs)
+        measure.loop, "fit", lambda task, workdir, programs: fit(task.cfg, workdir, programs)
     )
     monkeypatch.setattr(measure.run, "reconstruct", reconstruct)
     monkeypatch.setattr(measure.state, "load", lambda folder, cfg: ("empty", folder.parent.name))

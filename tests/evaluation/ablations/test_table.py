@@ -6,6 +6,7 @@ import pytest
 from iso3d_jax.commands import config_files
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.evaluation.ablations import plan, report
+from iso3d_jax.training.spec import StageSpec, make_spec
 
 
 def test_over_seeds():
@@ -59,14 +60,17 @@ def test_page(made, tmp_path):
 
 
 def test_programs_are_shared_where_the_compiled_step_is_the_same():
+    def key(cfg):
+        return plan.program_key(make_spec(StageSpec, cfg))
+
     cfg = config_files.load_config("configs/compare.py:tiny")
-    keys = {name: plan.program_key(cfg.stage2[name]) for name in plan.TRAININGS}
-    assert keys["method"] == keys["no_ema"] == keys["no_stage1"] == plan.program_key(cfg.stage1)
+    keys = {name: key(cfg.stage2[name]) for name in plan.TRAININGS}
+    assert keys["method"] == keys["no_ema"] == keys["no_stage1"] == key(cfg.stage1)
     assert keys["ccr"] != keys["method"]
     cfg.stage2.no_ema.learning_rate = 1e-5
-    assert plan.program_key(cfg.stage2.no_ema) != keys["method"]
+    assert key(cfg.stage2.no_ema) != keys["method"]
     cosine = config_files.load_config("configs/compare.py:furniture")
-    assert plan.program_key(cosine.stage2.no_stage1) != plan.program_key(cosine.stage2.method)
+    assert key(cosine.stage2.no_stage1) != key(cosine.stage2.method)
 
 
 @pytest.mark.parametrize("preset", ["tiny", "furniture"])

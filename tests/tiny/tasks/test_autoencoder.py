@@ -26,7 +26,7 @@ def test_the_decoder_learns_and_the_latents_stay_when_another_goes_on(tmp_path):
     cfg = small()
     task = make_task(cfg)
     start = {path: np.asarray(w) for path, w in task.init_params.items()}
-    fit(task, cfg, tmp_path / "first")
+    fit(task, tmp_path / "first")
     after = {path: jnp.asarray(w) for path, w in stored(tmp_path / "first").items()}
     images = on_white(task.table.images[:, 0].astype(np.float32) / 255) * 2 - 1
 
@@ -40,7 +40,7 @@ def test_the_decoder_learns_and_the_latents_stay_when_another_goes_on(tmp_path):
 
     cfg = small(init_from=str(tmp_path / "first"))
     cfg.steps = 3
-    fit(make_task(cfg), cfg, tmp_path / "second")
+    fit(make_task(cfg), tmp_path / "second")
     for path, before in stored(tmp_path / "first").items():
         same = np.array_equal(stored(tmp_path / "second")[path], before)
         assert same == path.startswith("encoder/"), path

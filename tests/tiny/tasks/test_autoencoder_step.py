@@ -7,21 +7,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from ml_collections import ConfigDict
 
 from iso3d_jax.data.colour import change_colours, on_white
 from iso3d_jax.data.table import MultiViewTable
 from iso3d_jax.models.params import split_params
+from iso3d_jax.presets import autoencoder as preset
 from iso3d_jax.tiny.patch_autoencoder import PatchAutoencoder, PatchAutoencoderConfig
 from iso3d_jax.tiny.tasks import autoencoder
+from iso3d_jax.training.spec import make_spec
 from iso3d_jax.training.state import create_state
 
 
 def config(**changes):
-    return ConfigDict(
+    cfg = preset.get_config()
+    cfg.update(
         dict(seed=4, batch_size=32, colour_strength=0.0, background_weight=0.5, ema_decay=0.9)
         | changes
     )
+    return make_spec(autoencoder.AutoencoderSpec, cfg)
 
 
 class Part(nnx.Module):

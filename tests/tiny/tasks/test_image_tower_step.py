@@ -8,12 +8,13 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from ml_collections import ConfigDict
 
 from iso3d_jax.data.colour import change_colours
 from iso3d_jax.data.table import MultiViewTable, prepare_references
 from iso3d_jax.models.params import split_params
+from iso3d_jax.presets import image_tower as preset
 from iso3d_jax.tiny.tasks import image_tower
+from iso3d_jax.training.spec import make_spec
 from iso3d_jax.training.state import create_state
 
 disturb = jax.jit(image_tower.disturb)
@@ -26,7 +27,9 @@ def config(**changes):
         size_weight=0.25, ema_decay=0.9,
         model=dict(camera_encoding="mvdream", clip=dict(image_size=16)),
     )  # fmt: skip
-    return ConfigDict(numbers | changes)
+    cfg = preset.get_config()
+    cfg.update(numbers | changes)
+    return make_spec(image_tower.ImageTowerSpec, cfg)
 
 
 def pictures(n=200, size=6):

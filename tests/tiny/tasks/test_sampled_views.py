@@ -58,7 +58,7 @@ def test_the_shipped_models_decoder_goes_on_and_the_rest_stays(tmp_path):
         make_task(cfg)
     cfg.init_from = str(TINY)
     cfg.update(steps=3, objects=2, batch_size=4, log_every=1, sample_every=3, warmup_steps=1)
-    fit(make_task(cfg), cfg, tmp_path)
+    fit(make_task(cfg), tmp_path)
 
     names = ("unet", "vae", "clip")
     before, after = (bundle.load_weights(path, names) for path in (TINY, tmp_path))

@@ -14,7 +14,9 @@ from ml_collections import ConfigDict
 from iso3d_jax import sampling
 from iso3d_jax.data.table import MultiViewTable, prepare_references
 from iso3d_jax.models.params import split_params
+from iso3d_jax.presets import decoder as preset
 from iso3d_jax.tiny.tasks import sampled_views
+from iso3d_jax.training.spec import make_spec
 from iso3d_jax.training.state import create_state
 
 YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
@@ -77,7 +79,9 @@ def step_config(**changes):
         mask_weight=0.4, ink_weight=0.1, ema_decay=0.95, colour_strength=0.0, objects=2,
         pictures=("centred",),
     )  # fmt: skip
-    return ConfigDict(numbers | changes)
+    cfg = preset.get_config()
+    cfg.update(numbers | changes)
+    return make_spec(sampled_views.SampledViewsSpec, cfg)
 
 
 def stepped(cfg, latents, views, trained=("mix", "shift")):

@@ -10,17 +10,21 @@ from ml_collections import ConfigDict
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.table import MultiViewTable
+from iso3d_jax.presets import autoencoder as autoencoder_preset
+from iso3d_jax.presets import decoder as decoder_preset
+from iso3d_jax.presets import image_tower as image_tower_preset
 from iso3d_jax.tiny import spatial_prior
 from iso3d_jax.tiny.tasks import autoencoder, image_tower, sampled_views
-from iso3d_jax.tiny.tasks.autoencoder import AutoencoderTask
-from iso3d_jax.tiny.tasks.image_tower import ImageTowerTask
-from iso3d_jax.tiny.tasks.sampled_views import SampledViewsTask
+from iso3d_jax.tiny.tasks.autoencoder import AutoencoderSpec, AutoencoderTask
+from iso3d_jax.tiny.tasks.image_tower import ImageTowerSpec, ImageTowerTask
+from iso3d_jax.tiny.tasks.sampled_views import SampledViewsSpec, SampledViewsTask
 from iso3d_jax.training import sharding
+from iso3d_jax.training.spec import make_spec
 from iso3d_jax.training.tasks import base
 from iso3d_jax.training.tasks.task import BaseTask
 from iso3d_jax.weights import bundle
 
-SIZE = 4
+SIZE = 8
 
 
 def a_table(objects=10, views=3, seed=0):
@@ -85,8 +89,10 @@ def loaded(monkeypatch):
         monkeypatch.setattr(module, "merge_params", lambda graph, params: params["net"])
 
 
-def autoencoder_config(init_from=""):
-    return ConfigDict(dict(data="here", init_from=init_from, seed=9, model=dict(scale_factor=0.0)))
+def autoencoder_spec(init_from=""):
+    cfg = autoencoder_preset.get_config()
+    cfg.update(data="here", init_from=init_from, seed=9)
+    return make_spec(AutoencoderSpec, cfg)
 
 
 def test_a_new_autoencoders_latents_get_a_scale_of_their_own(loaded, monkeypatch):
@@ -94,7 +100,7 @@ def test_a_new_autoencoders_latents_get_a_scale_of_their_own(loaded, monkeypatch
     monkeypatch.setattr(bundle, "make_config", lambda model: ConfigDict(model.to_dict()))
     monkeypatch.setattr(bundle, "build_network", lambda *a: made.append(a) or Vae())
     monkeypatch.setattr(autoencoder, "find_components", lambda *a: made.append(a))
-    cfg = autoencoder_config()
+    cfg = autoencoder_spec()
     task = AutoencoderTask(cfg)
     (built, found) = made
     assert built == ("vae", cfg.model, 9) and found[2] is cfg
@@ -114,7 +120,7 @@ def test_an_autoencoder_that_goes_on_keeps_its_scale(loaded, monkeypatch):
         bundle, "load_model", lambda path, networks: types.SimpleNamespace(vae=(path, networks))
     )
     monkeypatch.setattr(autoencoder, "find_components", None)
-    task = AutoencoderTask(autoencoder_config("base"))
+    task = AutoencoderTask(autoencoder_spec("base"))
     assert task.config.scale_factor == 0.3 and task.init_params == {"net": ("base", ("vae",))}
     # Eight objects of the validation split, two views each: as they are, above what is decoded.
     task.init_params = {"net": Vae()}
@@ -134,10 +140,10 @@ def test_each_task_writes_its_own_network(monkeypatch, tmp_path):
     task.export({"w": 1}, tmp_path)
     assert saved.pop() == (tmp_path, "config", {"vae": {"w": 1}}, single)
     task = object.__new__(ImageTowerTask)
-    task.cfg = ConfigDict(dict(model="model"))
+    task.cfg = tower_spec()
     task.export({"tower/a": 1, "decoder/b": 2, "decoder/tower/c": 3}, tmp_path)
     want = {"clip": {"a": 1}, spatial_prior.DRAWING: {"b": 2, "tower/c": 3}}
-    assert saved.pop() == (tmp_path, ("made of", "model"), want, single)
+    assert saved.pop() == (tmp_path, ("made of", task.cfg.model), want, single)
     task = object.__new__(SampledViewsTask)
     task.model = types.SimpleNamespace(config="config", unet="U", clip="C")
     monkeypatch.setattr(sampled_views, "split_params", lambda net: (None, net))
@@ -146,17 +152,26 @@ def test_each_task_writes_its_own_network(monkeypatch, tmp_path):
 
 
 def tower_config(init_from=""):
-    return ConfigDict(
-        dict(data="here,there", init_from=init_from, seed=9,
-             model=dict(resolution=SIZE, clip=dict(output_dim=5), unet=dict(camera_dim=16)))
-    )  # fmt: skip
+    cfg = image_tower_preset.get_config()
+    cfg.update(data="here,there", init_from=init_from, seed=9)
+    cfg.model.update(resolution=SIZE, clip=dict(output_dim=5))
+    return cfg
+
+
+def tower_spec(init_from=""):
+    return make_spec(ImageTowerSpec, tower_config(init_from))
+
+
+def sampled_views_spec(init_from=""):
+    cfg = decoder_preset.get_config()
+    cfg.update(data="here,there", init_from=init_from)
+    return make_spec(SampledViewsSpec, cfg)
 
 
 @pytest.fixture
 def tower(loaded, monkeypatch):
     """What building an image tower's task asks for."""
     asked = []
-    monkeypatch.setattr(base, "settle", lambda cfg: base.Inheritance("", ("a change",)))
     monkeypatch.setattr(image_tower, "Batches", lambda cfg, table: asked.append(table) or "batches")
     monkeypatch.setattr(bundle, "build_network", lambda *a: asked.append(a) or "tower")
     monkeypatch.setattr(
@@ -170,11 +185,10 @@ def tower(loaded, monkeypatch):
     return asked
 
 
-def test_a_tower_is_trained_on_all_sets_with_a_decoder_beside_it(tower, capsys):
-    cfg = tower_config()
+def test_a_tower_is_trained_on_all_sets_with_a_decoder_beside_it(tower):
+    cfg = tower_spec()
     task = ImageTowerTask(cfg)
     held_out, table, built, (drawing, rngs) = tower
-    assert "image tower: a change" in capsys.readouterr().out
     for found, seeds in ((held_out, (2, 4)), (table, (1, 3))):
         want = np.concatenate([a_table(seed=seed).images for seed in seeds])
         np.testing.assert_array_equal(found.images, want)
@@ -184,23 +198,35 @@ def test_a_tower_is_trained_on_all_sets_with_a_decoder_beside_it(tower, capsys):
     assert task.graphdef == ("tower", "decoder")
 
 
+def test_a_tower_of_a_config_says_what_it_changes_of_its_base(tower, monkeypatch, capsys):
+    cfg = tower_config()
+    settled = tower_config()
+    settled.model.camera_encoding = "mvdream"
+    monkeypatch.setattr(
+        base, "settle", lambda config: (settled, base.Inheritance("", ("a change",)))
+    )
+    task = ImageTowerTask.from_config(cfg)
+    assert "image tower: a change" in capsys.readouterr().out
+    assert task.cfg == make_spec(ImageTowerSpec, settled) and cfg == tower_config()
+
+
 def test_a_tower_goes_on_from_weights_that_fit(tower, monkeypatch):
     stored = {"clip": {"a": np.full(2, 5, np.float16)}}
     drawing = {"b": np.full(3, 6, np.float16)}
     monkeypatch.setattr(bundle, "load_weights", lambda path, names: stored)
     monkeypatch.setattr(spatial_prior, "load_drawing", lambda path: drawing)
-    params = ImageTowerTask(tower_config("base")).init_params
+    params = ImageTowerTask(tower_spec("base")).init_params
     assert {k: (float(w[0]), w.dtype) for k, w in params.items()} == {
         "tower/a": (5.0, jnp.float32), "decoder/b": (6.0, jnp.float32)
     }  # fmt: skip
     drawing["b"] = np.zeros(4)
     with pytest.raises(UserError, match="base has no image tower with a drawing decoder"):
-        ImageTowerTask(tower_config("base"))
+        ImageTowerTask(tower_spec("base"))
 
 
 def test_a_towers_preview_is_the_picture_what_is_drawn_and_the_truth(monkeypatch):
     task = object.__new__(ImageTowerTask)
-    task.cfg, task.graphdef = tower_config(), None
+    task.cfg, task.graphdef = tower_spec(), None
     rng = np.random.default_rng(0)
     batch = {
         "reference": rng.integers(0, 256, (10, SIZE, SIZE, 4)).astype(np.uint8),
@@ -231,7 +257,7 @@ def test_a_towers_preview_is_the_picture_what_is_drawn_and_the_truth(monkeypatch
 
 def test_the_decoder_of_sampled_views_needs_a_model_and_samples_of_all_sets(loaded, monkeypatch):
     with pytest.raises(UserError, match="needs --config.init_from=DIR"):
-        SampledViewsTask(tower_config())
+        SampledViewsTask(sampled_views_spec())
     asked = []
     model = types.SimpleNamespace(vae=Vae())
     monkeypatch.setattr(bundle, "load_model", lambda path: asked.append(path) or model)
@@ -243,7 +269,7 @@ def test_the_decoder_of_sampled_views_needs_a_model_and_samples_of_all_sets(load
         return latents, views
 
     monkeypatch.setattr(sampled_views, "draw_samples", draw_samples)
-    cfg = tower_config("base")
+    cfg = sampled_views_spec("base")
     task = SampledViewsTask(cfg)
     assert asked[0] == "base" and asked[1][0] is model and asked[1][2] is cfg
     want = np.concatenate([a_table(seed=seed).images for seed in (1, 3)])

@@ -14,6 +14,7 @@ from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.planning import compile_for
 from iso3d_jax.reconstruction.run import prior_of
 from iso3d_jax.training.checkpoint import Checkpoints
+from iso3d_jax.training.spec import StageSpec, make_spec
 from iso3d_jax.training.tasks import base, registry
 from iso3d_jax.weights import bundle
 from iso3d_jax.weights.importing import import_weights
@@ -60,6 +61,11 @@ def azimuths_of(camera):
     return np.degrees(np.arctan2(c2w[..., 1, 3], c2w[..., 0, 3])) + 90.0
 
 
+def spec_of(config):
+    """As a training has it: what the config leaves to the base is filled in."""
+    return make_spec(StageSpec, base.settle(config)[0])
+
+
 def exported(task, folder):
     """The model.json of the run, whose weights are its base's still."""
     task.export(bundle.load_weights(task.cfg.init_from, ("unet",))["unet"], folder)
@@ -89,7 +95,9 @@ def test_stage_1_from_mvdream_has_its_true_angles(models, monkeypatch, capsys, t
     """Batches, model.json, sampling and guidance; with its sampling's numbers, not the released."""
     cfg = full(models, 1, "mvdream")
     task = registry.make_task(cfg)
-    assert (cfg.model.camera_encoding, cfg.model.parameterization) == ("mvdream", "eps")
+    model = task.cfg.model
+    assert (model.camera_encoding, model.parameterization) == ("mvdream", "eps")
+    assert cfg == full(models, 1, "mvdream")  # the caller's own stays as it was
     assert task.summary == "cameras mvdream (the base's), prediction eps (the base's)"
     assert "learn anew" not in capsys.readouterr().out
     step = next(s for s in range(99) if task.branch(s) == "1-b")
@@ -154,7 +162,7 @@ def test_a_change_of_the_bases_facts_is_announced_and_recorded(models, capsys, t
     # The next run's base is this one: nothing changes any more, and nothing is said.
     again = full(models, 2, "mvdream")
     again.init_from = str(tmp_path / "model")
-    found = base.settle(again)
+    again, found = base.settle(again)
     assert found.changes == () and found.records == {}
     assert (again.model.camera_encoding, again.model.parameterization) == ("isotropic3d", "v")
 
@@ -163,14 +171,12 @@ def test_the_same_command_resumes_and_another_encoding_does_not(models, tmp_path
     """What was settled is in config.json, whoever said it."""
     for changes in ({}, {}, dict(camera_encoding="mvdream")):
         cfg = full(models, 1, "mvdream", **changes)
-        base.settle(cfg)
-        Checkpoints(tmp_path, cfg).close()
+        Checkpoints(tmp_path, spec_of(cfg)).close()
     stored = json.loads((tmp_path / "config.json").read_text())["model"]
     assert (stored["camera_encoding"], stored["eta"]) == ("mvdream", 0.0)
     cfg = full(models, 1, "mvdream", camera_encoding="isotropic3d")
-    base.settle(cfg)
     with pytest.raises(UserError, match="model.camera_encoding was mvdream, is isotropic3d"):
-        Checkpoints(tmp_path, cfg)
+        Checkpoints(tmp_path, spec_of(cfg))
 
 
 def folder_that_says(path, config, **changes):
@@ -188,13 +194,13 @@ def test_a_2d_base_is_trained_with_true_angles_and_its_own_prediction(models, tm
     cfg.init_from = folder_that_says(
         tmp_path / "sd", config, camera_encoding=None, parameterization="v", eta=None
     )
-    found = base.settle(cfg)
+    cfg, found = base.settle(cfg)
     assert (cfg.model.camera_encoding, cfg.model.parameterization) == ("mvdream", "v")
     assert found.changes == () and "prediction v (the base's)" in found.summary
     assert "eta" not in cfg.model and sampling.DEFAULTS["eta"] == 1.0
     cfg = full(models, 1, "mvdream", camera_encoding="isotropic3d")
     cfg.init_from = str(tmp_path / "sd")
-    assert base.settle(cfg).changes == ()
+    assert base.settle(cfg)[1].changes == ()
 
 
 def test_what_no_shape_tells_is_the_bases_and_what_else_differs_is_said(models, tmp_path):
@@ -204,14 +210,14 @@ def test_what_no_shape_tells_is_the_bases_and_what_else_differs_is_said(models, 
     cfg.init_from = folder_that_says(
         tmp_path / "base", config, unet=unet, resolution=512, scale_factor=0.5, steps=7
     )
-    found = base.settle(cfg)
+    cfg, found = base.settle(cfg)
     assert cfg.model.unet.num_head_channels == 16 and cfg.model.steps == 7
     said = "\n".join(found.changes)
     assert "unet.num_head_channels is 16" in said
     assert "pictures of 64 pixels, but the base" in said and "is of 512" in said
     assert "scaled by 0.18215" in said and "trained with 0.5" in said
     cfg.init.drawing = folder_that_says(tmp_path / "tower", config, camera_encoding="harmonics")
-    assert "drawing decoder" in base.settle(cfg).changes[-1]
+    assert "drawing decoder" in base.settle(cfg)[1].changes[-1]
 
 
 def test_small_presets_say_their_own_cameras():
@@ -219,8 +225,9 @@ def test_small_presets_say_their_own_cameras():
         cfg = config_files.load_config(spec)
         before = cfg.model.to_dict()
         cfg.init_from = ""
-        assert base.settle(cfg).changes == ()
-        assert cfg.model.to_dict() == before and before["camera_encoding"] == "harmonics"
+        settled, found = base.settle(cfg)
+        assert found.changes == ()
+        assert settled.model.to_dict() == before and before["camera_encoding"] == "harmonics"
 
 
 def test_other_machines_are_compiled_for_without_a_base(models):
@@ -228,7 +235,8 @@ def test_other_machines_are_compiled_for_without_a_base(models):
     cfg = full(models, 2, "mvdream")
     cfg.init_from = "/nowhere"
     task = compile_for.AbstractTask(cfg)
-    assert (cfg.model.camera_encoding, cfg.model.parameterization) == ("mvdream", "eps")
+    model = task.cfg.model
+    assert (model.camera_encoding, model.parameterization) == ("mvdream", "eps")
     assert "camera_embed/linear_in/kernel" in task.abstract_params
 
 

@@ -1,8 +1,11 @@
 """Loaders: epochs in a global shuffle, positions in checkpoints, and encoding within the step."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.encode import encode_table
@@ -12,6 +15,7 @@ from iso3d_jax.data.table import MultiViewTable
 from iso3d_jax.training import sharding
 from iso3d_jax.training.checkpoint import Checkpoints
 from iso3d_jax.training.loop import fit
+from iso3d_jax.training.spec import StageSpec, make_spec
 from iso3d_jax.training.tasks import batches, denoiser, stages
 from iso3d_jax.weights import bundle
 
@@ -47,11 +51,11 @@ def test_a_resumed_run_sees_what_an_unbroken_one_sees(tmp_path, make_config, mak
     for stops in ((4,), (2, 4)):
         workdir = tmp_path / str(len(stops))
         for cfg.steps in stops:
-            state = fit(make_task(cfg), cfg, workdir)
+            state = fit(make_task(cfg), workdir)
         ends.append(jax.device_get(state.params))
     for path, value in ends[0].items():
         np.testing.assert_array_equal(value, ends[1][path], err_msg=path)
-    checkpoints = Checkpoints(tmp_path / "2", cfg)
+    checkpoints = Checkpoints(tmp_path / "2", make_spec(StageSpec, cfg))
     about = checkpoints.manager.metadata(2).custom_metadata
     assert about["config"]["seed"] == cfg.seed
     assert checkpoints.position(2)["next_index"] == 2
@@ -72,7 +76,7 @@ def test_a_position_is_where_the_iterator_goes_on(make_config, make_task):
     assert task.position()["next_index"] == 4
 
 
-def test_encoding_in_the_step_gives_the_loss_of_encoding_once(make_config):
+def test_encoding_in_the_step_gives_the_loss_of_encoding_once(make_stage):
     """The same draws, the same posterior noise: from pictures and from an encoded set."""
     model = bundle.load_model(networks=("vae", "clip"))
     records = [open_dataset("samples", "train")[i] for i in range(2)]
@@ -90,12 +94,12 @@ def test_encoding_in_the_step_gives_the_loss_of_encoding_once(make_config):
     assert pictures.name(1) == records[1]["name"]
     assert np.array_equal(pictures.mirrored, encoded.mirrored)
 
-    cfg = make_config(batch_size=4, reference_dropout=0.0, single_view_share=0.0)
-    cfg.model.camera_encoding = model.config.camera_encoding
+    one_branch = dict(batch_size=4, reference_dropout=0.0, single_view_share=0.0)
+    cameras = dict(camera_encoding=model.config.camera_encoding)
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     online = stages._online_encoder(model, mesh)
     for loader in ("memory", "grain"):
-        cfg.loader = loader
+        cfg = make_stage(loader=loader, model=cameras, **one_branch)
         want = batches.make_batches(cfg, encoded)(0)
         read = batches.make_batches(cfg, pictures)(0)
         if loader == "memory":
@@ -106,20 +110,18 @@ def test_encoding_in_the_step_gives_the_loss_of_encoding_once(make_config):
             close = dict(rtol=2e-3, atol=5e-3) if value.dtype == np.float16 else dict(atol=0)
             np.testing.assert_allclose(found[name], value, **close, err_msg=name)
 
-        def loss(batch):
+        def loss(batch, cfg=cfg):
             inputs = denoiser.make_inputs(batch, jax.random.key(1), cfg, 0.7)
             return float(((inputs["z_t"] - inputs["target"]) ** 2).mean())
 
         np.testing.assert_allclose(loss(found), loss(want), rtol=1e-4)
 
 
-def test_online_encoding_reads_pictures(make_config):
+def test_online_encoding_reads_pictures(make_stage):
     task = stages.DenoiserTask.__new__(stages.DenoiserTask)
-    task.cfg = make_config(encoding="online", data="samples", data_variants=1)
-    with task.cfg.unlocked():
-        task.cfg.picture, task.cfg.data_encoded = "centred", "somewhere"
-    task.config = task.cfg
+    task.cfg = make_stage(encoding="online", data="samples", data_encoded="somewhere")
+    task.config = ConfigDict(dict(picture="centred"))
     with pytest.raises(UserError, match="leave data_encoded out"):
         task._table()
-    task.cfg.data_encoded = ""
+    task.cfg = dataclasses.replace(task.cfg, data_encoded="")
     assert len(task._table()) == 18

@@ -45,10 +45,10 @@ def labels(batch):
 
 
 @pytest.mark.parametrize("loader", ["memory", "grain"])
-def test_every_row_has_the_cameras_of_its_views_counted_from_its_reference(make_config, loader):
+def test_every_row_has_the_cameras_of_its_views_counted_from_its_reference(make_stage, loader):
     """Azimuths the other way round where the pictures are mirrored; elevations as they are."""
     table = labelled_table()
-    cfg = make_config(loader=loader, batch_size=16, **BRANCHES)
+    cfg = make_stage(loader=loader, batch_size=16, **BRANCHES)
     loaded = batches.make_batches(cfg, table)
     signs = set()
     for step in range(4):
@@ -78,12 +78,12 @@ def test_every_row_has_the_cameras_of_its_views_counted_from_its_reference(make_
 
 
 @pytest.mark.parametrize("loader", ["memory", "grain"])
-def test_rows_and_steps_and_seeds_draw_apart(make_config, loader):
+def test_rows_and_steps_and_seeds_draw_apart(make_stage, loader):
     table = labelled_table()
     drawn = {}
     for seed in (3, 4):
         loaded = batches.make_batches(
-            make_config(loader=loader, batch_size=32, seed=seed, front_share=0.0, **BRANCHES), table
+            make_stage(loader=loader, batch_size=32, seed=seed, front_share=0.0, **BRANCHES), table
         )
         for step in (0, 1):
             variant, item, reference, views = labels(loaded(step))
@@ -99,22 +99,22 @@ def test_rows_and_steps_and_seeds_draw_apart(make_config, loader):
         assert ((first == other).mean(1) < 0.6).all(), key
 
 
-def test_a_step_of_one_view_has_any_of_a_set_and_a_step_without_reference_has_none(make_config):
+def test_a_step_of_one_view_has_any_of_a_set_and_a_step_without_reference_has_none(make_stage):
     table = labelled_table()
-    cfg = make_config(batch_size=64, single_view_share=1.0, reference_dropout=0.0)
+    cfg = make_stage(batch_size=64, single_view_share=1.0, reference_dropout=0.0)
     batch = batches.make_batches(cfg, table)(0)
     assert batch["moments"].shape[:2] == batch["camera"].shape[:2] == (64, 1)
     assert set(labels(batch)[3][:, 0] % SET) == set(range(SET))
-    cfg = make_config(batch_size=64, single_view_share=0.0, reference_dropout=1.0)
+    cfg = make_stage(batch_size=64, single_view_share=0.0, reference_dropout=1.0)
     assert set(batches.make_batches(cfg, table)(0)) == {"moments", "embedding", "camera"}
-    stage1 = make_config(stage=1, single_view_share=0.0, reference_dropout=0.0)
+    stage1 = make_stage(stage=1, single_view_share=0.0, reference_dropout=0.0)
     assert set(batches.make_batches(stage1, table)(0)) == {"moments", "embedding", "camera"}
 
 
 @pytest.mark.parametrize("num_views", [3, 4, 6, 8, 12])
-def test_more_views_are_further_whole_sets_never_the_references(make_config, num_views):
+def test_more_views_are_further_whole_sets_never_the_references(make_stage, num_views):
     table = labelled_table(sets=5)
-    cfg = make_config(batch_size=32, num_views=num_views, **BRANCHES)
+    cfg = make_stage(batch_size=32, num_views=num_views, **BRANCHES)
     _, _, reference, views = labels(batches.make_batches(cfg, table)(0))
     assert views.shape == (32, num_views)
     for row, seen in zip(views, reference, strict=True):
@@ -128,8 +128,8 @@ def test_more_views_are_further_whole_sets_never_the_references(make_config, num
 
 @pytest.mark.parametrize("num_views, sets, enough", [(4, 1, True), (5, 2, False), (8, 3, True),
                                                      (8, 2, False), (9, 4, True)])  # fmt: skip
-def test_how_many_sets_are_enough(make_config, num_views, sets, enough):
-    cfg = make_config(batch_size=4, num_views=num_views, **BRANCHES)
+def test_how_many_sets_are_enough(make_stage, num_views, sets, enough):
+    cfg = make_stage(batch_size=4, num_views=num_views, **BRANCHES)
     if enough:
         batches.make_batches(cfg, labelled_table(sets=sets))(0)
     else:
@@ -137,19 +137,19 @@ def test_how_many_sets_are_enough(make_config, num_views, sets, enough):
             batches.make_batches(cfg, labelled_table(sets=sets))
 
 
-def test_references_face_the_front_as_often_as_the_config_says(make_config):
+def test_references_face_the_front_as_often_as_the_config_says(make_stage):
     table = labelled_table()
     facing = np.abs((table.azimuth_deg + 180) % 360 - 180) <= 90
     for share, low, high in ((0.0, 0.3, 0.7), (1.0, 1.0, 1.0)):
-        cfg = make_config(batch_size=128, front_share=share, **BRANCHES)
+        cfg = make_stage(batch_size=128, front_share=share, **BRANCHES)
         _, item, reference, _ = labels(batches.make_batches(cfg, table)(0))
         assert low <= facing[item, reference].mean() <= high, share
 
 
-def test_rows_are_picked_by_slice_or_number_and_the_position_says_where(make_config):
+def test_rows_are_picked_by_slice_or_number_and_the_position_says_where(make_stage):
     table = labelled_table()
     for loader, position in (("memory", {}), ("grain", {"next_index": 3})):
-        cfg = make_config(loader=loader, batch_size=6, **BRANCHES)
+        cfg = make_stage(loader=loader, batch_size=6, **BRANCHES)
         loaded = batches.make_batches(cfg, table)
         assert loaded.position() == {}
         whole = loaded(2)
@@ -160,24 +160,23 @@ def test_rows_are_picked_by_slice_or_number_and_the_position_says_where(make_con
                 np.testing.assert_array_equal(part[name], value[1:4], err_msg=name)
 
 
-def test_branches_are_drawn_independently(make_config):
+def test_branches_are_drawn_independently(make_stage):
     """One view or several says nothing of with or without the reference; seeds differ."""
-    cfg = make_config(single_view_share=0.5, reference_dropout=0.5)
+    cfg = make_stage(single_view_share=0.5, reference_dropout=0.5)
     loaded = batches.make_batches(cfg, labelled_table())
     names = [loaded.branch(step) for step in range(2000)]
     for name in ("1-a", "1-b", "2-a", "2-b"):
         assert abs(names.count(name) / 2000 - 0.25) < 0.04
     other = batches.make_batches(
-        make_config(seed=9, **dict(single_view_share=0.5)), labelled_table()
+        make_stage(seed=9, **dict(single_view_share=0.5)), labelled_table()
     )
     assert [other.branch(step) for step in range(20)] != names[:20]
 
 
-def test_shares_of_the_branches_are_products_and_those_of_none_are_left_out(make_config):
+def test_shares_of_the_branches_are_products_and_those_of_none_are_left_out(make_stage):
     def shares(**changes):
-        cfg = make_config(single_view_share=0.2, reference_dropout=0.4)
-        cfg.update(changes)
-        return batches.branch_shares(cfg)
+        shares = dict(single_view_share=0.2, reference_dropout=0.4)
+        return batches.branch_shares(make_stage(**shares | changes))
 
     want = {"1-a": 0.08, "1-b": 0.32, "2-a": 0.12, "2-b": 0.48}
     assert shares() == pytest.approx(want) and list(shares()) == list(want)

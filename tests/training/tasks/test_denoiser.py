@@ -1,5 +1,7 @@
 """Stages 1 and 2: what a batch holds, and what the loss sees."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,22 +12,23 @@ from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.table import SET, sample_views
 from iso3d_jax.diffusion.schedule import make_schedule, training_target
 from iso3d_jax.geometry.cameras import camera_condition
+from iso3d_jax.training.spec import StageSpec, make_spec
 from iso3d_jax.training.tasks import batches, denoiser
 
 
-def test_branches_are_drawn_with_the_papers_shares(make_config, make_task):
+def test_branches_are_drawn_with_the_papers_shares(make_config, make_stage, make_task):
     task = make_task(make_config(reference_dropout=0.0))
     names = [task.branch(step) for step in range(4000)]
     assert set(names) == {"2-a", "2-b"}
     assert abs(names.count("2-a") / 4000 - 0.3) < 0.025
-    assert batches.branch_shares(make_config(reference_dropout=0.0)) == {"2-a": 0.3, "2-b": 0.7}
+    assert batches.branch_shares(make_stage(reference_dropout=0.0)) == {"2-a": 0.3, "2-b": 0.7}
     stage1 = make_task(make_config(stage=1))
     assert {stage1.branch(step) for step in range(50)} == {"1-a", "1-b"}
 
 
-def test_shares_of_a_stage_2_that_goes_without_the_reference_at_times(make_config):
+def test_shares_of_a_stage_2_that_goes_without_the_reference_at_times(make_stage):
     """The preset's: a quarter of the steps is of stage 1's branches."""
-    cfg = config_files.load_config("configs/stage2.py")
+    cfg = make_spec(StageSpec, config_files.load_config("configs/stage2.py"))
     drawn = batches.Batches(cfg, type("Table", (), {"num_views": 8}))
     names = [drawn.branch(step) for step in range(8000)]
     shares = batches.branch_shares(cfg)
@@ -33,11 +36,12 @@ def test_shares_of_a_stage_2_that_goes_without_the_reference_at_times(make_confi
     assert shares == pytest.approx(want) and set(names) == set(want)
     for name, share in want.items():
         assert abs(names.count(name) / 8000 - share) < 0.02, name
-    cfg.reference_dropout = 0.0
+    cfg = dataclasses.replace(cfg, reference_dropout=0.0)
+    drawn = batches.Batches(cfg, type("Table", (), {"num_views": 8}))
     assert batches.branch_shares(cfg) == {"2-a": 0.3, "2-b": 0.7}
     assert {drawn.branch(step) for step in range(200)} == {"2-a", "2-b"}
-    assert batches.branch_shares(make_config(stage=1)) == {"1-a": 0.3, "1-b": 0.7}
-    assert batches.branch_shares(make_config(reference_dropout=1.0)) == {"1-a": 0.3, "1-b": 0.7}
+    assert batches.branch_shares(make_stage(stage=1)) == {"1-a": 0.3, "1-b": 0.7}
+    assert batches.branch_shares(make_stage(reference_dropout=1.0)) == {"1-a": 0.3, "1-b": 0.7}
 
 
 def test_batches_are_a_function_of_the_step(make_config, make_task):
@@ -110,11 +114,11 @@ def perfect_predictor(batch, spoil_reference=0.0):
     return unet, seen
 
 
-def test_perfect_predictor_has_no_loss_and_the_reference_is_clean_at_t_0(make_config):
+def test_perfect_predictor_has_no_loss_and_the_reference_is_clean_at_t_0(make_stage):
     batch = batch_of(reference=True)
     for spoiled in (0.0, 1e6):  # what the network says at the reference's place does not count
         unet, seen = perfect_predictor(batch, spoiled)
-        loss, _ = denoiser.denoising_loss(unet, batch, jax.random.key(0), make_config(), 0.7)
+        loss, _ = denoiser.denoising_loss(unet, batch, jax.random.key(0), make_stage(), 0.7)
         assert loss < 1e-6
     assert (seen["t"][:, 0] == 0).all() and (seen["t"][:, 1:] == seen["t"][:, 1:2]).all()
     np.testing.assert_allclose(
@@ -123,12 +127,12 @@ def test_perfect_predictor_has_no_loss_and_the_reference_is_clean_at_t_0(make_co
 
 
 @pytest.mark.parametrize("together", [False, True])
-def test_the_reference_is_dropped_with_its_rows_embedding_if_asked(make_config, together):
+def test_the_reference_is_dropped_with_its_rows_embedding_if_asked(make_stage, together):
     """Row by row: zeros in place of its latent where the embedding is zeros, and nowhere else."""
     batch = batch_of(reference=True)
     batch["embedding"] = np.ones_like(batch["embedding"])
-    cfg = make_config(embedding_dropout=0.5, reference_dropped_with_embedding=together)
-    plain_cfg = make_config(embedding_dropout=0.5)
+    cfg = make_stage(embedding_dropout=0.5, reference_dropped_with_embedding=together)
+    plain_cfg = make_stage(embedding_dropout=0.5)
     seen = set()
     for i in range(12):
         inputs = denoiser.make_inputs(batch, jax.random.key(i), cfg, 0.7)
@@ -143,20 +147,20 @@ def test_the_reference_is_dropped_with_its_rows_embedding_if_asked(make_config, 
     assert seen == {False, True}
 
 
-def test_a_reference_in_the_channels_is_not_dropped_with_the_embedding(make_config):
-    cfg = make_config(reference="channels", reference_dropped_with_embedding=True)
+def test_a_reference_in_the_channels_is_not_dropped_with_the_embedding(make_stage):
+    cfg = make_stage(reference="channels", reference_dropped_with_embedding=True)
     with pytest.raises(UserError, match="goes with reference=attention alone"):
         denoiser.check_options(cfg)
 
 
-def test_embedding_is_dropped_to_zeros(make_config):
+def test_embedding_is_dropped_to_zeros(make_stage):
     batch = batch_of(reference=False)
     batch["embedding"] = np.ones_like(batch["embedding"])
     unet, seen = perfect_predictor(batch)
     dropped = 0
     for i in range(200):
         denoiser.denoising_loss(
-            unet, batch, jax.random.key(i), make_config(embedding_dropout=0.3), 0.7
+            unet, batch, jax.random.key(i), make_stage(embedding_dropout=0.3), 0.7
         )
         values = np.asarray(seen["context"]).reshape(2, -1)
         assert all((row == 0).all() or (row == 1).all() for row in values)

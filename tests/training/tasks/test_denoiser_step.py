@@ -42,10 +42,9 @@ def make_batch(reference=True, logvar=0.0, mean=0.0):
     return batch
 
 
-def plain_config(make_config, parameterization="eps", **changes):
-    cfg = make_config(embedding_dropout=0.0, **changes)
-    cfg.model.parameterization = parameterization
-    return cfg
+def plain_config(make_stage, parameterization="eps", **changes):
+    changes = dict(embedding_dropout=0.0) | changes
+    return make_stage(model=dict(parameterization=parameterization), **changes)
 
 
 def split_z_t(inputs):
@@ -67,20 +66,20 @@ def test_latents_are_the_mean_and_half_the_log_variances_exponential_times_the_s
     assert found.dtype == jnp.float32
 
 
-def test_the_steps_latents_have_the_posteriors_mean_deviation_and_scale(make_config):
+def test_the_steps_latents_have_the_posteriors_mean_deviation_and_scale(make_stage):
     batch = make_batch(mean=2.0, logvar=np.log(9.0))
-    inputs = denoiser.make_inputs(batch, jax.random.key(0), plain_config(make_config), 0.5)
+    inputs = denoiser.make_inputs(batch, jax.random.key(0), plain_config(make_stage), 0.5)
     for found, name in ((split_z_t(inputs)[0], "moments"), (inputs["reference"],) * 2):
         name = name if isinstance(name, str) else "reference_moments"
         rest = np.asarray(found) - 0.5 * batch[name][..., :2]
         assert abs(rest.std() - 0.5 * 3.0) < 0.1 and abs(rest.mean()) < 0.1, name
 
 
-def test_noise_is_added_and_predicted_as_the_schedule_says(make_config):
+def test_noise_is_added_and_predicted_as_the_schedule_says(make_stage):
     """v-prediction, and the noise of eps-prediction by the same key."""
     batch = make_batch(logvar=-30.0, mean=1.0)
-    eps = denoiser.make_inputs(batch, jax.random.key(3), plain_config(make_config), 0.5)
-    v = denoiser.make_inputs(batch, jax.random.key(3), plain_config(make_config, "v"), 0.5)
+    eps = denoiser.make_inputs(batch, jax.random.key(3), plain_config(make_stage), 0.5)
+    v = denoiser.make_inputs(batch, jax.random.key(3), plain_config(make_stage, "v"), 0.5)
     x0, noise = 0.5 * batch["moments"][..., :2], np.asarray(eps["target"], np.float64)
     alpha = ALPHAS[np.asarray(eps["t"])][:, None, None, None, None]
     np.testing.assert_allclose(
@@ -107,10 +106,9 @@ def streams(batch, key, cfg):
     }
 
 
-def test_everything_random_in_a_step_is_drawn_apart(make_config):
+def test_everything_random_in_a_step_is_drawn_apart(make_stage):
     """Two draws by one key would be equal number by number, or one a function of the other."""
-    cfg = plain_config(make_config)
-    cfg.embedding_dropout = 0.5
+    cfg = plain_config(make_stage, embedding_dropout=0.5)
     batch = make_batch()
     first = streams(batch, jax.random.key(0), cfg)
     second = streams(batch, jax.random.key(1), cfg)
@@ -121,8 +119,8 @@ def test_everything_random_in_a_step_is_drawn_apart(make_config):
         assert len(set(one.tolist())) > (1 if name == "dropout" else 200), name
 
 
-def test_views_and_rows_are_noised_apart_and_an_objects_views_have_one_level(make_config):
-    inputs = denoiser.make_inputs(make_batch(), jax.random.key(0), plain_config(make_config), 1.0)
+def test_views_and_rows_are_noised_apart_and_an_objects_views_have_one_level(make_stage):
+    inputs = denoiser.make_inputs(make_batch(), jax.random.key(0), plain_config(make_stage), 1.0)
     for drawn in split_z_t(inputs):
         assert abs(drawn.std() - 1.0) < 0.03
         for axis in range(5):  # the same number for all rows, views, pixels or channels
@@ -132,10 +130,10 @@ def test_views_and_rows_are_noised_apart_and_an_objects_views_have_one_level(mak
     assert inputs["t"].shape == (ROWS,)
 
 
-def test_the_noise_offset_is_a_number_a_view_and_channel_and_drawn_apart(make_config):
+def test_the_noise_offset_is_a_number_a_view_and_channel_and_drawn_apart(make_stage):
     batch = make_batch()
-    plain = denoiser.make_inputs(batch, jax.random.key(4), plain_config(make_config), 1.0)
-    cfg = plain_config(make_config, noise_offset=0.5)
+    plain = denoiser.make_inputs(batch, jax.random.key(4), plain_config(make_stage), 1.0)
+    cfg = plain_config(make_stage, noise_offset=0.5)
     moved = denoiser.make_inputs(batch, jax.random.key(4), cfg, 1.0)
     offset = np.asarray(moved["target"] - plain["target"]) / 0.5
     np.testing.assert_allclose(
@@ -151,9 +149,9 @@ def test_the_noise_offset_is_a_number_a_view_and_channel_and_drawn_apart(make_co
 
 
 @pytest.mark.parametrize("bias", [0.0, 1.0, 3.0])
-def test_noise_levels_have_a_density_that_grows_with_t_to_the_power_of_the_bias(make_config, bias):
+def test_noise_levels_have_a_density_that_grows_with_t_to_the_power_of_the_bias(make_stage, bias):
     """All of 0 to 999; of a bias of 1 a quarter lies below the middle, of 3 a sixteenth."""
-    cfg = plain_config(make_config, timestep_bias=bias)
+    cfg = plain_config(make_stage, timestep_bias=bias)
     batch = make_batch(reference=False)
     drawn = [denoiser.make_inputs(batch, jax.random.key(i), cfg, 1.0)["t"] for i in range(40)]
     t = np.concatenate(drawn)
@@ -171,8 +169,8 @@ class Recorder:
         return jnp.zeros_like(arguments[0])
 
 
-def test_the_reference_is_the_first_view_with_its_own_camera_at_timestep_0(make_config):
-    cfg, net = plain_config(make_config), Recorder()
+def test_the_reference_is_the_first_view_with_its_own_camera_at_timestep_0(make_stage):
+    cfg, net = plain_config(make_stage), Recorder()
     inputs = denoiser.make_inputs(make_batch(), jax.random.key(0), cfg, 1.0)
     inputs = {name: value[:2] for name, value in inputs.items()} | {"t": jnp.array([17, 940])}
     denoiser.loss_of_inputs(net, inputs, cfg)
@@ -193,8 +191,8 @@ def test_the_reference_is_the_first_view_with_its_own_camera_at_timestep_0(make_
     np.testing.assert_array_equal(net.seen[3], inputs["camera"])
 
 
-def test_a_reference_in_the_channels_is_handed_over_or_zeros(make_config):
-    cfg, net = plain_config(make_config, reference="channels"), Recorder()
+def test_a_reference_in_the_channels_is_handed_over_or_zeros(make_stage):
+    cfg, net = plain_config(make_stage, reference="channels"), Recorder()
     inputs = denoiser.make_inputs(make_batch(), jax.random.key(0), cfg, 1.0)
     denoiser.loss_of_inputs(net, inputs, cfg)
     assert net.seen[0].shape[1] == VIEWS and net.seen[1].shape == (ROWS, VIEWS)
@@ -205,7 +203,7 @@ def test_a_reference_in_the_channels_is_handed_over_or_zeros(make_config):
     assert net.seen[4].shape == (ROWS, 1, 2, 2, 2) and not net.seen[4].any()
 
 
-def test_the_loss_is_the_mean_square_weighed_by_its_row_and_high_noise_is_from_800(make_config):
+def test_the_loss_is_the_mean_square_weighed_by_its_row_and_high_noise_is_from_800(make_stage):
     rng = np.random.default_rng(0)
     inputs = {
         "z_t": np.zeros((4, 2, 2, 3, 2), np.float32),
@@ -215,14 +213,14 @@ def test_the_loss_is_the_mean_square_weighed_by_its_row_and_high_noise_is_from_8
         "camera": np.zeros((4, 2, 16), np.float32),
     }
     rows = (inputs["target"].astype(np.float64) ** 2).reshape(4, -1).mean(1)
-    loss, extra = denoiser.loss_of_inputs(Recorder(), inputs, plain_config(make_config))
+    loss, extra = denoiser.loss_of_inputs(Recorder(), inputs, plain_config(make_stage))
     np.testing.assert_allclose(loss, rows.mean(), rtol=1e-5)
     np.testing.assert_allclose(extra["high_noise_sum"], rows[1] + rows[3], rtol=1e-5)
     assert extra["high_noise_count"] == 2
     alphas = ALPHAS[[799, 800, 0, 999]]
     snr = alphas / (1 - alphas)
     for kind, extra_one in (("eps", 0.0), ("v", 1.0)):
-        cfg = plain_config(make_config, kind, loss_weighting="min_snr", min_snr_gamma=0.05)
+        cfg = plain_config(make_stage, kind, loss_weighting="min_snr", min_snr_gamma=0.05)
         weights = np.minimum(snr, 0.05) / (snr + extra_one)
         loss, extra = denoiser.loss_of_inputs(Recorder(), inputs, cfg)
         np.testing.assert_allclose(loss, (weights * rows).mean(), rtol=1e-4)
@@ -257,9 +255,9 @@ def small_rules(monkeypatch):
 
 @pytest.mark.parametrize("step", [0, 7])
 def test_a_step_goes_down_the_gradient_of_the_inputs_that_its_own_key_draws(
-    make_config, small_rules, step
+    make_stage, small_rules, step
 ):
-    cfg = plain_config(make_config, seed=12, grad_clip=1.0)
+    cfg = plain_config(make_stage, seed=12, grad_clip=1.0)
     batch = make_batch(mean=1.0, reference=False)
     params, state, metrics = stepped(cfg, batch, step)
     key = jax.random.fold_in(jax.random.key(12), step)
@@ -285,8 +283,8 @@ def test_a_step_goes_down_the_gradient_of_the_inputs_that_its_own_key_draws(
     assert int(state.step) == step + 1
 
 
-def test_steps_draw_apart_and_weights_that_are_not_trained_stay(make_config, small_rules):
-    cfg = plain_config(make_config)
+def test_steps_draw_apart_and_weights_that_are_not_trained_stay(make_stage, small_rules):
+    cfg = plain_config(make_stage)
     batch = make_batch(mean=1.0)
     losses = [float(stepped(cfg, batch, step)[2]["loss"]) for step in (0, 1, 2)]
     assert len(set(losses)) == 3
@@ -297,11 +295,11 @@ def test_steps_draw_apart_and_weights_that_are_not_trained_stay(make_config, sma
 
 
 def test_a_step_averages_with_the_configs_decay_and_hands_the_guard_the_loss(
-    make_config, small_rules
+    make_stage, small_rules
 ):
     from iso3d_jax.training.optimizer import guard
 
-    cfg = plain_config(make_config, ema_decay=0.75)
+    cfg = plain_config(make_stage, ema_decay=0.75)
     tx = guard(optax.sgd(0.3), 2.0)
     params, state, metrics = stepped(cfg, make_batch(), 500, tx=tx)
     want = np.asarray(params["mix"]) * 0.75 + 0.25 * np.asarray(state.params["mix"])
@@ -310,7 +308,7 @@ def test_a_step_averages_with_the_configs_decay_and_hands_the_guard_the_loss(
 
 
 def test_weights_are_sent_in_the_type_that_the_network_uses_and_low_rank_ones_in_float32(
-    make_config,
+    make_stage,
 ):
     path = "middle_block/transformer/blocks/0/attn1/to_q/kernel"
     for changes, dtype in (
@@ -318,7 +316,7 @@ def test_weights_are_sent_in_the_type_that_the_network_uses_and_low_rank_ones_in
         (dict(dtype="float32"), jnp.float32),
         (dict(dtype="bfloat16", trainable="lora"), jnp.float32),
     ):
-        assert denoiser._sent_as(make_config(**changes))(path) == dtype, changes
-    assert denoiser.sharding_rules(make_config()) == sharding.UNET_RULES
-    rules = denoiser.sharding_rules(make_config(trainable="lora"))
+        assert denoiser._gather_dtype(make_stage(**changes))(path) == dtype, changes
+    assert denoiser.sharding_rules(make_stage()) == sharding.UNET_RULES
+    rules = denoiser.sharding_rules(make_stage(trainable="lora"))
     assert rules == sharding.UNET_RULES + sharding.LORA_RULES

@@ -16,6 +16,7 @@ from iso3d_jax.data.table import MultiViewTable
 from iso3d_jax.training import one_step_x0, sharding
 from iso3d_jax.training.tasks import registry, stages
 from iso3d_jax.weights import bundle
+from tests.small_training import small_stage
 
 SIZE = 4
 
@@ -47,12 +48,8 @@ def bare_task(**changes):
     """A task without weights or data."""
     task = object.__new__(stages.DenoiserTask)
     task.label, task.graphdef = "stage 2", "graphdef"
-    task.cfg = ConfigDict(
-        dict(trainable="all", data="here", data_encoded="", data_variants=3, encoding="once",
-             loader="memory", sample_every=0, ablate_every=0, init_from="", dtype="float32",
-             init=dict(vae="", clip="", drawing=""),
-             model=dict(unet={}, resolution=SIZE)) | changes
-    )  # fmt: skip
+    numbers = dict(data="here", data_variants=3, sample_every=0)
+    task.cfg = small_stage(**numbers | changes)
     task.config = ConfigDict(
         dict(camera_encoding="mvdream", sampling_camera_encoding="mvdream", scale_factor=0.5,
              picture="framed", latent_size=2, latent_channels=3, context_dim=5, resolution=SIZE,
@@ -205,7 +202,7 @@ def test_the_frozen_networks_come_from_where_the_config_says(monkeypatch):
 
     monkeypatch.setattr(bundle, "load_model", load_model)
     monkeypatch.setattr(bundle, "load_config", lambda path: ConfigDict(dict(vae=path, clip=path)))
-    model = stages.load_frozen(cfg)
+    model = stages.load_frozen(cfg.init.vae, cfg.init.clip, cfg.dtype)
     assert asked == [("v", "float32", ("vae",)), (None, "float32", ("clip",))]
     assert (model.vae, model.clip) == ("vae of v", "clip of None")
     assert (model.config.vae, model.config.clip) == ("v", None)
@@ -246,14 +243,14 @@ def test_low_rank_changes_are_merged_for_all_that_is_shown_or_written(monkeypatc
     assert seen == [("merged", "p")]
 
 
-def test_the_network_and_its_shapes_have_low_rank_weights_beside_those_that_are_loaded(make_config):
-    cfg = make_config(trainable="lora")
+def test_the_network_and_its_shapes_have_low_rank_weights_beside_those_that_are_loaded(make_stage):
+    cfg = make_stage(trainable="lora")
     weights = {"b/attn1/to_q/kernel": jnp.ones((16, 16))}
     graphdef, shapes, init = stages.network(cfg, lambda: weights)
     made = init()
     assert set(made) == {"b/attn1/to_q/" + name for name in ("kernel", "lora_a", "lora_b")}
     assert any(path.endswith("to_q/lora_a") for path in shapes) and graphdef is not None
-    plain = stages.network(make_config(), lambda: weights)
+    plain = stages.network(make_stage(), lambda: weights)
     assert plain[2]() is weights and not any("lora" in path for path in plain[1])
 
 
@@ -265,7 +262,7 @@ def test_each_name_is_a_task(monkeypatch):
     for name, kind in kinds.items():
         module, _, found = registry.TASKS[name].partition(":")
         assert found == kind
-        monkeypatch.setattr(f"{module}.{kind}", lambda cfg, kind=kind: (kind, cfg.task))
+        monkeypatch.setattr(f"{module}.{kind}.from_config", lambda cfg, kind=kind: (kind, cfg.task))
         assert registry.make_task(ConfigDict(dict(task=name))) == (kind, name)
 
 

@@ -16,8 +16,8 @@ SHAPES = {
 PARAMS = {path: jnp.full(shape, 0.5) for path, shape in SHAPES.items()}
 
 
-def test_every_kernel_of_attention_gets_a_random_and_a_zero_matrix(make_config):
-    cfg = make_config(trainable="lora", lora_rank=8)
+def test_every_kernel_of_attention_gets_a_random_and_a_zero_matrix(make_stage):
+    cfg = make_stage(trainable="lora", lora_rank=8)
     params = trainable.add_lora(PARAMS, cfg)
     added = {path: np.asarray(params[path]) for path in params.keys() - PARAMS.keys()}
     assert {path: a.shape for path, a in added.items()} == {
@@ -34,14 +34,14 @@ def test_every_kernel_of_attention_gets_a_random_and_a_zero_matrix(make_config):
     assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.25  # each layer's own
     again = trainable.add_lora(PARAMS, cfg)
     np.testing.assert_array_equal(again[Q + "lora_a"], added[Q + "lora_a"])
-    seeded = trainable.add_lora(PARAMS, make_config(trainable="lora", lora_rank=8, seed=4))
+    seeded = trainable.add_lora(PARAMS, make_stage(trainable="lora", lora_rank=8, seed=4))
     assert abs(np.corrcoef(seeded[Q + "lora_a"].ravel(), added[Q + "lora_a"].ravel())[0, 1]) < 0.25
-    assert trainable.add_lora(PARAMS, make_config()) is PARAMS
+    assert trainable.add_lora(PARAMS, make_stage()) is PARAMS
     assert set(PARAMS) == set(SHAPES)  # what was given is left alone
 
 
-def test_low_rank_changes_are_added_times_alpha_over_rank(make_config):
-    cfg = make_config(trainable="lora", lora_rank=2, lora_alpha=3.0)
+def test_low_rank_changes_are_added_times_alpha_over_rank(make_stage):
+    cfg = make_stage(trainable="lora", lora_rank=2, lora_alpha=3.0)
     params = trainable.add_lora(PARAMS, cfg)
     rng = np.random.default_rng(0)
     params = {
@@ -55,7 +55,7 @@ def test_low_rank_changes_are_added_times_alpha_over_rank(make_config):
         np.testing.assert_allclose(merged[layer + "kernel"], want, rtol=1e-4, atol=1e-5)
     for path in SHAPES.keys() - {Q + "kernel", OUT + "kernel"}:
         np.testing.assert_array_equal(merged[path], PARAMS[path])
-    assert trainable.merge_lora(PARAMS, make_config()) is PARAMS
+    assert trainable.merge_lora(PARAMS, make_stage()) is PARAMS
 
 
 @pytest.mark.parametrize(
@@ -67,25 +67,22 @@ def test_low_rank_changes_are_added_times_alpha_over_rank(make_config):
         ("refine", sorted(SHAPES.keys() - {"layout/drawing/draw/kernel"})),
     ],
 )
-def test_what_each_kind_trains(make_config, kind, paths):
-    cfg = make_config(trainable=kind)
-    with cfg.unlocked():
-        cfg.model.unet.layout_size = 4  # its prior slot takes what another training made
+def test_what_each_kind_trains(make_stage, kind, paths):
+    # Its prior slot takes what another training made.
+    cfg = make_stage(trainable=kind, model=dict(unet=dict(layout_size=4)))
     found = trainable.trained_paths(trainable.add_lora(PARAMS, cfg), cfg)
     assert found == paths
 
 
-def test_all_of_a_network_without_a_prior_is_refined(make_config):
-    assert trainable.trained_paths(PARAMS, make_config(trainable="refine")) == sorted(SHAPES)
+def test_all_of_a_network_without_a_prior_is_refined(make_stage):
+    assert trainable.trained_paths(PARAMS, make_stage(trainable="refine")) == sorted(SHAPES)
 
 
-def test_a_network_without_attention_and_an_unknown_kind_are_refused(make_config):
+def test_a_network_without_attention_and_an_unknown_kind_are_refused(make_stage):
     for kind in ("attention", "lora"):
         with pytest.raises(UserError, match=f"trainable is '{kind}', but the network has no"):
             trainable.trained_paths(
-                {"conv/kernel": PARAMS[Q + "kernel"]}, make_config(trainable=kind)
+                {"conv/kernel": PARAMS[Q + "kernel"]}, make_stage(trainable=kind)
             )
     with pytest.raises(UserError, match="did you mean 'lora'"):
-        trainable.trained_paths(PARAMS, make_config(trainable="lor"))
-    with pytest.raises(UserError, match="did you mean 'lora'"):
-        trainable.add_lora(PARAMS, make_config(trainable="lor"))
+        make_stage(trainable="lor")
