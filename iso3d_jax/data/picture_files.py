@@ -142,10 +142,11 @@ def _decode(opened: Callable[[], Image.Image], name: str, largest: int) -> Image
             image = opened()
             _check_size(image.size, name, image.format)
             scale = min(1.0, largest / max(image.size))
-            image.draft("RGB", tuple(max(1, round(side * scale)) for side in image.size))
+            width, height = (max(1, round(side * scale)) for side in image.size)
+            image.draft("RGB", (width, height))
             tiles = getattr(image, "tile", None) or [None]
             image.load()
-            turned = _UPRIGHT.get(image.getexif().get(_ORIENTATION))
+            turned = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
             _spread_transparency(image, tiles[0])
             image = _limit(_to_channels(image, name), largest)
             image = _to_srgb(image)

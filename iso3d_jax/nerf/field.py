@@ -116,7 +116,7 @@ def _norm(x: Array) -> Array:
     return jnp.where(square > 0, jnp.sqrt(safe), 0.0)
 
 
-def _density(params: dict, values: list, x: Array, spec: FieldSpec) -> tuple[Array, Array]:
+def _density(params: dict, values: Array, x: Array, spec: FieldSpec) -> tuple[Array, Array]:
     """Density [N] and features [D, N] of points whose corners are looked up."""
     features = hash_grid.interpolate(values, _unit(x, spec), spec.grid)
     raw = _network(params["density"], features)[0]

@@ -73,7 +73,9 @@ class Reconstruction:
         """The textured mesh, as mesh.glb holds it: Y up, facing +Z."""
         import trimesh
 
-        return trimesh.load(self.folder / "mesh.glb", force="mesh", process=False)
+        mesh = trimesh.load(self.folder / "mesh.glb", force="mesh", process=False)
+        assert isinstance(mesh, trimesh.Trimesh)
+        return mesh
 
     def turntable(
         self, frames: int | None = None, resolution: int | None = None
@@ -152,8 +154,10 @@ def export_mesh(
         raise UserError(f"{path} is a folder: name a file in it")
     make_folder(path.parent)
     mesh = spec.mesh
-    if faces or resolution:
-        mesh = dataclasses.replace(mesh, faces=faces or 20 * resolution**2)
+    if resolution and not faces:
+        faces = 20 * resolution**2
+    if faces:
+        mesh = dataclasses.replace(mesh, faces=faces)
     if texture:
         mesh = dataclasses.replace(mesh, texture=texture)
     if threshold == "auto":

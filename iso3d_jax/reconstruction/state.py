@@ -62,11 +62,11 @@ def optimizer(spec: ReconstructionSpec) -> optax.GradientTransformation:
 def start(spec: ReconstructionSpec, params: dict | None = None) -> State:
     """A new state, from given field parameters or from the blob."""
     key = jax.random.key(spec.seed)
-    params = field.init(key, spec.field) if params is None else params
-    params = jax.tree.map(lambda x: jnp.array(x, copy=True), params)
+    first = field.init(key, spec.field) if params is None else params
+    own: dict = jax.tree.map(lambda x: jnp.array(x, copy=True), first)
     occs = occupancy.init(spec.occupancy.resolution)
     step, skipped, in_a_row = (jnp.array(0, jnp.int32) for _ in range(3))
-    return State(step, params, optimizer(spec).init(params), occs, skipped, in_a_row)
+    return State(step, own, optimizer(spec).init(own), occs, skipped, in_a_row)
 
 
 def grid_of(state: State, spec: ReconstructionSpec) -> Grid:

@@ -10,6 +10,7 @@ does.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -80,19 +81,14 @@ def train_step(
     state = update_occupancy(state, k_occupancy, spec)
     grid = grid_of(state, spec)
     weights = loss_weights(spec, state.step)
-    losses_of = sds_losses if spec.mode == "sds" else views_losses
+    compute: Callable[..., tuple[dict, dict]]  # either takes the source that its mode has
+    compute = sds_losses if spec.mode == "sds" else views_losses
 
     def total(params):
-        losses, facts = losses_of(
-            params,
-            source,
-            k_losses,
-            state.step,
-            grid,
-            spec=spec,
-            denoiser_spec=denoiser_spec,
-            phase=phase,
-        )
+        losses, facts = compute(
+            params, source, k_losses, state.step, grid, spec=spec,
+            denoiser_spec=denoiser_spec, phase=phase,
+        )  # fmt: skip
         value = sum(weights[name] * loss for name, loss in losses.items())
         return value, losses | facts | {"total": value}
 
