@@ -66,7 +66,7 @@ def read_image(picture: PictureSource, largest: int) -> Image.Image:
     Raises:
       UserError: no such file or not a plain one, not a picture, damaged, too small or too large.
     """
-    name = name_of(picture)
+    name = picture_name(picture)
     if isinstance(picture, np.ndarray):
         picture = _from_array(picture)
     if isinstance(picture, Image.Image):
@@ -87,7 +87,7 @@ def read_image(picture: PictureSource, largest: int) -> Image.Image:
         raise UserError(f"{name} cannot be read: {_reason(error)}") from None
 
 
-def name_of(picture: PictureSource) -> str:
+def picture_name(picture: PictureSource) -> str:
     """What to call a picture in messages: its path, if it has one."""
     if not isinstance(picture, str | os.PathLike):
         return "the picture"

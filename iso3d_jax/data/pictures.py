@@ -22,7 +22,7 @@ from scipy import ndimage
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data import background
-from iso3d_jax.data.picture_files import SMALLEST, PictureSource, name_of, read_image
+from iso3d_jax.data.picture_files import SMALLEST, PictureSource, picture_name, read_image
 
 LARGEST = 4096  # longer side; larger pictures are reduced when they are read
 FILL = 0.85  # of the frame, for 'centred'
@@ -53,7 +53,7 @@ def load_picture(
     if remove_background not in background.BACKGROUNDS:
         names = ", ".join(background.BACKGROUNDS)
         raise UserError(f"remove_background '{remove_background}': there are {names}")
-    name = name_of(picture)
+    name = picture_name(picture)
     rgba = np.asarray(read_image(picture, LARGEST).convert("RGBA"))
     if rgba[..., 3].max() <= VISIBLE:
         raise UserError(f"{name} is fully transparent: there is no object to see in it")

@@ -79,21 +79,21 @@ def bake(
     texture = np.zeros((size, size, 3), np.float32)
     total = len(inside) + len(vertices)
 
-    def colours_of(x, normal, done):
+    def evaluate(x, normal, done):
         parts = []
         for first in range(0, len(x), SLAB):
             report("baking colours", done + first, total)
             parts.append(colour(x[first : first + SLAB], normal[first : first + SLAB]))
         return np.concatenate(parts) if parts else np.zeros((0, 3), np.float32)
 
-    texture[covered] = colours_of(inside[:, :3], inside[:, 3:] / length, 0)
+    texture[covered] = evaluate(inside[:, :3], inside[:, 3:] / length, 0)
     if covered.any():  # the space between charts takes the nearest colour, for filtering
         nearest = np.asarray(
             ndimage.distance_transform_edt(~covered, return_distances=False, return_indices=True)
         )
         texture = texture[tuple(nearest)]
     pixels = to_uint8(texture)[::-1]  # row 0 is v = 1
-    colours = to_uint8(colours_of(vertices, normals, len(inside)))
+    colours = to_uint8(evaluate(vertices, normals, len(inside)))
     report("baking colours", total, total)
     return TexturedMesh(vertices, normals, uv.astype(np.float32), faces, pixels, colours)
 

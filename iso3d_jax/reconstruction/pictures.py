@@ -24,7 +24,7 @@ from iso3d_jax.geometry.camera_sets import Cameras
 from iso3d_jax.nerf import render
 from iso3d_jax.reconstruction.losses import Pictures, white_mask
 from iso3d_jax.reconstruction.spec import ReconstructionSpec
-from iso3d_jax.reconstruction.state import State, grid_of
+from iso3d_jax.reconstruction.state import State, make_grid
 
 TILE = 192  # side of a picture in a contact sheet
 SHOW = dict(elevation_deg=15.0, fov_deg=40.0, scale=1.1)
@@ -51,7 +51,7 @@ def render_views(
       coordinates, weighted by opacity.
     """
     count = views.azimuth_deg.shape[1]
-    grid = grid_of(state, spec)
+    grid = make_grid(state, spec)
 
     def draw(first):
         index = jnp.minimum(jnp.arange(first, first + 4), count - 1)

@@ -57,8 +57,8 @@ class Reconstruction:
           UserError: the folder holds no finished reconstruction, or a damaged one.
         """
         folder = Path(folder).expanduser()
-        about = state.load_about(folder)
-        spec = make_spec(about["config"])
+        metadata = state.load_metadata(folder)
+        spec = make_spec(metadata["config"])
         try:
             report = json.loads((folder / "report.json").read_text())
             picture = np.asarray(Image.open(folder / "input.png").convert("RGBA"))
@@ -83,7 +83,7 @@ class Reconstruction:
         """Colour pictures all round, from azimuth 0; the run's own number and size where None."""
         video = self.spec.video
         video = dataclasses.replace(video, resolution=resolution or video.resolution)
-        shown = surface.hardened(self.state, self.spec, self.report["mesh"]["threshold"])
+        shown = surface.sharpen(self.state, self.spec, self.report["mesh"]["threshold"])
         spec = dataclasses.replace(self.spec, video=video)
         return pictures.all_round(shown, spec, frames or video.frames).rgb
 
@@ -133,7 +133,7 @@ def first_views(
 
 def export_run(folder: str | Path, path: str | Path, **options) -> dict[str, Any]:
     """Writes the mesh of a run that may not be finished; see `Reconstruction.export`."""
-    spec = make_spec(state.load_about(folder)["config"])
+    spec = make_spec(state.load_metadata(folder)["config"])
     return export_mesh(Path(folder), state.load(folder, spec), spec, path, **options)
 
 

@@ -69,7 +69,7 @@ def start(spec: ReconstructionSpec, params: dict | None = None) -> State:
     return State(step, own, optimizer(spec).init(own), occs, skipped, in_a_row)
 
 
-def grid_of(state: State, spec: ReconstructionSpec) -> Grid:
+def make_grid(state: State, spec: ReconstructionSpec) -> Grid:
     """The occupancy grid as rays use it."""
     return occupancy.grid(state.occs, spec.occupancy.threshold, spec.render.step_size)
 
@@ -79,11 +79,11 @@ def _named(state: State) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
-def save(folder: str | Path, state: State, about: dict) -> Path:
-    """Writes the state and `about` (plain JSON values) as one file, atomically."""
+def save(folder: str | Path, state: State, metadata: dict) -> Path:
+    """Writes the state and `metadata` (plain JSON values) as one file, atomically."""
     path = Path(folder) / FILE
     with atomic_path(path) as temporary:
-        np.savez(temporary, about=json.dumps(about), **_named(jax.device_get(state)))
+        np.savez(temporary, about=json.dumps(metadata), **_named(jax.device_get(state)))
     return path
 
 
@@ -105,7 +105,7 @@ def _open(folder: str | Path):
         raise UserError(f"{path} is damaged; delete it to start again") from None
 
 
-def load_about(folder: str | Path) -> dict:
+def load_metadata(folder: str | Path) -> dict:
     """What `save` was told about the run."""
     with _open(folder) as data:
         return json.loads(str(data["about"]))

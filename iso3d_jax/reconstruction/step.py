@@ -28,7 +28,7 @@ from iso3d_jax.reconstruction.losses import (
     views_losses,
 )  # fmt: skip
 from iso3d_jax.reconstruction.spec import ReconstructionSpec
-from iso3d_jax.reconstruction.state import State, grid_of, optimizer
+from iso3d_jax.reconstruction.state import State, make_grid, optimizer
 
 
 def loss_weights(spec: ReconstructionSpec, step: Array) -> dict[str, Array]:
@@ -79,7 +79,7 @@ def train_step(
     key = jax.random.fold_in(jax.random.key(spec.seed), state.step)
     k_occupancy, k_losses = jax.random.split(key)
     state = update_occupancy(state, k_occupancy, spec)
-    grid = grid_of(state, spec)
+    grid = make_grid(state, spec)
     weights = loss_weights(spec, state.step)
     compute: Callable[..., tuple[dict, dict]]  # either takes the source that its mode has
     compute = sds_losses if spec.mode == "sds" else views_losses

@@ -70,7 +70,7 @@ def cfg(small_config):
     return small_config
 
 
-def prior(unet, logvar=-30.0, context=1.5):
+def denoiser(unet, logvar=-30.0, context=1.5):
     return Denoiser(unet, Identity(logvar), jnp.full((1, 1, 4), context), jnp.asarray(ALPHAS))
 
 
@@ -82,7 +82,7 @@ def distil(cfg, scene, x0=lambda camera, context: 0.0, *, phase=0, **changes):
     def iteration(params, key, step):
         unet = Network(x0)
         found = losses.sds_losses(
-            params, prior(unet, **changes), jax.random.key(key), step, GRID, **given
+            params, denoiser(unet, **changes), jax.random.key(key), step, GRID, **given
         )
         return found, unet.asked, scene.seen[1:]
 
