@@ -53,7 +53,7 @@ def seconds_of(program, *args, repeats: int) -> float:
     return float(np.median(times))
 
 
-def programs(spec, prior, denoiser_spec, scene, phase: int) -> dict[str, tuple]:
+def programs(spec, denoiser, denoiser_spec, scene, phase: int) -> dict[str, tuple]:
     """The parts of one iteration of a phase, each a function and what the iteration would give it.
 
     `render` and `encode` are forward passes; with `_and_backward` their gradients' whole programs.
@@ -63,7 +63,7 @@ def programs(spec, prior, denoiser_spec, scene, phase: int) -> dict[str, tuple]:
     key = jax.random.key(0)
     views = camera_sets.sample_cameras(key, groups, spec.views, spec.camera)
     rays_o, rays_d, _ = views.rays(resolution)
-    grid = state.grid_of(scene, spec)
+    grid = state.make_grid(scene, spec)
     count = groups * spec.views
 
     def picture(params, rays_o, rays_d, grid):
@@ -80,7 +80,7 @@ def programs(spec, prior, denoiser_spec, scene, phase: int) -> dict[str, tuple]:
         return jax.grad(lambda x: jnp.sum(jnp.square(latents(x, vae))))(images)
 
     def guide(z, unet, context, camera):
-        t, alpha_bar = jnp.int32(500), prior.alphas_cumprod[500]
+        t, alpha_bar = jnp.int32(500), denoiser.alphas_cumprod[500]
         return sds.score_distillation(
             unet, z, z, t, alpha_bar, context, camera,
             parameterization=denoiser_spec.parameterization, scale=spec.guidance.scale,
@@ -90,7 +90,7 @@ def programs(spec, prior, denoiser_spec, scene, phase: int) -> dict[str, tuple]:
     def normals_and_back(params, x):
         return jax.grad(lambda p: jnp.sum(jnp.square(field.normal(p, x, shape) - 0.5)))(params)
 
-    def optimise(params, opt_state):
+    def optimize(params, opt_state):
         updates, after = state.optimizer(spec).update(params, opt_state, params)
         return jax.tree.map(jnp.add, params, updates), after
 
@@ -98,10 +98,10 @@ def programs(spec, prior, denoiser_spec, scene, phase: int) -> dict[str, tuple]:
         return step.update_occupancy(scene._replace(step=jnp.int32(0)), key, spec).occs
 
     images = jnp.full((count, denoiser_spec.resolution, denoiser_spec.resolution, 3), 0.5)
-    z = jax.eval_shape(latents, images, prior.vae)
+    z = jax.eval_shape(latents, images, denoiser.vae)
     z = jax.random.normal(key, (groups, spec.views, *z.shape[1:]))
     camera = camera_condition(views.elevation_deg, views.azimuth_deg, denoiser_spec.camera_encoding)
-    context = jnp.broadcast_to(prior.context, (groups, *prior.context.shape[1:]))
+    context = jnp.broadcast_to(denoiser.context, (groups, *denoiser.context.shape[1:]))
     points = jax.random.uniform(
         key, (round(spec.render.normals * rays_o.shape[0]), 3), minval=-0.5, maxval=0.5
     )
@@ -109,12 +109,12 @@ def programs(spec, prior, denoiser_spec, scene, phase: int) -> dict[str, tuple]:
     return {
         "render": (picture, rays),
         "render_and_backward": (picture_and_back, rays),
-        "encode": (latents, (images, prior.vae)),
-        "encode_and_backward": (latents_and_back, (images, prior.vae)),
-        "unet_with_guidance": (guide, (z, prior.unet, context, camera)),
+        "encode": (latents, (images, denoiser.vae)),
+        "encode_and_backward": (latents_and_back, (images, denoiser.vae)),
+        "unet_with_guidance": (guide, (z, denoiser.unet, context, camera)),
         "orientation_loss_and_backward": (normals_and_back, (scene.params, points)),
         "occupancy_all_cells": (occupied_cells, (scene,)),
-        "optimizer": (optimise, (scene.params, scene.opt_state)),
+        "optimizer": (optimize, (scene.params, scene.opt_state)),
     }
 
 
@@ -130,14 +130,14 @@ def shares(seconds: dict[str, float]) -> dict[str, float]:
     return parts
 
 
-def measure(spec, prior, denoiser_spec, scene, phase: int, repeats: int) -> dict[str, float]:
+def measure(spec, denoiser, denoiser_spec, scene, phase: int, repeats: int) -> dict[str, float]:
     """Seconds of each part of one iteration of a phase, and of the whole."""
     seconds = {
         name: seconds_of(program, *args, repeats=repeats)
-        for name, (program, args) in programs(spec, prior, denoiser_spec, scene, phase).items()
+        for name, (program, args) in programs(spec, denoiser, denoiser_spec, scene, phase).items()
     }
     whole = functools.partial(step.train_step, spec=spec, denoiser_spec=denoiser_spec, phase=phase)
-    whole_seconds = seconds_of(whole, scene, prior, repeats=repeats)
+    whole_seconds = seconds_of(whole, scene, denoiser, repeats=repeats)
     return shares(seconds) | {"whole_iteration": whole_seconds}
 
 
@@ -156,14 +156,14 @@ def main():
     spec = make_spec(config)
     model = load_model(args.model)
     (picture,) = sampling.prepare_all(model, [load_picture(EXAMPLE)])
-    prior, denoiser_spec = run.prior_of(model, picture)
+    denoiser, denoiser_spec = run.make_denoiser(model, picture)
     scene = state.load(args.run, spec) if args.run else state.start(spec)
     if not args.run and args.warmup:
         scene, _ = step.run_steps(
-            scene, prior, jnp.int32(args.warmup), capacity=args.warmup,
+            scene, denoiser, jnp.int32(args.warmup), capacity=args.warmup,
             spec=spec, denoiser_spec=denoiser_spec, phase=args.phase,
         )  # fmt: skip
-    seconds = measure(spec, prior, denoiser_spec, scene, args.phase, args.repeats)
+    seconds = measure(spec, denoiser, denoiser_spec, scene, args.phase, args.repeats)
     result = {
         "command": "python benchmarks/reconstruction_breakdown.py " + " ".join(sys.argv[1:]),
         "device": jax.devices()[0].device_kind,

@@ -33,7 +33,9 @@ from iso3d_jax.reconstruction.step import run_steps  # noqa: E402
 from iso3d_jax.weights import bundle  # noqa: E402
 
 
-def abstract_prior(networks: str, place=None, dtype=jnp.bfloat16) -> tuple[Denoiser, DenoiserSpec]:
+def abstract_denoiser(
+    networks: str, place=None, dtype=jnp.bfloat16
+) -> tuple[Denoiser, DenoiserSpec]:
     """Networks without weights, of the released size or of the shipped model's."""
     if networks == "released":
         config = ConfigDict({"unet": {}, "vae": {}})
@@ -52,14 +54,18 @@ def abstract_prior(networks: str, place=None, dtype=jnp.bfloat16) -> tuple[Denoi
 
 
 def analyse(
-    spec: ReconstructionSpec, prior: Denoiser, denoiser_spec: DenoiserSpec, phase: int, place=None
+    spec: ReconstructionSpec,
+    denoiser: Denoiser,
+    denoiser_spec: DenoiserSpec,
+    phase: int,
+    place=None,
 ) -> dict:
     """Gigabytes of one phase's program; donated inputs and their outputs are counted once."""
     scene = placed(jax.eval_shape(lambda: state.start(spec)), place)
     begin = time.monotonic()
     memory = (
         run_steps.lower(
-            scene, prior, jax.ShapeDtypeStruct((), jnp.int32, sharding=place),
+            scene, denoiser, jax.ShapeDtypeStruct((), jnp.int32, sharding=place),
             capacity=spec.steps_per_call, spec=spec, denoiser_spec=denoiser_spec,
             phase=phase,
         )
@@ -87,7 +93,7 @@ def main():
     parser.add_argument("--result", type=Path)
     args = parser.parse_args()
     place = jax.sharding.SingleDeviceSharding(tpu_chip()) if args.tpu else None
-    prior, denoiser_spec = abstract_prior(args.networks, place)
+    denoiser, denoiser_spec = abstract_denoiser(args.networks, place)
     cfg = config_files.load_config(args.config)
     check(cfg)
     result = {
@@ -104,7 +110,9 @@ def main():
             if args.phase not in (None, phase):
                 continue
             program = {"resolution": resolution, "views": groups * spec.views, "memory": memory}
-            result["programs"].append(program | analyse(spec, prior, denoiser_spec, phase, place))
+            result["programs"].append(
+                program | analyse(spec, denoiser, denoiser_spec, phase, place)
+            )
             print(json.dumps(result["programs"][-1]), file=sys.stderr, flush=True)
     report(result, args.result)
 

@@ -191,7 +191,7 @@ class Pipeline:
         given = picture if isinstance(picture, Views) else None
         if given is not None:
             seed = given.seed if seed is None else seed
-            cfg.draft.sets = (_ring_of(given, cfg.views), *tuple(cfg.draft.sets)[1:])
+            cfg.draft.sets = (_find_ring(given, cfg.views), *tuple(cfg.draft.sets)[1:])
             cfg.picture = given.preprocessing
         if seed is not None:
             cfg.seed = seed
@@ -205,7 +205,7 @@ class Pipeline:
         if key not in self._programs:
             self._programs = {key: {}}  # of the last config alone: programs are large
         result = reconstruct_with_page(
-            self.model, rgba, folder, cfg, name=name or _name_of(picture),
+            self.model, rgba, folder, cfg, name=name or _file_name(picture),
             model_id=self._model_id, init=init, views=given, on_step=on_step,
             programs=self._programs[key],
         )  # fmt: skip
@@ -290,7 +290,7 @@ def _replace(cfg: ConfigDict, key: str, value: Any) -> None:
         raise UserError(f"config value '{key}': {error}") from None
 
 
-def _ring_of(views: Views, count: int) -> tuple[float, float]:
+def _find_ring(views: Views, count: int) -> tuple[float, float]:
     """(azimuth of the first, elevation) of views evenly round an object, as a draft takes them."""
     steps = (views.azimuth_deg - views.azimuth_deg[0]) % 360.0
     even = len(views) == count and np.allclose(steps, np.arange(count) * 360.0 / count, atol=0.1)
@@ -303,5 +303,5 @@ def _ring_of(views: Views, count: int) -> tuple[float, float]:
     return float(views.azimuth_deg[0]), float(views.elevation_deg[0])
 
 
-def _name_of(picture: Any) -> str:
+def _file_name(picture: Any) -> str:
     return Path(picture).name if isinstance(picture, str | Path) else ""

@@ -96,14 +96,17 @@ def main(argv):
     cfg = command_line.get_config()
     from iso3d_jax.data.pictures import load_picture
 
-    cutting = dict(remove_background=_REMOVE_BACKGROUND.value, matting_model=_MATTING_MODEL.value)
+    remove_background, matting_model = _REMOVE_BACKGROUND.value, _MATTING_MODEL.value
     if bool(_IMAGE.value) == bool(_IMAGES.value):
         raise UserError("give --image PICTURE or --images FOLDER, one of the two")
     if _SAVE_INPUT.value:
         check_save_input(_SAVE_INPUT.value, _IMAGE.value)
-    picture = None
+    picture, name = None, ""
     if _IMAGE.value:  # refuses what it must before anything slow
-        picture = load_picture(_IMAGE.value, **cutting)
+        picture = load_picture(
+            _IMAGE.value, remove_background=remove_background, matting_model=matting_model
+        )
+        name = Path(_IMAGE.value).name
     init = _INIT.value if _INIT.value is not None else cfg.init
     check_paths(init)
 
@@ -121,11 +124,12 @@ def main(argv):
         if picture is not None:
             if _SAVE_INPUT.value:
                 pipe.save_input(picture, _SAVE_INPUT.value, cfg.picture or None)
-            pipe.reconstruct(
-                picture, out=_OUT.value, config=cfg, init=init, name=Path(_IMAGE.value).name
-            )
+            pipe.reconstruct(picture, out=_OUT.value, config=cfg, init=init, name=name)
         else:
-            failed = pipe.reconstruct_all(several, _OUT.value, config=cfg, init=init, **cutting)
+            failed = pipe.reconstruct_all(
+                several, _OUT.value, config=cfg, init=init,
+                remove_background=remove_background, matting_model=matting_model,
+            )  # fmt: skip
     except loop.Interrupted as stop:
         sys.exit(128 + stop.signum)
     if failed:

@@ -12,7 +12,6 @@ A picture that cannot be used does not keep the others from theirs; the exit sta
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from iso3d_jax.core.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
+    from jaxtyping import Float
 
 flags = command_line.flags_for(__name__)
 
@@ -158,8 +158,8 @@ def main(argv):
         )
 
 
-def save_inputs(out: Path, names: list[str], prepared: Sequence[np.ndarray]) -> None:
-    """Writes pictures [H, W, 3] in [0, 1] as the model will see them.
+def save_inputs(out: Path, names: list[str], prepared: Float[np.ndarray, "N H W 3"]) -> None:
+    """Writes pictures in [0, 1] as the model will see them.
 
     Args:
       out: a PNG for one picture; else a folder, which gets a PNG of each name.

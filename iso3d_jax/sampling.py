@@ -23,7 +23,7 @@ from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.pictures import prepare_picture
 from iso3d_jax.diffusion import ddim
 from iso3d_jax.geometry import cameras
-from iso3d_jax.models.unet import UNetWithReference
+from iso3d_jax.models.unet import MultiViewUNet, UNetWithReference
 from iso3d_jax.weights import facts
 
 if TYPE_CHECKING:
@@ -85,11 +85,12 @@ def sample_views(
     config = model.config
     prepared = prepare_all(model, pictures, prepare)
     if needs_reference(model) and len(prepared) > 1:  # each with its own reference beside the views
-        options = dict(
+        sample_one = functools.partial(
+            sample_views, model,
             num_views=num_views, elevation_deg=elevation_deg, azimuth_deg=azimuth_deg, steps=steps,
             guidance_scale=guidance_scale, eta=eta, temperature=temperature, seed=seed,
         )  # fmt: skip
-        return np.concatenate([sample_views(model, [p], **options) for p in prepared])
+        return np.concatenate([sample_one([picture]) for picture in prepared])
     context = embed_pictures(model, prepared)  # [B, 1, D]
     latents = sample_latents(
         network_for(model, prepared[0]),
@@ -121,26 +122,34 @@ def prepare_all(
     )
 
 
-def embed_pictures(model: Model, prepared: Float[Array, "B H W 3"]) -> Float[Array, "B 1 D"]:
+def embed_pictures(
+    model: Model, prepared: Float[Array | np.ndarray, "B H W 3"]
+) -> Float[Array, "B 1 D"]:
     """The context of each prepared picture: its image embedding, one token."""
     return _embed(model.clip, jnp.asarray(prepared))[:, None]
 
 
+def _unet(model: Model) -> MultiViewUNet:
+    if model.unet is None:
+        raise ValueError("the model was loaded without its denoiser")
+    return model.unet
+
+
 def needs_reference(model: Model) -> bool:
     """Whether the model sees the picture's latents beside every view (the ablation CCR)."""
-    return bool(model.unet.config.reference_channels)
+    return bool(_unet(model).config.reference_channels)
 
 
-def network_for(model: Model, prepared: Float[Array, "H W 3"]):
+def network_for(model: Model, prepared: Float[Array | np.ndarray, "H W 3"]):
     """The UNet that draws from this picture: the model's own, with its reference where it has one.
 
     Args:
       prepared: the prepared picture in [0, 1].
     """
     if not needs_reference(model):
-        return model.unet
+        return _unet(model)
     latent = _encode(model.vae, jnp.asarray(prepared, jnp.float32)) * model.config.scale_factor
-    return UNetWithReference(model.unet, latent)
+    return UNetWithReference(_unet(model), latent)
 
 
 def camera_conditions(

@@ -26,7 +26,7 @@ def attempt(path: Path) -> None:
     from iso3d_jax.reconstruction import state
     from iso3d_jax.reconstruction.init import draft
 
-    about = state.load_about(path.parent)
+    about = state.load_metadata(path.parent)
     state.load_step(path.parent)
     state.load(path.parent, ConfigDict(about["config"]))
     draft.load_views(path.with_name("views.npz"))

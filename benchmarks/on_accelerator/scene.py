@@ -67,29 +67,29 @@ def iteration(bench: Bench) -> None:
     """An iteration at each render resolution of the released recipe, and the share of its parts.
 
     The whole is the command's own program, several iterations a call; its parts are programs of
-    their own and do not sum up to it. The prior's weights are random, so the scene is no object;
+    their own and do not sum up to it. The denoiser's weights are random, so the scene is no object;
     shapes and costs hardly depend on that.
     """
     run_of = _recipe(bench)
-    spec, prior, sizes = run_of.spec, run_of.prior, bench.sizes
+    spec, denoiser, sizes = run_of.spec, run_of.denoiser, bench.sizes
     for phase, program in run_of.programs.items():
         name = run_of.names[phase]
         scene = state.start(spec)._replace(step=jnp.int32(start_of(spec, phase)))
         with bench.record.trying(f"{name}: whole"):
-            scene, _ = program.call(scene, prior, jnp.int32(sizes.warm_up))
-            seconds, scene, record = _timed(program, scene, prior, sizes.iterations)
+            scene, _ = program.call(scene, denoiser, jnp.int32(sizes.warm_up))
+            seconds, scene, record = _timed(program, scene, denoiser, sizes.iterations)
             bench.record.row(
                 f"{name}: whole", **program.figures(seconds), iterations_per_second=1 / seconds,
                 wanted_samples=float(np.max(record["wanted_samples"])),
             )  # fmt: skip
-            _parts(bench, spec, prior, run_of.denoiser_spec, scene, phase, name, seconds)
+            _parts(bench, spec, denoiser, run_of.denoiser_spec, scene, phase, name, seconds)
 
 
 class Recipe(NamedTuple):
     """The released recipe ready to run: by phase, the compiled iterations and their name."""
 
     spec: ReconstructionSpec
-    prior: Denoiser
+    denoiser: Denoiser
     denoiser_spec: DenoiserSpec
     names: dict[int, str]
     programs: dict[int, Program]
@@ -103,7 +103,7 @@ def _recipe(bench: Bench) -> Recipe:
     check(config)
     spec = make_spec(config)
     picture = sampling.prepare_all(model, [load_picture(breakdown.EXAMPLE)])[0]
-    prior, denoiser_spec = run.prior_of(model, picture)
+    denoiser, denoiser_spec = run.make_denoiser(model, picture)
     names = {
         i: f"{i + 1}: {groups * spec.views} renders of {resolution}"
         for i, (_, resolution, groups) in enumerate(spec.phases)
@@ -112,14 +112,14 @@ def _recipe(bench: Bench) -> Recipe:
     programs = compile_all(
         {
             phase: lambda phase=phase: run_steps.trace(
-                scene, prior, jnp.int32(1), capacity=spec.steps_per_call, spec=spec,
+                scene, denoiser, jnp.int32(1), capacity=spec.steps_per_call, spec=spec,
                 denoiser_spec=denoiser_spec, phase=phase,
             )
             for phase in names
         },
         lambda phase, error: bench.record.failed(f"{names[phase]}: whole", error),
     )  # fmt: skip
-    bench.kept["recipe"] = Recipe(spec, prior, denoiser_spec, names, programs)
+    bench.kept["recipe"] = Recipe(spec, denoiser, denoiser_spec, names, programs)
     return bench.kept["recipe"]
 
 
@@ -128,7 +128,7 @@ def start_of(spec: ReconstructionSpec, phase: int) -> int:
     return spec.phases[phase - 1][0] if phase else 0
 
 
-def _timed(program, scene, prior, count: int):
+def _timed(program, scene, denoiser, count: int):
     """(seconds an iteration, the scene after, what was recorded): the median of three calls.
 
     None is begun once ten seconds are over.
@@ -136,13 +136,15 @@ def _timed(program, scene, prior, count: int):
     times, record = [], {}
     while len(times) < 3 and sum(times) * count < 10.0:
         began = time.perf_counter()
-        scene, record = jax.block_until_ready(program.call(scene, prior, jnp.int32(count)))
+        scene, record = jax.block_until_ready(program.call(scene, denoiser, jnp.int32(count)))
         times.append((time.perf_counter() - began) / count)
     return float(np.median(times)), scene, record
 
 
-def _parts(bench, spec, prior, denoiser_spec, scene, phase: int, name: str, whole: float) -> None:
-    parts = breakdown.programs(spec, prior, denoiser_spec, scene, phase)
+def _parts(
+    bench, spec, denoiser, denoiser_spec, scene, phase: int, name: str, whole: float
+) -> None:
+    parts = breakdown.programs(spec, denoiser, denoiser_spec, scene, phase)
     traces = {key: lambda f=f, x=x: jax.jit(f).trace(*x) for key, (f, x) in parts.items()}
     compiled = compile_all(traces, lambda key, error: bench.record.failed(f"{name}: {key}", error))
     seconds = {}
@@ -164,7 +166,7 @@ def many(bench: Bench) -> None:
     resolution changes: the mean of both rates says how long the whole recipe takes.
     """
     run_of = _recipe(bench)
-    spec, prior, programs = run_of.spec, run_of.prior, run_of.programs
+    spec, denoiser, programs = run_of.spec, run_of.denoiser, run_of.programs
     missing = [name for phase, name in run_of.names.items() if phase not in programs]
     if missing:
         raise RuntimeError(f"no program for {missing[0]}: see the part that compiled it")
@@ -179,7 +181,7 @@ def many(bench: Bench) -> None:
         while done < until - first:
             before = time.perf_counter()
             count = min(spec.steps_per_call, until - first - done)
-            scene, record = programs[phase].call(scene, prior, jnp.int32(count))
+            scene, record = programs[phase].call(scene, denoiser, jnp.int32(count))
             record = {key: np.asarray(value) for key, value in record.items()}
             done += count
             calls.append(count / (time.perf_counter() - before))

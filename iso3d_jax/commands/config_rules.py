@@ -69,13 +69,13 @@ def number(low: float, high: float = LARGE, *, above: bool = False, below: bool 
     return Rule(f"a number {bounds}", accepts)
 
 
-def one_of(*names: str) -> Rule:
+def choice(*names: str) -> Rule:
     """One of some words; '' is said as empty."""
     said = ", ".join(name or "empty" for name in names)
     return Rule(f"one of {said}", lambda v: isinstance(v, str) and v in names, names)
 
 
-def some_of(*names: str) -> Rule:
+def subset(*names: str) -> Rule:
     """One or more of some words."""
     return Rule(
         f"one or more of {', '.join(names)}",

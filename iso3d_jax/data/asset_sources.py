@@ -37,7 +37,7 @@ _LICENCES = (  # text of the catalogue's licence line -> SPDX name
 )
 
 
-def split_of(name: str) -> str:
+def assign_split(name: str) -> str:
     """The split of an object, for ever: about 85% 'train', 5% 'validation', 10% 'test'.
 
     The first 8 bytes of sha256(name) as a big-endian fraction u of 1: u < 0.85 is train,
@@ -251,7 +251,7 @@ def _procedural(place: str) -> list[Asset]:
     made = rules.find("procedural")
     return [
         Asset(
-            name=f"procedural-{n:06d}", title=made.kind_of(n), category="procedural",
+            name=f"procedural-{n:06d}", title=made.choose_kind(n), category="procedural",
             creator="iso3d_jax", license="Apache-2.0", source="procedural",
             path=pathlib.Path("procedural"), number=n,
         )

@@ -114,9 +114,8 @@ def remove_plain_background(rgb: np.ndarray, name: str = "the picture") -> np.nd
         raise BackgroundError(f"the object in {name} cannot be told from its background: {ADVICE}")
     alpha = objects.astype(np.float32)
     # Pixels at the edge are mixtures of the object's colour and the background's.
-    band = ndimage.binary_dilation(objects, iterations=1) & ~ndimage.binary_erosion(
-        objects, iterations=1, border_value=1
-    )
+    inner = np.asarray(ndimage.binary_erosion(objects, iterations=1, border_value=1), bool)
+    band = ndimage.binary_dilation(objects, iterations=1) & ~inner
     contrast = ndimage.maximum_filter(distance * objects, size=5)
     noise = 0.25 * tolerance
     mixed = np.clip((distance - noise) / np.maximum(contrast - noise, 1.0), 0, 1)

@@ -526,7 +526,7 @@ class _Geometry:
             for k in range(joints.shape[1]):
                 matrix += weights[some, k, None, None] * skin[joints[some, k]]
             out[some] = np.einsum("nij,nj->ni", matrix[..., :3], xyz[some]) + matrix[..., 3]
-            if turned is not None:
+            if turned is not None and normals is not None:
                 turned[some] = np.einsum("nij,nj->ni", matrix[..., :3], normals[some])
         return out, turned
 

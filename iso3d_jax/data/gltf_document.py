@@ -188,9 +188,13 @@ class Document:
         return values
 
     def _elements(
-        self, view: int, offset: int, number: int, kind: str, dtype: np.dtype, name: str
+        self, view: object, offset: int, number: int, kind: str, dtype: np.dtype, name: str
     ) -> Shaped[np.ndarray, "N C"]:
-        """Elements with their stride; columns of matrices begin at multiples of four bytes."""
+        """Elements with their stride; columns of matrices begin at multiples of four bytes.
+
+        Args:
+          view: the index of a buffer view as the file has it, whatever that is.
+        """
         rows = int(kind[-1]) if kind.startswith("MAT") else _TYPES[kind]
         columns = rows if kind.startswith("MAT") else 1
         column = rows * dtype.itemsize
@@ -262,7 +266,7 @@ def count(of: dict, key: str, default: int | None) -> int:
     """A whole number of at least 0; required where `default` is None."""
     value = member(of, key, (int, float), default)
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-    if not whole or value < 0:
+    if value is None or not whole or value < 0:
         raise BadMesh(f"{key} of the glTF is {str(value)[:40]}, and should count something")
     return int(value)
 

@@ -127,7 +127,7 @@ def _keep_pieces(mask: np.ndarray, name: str) -> np.ndarray:
     large = np.take(sizes >= PIECE * sizes.max(), labels)
     # The soft edge of a piece goes with the piece.
     reach = max(3, round(max(mask.shape) / 64))
-    near = ndimage.distance_transform_edt(~large) <= reach
+    near = np.asarray(ndimage.distance_transform_edt(~large)) <= reach
     return np.where(near, mask, 0.0).astype(np.float32)
 
 
@@ -158,7 +158,7 @@ def _foreground(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     for size in (max(alpha.shape) // 12 | 1, 7):
 
         def mean(values: np.ndarray, size: int = size) -> np.ndarray:
-            return ndimage.uniform_filter(values, (size, size, 1), mode="nearest")
+            return ndimage.uniform_filter(values, size, mode="nearest", axes=(0, 1))
 
         weight = mean(alpha)
         front = mean(colour * alpha) / (weight + 1e-5)

@@ -66,7 +66,7 @@ def read_image(picture: PictureSource, largest: int) -> Image.Image:
     Raises:
       UserError: no such file or not a plain one, not a picture, damaged, too small or too large.
     """
-    name = name_of(picture)
+    name = picture_name(picture)
     if isinstance(picture, np.ndarray):
         picture = _from_array(picture)
     if isinstance(picture, Image.Image):
@@ -87,7 +87,7 @@ def read_image(picture: PictureSource, largest: int) -> Image.Image:
         raise UserError(f"{name} cannot be read: {_reason(error)}") from None
 
 
-def name_of(picture: PictureSource) -> str:
+def picture_name(picture: PictureSource) -> str:
     """What to call a picture in messages: its path, if it has one."""
     if not isinstance(picture, str | os.PathLike):
         return "the picture"
@@ -142,10 +142,11 @@ def _decode(opened: Callable[[], Image.Image], name: str, largest: int) -> Image
             image = opened()
             _check_size(image.size, name, image.format)
             scale = min(1.0, largest / max(image.size))
-            image.draft("RGB", tuple(max(1, round(side * scale)) for side in image.size))
+            width, height = (max(1, round(side * scale)) for side in image.size)
+            image.draft("RGB", (width, height))
             tiles = getattr(image, "tile", None) or [None]
             image.load()
-            turned = _UPRIGHT.get(image.getexif().get(_ORIENTATION))
+            turned = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
             _spread_transparency(image, tiles[0])
             image = _limit(_to_channels(image, name), largest)
             image = _to_srgb(image)

@@ -22,7 +22,7 @@ from scipy import ndimage
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data import background
-from iso3d_jax.data.picture_files import SMALLEST, PictureSource, name_of, read_image
+from iso3d_jax.data.picture_files import SMALLEST, PictureSource, picture_name, read_image
 
 LARGEST = 4096  # longer side; larger pictures are reduced when they are read
 FILL = 0.85  # of the frame, for 'centred'
@@ -53,7 +53,7 @@ def load_picture(
     if remove_background not in background.BACKGROUNDS:
         names = ", ".join(background.BACKGROUNDS)
         raise UserError(f"remove_background '{remove_background}': there are {names}")
-    name = name_of(picture)
+    name = picture_name(picture)
     rgba = np.asarray(read_image(picture, LARGEST).convert("RGBA"))
     if rgba[..., 3].max() <= VISIBLE:
         raise UserError(f"{name} is fully transparent: there is no object to see in it")
@@ -109,7 +109,8 @@ def prepare_picture(rgba: np.ndarray, resolution: int, mode: str = "centred") ->
         small = area_resize(rgba, resolution).astype(np.float32) / 255
         return small[..., :3] * small[..., 3:] + (1 - small[..., 3:])
     if mode == "i2i":
-        image = Image.fromarray(_on_white(rgba)).resize((resolution,) * 2, Image.Resampling.BICUBIC)
+        image = Image.fromarray(_on_white(rgba))
+        image = image.resize((resolution, resolution), Image.Resampling.BICUBIC)
         return np.asarray(image, np.float32) / 255
     raise ValueError(f"unknown picture preparation '{mode}': one of {', '.join(MODES)}")
 
@@ -142,7 +143,9 @@ def _cut(
     canvas = np.full((fy1 - fy0, fx1 - fx0, 3), 255, np.uint8)
     canvas[cy0 - fy0 : cy1 - fy0, cx0 - fx0 : cx1 - fx0] = _on_white(rgba[cy0:cy1, cx0:cx1])
     frame = (left - fx0, top - fy0, left - fx0 + side, top - fy0 + side)
-    image = Image.fromarray(canvas).resize((resolution,) * 2, Image.Resampling.BICUBIC, box=frame)
+    image = Image.fromarray(canvas).resize(
+        (resolution, resolution), Image.Resampling.BICUBIC, box=frame
+    )
     return np.asarray(image, np.float32) / 255
 
 

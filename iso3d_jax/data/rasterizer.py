@@ -138,6 +138,7 @@ class Rasterizer:
             [self._ctx.texture((side, side), 4)], self._ctx.depth_renderbuffer((side, side))
         )
         self._program = self._ctx.program(vertex_shader=_VERTEX, fragment_shader=_FRAGMENT)
+        self._uniforms: Any = self._program  # moderngl's types leave open what a name stands for
         self._loaded: list[_Item] = []
 
     def __enter__(self):
@@ -222,8 +223,10 @@ class Rasterizer:
         if picture is None:
             return None
         flipped = np.ascontiguousarray(picture[::-1])  # OpenGL's row 0 is the bottom
-        how = {"internal_format": _SRGB8_ALPHA8} if linear else {}
-        texture = self._ctx.texture(flipped.shape[1::-1], 4, flipped.tobytes(), **how)
+        texture = self._ctx.texture(
+            flipped.shape[1::-1], 4, flipped.tobytes(),
+            internal_format=_SRGB8_ALPHA8 if linear else None,
+        )  # fmt: skip
         texture.build_mipmaps()
         near = self._gl.NEAREST if nearest else self._gl.LINEAR
         texture.filter = (self._gl.LINEAR_MIPMAP_LINEAR, near)
@@ -251,17 +254,17 @@ class Rasterizer:
         ctx.depth_func = "<="
         ctx.blend_func = (gl.ONE, gl.ONE_MINUS_SRC_ALPHA)
         ctx.front_face, ctx.cull_face = "ccw", "back"
-        uniforms: Any = self._program  # moderngl's types leave open what a name stands for
+        uniforms = self._uniforms
         uniforms["projection_from_world"].write(matrix.T.astype("f4").tobytes())
         uniforms["eye"].value = tuple(eye)
         uniforms["image"].value, uniforms["glow_image"].value = 0, 1
         for item in self._loaded:
             for how in item.passes:
                 self._render(item, how, depth=True)
-        see_through = [item for item in self._loaded if item.blended]
-        see_through.sort(key=lambda item: -float(np.linalg.norm(item.centre - eye)))
-        for item in see_through:
-            self._render(item, item.blended, depth=False)
+        see_through = [(item, item.blended) for item in self._loaded if item.blended is not None]
+        see_through.sort(key=lambda pair: -float(np.linalg.norm(pair[0].centre - eye)))
+        for item, how in see_through:
+            self._render(item, how, depth=False)
         self._target.depth_mask = True
         raw = np.frombuffer(self._target.read(components=4), np.uint8)
         picture = raw.reshape(self._side, self._side, 4)[::-1].astype(np.float32) / 255
@@ -273,7 +276,7 @@ class Rasterizer:
         self._ctx.enable_only(gl.DEPTH_TEST | gl.BLEND | culled)
         self._target.depth_mask = depth
         for name, value in (item.uniforms | how._asdict()).items():
-            self._program[name].value = value
+            self._uniforms[name].value = value
         for unit, texture in enumerate((item.texture, item.glow)):
             if texture is not None:
                 texture.use(unit)

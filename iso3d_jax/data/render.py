@@ -130,7 +130,7 @@ def render_object(
         "creator": asset.creator,
         "license": asset.license,
         "source": asset.source,
-        "split": asset_sources.split_of(asset.name),
+        "split": asset_sources.assign_split(asset.name),
         "lacks": "; ".join(dict.fromkeys(notes)),
     }
     return record | {key: np.array(value) for key, value in metadata.items()}

@@ -18,7 +18,7 @@ RULES = {"procedural": "iso3d_jax.tiny.procedural"}
 class Rules(Protocol):
     """What such a module has. Both are functions of the number alone."""
 
-    def kind_of(self, number: int) -> str:
+    def choose_kind(self, number: int) -> str:
         """What the object is, for people."""
         ...
 

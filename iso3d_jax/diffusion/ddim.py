@@ -59,7 +59,7 @@ def sample(
     alphas_cumprod: Float[Array, " T"],
     *,
     steps: int = 50,
-    eta: float = 1.0,
+    eta: float | Array = 1.0,
     parameterization: str = "eps",
     temperature: float | Array = 1.0,
     spacing: str = "leading",
@@ -95,6 +95,6 @@ def sample(
     return z_0
 
 
-def guide(output_uncond: Array, output_cond: Array, guidance_scale: float) -> Array:
+def guide(output_uncond: Array, output_cond: Array, guidance_scale: float | Array) -> Array:
     """Classifier-free guidance: uncond + scale (cond - uncond); linear, so eps or v alike."""
     return output_uncond + guidance_scale * (output_cond - output_uncond)

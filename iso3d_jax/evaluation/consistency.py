@@ -55,7 +55,7 @@ def fit_spec(spec: ReconstructionSpec, resolution: int, steps: int = STEPS) -> R
     return dataclasses.replace(fit, steps_per_call=steps, seed=0, **sections)
 
 
-def cameras_of(
+def make_cameras(
     azimuth_deg: Float[np.ndarray, " V"],
     elevation_deg: Float[np.ndarray, " V"],
     draft_spec: DraftSpec,
@@ -100,6 +100,6 @@ def consistency(
     """The PSNR in dB with which one object explains each object's views."""
     scores = []
     for i in range(len(views)):
-        cameras = cameras_of(azimuth_deg[i], elevation_deg[i], spec.draft)
+        cameras = make_cameras(azimuth_deg[i], elevation_deg[i], spec.draft)
         scores.append(explain(views[i], cameras, spec)[0])
     return np.array(scores)

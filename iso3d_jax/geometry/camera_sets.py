@@ -103,9 +103,12 @@ def given_cameras(
     """
     shape = (1, len(azimuth_deg))
     fov = jnp.broadcast_to(jnp.float32(fov_deg), shape)
-    if distance is None and scale is None:
+    if distance is not None:
+        away = distance
+    elif scale is not None:
+        away = scale / jnp.tan(jnp.deg2rad(fov) / 2)
+    else:
         raise TypeError("given_cameras needs a scale or a distance")
-    away = scale / jnp.tan(jnp.deg2rad(fov) / 2) if distance is None else distance
     return Cameras(
         jnp.asarray(elevation_deg, jnp.float32)[None],
         jnp.asarray(azimuth_deg, jnp.float32)[None],

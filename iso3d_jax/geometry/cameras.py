@@ -34,23 +34,38 @@ loader must not wait in a device's queue for the step before.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-Angles = TypeVar("Angles", Array, np.ndarray)  # the answer is of the same library
 ENCODINGS = ("mvdream", "isotropic3d", "isotropic3d_sampling", "harmonics")
 HARMONICS = (1.0, 2.0, 3.0, 4.0, 6.0)
 
 
+@overload
 def camera_to_world(
-    elevation_deg: Float[Angles, "..."],
-    azimuth_deg: Float[Angles, "..."],
-    distance: Float[Angles, "..."] | float = 1.0,
-) -> Float[Angles, "... 4 4"]:
+    elevation_deg: Float[np.ndarray, "..."] | float,
+    azimuth_deg: Float[np.ndarray, "..."] | float,
+    distance: Float[np.ndarray, "..."] | float = 1.0,
+) -> Float[np.ndarray, "... 4 4"]: ...
+
+
+@overload
+def camera_to_world(
+    elevation_deg: Float[Array | np.ndarray, "..."] | float,
+    azimuth_deg: Float[Array | np.ndarray, "..."] | float,
+    distance: Float[Array | np.ndarray, "..."] | float = 1.0,
+) -> Float[Array, "... 4 4"]: ...
+
+
+def camera_to_world(
+    elevation_deg: Float[Array | np.ndarray, "..."] | float,
+    azimuth_deg: Float[Array | np.ndarray, "..."] | float,
+    distance: Float[Array | np.ndarray, "..."] | float = 1.0,
+) -> Float[Array | np.ndarray, "... 4 4"]:
     """Camera that looks at the origin from a point on a sphere.
 
     Args:
@@ -88,9 +103,26 @@ def relative_azimuth(azimuth_deg, reference_azimuth_deg):
     return jnp.mod(azimuth_deg - reference_azimuth_deg, 360.0)
 
 
+@overload
 def camera_condition(
-    elevation_deg: Float[Angles, "... V"], azimuth_deg: Float[Angles, "... V"], encoding: str
-) -> Float[Angles, "... V 16"]:
+    elevation_deg: Float[np.ndarray, "... V"], azimuth_deg: Float[np.ndarray, "... V"],
+    encoding: str,
+) -> Float[np.ndarray, "... V 16"]: ...  # fmt: skip
+
+
+@overload
+def camera_condition(
+    elevation_deg: Float[Array | np.ndarray, "... V"],
+    azimuth_deg: Float[Array | np.ndarray, "... V"],
+    encoding: str,
+) -> Float[Array, "... V 16"]: ...
+
+
+def camera_condition(
+    elevation_deg: Float[Array | np.ndarray, "... V"],
+    azimuth_deg: Float[Array | np.ndarray, "... V"],
+    encoding: str,
+) -> Float[Array | np.ndarray, "... V 16"]:
     """The flattened 4x4 camera a denoiser is fed, one row a view.
 
     Args:
@@ -131,7 +163,9 @@ def _harmonics(elevation_deg, azimuth_deg, xp):
     return xp.concatenate([waves, height, height * waves[..., :4], height**2], -1)
 
 
-def orthogonal_azimuths(start_deg: Float[Array, "..."], num_views: int) -> Float[Array, "... V"]:
+def orthogonal_azimuths(
+    start_deg: Float[Array, "..."] | float, num_views: int
+) -> Float[Array, "... V"]:
     """`num_views` azimuths evenly round the circle, the first at `start_deg`, in [0, 360)."""
     steps = jnp.arange(num_views, dtype=jnp.float32) * (360.0 / num_views)
     return jnp.mod(jnp.asarray(start_deg, jnp.float32)[..., None] + steps, 360.0)

@@ -17,6 +17,9 @@ from pathlib import Path
 import numpy as np
 import trimesh
 from PIL import Image
+from trimesh.exchange import gltf, ply
+from trimesh.visual import TextureVisuals
+from trimesh.visual.material import PBRMaterial
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.files import atomic_path, make_folder
@@ -31,8 +34,8 @@ def to_y_up(vectors: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(vectors[..., [1, 2, 0]])
 
 
-def _material(mesh: TexturedMesh) -> trimesh.visual.material.PBRMaterial:
-    return trimesh.visual.material.PBRMaterial(
+def _material(mesh: TexturedMesh) -> PBRMaterial:
+    return PBRMaterial(
         name="surface",
         baseColorTexture=Image.fromarray(mesh.texture),
         baseColorFactor=[255, 255, 255, 255],
@@ -61,16 +64,14 @@ def write(path: str | Path, mesh: TexturedMesh) -> list[Path]:
 
 
 def _write_glb(path: Path, mesh: TexturedMesh) -> Path:
-    visual = trimesh.visual.TextureVisuals(uv=mesh.uv, material=_material(mesh))
+    visual = TextureVisuals(uv=mesh.uv, material=_material(mesh))
     model = trimesh.Trimesh(
         to_y_up(mesh.vertices), mesh.faces, vertex_normals=to_y_up(mesh.normals), visual=visual,
         process=False,
     )  # fmt: skip
     scene = trimesh.Scene()
     scene.add_geometry(model, node_name="object", geom_name="object")
-    data = trimesh.exchange.gltf.export_glb(
-        scene, include_normals=True, tree_postprocessor=_say_what_buffers_are
-    )
+    data = gltf.export_glb(scene, include_normals=True, tree_postprocessor=_say_what_buffers_are)
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
     return path
@@ -147,5 +148,5 @@ def _write_ply(path: Path, mesh: TexturedMesh) -> Path:
         vertex_colors=np.concatenate([mesh.colours, alpha], 1), process=False,
     )  # fmt: skip
     with atomic_path(path) as temporary:
-        temporary.write_bytes(trimesh.exchange.ply.export_ply(model, vertex_normal=True))
+        temporary.write_bytes(ply.export_ply(model, vertex_normal=True))
     return path

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import trimesh
 from jaxtyping import Float, Int, UInt8
-from scipy import ndimage, spatial
+from scipy import ndimage
+from scipy.spatial import KDTree
 
 from iso3d_jax.core.images import to_uint8
 from iso3d_jax.core.progress import Report, silent
@@ -70,7 +71,7 @@ def bake(
     normals = np.asarray(mesh.vertex_normals, np.float32)[original]
     faces = faces.astype(np.int64)
     lost = (uv == 0).all(-1)  # vertices of slivers that were not unwrapped: the nearest one's place
-    nearest = spatial.cKDTree(vertices[~lost]).query(vertices)[1]
+    nearest = KDTree(vertices[~lost]).query(vertices)[1]
     uv = np.where(lost[:, None], uv[~lost][nearest], uv)
     values, covered = rasterize(uv * size, np.concatenate([vertices, normals], 1), faces, size)
     inside = values[covered]
@@ -78,21 +79,21 @@ def bake(
     texture = np.zeros((size, size, 3), np.float32)
     total = len(inside) + len(vertices)
 
-    def colours_of(x, normal, done):
+    def evaluate(x, normal, done):
         parts = []
         for first in range(0, len(x), SLAB):
             report("baking colours", done + first, total)
             parts.append(colour(x[first : first + SLAB], normal[first : first + SLAB]))
         return np.concatenate(parts) if parts else np.zeros((0, 3), np.float32)
 
-    texture[covered] = colours_of(inside[:, :3], inside[:, 3:] / length, 0)
+    texture[covered] = evaluate(inside[:, :3], inside[:, 3:] / length, 0)
     if covered.any():  # the space between charts takes the nearest colour, for filtering
-        nearest = ndimage.distance_transform_edt(
-            ~covered, return_distances=False, return_indices=True
+        nearest = np.asarray(
+            ndimage.distance_transform_edt(~covered, return_distances=False, return_indices=True)
         )
         texture = texture[tuple(nearest)]
     pixels = to_uint8(texture)[::-1]  # row 0 is v = 1
-    colours = to_uint8(colours_of(vertices, normals, len(inside)))
+    colours = to_uint8(evaluate(vertices, normals, len(inside)))
     report("baking colours", total, total)
     return TexturedMesh(vertices, normals, uv.astype(np.float32), faces, pixels, colours)
 

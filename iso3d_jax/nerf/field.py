@@ -68,7 +68,7 @@ def init(key: jax.Array, spec: FieldSpec) -> dict:
     }
 
 
-def harden(params: dict, level: float, sharpness: float) -> dict:
+def sharpen(params: dict, level: float, sharpness: float) -> dict:
     """The field whose density is level * (density / level)^sharpness: steeper, the same surface.
 
     Where the density is `level`, and on which side of it each point lies, does not change; what is
@@ -82,15 +82,15 @@ def harden(params: dict, level: float, sharpness: float) -> dict:
     return params | {"edge": edge}
 
 
-def optimised(params: dict) -> dict:
-    """The parameters of the field before it was hardened."""
+def raw_field(params: dict) -> dict:
+    """The parameters of the field before it was sharpened."""
     return {name: value for name, value in params.items() if name != "edge"}
 
 
-def shown(value: Array, params: dict) -> Array:
+def display_density(value: Array, params: dict) -> Array:
     """The density that a field shows where the one that was optimised has `value`.
 
-    Another one if it is a hardened field; beyond 20 times the level all is solid, which keeps
+    Another one if it is a sharpened field; beyond 20 times the level all is solid, which keeps
     float32 finite.
     """
     if "edge" not in params:
@@ -116,12 +116,12 @@ def _norm(x: Array) -> Array:
     return jnp.where(square > 0, jnp.sqrt(safe), 0.0)
 
 
-def _density(params: dict, values: list, x: Array, spec: FieldSpec) -> tuple[Array, Array]:
+def _density(params: dict, values: Array, x: Array, spec: FieldSpec) -> tuple[Array, Array]:
     """Density [N] and features [D, N] of points whose corners are looked up."""
     features = hash_grid.interpolate(values, _unit(x, spec), spec.grid)
     raw = _network(params["density"], features)[0]
     blob = spec.blob_scale * (1.0 - _norm(x) / spec.blob_std)
-    return shown(jax.nn.softplus(raw + blob), params), features
+    return display_density(jax.nn.softplus(raw + blob), params), features
 
 
 def density(params: dict, x: Float[Array, "N 3"], spec: FieldSpec) -> Float[Array, " N"]:
@@ -142,10 +142,10 @@ def density_and_albedo(
 def normal(params: dict, x: Float[Array, "N 3"], spec: FieldSpec) -> Float[Array, "N 3"]:
     """Outward unit normals, -grad density / |grad density|; differentiable again.
 
-    Where the gradient vanishes the normal is zero and so is its gradient. A hardened field has the
+    Where the gradient vanishes the normal is zero and so is its gradient. A sharpened field has the
     normals of the field that it was made from.
     """
-    params = optimised(params)
+    params = raw_field(params)
     values = hash_grid.gather(params["encoding"], _unit(x, spec), spec.grid)
     gradient = jax.grad(lambda x: jnp.sum(_density(params, values, x, spec)[0]))(x)
     square = jnp.sum(gradient * gradient, -1, keepdims=True)

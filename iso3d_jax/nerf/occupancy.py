@@ -55,7 +55,7 @@ def grid(occs: Float[Array, " G3"], threshold: float, step_size: float) -> Grid:
     return Grid(occupied(occs, threshold), jnp.mean(occs) / step_size)
 
 
-def cell_of(x: Array, y: Array, z: Array, resolution: int, radius: float) -> Array:
+def find_cell(x: Array, y: Array, z: Array, resolution: int, radius: float) -> Array:
     """Index of the cell of points in [-radius, radius]^3; outside points go to the border.
 
     Args:

@@ -236,7 +236,7 @@ def render_shown(
     Returns:
       rgb [R, 3], opacity [R], depth [R] and the weighted mean of the normals [R, 3].
     """
-    soft = field.optimised(params)
+    soft = field.raw_field(params)
     samples, _ = place_samples(None, soft, rays_o, rays_d, grid, spec, field_spec)
 
     def evaluate(ray, t):
@@ -254,7 +254,7 @@ def render_shown(
 
     seen = sums(density, colour)
     solid = sums(
-        field.shown(density, params),
+        field.display_density(density, params),
         jnp.concatenate([samples.t[:, None], normal], -1),
     )
     opacity = solid[:, :1]

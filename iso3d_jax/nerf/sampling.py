@@ -107,7 +107,7 @@ def march(
     if occupied is not None:
         resolution = round(occupied.shape[0] ** (1 / 3))
         x, y, z = (rays_o[:, None, k] + t * rays_d[:, None, k] for k in range(3))
-        cell = occupancy.cell_of(x, y, z, resolution, radius)
+        cell = occupancy.find_cell(x, y, z, resolution, radius)
         mask &= occupied.at[cell].get(mode="promise_in_bounds")
     index, valid, stretch, wanted = pack(mask.reshape(-1), slots)
     ray = index // steps

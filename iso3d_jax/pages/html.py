@@ -3,7 +3,7 @@
 Whatever a template is given is escaped, unless it is `Markup`. Its own filters and tests:
 
     {{ x | uri }}              a picture, array or file as a data: address
-    {% if rows is of_words(k) %}  whether column k of rows of texts has words and not figures
+    {% if rows is with_words(k) %}  whether column k of rows of texts has words and not figures
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _data_uri(data: bytes, mime: str) -> Markup:
     return Markup(f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}")
 
 
-def _of_words(rows: list[list[str]], column: int) -> bool:
+def _has_words(rows: list[list[str]], column: int) -> bool:
     return any(row[column][:1].isalpha() for row in rows)
 
 
@@ -70,4 +70,4 @@ _ENVIRONMENT = jinja2.Environment(
     keep_trailing_newline=True,
 )
 _ENVIRONMENT.filters["uri"] = uri
-_ENVIRONMENT.tests["of_words"] = _of_words
+_ENVIRONMENT.tests["with_words"] = _has_words

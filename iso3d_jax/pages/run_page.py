@@ -91,7 +91,7 @@ def _figures(report: dict, model_name: str, resolution: int) -> list[tuple[str, 
         rows.append(("Mesh beside the field, 8 views", beside))
     if "as_optimised" in mesh:
         soft = "{psnr_db:.1f} dB, mask IoU {mask_iou:.3f}".format(**mesh["as_optimised"])
-        rows.append(("· before the field’s edge was hardened", soft))
+        rows.append(("· before the field’s edge was sharpened", soft))
     rows.append(("Seed", str(report["seed"])))
     device = " ".join(dict.fromkeys(report["device"].split()))  # "cpu cpu" is "cpu"
     rows.append(("Device", f"{device}, {os.cpu_count()} cores"))

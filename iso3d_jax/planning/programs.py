@@ -147,7 +147,7 @@ def _reconstruction(unet, vae, config: ConfigDict, spec: ReconstructionSpec) -> 
         pictures._render_views.__wrapped__, resolution=spec.video.resolution,
         render_spec=spec.rays_shown, field_spec=spec.field,
     )  # fmt: skip
-    grid = jax.eval_shape(lambda scene: state.grid_of(scene, spec), main)
+    grid = jax.eval_shape(lambda scene: state.make_grid(scene, spec), main)
     yield Program("turntable", show, (main.params, grid, ring))
 
 

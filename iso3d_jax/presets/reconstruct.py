@@ -124,7 +124,7 @@ def get_config(arg: str = "") -> ConfigDict:
              opaque=0.01, sparsity=0.0, orientation=0.1)
     )  # fmt: skip
     # few iterations leave rims half transparent: the turntable and the mesh show the density's edge
-    # so many times steeper (see harden in iso3d_jax/nerf/field.py) at the surface: where outlines
+    # so many times steeper (see sharpen in iso3d_jax/nerf/field.py) at the surface: where outlines
     # begin ("outline"), or most like the sampled views' hull ("hull")
     c.show = ConfigDict(dict(sharpness=1.0, surface="outline"))
     c.video = ConfigDict(dict(frames=120, resolution=256, seconds=4.0))

@@ -39,29 +39,29 @@ def find_pictures(folder: str | Path) -> dict[str, Path]:
     return dict(zip(picture_folders.name_pictures(files), files, strict=True))
 
 
-def is_finished(out: Path, about: dict) -> bool:
+def is_finished(out: Path, metadata: dict) -> bool:
     """Whether a folder holds the finished result of this very run.
 
     Args:
-      about: from `run.about_run`.
+      metadata: from `run.run_metadata`.
     """
     try:
         report = read_report(out)
     except UserError:
         return False
-    ours = settings.comparable(about["config"], live=True)
+    ours = settings.comparable(metadata["config"], live=True)
     return (out / "mesh.glb").is_file() and all(
         (
-            report.get("picture_sha256") == about["picture"],
-            report.get("model") == about["model"],
-            report.get("init") == about["init"],
-            report.get("dtype") == about["dtype"],
-            _config_of(report) == ours,
+            report.get("picture_sha256") == metadata["picture"],
+            report.get("model") == metadata["model"],
+            report.get("init") == metadata["init"],
+            report.get("dtype") == metadata["dtype"],
+            _read_config(report) == ours,
         )
     )
 
 
-def _config_of(report: dict) -> dict | None:
+def _read_config(report: dict) -> dict | None:
     config = report.get("config")
     return settings.comparable(config, live=True) if isinstance(config, dict) else None
 
@@ -111,7 +111,7 @@ def reconstruct_all(
         folder = Path(out) / name
         try:
             picture: np.ndarray = load(path)
-            if is_finished(folder, run.about_run(model, picture, spec, model_id, init)):
+            if is_finished(folder, run.run_metadata(model, picture, spec, model_id, init)):
                 print(f"[{count}/{len(pictures)}] {name}: finished before")
                 return
             print(f"[{count}/{len(pictures)}] {name}", flush=True)

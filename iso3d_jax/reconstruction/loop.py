@@ -175,22 +175,22 @@ def _too_few(most: dict[str, float]) -> str:
     )
 
 
-def go_on(folder: Path, about: dict, current: State, steps: int, *, label: str = "") -> dict:
+def go_on(folder: Path, metadata: dict, current: State, steps: int, *, label: str = "") -> dict:
     """What the file of a run that goes on says about it, with the config from here on.
 
     Args:
-      about: as for `optimise`, with that config.
+      metadata: as for `optimize`, with that config.
       current: the state that was saved.
       steps: iterations in all.
       label: begins the lines on the terminal.
 
     Returns:
-      `about` for `optimise`; its `changes` has a line for each of `settings.LIVE_KEYS` that is
+      `metadata` for `optimize`; its `changes` has a line for each of `settings.LIVE_KEYS` that is
       another from here on.
     """
-    there, step = state.load_about(folder), int(current.step)
+    there, step = state.load_metadata(folder), int(current.step)
     print(f"{label}going on at iteration {step} of {steps}")
-    changes = settings.changes(there["config"], about["config"], step)
+    changes = settings.changes(there["config"], metadata["config"], step)
     for change in changes:
         print(
             f"{label}config.{change['key']} is {change['to']} from here on, and was "
@@ -198,20 +198,20 @@ def go_on(folder: Path, about: dict, current: State, steps: int, *, label: str =
         )
     if changes:
         there.setdefault("changes", []).extend(changes)
-    other = json.dumps(there["config"]) != json.dumps(about["config"])
-    there["config"] = about["config"]
+    other = json.dumps(there["config"]) != json.dumps(metadata["config"])
+    there["config"] = metadata["config"]
     if other and step >= steps:  # no iteration will save it, and export reads it
         state.save(folder, current, there)
     return there
 
 
-def optimise(
+def optimize(
     current: State,
     source: Denoiser | Pictures,
     spec: ReconstructionSpec,
     denoiser_spec: DenoiserSpec,
     folder: Path,
-    about: dict,
+    metadata: dict,
     *,
     label: str,
     preview: Callable[[State, int], np.ndarray | None] | None = None,
@@ -225,7 +225,7 @@ def optimise(
       current: the state to go on from; its buffers are given away.
       source: what to follow.
       folder: where the state is saved, every `spec.save_every` iterations and when stopped.
-      about: JSON values saved with the state.
+      metadata: JSON values saved with the state.
       label: says on the terminal what this is.
       preview: called with the state and the iteration every `spec.preview_every` iterations; makes
         a picture of the scene.
@@ -244,7 +244,7 @@ def optimise(
     """
     step = int(current.step)
     mesh = denoiser_spec.mesh
-    history: dict[str, list[float]] = about.setdefault("history", {})
+    history: dict[str, list[float]] = metadata.setdefault("history", {})
     seconds = {"compile": 0.0, "iterations": 0.0, "previews": 0.0}
     if step >= spec.steps:
         _check_learned(history, current, spec)
@@ -292,7 +292,7 @@ def optimise(
             if int(current.in_a_row) >= spec.max_bad_steps and step < spec.steps:
                 error = _bad_steps(record, count, current, spec)
                 # the same command, or another seed, is to have as many tries again
-                state.save(folder, current._replace(in_a_row=jnp.int32(0)), about)
+                state.save(folder, current._replace(in_a_row=jnp.int32(0)), metadata)
                 raise error
             begin, picture = time.monotonic(), None
             if preview and spec.preview_every and step % spec.preview_every == 0:
@@ -303,7 +303,7 @@ def optimise(
             if on_step is not None and on_step(step, picture) is False:
                 stop = stop or signal.SIGINT
             if stop or step >= spec.steps or (spec.save_every and step % spec.save_every == 0):
-                state.save(folder, current, about)
+                state.save(folder, current, metadata)
             if stopped or (stop and step < spec.steps):
                 progress.note(f"stopped at iteration {step}; the same command goes on from there")
                 raise Interrupted(stop)

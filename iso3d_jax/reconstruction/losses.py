@@ -55,7 +55,7 @@ class Pictures(NamedTuple):
 
 
 class DenoiserSpec(NamedTuple):
-    """Static facts: the prior's, from the model's config, and the devices that ask it."""
+    """Static facts: the denoiser's, from the model's config, and the devices that ask it."""
 
     resolution: int
     scale_factor: float
@@ -64,18 +64,18 @@ class DenoiserSpec(NamedTuple):
     mesh: Mesh | None = None  # the devices that make one object together, see parallel.py
 
 
-def fold(prior: Denoiser, groups: int) -> Denoiser:
-    """The prior with all that the denoiser makes of the embedding alone, for loops of iterations.
+def fold(denoiser: Denoiser, groups: int) -> Denoiser:
+    """The denoiser with all that its network makes of the embedding alone, for loops of iterations.
 
     Args:
       groups: of views in an iteration. Rows without the embedding come first, as in
         `sds.predict_both`.
     """
-    if not hasattr(prior.unet, "fold_context"):
-        return prior
-    context = jnp.broadcast_to(prior.context, (groups, *prior.context.shape[1:]))
+    if not hasattr(denoiser.unet, "fold_context"):
+        return denoiser
+    context = jnp.broadcast_to(denoiser.context, (groups, *denoiser.context.shape[1:]))
     both = jnp.concatenate([jnp.zeros_like(context), context])
-    return prior._replace(folded=prior.unet.fold_context(both))
+    return denoiser._replace(folded=denoiser.unet.fold_context(both))
 
 
 def encode(
@@ -167,7 +167,7 @@ def _losses_on_scene(scalars: dict) -> tuple[dict, dict]:
 
 
 def reference_loss(
-    params: dict, prior: Denoiser, key: jax.Array, grid: Grid, resolution: int,
+    params: dict, denoiser: Denoiser, key: jax.Array, grid: Grid, resolution: int,
     spec: ReconstructionSpec,
 ) -> tuple[Float[Array, ""], Float[Array, " 2"]]:  # fmt: skip
     """Squared error of the scene seen from the picture's side against the picture (an ablation).
@@ -178,12 +178,12 @@ def reference_loss(
     Returns:
       The loss, and `Rendering.wanted` of its render.
     """
-    if prior.picture is None or prior.mask is None:
+    if denoiser.picture is None or denoiser.mask is None:
         raise ValueError("loss.reference_l2 needs a Denoiser with the picture and its mask")
     r = spec.reference
     rays_o, rays_d, _ = camera_sets.ring(1, r.elevation_deg, r.fov_deg, r.distance).rays(resolution)
     rendering, _, _ = render.render(key, params, rays_o, rays_d, grid, spec.rays, spec.field)
-    wanted = jnp.concatenate([prior.picture, prior.mask[..., None]], -1)
+    wanted = jnp.concatenate([denoiser.picture, denoiser.mask[..., None]], -1)
     wanted = jax.image.resize(wanted, (resolution, resolution, 4), "linear").reshape(-1, 4)
     rgb = jnp.mean(jnp.square(rendering.rgb - wanted[:, :3]))
     outline = jnp.mean(jnp.square(rendering.opacity - wanted[:, 3]))
@@ -191,7 +191,7 @@ def reference_loss(
 
 
 def sds_losses(
-    params: dict, prior: Denoiser, key: jax.Array, step: Array, grid: Grid, *,
+    params: dict, denoiser: Denoiser, key: jax.Array, step: Array, grid: Grid, *,
     spec: ReconstructionSpec, denoiser_spec: DenoiserSpec, phase: int,
 ) -> tuple[dict, dict]:  # fmt: skip
     """Losses of one SDS iteration, unweighted, and what else is worth reporting."""
@@ -215,25 +215,25 @@ def sds_losses(
     shape = (rendered.shape[0], denoiser_spec.resolution, denoiser_spec.resolution, 3)
     images = jax.image.resize(rendered, shape, "linear", antialias=False)
     images = parallel.split(denoiser_spec.mesh, images)
-    latents = encode(prior.vae, images, k_encode, denoiser_spec.scale_factor, spec.memory)
+    latents = encode(denoiser.vae, images, k_encode, denoiser_spec.scale_factor, spec.memory)
     latents = parallel.gather(denoiser_spec.mesh, latents).reshape(
         groups, spec.views, *latents.shape[1:]
     )
 
     g = spec.guidance
-    t = draw_timestep(k_t, step, g.low, g.high, prior.alphas_cumprod.shape[0])
+    t = draw_timestep(k_t, step, g.low, g.high, denoiser.alphas_cumprod.shape[0])
     camera = camera_condition(views.elevation_deg, views.azimuth_deg, denoiser_spec.camera_encoding)
-    context = jnp.broadcast_to(prior.context, (groups, *prior.context.shape[1:]))
+    context = jnp.broadcast_to(denoiser.context, (groups, *denoiser.context.shape[1:]))
 
     def denoise(z_t, t, context, camera):
-        context = context if prior.folded is None else prior.folded
+        context = context if denoiser.folded is None else denoiser.folded
         inputs = jax.tree.map(
             functools.partial(parallel.split, denoiser_spec.mesh), (z_t, t, context, camera)
         )
-        return parallel.gather(denoiser_spec.mesh, prior.unet(*inputs))
+        return parallel.gather(denoiser_spec.mesh, denoiser.unet(*inputs))
 
     guidance, _ = sds.score_distillation(
-        denoise, latents, jax.random.normal(k_noise, latents.shape), t, prior.alphas_cumprod[t],
+        denoise, latents, jax.random.normal(k_noise, latents.shape), t, denoiser.alphas_cumprod[t],
         context, camera, parameterization=denoiser_spec.parameterization, scale=g.scale,
         rescale=g.rescale, kind=g.loss,
     )  # fmt: skip
@@ -242,7 +242,7 @@ def sds_losses(
     if active(spec.loss.reference_l2):
         # Folded in, not split off: without this loss a run draws what it drew before.
         losses["reference_l2"], wanted = reference_loss(
-            params, prior, jax.random.fold_in(key, 7), grid, resolution, spec
+            params, denoiser, jax.random.fold_in(key, 7), grid, resolution, spec
         )
         for name, value in zip(WANTED, wanted, strict=True):
             facts[name] = jnp.maximum(facts[name], value)

@@ -24,7 +24,7 @@ from iso3d_jax.geometry.camera_sets import Cameras
 from iso3d_jax.nerf import render
 from iso3d_jax.reconstruction.losses import Pictures, white_mask
 from iso3d_jax.reconstruction.spec import ReconstructionSpec
-from iso3d_jax.reconstruction.state import State, grid_of
+from iso3d_jax.reconstruction.state import State, make_grid
 
 TILE = 192  # side of a picture in a contact sheet
 SHOW = dict(elevation_deg=15.0, fov_deg=40.0, scale=1.1)
@@ -51,7 +51,7 @@ def render_views(
       coordinates, weighted by opacity.
     """
     count = views.azimuth_deg.shape[1]
-    grid = grid_of(state, spec)
+    grid = make_grid(state, spec)
 
     def draw(first):
         index = jnp.minimum(jnp.arange(first, first + 4), count - 1)
@@ -65,8 +65,8 @@ def render_views(
     progress = Progress(count, label, unit="frame") if label else None
     parts = []
     for first in range(0, count, 4):
-        begins = progress is not None and not parts
-        with progress.compiling() if begins else contextlib.nullcontext():
+        begins = progress if not parts else None
+        with contextlib.nullcontext() if begins is None else begins.compiling():
             parts.append(draw(first))
         if progress is not None:
             progress.update(min(first + 4, count))
@@ -129,7 +129,7 @@ def turntable(path: Path, state: State, spec: ReconstructionSpec) -> Turntable:
             pixelformat="yuv420p", ffmpeg_log_level="error",
         ) as writer:  # fmt: skip
             for frame in frames:
-                writer.append_data(frame)
+                writer.append_data(frame)  # pyright: ignore[reportAttributeAccessIssue]
     return turn
 
 
@@ -163,9 +163,11 @@ def sheet_of_sheets(path: Path, sheets: Sequence[Path], views: int) -> None:
 
 
 def from_views(
-    images: Float[Array, "V H W 3"], views: Cameras, mask: Float[Array, "V H W"] | None = None,
+    images: Float[Array | np.ndarray, "V H W 3"],
+    views: Cameras,
+    mask: Float[Array, "V H W"] | None = None,
     hull: Float[Array, "G G G"] | None = None,
-) -> Pictures:  # fmt: skip
+) -> Pictures:
     """The pixels of given pictures as rays with colours and masks.
 
     Args:

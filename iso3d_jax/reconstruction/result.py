@@ -60,8 +60,8 @@ class Reconstruction:
           UserError: the folder holds no finished reconstruction, or a damaged one.
         """
         folder = Path(folder).expanduser()
-        about = state.load_about(folder)
-        spec = make_spec(about["config"])
+        metadata = state.load_metadata(folder)
+        spec = make_spec(metadata["config"])
         report = read_report(folder)
         try:
             picture = np.asarray(Image.open(folder / "input.png").convert("RGBA"))
@@ -76,7 +76,9 @@ class Reconstruction:
         """The textured mesh, as mesh.glb holds it: Y up, facing +Z."""
         import trimesh
 
-        return trimesh.load(self.folder / "mesh.glb", force="mesh", process=False)
+        mesh = trimesh.load(self.folder / "mesh.glb", force="mesh", process=False)
+        assert isinstance(mesh, trimesh.Trimesh)
+        return mesh
 
     def turntable(
         self, frames: int | None = None, resolution: int | None = None
@@ -84,7 +86,7 @@ class Reconstruction:
         """Colour pictures all round, from azimuth 0; the run's own number and size where None."""
         video = self.spec.video
         video = dataclasses.replace(video, resolution=resolution or video.resolution)
-        shown = surface.hardened(self.state, self.spec, self.report["mesh"]["threshold"])
+        shown = surface.sharpen(self.state, self.spec, self.report["mesh"]["threshold"])
         spec = dataclasses.replace(self.spec, video=video)
         return pictures.all_round(shown, spec, frames or video.frames).rgb
 
@@ -136,7 +138,7 @@ def first_views(
 
 def export_run(folder: str | Path, path: str | Path, **options) -> dict[str, Any]:
     """Writes the mesh of a run that may not be finished; see `Reconstruction.export`."""
-    spec = make_spec(state.load_about(folder)["config"])
+    spec = make_spec(state.load_metadata(folder)["config"])
     return export_mesh(Path(folder), state.load(folder, spec), spec, path, **options)
 
 
@@ -161,8 +163,10 @@ def export_mesh(
             f"{theirs} is there and no export of this run: name another file, or add --overwrite"
         )
     mesh = spec.mesh
-    if faces or resolution:
-        mesh = dataclasses.replace(mesh, faces=faces or 20 * resolution**2)
+    if resolution and not faces:
+        faces = 20 * resolution**2
+    if faces:
+        mesh = dataclasses.replace(mesh, faces=faces)
     if texture:
         mesh = dataclasses.replace(mesh, texture=texture)
     if threshold == "auto":

@@ -13,13 +13,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
 import platform
 import shutil
 import signal
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import TypeAlias
 
@@ -55,7 +55,7 @@ OnStep: TypeAlias = Callable[[int, int, np.ndarray | None], object]
 SHOWN_SETS = 3  # of views, in views.png; the others are much the same, from between
 
 
-def prior_of(
+def make_denoiser(
     model, prepared: np.ndarray, mesh: Mesh | None = None
 ) -> tuple[Denoiser, DenoiserSpec]:
     """A model and a prepared picture as the guidance wants them.
@@ -80,12 +80,12 @@ def prior_of(
     denoiser_spec = DenoiserSpec(
         c.resolution, float(c.scale_factor), c.parameterization, facts.camera_encoding(c), mesh
     )
-    prior = Denoiser(
+    denoiser = Denoiser(
         sampling.network_for(model, prepared), model.vae, context,
         jnp.asarray(model.alphas_cumprod), jnp.asarray(prepared, jnp.float32),
         white_mask(jnp.asarray(prepared, jnp.float32)),
     )  # fmt: skip
-    return prior, denoiser_spec
+    return denoiser, denoiser_spec
 
 
 def reconstruct(
@@ -138,39 +138,39 @@ def _reconstruct(
 
     mesh = parallel.mesh_for(spec, jax.local_devices())
     (prepared,) = sampling.prepare_all(model, [picture], spec.picture or None)
-    prior, denoiser_spec = prior_of(model, prepared, mesh)
-    about = about_run(model, picture, spec, model_id, init)
+    denoiser, denoiser_spec = make_denoiser(model, prepared, mesh)
+    metadata = run_metadata(model, picture, spec, model_id, init)
     _check_disk(out, spec)
-    resumed = _check_same_run(out, about, spec)
+    resumed = _check_same_run(out, metadata, spec)
     begun = resumed or draft.is_begun(out)
     if begun and not resumed:
         of_draft = draft.draft_spec(spec, denoiser_spec.resolution)
-        _check_same_run(out / draft.FOLDER, about | {"config": of_draft.to_dict()}, of_draft)
+        _check_same_run(out / draft.FOLDER, metadata | {"config": of_draft.to_dict()}, of_draft)
     views = _sample_views(model, picture, prepared, out, spec, begun, given)
     lap("views")
     if not resumed:
         print(f"views: {out / 'views.png'} (drawn before the 3D starts: does this look right?)")
 
     main = draft.draft_spec(spec, denoiser_spec.resolution) if spec.mode == "views" else spec
-    fit = draft.source_of(views, spec)
+    fit = draft.make_source(views, spec)
     phase_seconds = {}
     drafted = spec.draft.steps if spec.mode == "sds" and init == "views" else 0
     begin = round(spec.init_skip * spec.steps) if drafted or init not in ("none", "views") else 0
     begin = 0 if spec.mode == "views" else begin
     total = drafted + main.steps - begin
     watch = _watcher(on_step, 0, total)
-    if watch is not None and watch(0, _sheet_of(prepared, views)) is False:
+    if watch is not None and watch(0, _make_sheet(prepared, views)) is False:
         raise loop.Interrupted(signal.SIGINT)
     if resumed:
         current = state.load(out, main)
-        about = loop.go_on(out, about, current, main.steps)
+        metadata = loop.go_on(out, metadata, current, main.steps)
     elif spec.mode == "sds" and init == "views":
-        current, phase_seconds, about["draft"] = draft.fit(
-            fit, spec, denoiser_spec, out, about, programs, on_step=watch
+        current, phase_seconds, metadata["draft"] = draft.fit(
+            fit, spec, denoiser_spec, out, metadata, programs, on_step=watch
         )
         current = draft.begin_from(current, spec)
     elif spec.mode == "sds" and init != "none":
-        theirs = make_spec(state.load_about(init)["config"])
+        theirs = make_spec(state.load_metadata(init)["config"])
         if theirs.field != spec.field:
             raise UserError(f"--init {init}: that scene has another size, see config.field")
         theirs = dataclasses.replace(theirs, mode="sds")
@@ -189,15 +189,15 @@ def _reconstruct(
             Image.fromarray(image).save(temporary)
         return image
 
-    source = prior if spec.mode == "sds" else fit
+    source = denoiser if spec.mode == "sds" else fit
     label = "score distillation" if spec.mode == "sds" else "draft from views"
-    current, history, times = loop.optimise(
+    current, history, times = loop.optimize(
         current,
         source,
         main,
         denoiser_spec,
         out,
-        about,
+        metadata,
         label=label,
         preview=preview,
         programs=programs,
@@ -212,13 +212,13 @@ def _reconstruct(
     steps("choosing the density on it", 0, 0)
     threshold, alike = surface.choose_surface(current, spec, hull)
     steps.close()
-    shown = surface.hardened(current, spec, threshold)
+    shown = surface.sharpen(current, spec, threshold)
     turn = pictures.turntable(out / "turntable.mp4", shown, spec)
     pictures.contact_sheet(out / "contact_sheet.png", prepared, views[0], turn)
     lap("turntable")
     facts = surface.write_mesh(out / "mesh.glb", current, spec, threshold, turn=turn) | alike
     lap("mesh")
-    report = _report(about, history, current, seconds, phase_seconds, facts, spec)
+    report = _report(metadata, history, current, seconds, phase_seconds, facts, spec)
     report = json.loads(json.dumps(report))  # as whoever reads the file has it
     with atomic_path(out / "report.json") as temporary:
         temporary.write_text(json.dumps(report, indent=1) + "\n")
@@ -240,13 +240,13 @@ def _watcher(on_step: OnStep | None, offset: int, total: int) -> loop.OnStep | N
     return lambda step, picture: on_step(step + offset, total, picture)
 
 
-def _sheet_of(prepared: np.ndarray, views: np.ndarray) -> np.ndarray:
+def _make_sheet(prepared: np.ndarray, views: np.ndarray) -> np.ndarray:
     """The picture and its first sets of views, as they are shown: [H, W, 3], uint8."""
     rows = [[prepared, *row] for row in views[:SHOWN_SETS]]
     return np.asarray(grids.tile(rows, max(256, views.shape[2])))
 
 
-def about_run(model, picture: np.ndarray, spec: ReconstructionSpec, model_id: str, init) -> dict:
+def run_metadata(model, picture: np.ndarray, spec: ReconstructionSpec, model_id: str, init) -> dict:
     """What makes a run this one and no other: picture, model, config, where it starts."""
     return {
         "picture": hashlib.sha256(picture.tobytes() + str(picture.shape).encode()).hexdigest(),
@@ -270,7 +270,7 @@ def _check_disk(out: Path, spec: ReconstructionSpec) -> None:
         )
 
 
-def _check_same_run(out: Path, about: dict, spec: ReconstructionSpec) -> bool:
+def _check_same_run(out: Path, metadata: dict, spec: ReconstructionSpec) -> bool:
     """Whether the folder holds this very run; refuses it if it holds another one.
 
     Where iterations are left, what `settings.LIVE_KEYS` names may be other than it was.
@@ -301,7 +301,7 @@ def _check_same_run(out: Path, about: dict, spec: ReconstructionSpec) -> bool:
             "--out"
         )
 
-    ensure_same_run(facts(state.load_about(out)), facts(about), refusal)
+    ensure_same_run(facts(state.load_metadata(out)), facts(metadata), refusal)
     return True
 
 
@@ -343,7 +343,7 @@ def _sample_views(
     with atomic_path(file) as temporary:
         np.savez(temporary, views=views, prepared=prepared)
     with atomic_path(out / "views.png") as temporary:
-        Image.fromarray(_sheet_of(prepared, views)).save(temporary)
+        Image.fromarray(_make_sheet(prepared, views)).save(temporary)
     return views
 
 
@@ -357,27 +357,27 @@ def peak_memory_gb() -> dict[str, float]:
 
 
 def _report(
-    about, history, current: State, seconds, phase_seconds, facts, spec: ReconstructionSpec
+    metadata, history, current: State, seconds, phase_seconds, facts, spec: ReconstructionSpec
 ) -> dict:
     device = jax.devices()[0]
     versions = {}
     for name in PACKAGES:
         try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
             continue
     return {
         "mode": spec.mode,
-        "init": about["init"],
+        "init": metadata["init"],
         "seed": spec.seed,
         "iterations": spec.steps,
         "skipped_iterations": int(current.skipped),
         "wanted": loop.most_wanted(history),
-        "changes": about.get("changes", []),
-        "draft": about.get("draft"),
-        "picture_sha256": about["picture"],
-        "model": about["model"],
-        "dtype": about["dtype"],
+        "changes": metadata.get("changes", []),
+        "draft": metadata.get("draft"),
+        "picture_sha256": metadata["picture"],
+        "model": metadata["model"],
+        "dtype": metadata["dtype"],
         "seconds": seconds | {"of_optimisation": phase_seconds},
         "peak_memory_gb": peak_memory_gb(),
         "mesh": facts,
@@ -385,5 +385,5 @@ def _report(
         "history": history,
         "versions": {"python": platform.python_version(), **versions},
         "device": f"{device.platform} {device.device_kind}",
-        "config": about["config"],
+        "config": metadata["config"],
     }

@@ -10,6 +10,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
+from ml_collections import ConfigDict
+
 from iso3d_jax.commands import config_checks
 from iso3d_jax.core import specs
 from iso3d_jax.core.errors import UserError
@@ -192,7 +194,7 @@ class ReconstructionSpec:
         return dataclasses.asdict(self)
 
 
-def check(config: Mapping[str, Any]) -> None:
+def check(config: ConfigDict | Mapping[str, Any]) -> None:
     """Refuses settings that make no sense, in one sentence."""
     config_checks.check(config)
     phases, steps = config["phases"], config["steps"]
@@ -204,7 +206,7 @@ def check(config: Mapping[str, Any]) -> None:
         )
 
 
-def make_spec(config: Mapping[str, Any]) -> ReconstructionSpec:
+def make_spec(config: ConfigDict | Mapping[str, Any]) -> ReconstructionSpec:
     """The spec of a config: a ConfigDict of presets/reconstruct.py, or a dict that was one.
 
     Raises:

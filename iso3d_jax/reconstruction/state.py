@@ -65,14 +65,14 @@ def optimizer(spec: ReconstructionSpec) -> optax.GradientTransformation:
 def start(spec: ReconstructionSpec, params: dict | None = None) -> State:
     """A new state, from given field parameters or from the blob."""
     key = jax.random.key(spec.seed)
-    params = field.init(key, spec.field) if params is None else params
-    params = jax.tree.map(lambda x: jnp.array(x, copy=True), params)
+    first = field.init(key, spec.field) if params is None else params
+    own: dict = jax.tree.map(lambda x: jnp.array(x, copy=True), first)
     occs = occupancy.init(spec.occupancy.resolution)
     step, skipped, in_a_row = (jnp.array(0, jnp.int32) for _ in range(3))
-    return State(step, params, optimizer(spec).init(params), occs, skipped, in_a_row)
+    return State(step, own, optimizer(spec).init(own), occs, skipped, in_a_row)
 
 
-def grid_of(state: State, spec: ReconstructionSpec) -> Grid:
+def make_grid(state: State, spec: ReconstructionSpec) -> Grid:
     """The occupancy grid as rays use it."""
     return occupancy.grid(state.occs, spec.occupancy.threshold, spec.render.step_size)
 
@@ -82,11 +82,11 @@ def _named(state: State) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
-def save(folder: str | Path, state: State, about: dict) -> Path:
-    """Writes the state and `about` (plain JSON values) as one file, atomically."""
+def save(folder: str | Path, state: State, metadata: dict) -> Path:
+    """Writes the state and `metadata` (plain JSON values) as one file, atomically."""
     path = Path(folder) / FILE
     with atomic_path(path) as temporary:
-        np.savez(temporary, about=json.dumps(about), **_named(jax.device_get(state)))
+        np.savez(temporary, about=json.dumps(metadata), **_named(jax.device_get(state)))
     return path
 
 
@@ -105,7 +105,7 @@ def _open(folder: str | Path, names: Collection[str] | None = None) -> dict[str,
     return read_arrays(path, REMEDY, names)
 
 
-def load_about(folder: str | Path) -> dict:
+def load_metadata(folder: str | Path) -> dict:
     """What `save` was told about the run."""
     path = Path(folder) / FILE
     try:

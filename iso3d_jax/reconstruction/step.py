@@ -10,6 +10,7 @@ does.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ from iso3d_jax.reconstruction.losses import (
     views_losses,
 )  # fmt: skip
 from iso3d_jax.reconstruction.spec import ReconstructionSpec
-from iso3d_jax.reconstruction.state import State, grid_of, optimizer
+from iso3d_jax.reconstruction.state import State, make_grid, optimizer
 
 
 def loss_weights(spec: ReconstructionSpec, step: Array) -> dict[str, Array]:
@@ -78,21 +79,16 @@ def train_step(
     key = jax.random.fold_in(jax.random.key(spec.seed), state.step)
     k_occupancy, k_losses = jax.random.split(key)
     state = update_occupancy(state, k_occupancy, spec)
-    grid = grid_of(state, spec)
+    grid = make_grid(state, spec)
     weights = loss_weights(spec, state.step)
-    losses_of = sds_losses if spec.mode == "sds" else views_losses
+    compute: Callable[..., tuple[dict, dict]]  # either takes the source that its mode has
+    compute = sds_losses if spec.mode == "sds" else views_losses
 
     def total(params):
-        losses, facts = losses_of(
-            params,
-            source,
-            k_losses,
-            state.step,
-            grid,
-            spec=spec,
-            denoiser_spec=denoiser_spec,
-            phase=phase,
-        )
+        losses, facts = compute(
+            params, source, k_losses, state.step, grid, spec=spec,
+            denoiser_spec=denoiser_spec, phase=phase,
+        )  # fmt: skip
         value = sum(weights[name] * loss for name, loss in losses.items())
         return value, losses | facts | {"total": value}
 

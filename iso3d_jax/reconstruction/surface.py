@@ -20,7 +20,7 @@ from iso3d_jax.nerf.field import FieldSpec
 from iso3d_jax.reconstruction.init.hull import cell_middles
 from iso3d_jax.reconstruction.pictures import SHOW, Turntable, all_round
 from iso3d_jax.reconstruction.spec import ReconstructionSpec
-from iso3d_jax.reconstruction.state import State, grid_of
+from iso3d_jax.reconstruction.state import State, make_grid
 
 CHUNK = 1 << 16
 ABOVE, DEPTH = 3, 12
@@ -108,7 +108,7 @@ def choose_threshold(
     opacity, largest = jax.device_get(
         _silhouettes(
             state.params,
-            grid_of(state, spec),
+            make_grid(state, spec),
             views,
             resolution=resolution,
             render_spec=spec.rays_shown,
@@ -179,16 +179,16 @@ def choose_surface(
     return level, facts
 
 
-def hardened(state: State, spec: ReconstructionSpec, threshold: float) -> State:
+def sharpen(state: State, spec: ReconstructionSpec, threshold: float) -> State:
     """The scene as people see it: its edge `spec.show.sharpness` times as steep, nothing moved.
 
     A short optimisation leaves a rim that is half transparent over several pixels, which no mesh
-    can show; `field.harden` narrows it about the surface that the mesh takes.
+    can show; `field.sharpen` narrows it about the surface that the mesh takes.
     """
     sharpness = spec.show.sharpness
     if sharpness == 1.0:
         return state
-    return state._replace(params=field.harden(state.params, threshold, sharpness))
+    return state._replace(params=field.sharpen(state.params, threshold, sharpness))
 
 
 def make_mesh(
@@ -261,7 +261,7 @@ def write_mesh(
     """Writes the scene's mesh as .glb, .obj or .ply; returns the facts for the report.
 
     With the frames of a turntable the facts include `agreement` with them, and with the scene as
-    the optimisation left it, before its edge was hardened (`as_optimised`).
+    the optimisation left it, before its edge was sharpened (`as_optimised`).
     """
     steps = Steps(path.name)
     mesh, facts = make_mesh(state, spec, threshold, resolution, steps)
@@ -269,8 +269,8 @@ def write_mesh(
         steps("comparing with the scene", 0, 0)
         facts |= agreement(mesh, turn)
         steps("comparing with the scene as optimised", 0, 0)
-        optimised = all_round(state, spec, min(8, len(turn.rgb)))
-        facts["as_optimised"] = agreement(mesh, optimised)
+        raw = all_round(state, spec, min(8, len(turn.rgb)))
+        facts["as_optimised"] = agreement(mesh, raw)
     steps("writing", 0, 0)
     written = files.write(path, mesh)
     steps.close()

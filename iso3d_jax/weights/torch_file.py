@@ -321,6 +321,7 @@ def _entry(archive: zipfile.ZipFile, name: str):
     """An uncompressed entry whose data begins at a multiple of 64 bytes, as torch's own."""
     info = zipfile.ZipInfo(name)
     zip64 = 20  # the length of the zip64 extra field that force_zip64 adds
+    assert archive.fp is not None  # it is open
     begin = archive.fp.tell() + 30 + len(name.encode()) + zip64 + 4
     padding = -begin % _ALIGNMENT
     info.extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding

@@ -14,9 +14,9 @@ def read_cube(**sizes):
 
 def test_split_never_changes():
     names = ["chair", "scopia-maceta", "object4", "object10", "object28", "object32"]
-    splits = [asset_sources.split_of(n) for n in names]
+    splits = [asset_sources.assign_split(n) for n in names]
     assert splits == ["train", "train", "validation", "test", "test", "validation"]
-    many = [asset_sources.split_of(f"object {k}") for k in range(4000)]
+    many = [asset_sources.assign_split(f"object {k}") for k in range(4000)]
     shares = [many.count(s) / len(many) for s in ("train", "validation", "test")]
     np.testing.assert_allclose(shares, [0.85, 0.05, 0.10], atol=0.015)
 

@@ -8,7 +8,7 @@ import pytest
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data import multiview
-from iso3d_jax.data.asset_sources import split_of
+from iso3d_jax.data.asset_sources import assign_split
 from iso3d_jax.data.multiview import open_dataset, prepare
 from iso3d_jax.data.render import sample_cameras
 from iso3d_jax.data.table import MultiViewTable, join
@@ -35,7 +35,7 @@ def write_rendered(folder, names, resolution=8, sets=2):
         np.savez(
             folder / "objects" / f"{name}.npz",
             images=images[name],
-            split=split_of(name),
+            split=assign_split(name),
             **sample_cameras(name, 0, sets),
             **about,
         )
@@ -47,7 +47,7 @@ def test_samples_obey_what_the_readme_says(split):
     data = open_dataset(None, split)
     assert len(data) == SPLITS[split] and data.resolution == 64
     for record in data:
-        assert split_of(record["name"]) == record["split"] == split
+        assert assign_split(record["name"]) == record["split"] == split
         assert record["license"] == "CC0-1.0" and record["creator"]
         images = record["images"]
         assert images.shape == (24, 64, 64, 4) and images.dtype == np.uint8

@@ -105,7 +105,7 @@ def test_a_record_is_of_its_objects_views_names_and_split(assets):
         k: str(record[k]) for k in ("name", "title", "category", "creator", "license", "source")
     }
     assert texts == {k: getattr(assets[1], k) for k in texts}
-    assert record["split"] == asset_sources.split_of("b")
+    assert record["split"] == asset_sources.assign_split("b")
     (parts,) = machine.loaded
     np.testing.assert_allclose(points(parts), points(asset_sources.load_asset(assets[1])))
 

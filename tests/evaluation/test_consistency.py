@@ -19,16 +19,16 @@ def base():
 def test_cameras_are_the_drafts_unless_given(base):
     spec = consistency.fit_spec(make_spec(base), 32)
     azimuth, elevation = np.array([0.0, 90, 200]), np.array([15.0, -5, 30])
-    found = consistency.cameras_of(azimuth, elevation, spec.draft)
+    found = consistency.make_cameras(azimuth, elevation, spec.draft)
     np.testing.assert_allclose(found.azimuth_deg, azimuth[None])
     np.testing.assert_allclose(found.elevation_deg, elevation[None])
     np.testing.assert_allclose(found.fov_deg, np.full((1, 3), 40.0))
     want = spec.draft.distance / np.tan(np.radians(20.0))
     np.testing.assert_allclose(found.distance, np.full((1, 3), want), rtol=1e-5)
-    given = consistency.cameras_of(azimuth, elevation, spec.draft, np.array([20.0, 30, 60]))
+    given = consistency.make_cameras(azimuth, elevation, spec.draft, np.array([20.0, 30, 60]))
     want = spec.draft.distance / np.tan(np.radians(np.array([[10.0, 15, 30]])))
     np.testing.assert_allclose(given.distance, want, rtol=1e-5)
-    given = consistency.cameras_of(azimuth, elevation, spec.draft, 25.0, np.array([2.0, 3, 4]))
+    given = consistency.make_cameras(azimuth, elevation, spec.draft, 25.0, np.array([2.0, 3, 4]))
     np.testing.assert_allclose(given.fov_deg, np.full((1, 3), 25.0))
     np.testing.assert_allclose(given.distance, [[2.0, 3, 4]])
     assert all(x.dtype == jnp.float32 for x in found)
@@ -67,7 +67,7 @@ def test_views_of_one_object_score_higher_than_shuffled_ones(base):
     images = np.asarray(on_white(table.images[:4, :4].astype(np.float32) / 255))
     images = images.reshape(4, 4, 32, 2, 32, 2, 3).mean((3, 5))
     spec = consistency.fit_spec(make_spec(base), 32, steps=120)
-    cameras = consistency.cameras_of(
+    cameras = consistency.make_cameras(
         table.azimuth_deg[0, :4], table.elevation_deg[0, :4], spec.draft, table.fov_deg[0, :4],
         table.distance[0, :4],
     )  # fmt: skip
@@ -77,5 +77,5 @@ def test_views_of_one_object_score_higher_than_shuffled_ones(base):
     assert shown.shape == images[0].shape
     assert right > mixed + 2 and blank > right
     # The cameras a model's views are assumed to have, unless others are given.
-    default = consistency.cameras_of(np.zeros(4), np.full(4, 15.0), spec.draft)
+    default = consistency.make_cameras(np.zeros(4), np.full(4, 15.0), spec.draft)
     assert float(default.distance[0, 0] * np.tan(np.radians(20))) == pytest.approx(1.075, rel=1e-4)

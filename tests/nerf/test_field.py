@@ -31,7 +31,7 @@ def test_a_hardened_field_has_the_same_surface_and_a_steeper_edge():
     x = jax.random.uniform(jax.random.key(6), (500, 3), minval=-0.6, maxval=0.6)
     density, colour = field.density_and_albedo(params(), x, SPEC)
     level = float(jnp.median(density))
-    hard = field.harden(params(), level, 3.0)
+    hard = field.sharpen(params(), level, 3.0)
     harder, same = field.density_and_albedo(hard, x, SPEC)
     np.testing.assert_array_equal(harder > level, density > level)
     near = density < 20 * level  # further inside the density is held where float32 can hold it
@@ -120,11 +120,11 @@ def test_density_and_colour_by_hand():
 
 def test_what_a_hardened_field_shows():
     """level * (density / level)^sharpness, held beyond 20 levels."""
-    hard = field.harden({"colour": 0}, 4.0, 3.0)
-    got = field.shown(jnp.array([2.0, 4.0, 6.0, 80.0, 800.0]), hard)
+    hard = field.sharpen({"colour": 0}, 4.0, 3.0)
+    got = field.display_density(jnp.array([2.0, 4.0, 6.0, 80.0, 800.0]), hard)
     np.testing.assert_allclose(got, [0.5, 4.0, 13.5, 32_000.0, 32_000.0], rtol=1e-5)
-    np.testing.assert_allclose(field.shown(jnp.array([3.0]), {}), 3.0)
-    assert field.optimised(hard) == {"colour": 0}
+    np.testing.assert_allclose(field.display_density(jnp.array([3.0]), {}), 3.0)
+    assert field.raw_field(hard) == {"colour": 0}
     assert hard["edge"] == {"level": 4.0, "sharpness": 3.0}
 
 

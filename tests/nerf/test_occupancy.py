@@ -64,11 +64,11 @@ def test_points_have_the_cell_that_is_measured_around_them():
     occs = update(0, occupancy.init(SIDE), density, 0)
     assert int(jnp.argmax(occs)) == (x * SIDE + y) * SIDE + z and int(jnp.sum(occs > 0)) == 1
     middle = jnp.asarray(body + WIDTH / 2)
-    assert int(occupancy.cell_of(*middle, SIDE, 0.75)) == int(jnp.argmax(occs))
+    assert int(occupancy.find_cell(*middle, SIDE, 0.75)) == int(jnp.argmax(occs))
     # just inside of its borders, just outside of them, and outside of the box
     places = jnp.array([[-0.75, 0.74, -0.01], [-0.01, 0.01, 0.1874], [-9.0, 9.0, 0.1876]]).T
     want = [(0 * SIDE + 7) * SIDE + 3, (3 * SIDE + 4) * SIDE + 4, (0 * SIDE + 7) * SIDE + 5]
-    np.testing.assert_array_equal(occupancy.cell_of(*places, SIDE, 0.75), want)
+    np.testing.assert_array_equal(occupancy.find_cell(*places, SIDE, 0.75), want)
 
 
 def test_a_cell_keeps_the_decaying_maximum():
@@ -150,7 +150,7 @@ def test_occupancy_follows_the_density():
     occs = updates(density, occupancy.init(16), 0, 3)
     grid = occupancy.grid(occs, 0.01, 2.0 / 48).occupied
     x = jax.random.uniform(jax.random.key(7), (2000, 3), minval=-1.0, maxval=1.0)
-    inside = grid[occupancy.cell_of(*x.T, 16, 1.0)]
+    inside = grid[occupancy.find_cell(*x.T, 16, 1.0)]
     assert float(jnp.mean(inside | (density(x) == 0))) > 0.99
     assert float(jnp.mean(grid)) < 0.06
     empty = updates(lambda x: 0.0 * x[:, 0], occs, 300, 500)

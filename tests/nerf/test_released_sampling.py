@@ -74,7 +74,7 @@ def test_the_first_iteration_has_the_samples_that_nerfacc_takes(cfg, scene, seen
     corners = np.stack(np.meshgrid(*[np.arange(CELLS)] * 3, indexing="ij"), -1).reshape(-1, 3)
     mean = np.mean(blob((corners + rng.random(corners.shape)) * 2 / CELLS - 1) * STEP)
     occs = np.asarray(scene.occs, np.float64)
-    grid = state.grid_of(scene, cfg)
+    grid = state.make_grid(scene, cfg)
     assert occs.mean() == pytest.approx(mean, rel=0.01) and mean == pytest.approx(1.33e-3, rel=0.01)
     assert float(grid.alpha_threshold(0.01, STEP)) == pytest.approx(occs.mean(), rel=1e-5)
 
@@ -99,7 +99,7 @@ def test_the_first_iteration_has_the_samples_that_nerfacc_takes(cfg, scene, seen
 
 def test_the_preset_has_room_for_the_samples_of_its_first_iteration(cfg, scene, seen):
     """At both resolutions, drawn cameras of each; how many rays a view has changes no average."""
-    grid = state.grid_of(scene, cfg)
+    grid = state.make_grid(scene, cfg)
     for phase, (_, _, groups) in enumerate(cfg.phases):
         for seed in range(3):
             key = jax.random.fold_in(jax.random.key(seed), phase)
@@ -115,7 +115,7 @@ def test_the_preset_has_room_for_the_samples_of_its_first_iteration(cfg, scene, 
 
 def test_pictures_drop_what_was_too_thin_to_be_optimised(cfg, scene):
     """Half as long steps keep samples at the same density, both where the mean is lower and not."""
-    grid, whole = state.grid_of(scene, cfg), cfg.rays
+    grid, whole = state.make_grid(scene, cfg), cfg.rays
     half = cfg.rays_shown
     assert half.step_size == whole.step_size / 2
     for mean in (grid.mean, jnp.float32(100.0)):

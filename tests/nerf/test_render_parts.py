@@ -96,7 +96,7 @@ def formulas(monkeypatch):
 
     def density(params, x, spec):
         value = jnp.where(x[:, 0] < 0.2, 5.0 + 1.5 * x[:, 1], 0.0) * params["solid"]
-        return field.shown(value, params)
+        return field.display_density(value, params)
 
     use(monkeypatch, density, lambda x: 0.5 + 0.4 * jnp.sin(3.0 * x), [0.8, 0.0, 0.6])
     return {"solid": jnp.float32(1.0)}
@@ -219,7 +219,7 @@ def test_what_is_wanted_counts_what_thinned_candidates_stand_for(formulas):
 def test_what_is_shown_has_the_colours_that_were_optimised_and_the_opacity_that_is_shown(formulas):
     """A scene of a quarter of the density, as it is and with a harder edge."""
     soft = {"solid": jnp.float32(0.25)}
-    hard = field.harden(soft, 0.5, 2.0)
+    hard = field.sharpen(soft, 0.5, 2.0)
     for params in (soft, hard):
         shown = jax.jit(lambda p, o, d: render.render_shown(p, o, d, None, DENSE, FIELD))
         rgb, opacity, depth, normal = shown(params, *rays())

@@ -61,8 +61,8 @@ def red_square():
 
 
 @pytest.fixture
-def prior(red_square):
-    """A prior that wants every view to show the red square."""
+def denoiser(red_square):
+    """A denoiser that wants every view to show the red square."""
     alphas_cumprod = jnp.asarray(schedule.make_schedule())
     vae = PixelAutoencoder()
     x0, _ = vae.encode(red_square[None] * 2 - 1)

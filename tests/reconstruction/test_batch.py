@@ -32,31 +32,31 @@ def test_pictures_have_their_stem_or_where_it_is_shared_their_name(tmp_path):
 
 
 def test_what_is_finished_is_this_very_run(small_config, tmp_path):
-    about = {"picture": "p", "model": "m", "init": "none", "dtype": "float32",
+    metadata = {"picture": "p", "model": "m", "init": "none", "dtype": "float32",
              "config": small_config.to_dict()}  # fmt: skip
-    assert not batch.is_finished(tmp_path, about)
-    report = {"picture_sha256": "p", **{k: v for k, v in about.items() if k != "picture"}}
+    assert not batch.is_finished(tmp_path, metadata)
+    report = {"picture_sha256": "p", **{k: v for k, v in metadata.items() if k != "picture"}}
 
     def write(**changes):
         (tmp_path / "report.json").write_text(json.dumps(report | changes))
 
     write()
-    assert not batch.is_finished(tmp_path, about)  # without its mesh
+    assert not batch.is_finished(tmp_path, metadata)  # without its mesh
     (tmp_path / "mesh.glb").touch()
-    assert batch.is_finished(tmp_path, about)
+    assert batch.is_finished(tmp_path, metadata)
     for key in ("picture_sha256", "model", "init", "dtype"):
         write(**{key: "other"})
-        assert not batch.is_finished(tmp_path, about), key
+        assert not batch.is_finished(tmp_path, metadata), key
     other = small_config.copy_and_resolve_references()
     other.guidance.scale = 9.0  # may change in a run that goes on, and makes another result
     write(config=other.to_dict())
-    assert not batch.is_finished(tmp_path, about)
+    assert not batch.is_finished(tmp_path, metadata)
     other = small_config.copy_and_resolve_references()
     other.preview_every = 99
     write(config=other.to_dict())
-    assert batch.is_finished(tmp_path, about)
+    assert batch.is_finished(tmp_path, metadata)
     (tmp_path / "report.json").write_text("{broken")
-    assert not batch.is_finished(tmp_path, about)
+    assert not batch.is_finished(tmp_path, metadata)
 
 
 def test_the_networks_go_to_their_device_and_the_config_stays():
@@ -123,8 +123,8 @@ def test_each_device_takes_one_object_at_a_time(
         if folder.name == "3":
             raise UserError("no")
 
-    monkeypatch.setattr(batch.run, "about_run", lambda *args: {"config": {}})
-    monkeypatch.setattr(batch, "is_finished", lambda folder, about: folder.name == "1")
+    monkeypatch.setattr(batch.run, "run_metadata", lambda *args: {"config": {}})
+    monkeypatch.setattr(batch, "is_finished", lambda folder, metadata: folder.name == "1")
     monkeypatch.setattr(
         batch, "_write_sheet", lambda out, names, views: sheets.append((out, names))
     )
@@ -145,7 +145,7 @@ def test_an_unforeseen_failure_stops_the_other_devices(
     device = jax.devices()[0]
     monkeypatch.setattr(jax, "local_devices", lambda: [device] * 2)
     monkeypatch.setattr(batch, "_on_device", lambda model, device: "copy")
-    monkeypatch.setattr(batch.run, "about_run", lambda *args: {"config": {}})
+    monkeypatch.setattr(batch.run, "run_metadata", lambda *args: {"config": {}})
 
     def reconstruct(model, picture, folder, cfg, **given):
         raise OSError("disk full") if folder.name == "0" else loop.Interrupted(0)

@@ -20,7 +20,7 @@ from iso3d_jax.weights.bundle import load_model
 Named = SimpleNamespace(dtype="float32")  # what a run asks a model whose folder it knows
 
 
-def about(cfg, **changes):
+def metadata(cfg, **changes):
     entry = {"picture": "p", "model": "m", "init": "none", "dtype": "float32"}
     entry["config"] = cfg.to_dict()
     return entry | changes
@@ -29,47 +29,47 @@ def about(cfg, **changes):
 @pytest.mark.parametrize(("key", "name"), [("picture", "picture"), ("model", "model")])
 def test_a_folder_of_another_run_is_refused(small_config, tmp_path, key, name):
     assert not run._check_same_run(
-        tmp_path, about(make_spec(small_config)), make_spec(small_config)
+        tmp_path, metadata(make_spec(small_config)), make_spec(small_config)
     )
-    state.save(tmp_path, state.start(make_spec(small_config)), about(make_spec(small_config)))
-    assert run._check_same_run(tmp_path, about(make_spec(small_config)), make_spec(small_config))
+    state.save(tmp_path, state.start(make_spec(small_config)), metadata(make_spec(small_config)))
+    assert run._check_same_run(tmp_path, metadata(make_spec(small_config)), make_spec(small_config))
     with pytest.raises(UserError, match=f"another {name}.*--out"):
         run._check_same_run(
-            tmp_path, about(make_spec(small_config), **{key: "other"}), make_spec(small_config)
+            tmp_path, metadata(make_spec(small_config), **{key: "other"}), make_spec(small_config)
         )
 
 
 def test_a_folder_of_another_type_is_refused_with_the_flag_that_goes_on(small_config, tmp_path):
-    state.save(tmp_path, state.start(make_spec(small_config)), about(make_spec(small_config)))
+    state.save(tmp_path, state.start(make_spec(small_config)), metadata(make_spec(small_config)))
     with pytest.raises(UserError, match="float32 and this one is in bfloat16: add --dtype float"):
         run._check_same_run(
-            tmp_path, about(make_spec(small_config), dtype="bfloat16"), make_spec(small_config)
+            tmp_path, metadata(make_spec(small_config), dtype="bfloat16"), make_spec(small_config)
         )
 
 
 def test_a_folder_of_another_config_is_refused(small_config, tmp_path):
-    state.save(tmp_path, state.start(make_spec(small_config)), about(make_spec(small_config)))
+    state.save(tmp_path, state.start(make_spec(small_config)), metadata(make_spec(small_config)))
     free = small_config.copy_and_resolve_references()
     free.preview_every, free.mesh.faces = 7, 99
-    assert run._check_same_run(tmp_path, about(free), free)
+    assert run._check_same_run(tmp_path, metadata(free), free)
     other = small_config.copy_and_resolve_references()
     other.guidance.rescale = 0.25
     with pytest.raises(UserError, match=r"config\.guidance\.rescale differ"):
-        run._check_same_run(tmp_path, about(other), make_spec(other))
+        run._check_same_run(tmp_path, metadata(other), make_spec(other))
     assert "mesh" not in settings.comparable(small_config.to_dict())
 
 
 def test_a_run_that_is_not_finished_may_go_on_with_another_seed_and_other_rates(
     small_config, tmp_path
 ):
-    there = about(make_spec(small_config))
+    there = metadata(make_spec(small_config))
     stopped = state.start(make_spec(small_config))._replace(step=jnp.int32(7), skipped=jnp.int32(3))
     state.save(tmp_path, stopped, there)
     other = small_config.copy_and_resolve_references()
     other.seed, other.guidance.scale, other.max_bad_steps = 1, 2.5, 3
     other.optimizer.update(encoding=0.002, networks=0.003)
-    assert run._check_same_run(tmp_path, about(other), make_spec(other))
-    now = loop.go_on(tmp_path, about(other), stopped, small_config.steps)
+    assert run._check_same_run(tmp_path, metadata(other), make_spec(other))
+    now = loop.go_on(tmp_path, metadata(other), stopped, small_config.steps)
     changes = [
         {"iteration": 7, "key": "seed", "from": 22, "to": 1},
         {"iteration": 7, "key": "optimizer.encoding", "from": 0.03, "to": 0.002},
@@ -86,10 +86,10 @@ def test_a_run_that_is_not_finished_may_go_on_with_another_seed_and_other_rates(
     # a second change is written below the first; what is finished is not another seed's
     state.save(tmp_path, stopped._replace(step=jnp.int32(20)), now)
     with pytest.raises(UserError, match=r"finished run .*config\.seed differ"):
-        run._check_same_run(tmp_path, about(make_spec(small_config)), make_spec(small_config))
+        run._check_same_run(tmp_path, metadata(make_spec(small_config)), make_spec(small_config))
     state.save(tmp_path, stopped._replace(step=jnp.int32(9)), now)
     again = loop.go_on(
-        tmp_path, about(make_spec(small_config)), stopped._replace(step=jnp.int32(9)), 20
+        tmp_path, metadata(make_spec(small_config)), stopped._replace(step=jnp.int32(9)), 20
     )
     assert [c["iteration"] for c in again["changes"]] == [7] * 4 + [9] * 4
 
@@ -97,18 +97,18 @@ def test_a_run_that_is_not_finished_may_go_on_with_another_seed_and_other_rates(
 def test_a_finished_run_s_file_follows_what_may_change(small_config, tmp_path):
     """The mesh of another threshold is also what export writes then."""
     done = state.start(make_spec(small_config))._replace(step=jnp.int32(small_config.steps))
-    state.save(tmp_path, done, about(make_spec(small_config)))
+    state.save(tmp_path, done, metadata(make_spec(small_config)))
     small_config.mesh.threshold = 25.0
-    assert run._check_same_run(tmp_path, about(make_spec(small_config)), make_spec(small_config))
-    loop.go_on(tmp_path, about(make_spec(small_config)), done, small_config.steps)
-    there = state.load_about(tmp_path)
+    assert run._check_same_run(tmp_path, metadata(make_spec(small_config)), make_spec(small_config))
+    loop.go_on(tmp_path, metadata(make_spec(small_config)), done, small_config.steps)
+    there = state.load_metadata(tmp_path)
     assert there["config"]["mesh"]["threshold"] == 25.0 and "changes" not in there
 
 
 def test_a_draft_goes_on_with_its_own_views_and_config(small_config, tmp_path):
     """Where only a draft was begun, it is it that a call must fit to."""
     of_draft = draft.draft_spec(make_spec(small_config), 16)
-    there = about(make_spec(small_config), init="views", config=of_draft.to_dict())
+    there = metadata(make_spec(small_config), init="views", config=of_draft.to_dict())
     assert not draft.is_begun(tmp_path)
     folder = tmp_path / draft.FOLDER
     folder.mkdir()
@@ -152,7 +152,7 @@ def test_preset_follows_the_model(tmp_path):
 
 def test_export_writes_all_formats_and_refuses(small_config, tmp_path, refused, run_python):
     small_config.mesh.threshold = 2.5
-    state.save(tmp_path, state.start(make_spec(small_config)), about(make_spec(small_config)))
+    state.save(tmp_path, state.start(make_spec(small_config)), metadata(make_spec(small_config)))
     for suffix, threshold in (("obj", ["--threshold", "2"]), ("ply", [])):
         process = run_python("-m", "iso3d_jax.export", "--run", tmp_path, "--format", suffix,
                              *threshold)  # fmt: skip
@@ -203,7 +203,9 @@ def test_a_model_whose_latents_do_not_fit_its_config_is_refused(model_folder):
     config = model.config.copy_and_resolve_references()
     config.latent_size = 5
     with pytest.raises(UserError, match=r"latents of \(8, 8, 8\), its config says \(5, 5, 8\)"):
-        run.prior_of(dataclasses.replace(model, config=config), np.zeros((8, 8, 3), np.float32))
+        run.make_denoiser(
+            dataclasses.replace(model, config=config), np.zeros((8, 8, 3), np.float32)
+        )
 
 
 @pytest.fixture
@@ -230,10 +232,10 @@ def test_one_bad_picture_does_not_lose_the_others(
         calls.append((folder.name, id(programs)))
         if folder.name == "c.jpg" and len(calls) < 4:
             raise UserError("the surface is empty")
-        about = run.about_run(model, picture, make_spec(cfg), model_id, init)
+        metadata = run.run_metadata(model, picture, make_spec(cfg), model_id, init)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "mesh.glb").touch()
-        report = {"picture_sha256": about["picture"], **about}
+        report = {"picture_sha256": metadata["picture"], **metadata}
         (folder / "report.json").write_text(json.dumps(report))
 
     def again():

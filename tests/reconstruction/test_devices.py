@@ -46,7 +46,7 @@ def reconstruct(model, picture, folder, cfg, *, model_id, init, programs):
             time.sleep(1)
     begin = state.load(folder, numbers) if state.exists(folder) else state.start(numbers)
     began[folder.name] = int(begin.step)
-    current, *_ = loop.optimise(
+    current, *_ = loop.optimize(
         begin, source, numbers, spec, folder, {}, label="draft", programs=programs,
         preview=preview)
     places = {d.id for x in jax.tree.leaves((current, model.unet)) for d in x.devices()}

@@ -33,10 +33,10 @@ def same(a, b):
     )
 
 
-def test_twenty_iterations_equal_ten_saved_and_ten_resumed(prior, small_config, tmp_path):
+def test_twenty_iterations_equal_ten_saved_and_ten_resumed(denoiser, small_config, tmp_path):
     cfg = small_config
-    whole, history, _ = loop.optimise(
-        state.start(make_spec(cfg)), prior, make_spec(cfg), SPEC, tmp_path, {}, label="whole"
+    whole, history, _ = loop.optimize(
+        state.start(make_spec(cfg)), denoiser, make_spec(cfg), SPEC, tmp_path, {}, label="whole"
     )
     assert int(whole.step) == 20 and not same(whole.params, state.start(make_spec(cfg)).params)
     assert np.isfinite(history["guidance"]).all()
@@ -49,23 +49,25 @@ def test_twenty_iterations_equal_ten_saved_and_ten_resumed(prior, small_config, 
     cfg.preview_every = 10
     programs = {}
     with pytest.raises(loop.Interrupted) as stopped:
-        loop.optimise(
-            state.start(make_spec(cfg)), prior, make_spec(cfg), SPEC, folder, {}, label="half",
+        loop.optimize(
+            state.start(make_spec(cfg)), denoiser, make_spec(cfg), SPEC, folder, {}, label="half",
             preview=stop_once, programs=programs,
         )  # fmt: skip
     assert stopped.value.signum == signal.SIGTERM
     half = state.load(folder, make_spec(cfg))
     assert int(half.step) == 10
     begin = programs["half"].seconds
-    rest, _, seconds = loop.optimise(
-        half, prior, make_spec(cfg), SPEC, folder, {}, label="half", programs=programs
+    rest, _, seconds = loop.optimize(
+        half, denoiser, make_spec(cfg), SPEC, folder, {}, label="half", programs=programs
     )
     assert seconds["compile"] == 0 and programs["half"].seconds == begin > 0  # shared
     assert same(whole, rest)
     assert same(whole, state.load(folder, make_spec(cfg)))
 
 
-def test_the_next_program_compiles_while_the_first_runs(prior, small_config, tmp_path, monkeypatch):
+def test_the_next_program_compiles_while_the_first_runs(
+    denoiser, small_config, tmp_path, monkeypatch
+):
     cfg = small_config
     cfg.steps, cfg.phases = 4, ((2, 16, 1), (4, 32, 1))
     compiling = threading.Event()
@@ -86,7 +88,9 @@ def test_the_next_program_compiles_while_the_first_runs(prior, small_config, tmp
         return program
 
     monkeypatch.setattr(loop.Programs, "_compile", compile_)
-    loop.optimise(state.start(make_spec(cfg)), prior, make_spec(cfg), SPEC, tmp_path, {}, label="x")
+    loop.optimize(
+        state.start(make_spec(cfg)), denoiser, make_spec(cfg), SPEC, tmp_path, {}, label="x"
+    )
     assert events == ["compile 0", "compile 1", "run 0", "run 1"]
 
 
@@ -102,10 +106,10 @@ class Flaky:
         return self.healthy(z_t, t, context, camera) + broken
 
 
-def test_iterations_that_are_not_finite_are_left_out(prior, small_config, tmp_path, capsys):
+def test_iterations_that_are_not_finite_are_left_out(denoiser, small_config, tmp_path, capsys):
     cfg = small_config
     cfg.steps_per_call, cfg.preview_every = 5, 10
-    flaky = prior._replace(unet=Flaky(prior.unet))
+    flaky = denoiser._replace(unet=Flaky(denoiser.unet))
     current, bad = state.start(make_spec(cfg)), []
     program = loop.Programs(make_spec(cfg), SPEC, current, flaky)
     run = program.get(0)
@@ -123,35 +127,36 @@ def test_iterations_that_are_not_finite_are_left_out(prior, small_config, tmp_pa
         if step == 10:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    about: dict = {}
+    metadata: dict = {}
     given = dict(label="x", programs={"x": program}, preview=kill_once)
     with pytest.raises(loop.Interrupted):
-        loop.optimise(
-            state.start(make_spec(cfg)), flaky, make_spec(cfg), SPEC, tmp_path, about, **given
+        loop.optimize(
+            state.start(make_spec(cfg)), flaky, make_spec(cfg), SPEC, tmp_path, metadata, **given
         )
     half = state.load(tmp_path, make_spec(cfg))
     assert int(half.step) == 10 and int(half.skipped) == sum(bad[:10])
     assert int(half.in_a_row) == bad[:10][::-1].index(False)
-    rest, history, _ = loop.optimise(half, flaky, make_spec(cfg), SPEC, tmp_path, about, **given)
+    rest, history, _ = loop.optimize(half, flaky, make_spec(cfg), SPEC, tmp_path, metadata, **given)
     assert same(current, rest)  # killed and resumed, and one by one
     assert np.isfinite(list(history.values())).all() and "skipped" not in history
     assert f"skipped {sum(bad)}" in capsys.readouterr().err
 
 
 def test_a_run_without_a_finite_iteration_stops_and_goes_on_with_other_numbers(
-    prior, small_config, tmp_path
+    denoiser, small_config, tmp_path
 ):
     cfg = small_config
     cfg.max_bad_steps = 6
     cfg.guidance.scale = float("inf")  # times a difference of nothing
-    about = {"config": cfg.to_dict()}
+    metadata = {"config": cfg.to_dict()}
     begin = jax.device_get(state.start(make_spec(cfg)))
     programs = {}
     for tries in (1, 2):  # the same command is not stuck at the same iteration
         current = state.load(tmp_path, make_spec(cfg)) if tries > 1 else state.start(make_spec(cfg))
         with pytest.raises(UserError, match=r"guidance loss was not a .* in 6 iterations in a row"):
-            loop.optimise(
-                current, prior, make_spec(cfg), SPEC, tmp_path, about, label="x", programs=programs
+            loop.optimize(
+                current, denoiser, make_spec(cfg), SPEC, tmp_path, metadata, label="x",
+                programs=programs,
             )  # fmt: skip
         saved = jax.device_get(state.load(tmp_path, make_spec(cfg)))
         assert same((begin.params, begin.opt_state), (saved.params, saved.opt_state))
@@ -159,37 +164,39 @@ def test_a_run_without_a_finite_iteration_stops_and_goes_on_with_other_numbers(
 
     cfg.guidance.scale, cfg.seed = 1.3, 7
     current = state.load(tmp_path, make_spec(cfg))
-    about = loop.go_on(tmp_path, {"config": cfg.to_dict()}, current, cfg.steps)
-    assert [(c["iteration"], c["key"], c["to"]) for c in about["changes"]] == [
+    metadata = loop.go_on(tmp_path, {"config": cfg.to_dict()}, current, cfg.steps)
+    assert [(c["iteration"], c["key"], c["to"]) for c in metadata["changes"]] == [
         (12, "seed", 7), (12, "guidance.scale", 1.3)
     ]  # fmt: skip
-    end, history, _ = loop.optimise(
-        current, prior, make_spec(cfg), SPEC, tmp_path, about, label="x"
+    end, history, _ = loop.optimize(
+        current, denoiser, make_spec(cfg), SPEC, tmp_path, metadata, label="x"
     )
     assert int(end.step) == 20 and int(end.skipped) == 12 and not same(begin.params, end.params)
     assert np.isfinite(list(history.values())).all()
-    assert state.load_about(tmp_path)["changes"] == about["changes"]
+    assert state.load_metadata(tmp_path)["changes"] == metadata["changes"]
 
 
-def test_a_run_is_not_called_finished_when_nothing_was_optimised(prior, small_config, tmp_path):
-    bad = prior._replace(context=jnp.full((1, 1, 4), jnp.nan))
-    about: dict = {}
+def test_a_run_is_not_called_finished_when_nothing_was_optimised(denoiser, small_config, tmp_path):
+    bad = denoiser._replace(context=jnp.full((1, 1, 4), jnp.nan))
+    metadata: dict = {}
     for _ in range(2):  # fewer iterations than may be bad in a row; and again, with nothing left
         with pytest.raises(UserError, match="all 20 iterations were left out"):
             current = (
                 state.load(tmp_path, make_spec(small_config))
-                if about
+                if metadata
                 else state.start(make_spec(small_config))
             )
-            loop.optimise(current, bad, make_spec(small_config), SPEC, tmp_path, about, label="x")
+            loop.optimize(
+                current, bad, make_spec(small_config), SPEC, tmp_path, metadata, label="x"
+            )
 
 
-def test_thinned_samples_are_said_once(prior, small_config, tmp_path, capsys):
+def test_thinned_samples_are_said_once(denoiser, small_config, tmp_path, capsys):
     small_config.steps_per_call = 5
     small_config.render.update(candidates=2.0, samples=1.0)
-    _, history, _ = loop.optimise(
+    _, history, _ = loop.optimize(
         state.start(make_spec(small_config)),
-        prior,
+        denoiser,
         make_spec(small_config),
         SPEC,
         tmp_path,
@@ -218,18 +225,18 @@ def test_draft_reaches_its_views(red_square, small_config, tmp_path):
     small_config.draft.update(steps=120, sets=((0.0, 15.0), (45.0, 0.0)))
     spec = draft.draft_spec(make_spec(small_config), 16)
     spec = dataclasses.replace(spec, occupancy=dataclasses.replace(spec.occupancy, warmup=20))
-    source = draft.source_of(np.broadcast_to(red_square, (2, 4, 16, 16, 3)), spec)
+    source = draft.make_source(np.broadcast_to(red_square, (2, 4, 16, 16, 3)), spec)
     assert len(source.rays_o) == 2 * 4 * 16 * 16
     assert float(source.mask.mean()) == pytest.approx(0.25)
-    scene, _, _ = loop.optimise(state.start(spec), source, spec, SPEC, tmp_path, {}, label="draft")
+    scene, _, _ = loop.optimize(state.start(spec), source, spec, SPEC, tmp_path, {}, label="draft")
     check_red_square(scene, spec)
 
 
 def test_state_file_is_refused_where_it_does_not_fit(small_config, tmp_path):
     with pytest.raises(UserError, match="holds no reconstruction"):
-        state.load_about(tmp_path)
+        state.load_metadata(tmp_path)
     state.save(tmp_path, state.start(make_spec(small_config)), {"note": 1, "config": {}})
-    assert state.load_about(tmp_path) == {"note": 1, "config": {}}
+    assert state.load_metadata(tmp_path) == {"note": 1, "config": {}}
     other = ConfigDict(small_config.to_dict())
     other.field.levels = 4
     with pytest.raises(UserError, match="does not fit the config"):
@@ -300,8 +307,8 @@ def test_a_scene_shown_harder_has_the_colours_that_were_optimised(small_config):
         rgb, opacity, *_ = pictures.render_views(scene, views, 16, make_spec(cfg))
         return (rgb - (1 - opacity[..., None])) / np.maximum(opacity, 1e-3)[..., None], opacity
 
-    optimised, thin = colours(scene)
-    colour, solid = colours(scene._replace(params=field.harden(scene.params, 0.5, 4.0)))
+    raw, thin = colours(scene)
+    colour, solid = colours(scene._replace(params=field.sharpen(scene.params, 0.5, 4.0)))
     both = (thin > 0.3) & (solid > 0.5)
     assert both.sum() > 20 and solid[both].mean() > thin[both].mean() + 0.05
-    np.testing.assert_allclose(colour[both], optimised[both], atol=0.02)
+    np.testing.assert_allclose(colour[both], raw[both], atol=0.02)

@@ -37,7 +37,7 @@ class Stand:
         self.ran, self.saved, self.bad, self.until, self.wanted = [], [], bad, until, wanted
         monkeypatch.setattr(loop.Programs, "_compile", lambda programs, phase: self.program(phase))
         monkeypatch.setattr(
-            state, "save", lambda folder, current, about: self.saved.append(int(current.step))
+            state, "save", lambda folder, current, metadata: self.saved.append(int(current.step))
         )
 
     def program(self, phase):
@@ -86,7 +86,7 @@ class Shown:
 def test_dispatches_end_where_something_is_to_be_done(cfg, tmp_path, monkeypatch):
     """Every five iterations, at the end of a phase, for a picture, for a file, and at the end."""
     stand, shown = Stand(monkeypatch), []
-    end, history, seconds = loop.optimise(
+    end, history, seconds = loop.optimize(
         begin(), None, make_spec(cfg), SPEC, tmp_path, {}, label="x",
         preview=lambda current, step: shown.append((int(current.step), step)),
     )  # fmt: skip
@@ -104,21 +104,21 @@ def test_dispatches_end_where_something_is_to_be_done(cfg, tmp_path, monkeypatch
 def test_nothing_is_saved_or_shown_in_between_where_it_is_not_asked_for(cfg, tmp_path, monkeypatch):
     stand, shown = Stand(monkeypatch), []
     cfg.update(save_every=0, preview_every=0, steps_per_call=50)
-    about = {"history": {"step": [3], "guidance": [9.0]}}
-    _, history, _ = loop.optimise(
+    metadata = {"history": {"step": [3], "guidance": [9.0]}}
+    _, history, _ = loop.optimize(
         begin(4),
         None,
         make_spec(cfg),
         SPEC,
         tmp_path,
-        about,
+        metadata,
         label="x",
         preview=lambda *x: shown.append(x),
     )
     assert stand.ran == [(0, 4, 8), (1, 12, 18)] and stand.saved == [30] and not shown
-    assert history["step"] == [3, 12, 30] and about["history"] is history  # goes on
+    assert history["step"] == [3, 12, 30] and metadata["history"] is history  # goes on
     stand.ran.clear()
-    loop.optimise(begin(30), None, make_spec(cfg), SPEC, tmp_path, about, label="x")
+    loop.optimize(begin(30), None, make_spec(cfg), SPEC, tmp_path, metadata, label="x")
     assert not stand.ran  # it is finished
 
 
@@ -126,7 +126,7 @@ def test_programs_are_shared_by_their_label(cfg, tmp_path, monkeypatch):
     Stand(monkeypatch)
     shared: dict = {}
     for label in ("a", "b", "a"):
-        loop.optimise(
+        loop.optimize(
             begin(), None, make_spec(cfg), SPEC, tmp_path, {}, label=label, programs=shared
         )
     assert set(shared) == {"a", "b"}
@@ -137,7 +137,7 @@ def test_a_run_stops_after_so_many_bad_iterations(cfg, tmp_path, monkeypatch):
     cfg.max_bad_steps = 5
     what = "guidance loss was not .* in 9 iterations in a row, the last of them iteration 22;"
     with pytest.raises(UserError, match=f"{what}.*--config.guidance.scale"):
-        loop.optimise(begin(), None, make_spec(cfg), SPEC, tmp_path, {}, label="x", progress=line)
+        loop.optimize(begin(), None, make_spec(cfg), SPEC, tmp_path, {}, label="x", progress=line)
     assert stand.saved == [8, 16, 23]
     assert [(step, n.get("skipped")) for step, n in line.updates[-3:]] == [
         (16, 2), (18, 4), (23, 9)
@@ -145,17 +145,17 @@ def test_a_run_stops_after_so_many_bad_iterations(cfg, tmp_path, monkeypatch):
     assert "skipped" not in line.updates[0][1] and "guidance" not in line.updates[-1][1]
     cfg.max_bad_steps = 4
     with pytest.raises(UserError, match="in 4 iterations in a row, .* iteration 17;"):
-        loop.optimise(begin(), None, make_spec(cfg), SPEC, tmp_path, {}, label="x")
+        loop.optimize(begin(), None, make_spec(cfg), SPEC, tmp_path, {}, label="x")
     Stand(monkeypatch, bad=24, until=99)  # the last six: there is nothing left to stop
     cfg.max_bad_steps = 6
-    end, history, _ = loop.optimise(begin(), None, make_spec(cfg), SPEC, tmp_path, {}, label="x")
+    end, history, _ = loop.optimize(begin(), None, make_spec(cfg), SPEC, tmp_path, {}, label="x")
     assert int(end.skipped) == 6 and int(end.step) == 30 and history["step"][-1] == 24
 
 
 def test_thinned_samples_are_told_once(cfg, tmp_path, monkeypatch):
     Stand(monkeypatch, wanted=0.95)
     line = Shown()
-    loop.optimise(begin(), None, make_spec(cfg), SPEC, tmp_path, {}, label="x", progress=line)
+    loop.optimize(begin(), None, make_spec(cfg), SPEC, tmp_path, {}, label="x", progress=line)
     (note,) = line.notes
     assert "up to 1.02 times" in note and "config.render.candidates leaves room" in note
     wanted = {step: numbers.get("wanted") for step, numbers in line.updates}
@@ -172,7 +172,7 @@ def test_a_signal_stops_at_the_end_of_the_dispatch(cfg, tmp_path, monkeypatch):
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(loop.Interrupted) as stopped:
-        loop.optimise(begin(), None, make_spec(cfg), SPEC, tmp_path, {}, label="x", preview=kill)
+        loop.optimize(begin(), None, make_spec(cfg), SPEC, tmp_path, {}, label="x", preview=kill)
     assert stopped.value.signum == signal.SIGINT and stand.saved == [8, 12]
     stand.saved.clear()
     cfg.preview_every = 30
@@ -180,7 +180,7 @@ def test_a_signal_stops_at_the_end_of_the_dispatch(cfg, tmp_path, monkeypatch):
     def late(current, step):
         signal.raise_signal(signal.SIGTERM)
 
-    end, *_ = loop.optimise(
+    end, *_ = loop.optimize(
         begin(), None, make_spec(cfg), SPEC, tmp_path, {}, label="x", preview=late
     )
     assert int(end.step) == 30  # it was finished anyway

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from iso3d_jax.diffusion import schedule
+from iso3d_jax.geometry import camera_sets
 from iso3d_jax.nerf import occupancy, shading
 from iso3d_jax.reconstruction import losses
 from iso3d_jax.reconstruction.losses import Denoiser, DenoiserSpec
@@ -69,7 +70,7 @@ def cfg(small_config):
     return small_config
 
 
-def prior(unet, logvar=-30.0, context=1.5):
+def denoiser(unet, logvar=-30.0, context=1.5):
     return Denoiser(unet, Identity(logvar), jnp.full((1, 1, 4), context), jnp.asarray(ALPHAS))
 
 
@@ -81,7 +82,7 @@ def distil(cfg, scene, x0=lambda camera, context: 0.0, *, phase=0, **changes):
     def iteration(params, key, step):
         unet = Network(x0)
         found = losses.sds_losses(
-            params, prior(unet, **changes), jax.random.key(key), step, GRID, **given
+            params, denoiser(unet, **changes), jax.random.key(key), step, GRID, **given
         )
         return found, unet.asked, scene.seen[1:]
 
@@ -167,13 +168,13 @@ def test_every_purpose_has_a_key_of_its_own(cfg, scene, monkeypatch):
 
         monkeypatch.setattr(module, name, wrapped)
 
-    def reference(params, prior, key, *rest):
+    def reference(params, denoiser, key, *rest):
         given["reference"] = [key]
         return jnp.float32(3.0), jnp.array([0.2, 0.7])
 
     monkeypatch.setattr(losses, "reference_loss", reference)
     for module, name, place in (
-        (cameras, "draw", 0), (losses, "encode", 2), (losses, "draw_timestep", 0),
+        (camera_sets, "sample_cameras", 0), (losses, "encode", 2), (losses, "draw_timestep", 0),
         (shading, "draw", 0), (jax.random, "normal", 0),
     ):  # fmt: skip
         keep(module, name, place)

@@ -139,18 +139,18 @@ class Context:
         return z_t + jnp.mean(context, (1, 2))[:, None, None, None, None]
 
 
-def small_prior(unet, **changes):
+def small_denoiser(unet, **changes):
     alphas = jnp.asarray(schedule.make_schedule())
     return Denoiser(unet, Blocks(), jnp.full((1, 2, 3), 5.0), alphas, **changes)
 
 
 def test_what_is_made_of_the_embedding_has_the_rows_without_it_first():
-    prior = small_prior(Context())
-    folded = losses.fold(prior, 3).folded
+    denoiser = small_denoiser(Context())
+    folded = losses.fold(denoiser, 3).folded
     np.testing.assert_array_equal(
         folded, np.repeat([0.0, 10.0], 3)[:, None, None] * np.ones((2, 3))
     )
-    plain = small_prior(lambda *inputs: inputs[0])
+    plain = small_denoiser(lambda *inputs: inputs[0])
     assert losses.fold(plain, 3) is plain
 
 
@@ -176,7 +176,7 @@ def test_light_reaches_the_rays_of_its_view_where_shading_has_begun(
     @jax.jit
     def iteration(key):
         losses.sds_losses(
-            {}, small_prior(lambda z_t, *rest: z_t), key, jnp.int32(15), WHOLE,
+            {}, small_denoiser(lambda z_t, *rest: z_t), key, jnp.int32(15), WHOLE,
             spec=make_spec(cfg), denoiser_spec=spec, phase=0,
         )  # fmt: skip
         return kept["rays"], [x for x in kept["shared"] if x is not None]
@@ -266,9 +266,9 @@ def test_the_reference_view_is_the_picture_s_own_side(small_config, monkeypatch)
         return render.Rendering(*values, values[1], jnp.array([0.25, 0.5])), None, None
 
     monkeypatch.setattr(render, "render", draw)
-    prior = small_prior(None, picture=picture, mask=mask)
+    denoiser = small_denoiser(None, picture=picture, mask=mask)
     key = jax.random.key(2)
-    loss, wanted = losses.reference_loss({}, prior, key, WHOLE, 2, make_spec(cfg))
+    loss, wanted = losses.reference_loss({}, denoiser, key, WHOLE, 2, make_spec(cfg))
     _, rays_o, rays_d = kept[0]
     assert kept[0][0] is key and rays_d.shape == (4, 3)
     distance = 1.5 / np.tan(np.radians(25.0))
@@ -287,5 +287,5 @@ def test_the_reference_view_is_the_picture_s_own_side(small_config, monkeypatch)
     for lacking in ("picture", "mask"):
         with pytest.raises(ValueError, match="needs a Denoiser"):
             losses.reference_loss(
-                {}, prior._replace(**{lacking: None}), key, WHOLE, 2, make_spec(cfg)
+                {}, denoiser._replace(**{lacking: None}), key, WHOLE, 2, make_spec(cfg)
             )

@@ -20,7 +20,7 @@ from iso3d_jax.reconstruction import loop, losses, parallel, pictures, state, st
 from iso3d_jax.reconstruction.spec import make_spec
 
 square = conftest.red_square.__wrapped__()
-prior = conftest.prior.__wrapped__(square)
+denoiser = conftest.denoiser.__wrapped__(square)
 out = Path(sys.argv[2])
 mesh = parallel.make_mesh(jax.devices())
 
@@ -61,7 +61,7 @@ def error(a, b):
 views = pictures.from_views(np.stack([np.asarray(square)] * 4),
                             camera_sets.ring(4, 15.0, 40.0, 1.1))
 result = {"shape": dict(mesh.shape)}
-cases = {"sds": (config(), prior), "low": (config(memory="low"), prior),
+cases = {"sds": (config(), denoiser), "low": (config(memory="low"), denoiser),
          "views": (config(mode="views"), views)}
 cases = {name: cases[name] for name in sys.argv[3].split(",")}
 several = {name: steps(*case, mesh) for name, case in cases.items()}
@@ -89,9 +89,9 @@ def preview(current, at):
     if at == 2 and (out / "state.npz").exists() is False:
         state.save(out, current, {})
 programs = {}
-whole, *_ = loop.optimise(state.start(numbers), prior, numbers, spec, out / "whole", {},
+whole, *_ = loop.optimize(state.start(numbers), denoiser, numbers, spec, out / "whole", {},
                           label="sds", preview=preview, programs=programs)
-again, *_ = loop.optimise(state.load(out, numbers), prior, numbers, spec, out / "again", {},
+again, *_ = loop.optimize(state.load(out, numbers), denoiser, numbers, spec, out / "again", {},
                           label="sds", programs=programs)
 places += [len(x.devices()) for x in jax.tree.leaves(whole)]
 result["places"] = sorted(set(places))

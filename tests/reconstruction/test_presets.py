@@ -22,7 +22,7 @@ SPEC = DenoiserSpec(256, 0.18215, "eps", "isotropic3d")
 
 
 @pytest.fixture(scope="module")
-def prior():
+def denoiser():
     """Networks of 256 x 256 pictures, small in all but that, without weights."""
     config = bundle.make_config(ConfigDict(SMALL_MODEL))
     unet, vae = (merge_params(*bundle.abstract_network(n, config)) for n in ("unet", "vae"))
@@ -40,7 +40,7 @@ def prior():
         ("fast", 1, "normal"),
     ],
 )
-def test_both_resolutions_of_a_preset_trace(prior, preset, phase, memory):
+def test_both_resolutions_of_a_preset_trace(denoiser, preset, phase, memory):
     cfg = config_files.load_config(f"{CONFIG}:{preset}")
     cfg.memory = memory
     check(cfg)
@@ -51,7 +51,7 @@ def test_both_resolutions_of_a_preset_trace(prior, preset, phase, memory):
     parameters = sum(x.size for x in jax.tree.leaves(scene.params["encoding"]))
     assert parameters == 12_599_920  # as in the released code
     step = functools.partial(train_step, spec=make_spec(cfg), denoiser_spec=SPEC, phase=phase)
-    after, record = jax.eval_shape(step, scene, prior)
+    after, record = jax.eval_shape(step, scene, denoiser)
     assert jax.tree.structure(after) == jax.tree.structure(scene)
     assert [(x.shape, x.dtype) for x in jax.tree.leaves(after)] == [
         (x.shape, x.dtype) for x in jax.tree.leaves(scene)
@@ -63,7 +63,7 @@ def products(jaxpr) -> int:
     return str(jaxpr).count("dot_general")
 
 
-def test_the_embedding_is_folded_once_for_all_iterations(prior, random_model):
+def test_the_embedding_is_folded_once_for_all_iterations(denoiser, random_model):
     real = Denoiser(random_model.unet, None, jnp.ones((1, 1, 24)), None)
     token = fold(real, 2).folded.token
     assert token.shape == (4, 24) and not token[:2].any() and (token[2:] == 1).all()
@@ -71,14 +71,14 @@ def test_the_embedding_is_folded_once_for_all_iterations(prior, random_model):
     cfg = config_files.load_config(f"{CONFIG}:isotropic3d")
     scene = jax.eval_shape(lambda: state.start(make_spec(cfg)))
     given = dict(spec=make_spec(cfg), denoiser_spec=SPEC, phase=0)
-    folded = jax.eval_shape(lambda prior: fold(prior, cfg.phases[0][2]), prior)
+    folded = jax.eval_shape(lambda denoiser: fold(denoiser, cfg.phases[0][2]), denoiser)
     step = functools.partial(train_step, **given)
-    every_time = products(jax.make_jaxpr(step)(scene, prior))
+    every_time = products(jax.make_jaxpr(step)(scene, denoiser))
     once = products(jax.make_jaxpr(step)(scene, folded))
     blocks = sum(map(len, folded.folded.attention))
     assert blocks and every_time - once == 2 * blocks  # `to_v` and `to_out`
 
     run = functools.partial(run_steps, capacity=2, **given)
-    (program,) = jax.make_jaxpr(run)(scene, prior, jnp.int32(2)).eqns
+    (program,) = jax.make_jaxpr(run)(scene, denoiser, jnp.int32(2)).eqns
     loops = [e for e in program.params["jaxpr"].eqns if e.primitive.name == "while"]
     assert max(products(loop.params["body_jaxpr"]) for loop in loops) == once

@@ -13,11 +13,11 @@ from iso3d_jax.reconstruction.step import run_steps
 
 
 @pytest.fixture
-def with_picture(prior, red_square):
-    """The prior of a red square, which is given a picture of half a green one."""
+def with_picture(denoiser, red_square):
+    """The denoiser of a red square, which is given a picture of half a green one."""
     picture = jnp.ones((16, 16, 3)).at[4:12, 4:8].set(jnp.array([0.1, 0.8, 0.1]))
     mask = jnp.zeros((16, 16)).at[4:12, 4:8].set(1.0)
-    return prior._replace(picture=picture, mask=mask)
+    return denoiser._replace(picture=picture, mask=mask)
 
 
 def test_an_empty_scene_is_off_by_the_picture(with_picture, small_config):
@@ -27,7 +27,7 @@ def test_an_empty_scene_is_off_by_the_picture(with_picture, small_config):
         scene.params,
         with_picture,
         jax.random.key(0),
-        state.grid_of(scene, make_spec(small_config)),
+        state.make_grid(scene, make_spec(small_config)),
         16,
         make_spec(cfg),
     )
@@ -50,9 +50,9 @@ def test_it_is_learned_where_it_has_a_weight(with_picture, small_config):
     np.testing.assert_allclose(record["total"] > 900 * values, True)
 
 
-def test_without_the_picture_it_is_refused(prior, small_config):
+def test_without_the_picture_it_is_refused(denoiser, small_config):
     with pytest.raises(ValueError, match="needs a Denoiser with the picture"):
-        reference_loss({}, prior, jax.random.key(0), None, 16, make_spec(small_config))
+        reference_loss({}, denoiser, jax.random.key(0), None, 16, make_spec(small_config))
     small_config.reference.fov_deg = 0.0
     with pytest.raises(UserError, match=r"config\.reference\.fov_deg must be an angle above 0"):
         check(small_config)

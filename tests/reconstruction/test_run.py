@@ -41,29 +41,29 @@ class Parts:
 
         prepared = [np.full((8, 8, 3), 0.5)]
         part(sampling, "prepare_all", lambda model, pictures, how: prepared)
-        part(run, "prior_of", lambda model, prepared, mesh: ("prior", SPEC))
+        part(run, "make_denoiser", lambda model, prepared, mesh: ("denoiser", SPEC))
         part(sampling, "sample_views", lambda model, pictures, **given: self.views[:1])
-        part(draft, "source_of", lambda views, cfg: self.fitted)
+        part(draft, "make_source", lambda views, cfg: self.fitted)
         part(draft, "sampled_hull", lambda views, cfg: "a hull of its own")
         part(draft, "fit", self.fit)
-        part(loop, "optimise", self.optimise)
+        part(loop, "optimize", self.optimize)
         part(surface, "choose_surface", lambda current, cfg, hull: (2.5, {"hull_iou": 0.5}))
-        part(surface, "hardened", lambda current, cfg, threshold: ("hard", threshold))
+        part(surface, "sharpen", lambda current, cfg, threshold: ("hard", threshold))
         part(surface, "write_mesh", lambda path, *args, **given: {
             "faces": 7, "threshold": 2.5, "psnr_db": 20.0, "mask_iou": 0.75})  # fmt: skip
         part(pictures, "turntable", lambda path, scene, cfg: "turn")
         part(pictures, "contact_sheet", lambda *args: None)
         part(pictures, "strip", lambda current, cfg, size: np.zeros((4, 4, 3), np.uint8))
 
-    def fit(self, source, spec, denoiser_spec, out, about, programs, on_step=None):
+    def fit(self, source, spec, denoiser_spec, out, metadata, programs, on_step=None):
         current = state.start(spec)
         return current._replace(occs=current.occs + 0.5), {"draft_compile": 1.0}, {"seed": 22}
 
-    def optimise(self, current, source, spec, denoiser_spec, folder, about, *, preview, **given):
+    def optimize(self, current, source, spec, denoiser_spec, folder, metadata, *, preview, **given):
         self.begun_at = int(current.step)
         preview(current, 30)
         end = current._replace(step=jnp.int32(spec.steps), skipped=jnp.int32(3))
-        state.save(folder, end, about)
+        state.save(folder, end, metadata)
         return end, {"step": [20], "guidance": [1.5, 0.5]}, {"compile": 1.239}
 
 
@@ -87,12 +87,15 @@ def test_distillation_from_nothing(cfg, parts, tmp_path, capsys):
     programs: dict = {}
     result = reconstruct(tmp_path, cfg, programs=programs)
     assert parts.calls == [
-        "prepare_all", "prior_of", "sample_views", "sample_views", "source_of", "optimise", "strip",
-        "choose_surface", "hardened", "turntable", "contact_sheet", "write_mesh",
+        "prepare_all", "make_denoiser", "sample_views", "sample_views", "make_source", "optimize",
+        "strip", "choose_surface", "sharpen", "turntable", "contact_sheet", "write_mesh",
     ]  # fmt: skip
-    args, given = parts.given["optimise"]
+    args, given = parts.given["optimize"]
     assert (
-        args[1] == "prior" and args[2] == make_spec(cfg) and args[3] is SPEC and args[4] == tmp_path
+        args[1] == "denoiser"
+        and args[2] == make_spec(cfg)
+        and args[3] is SPEC
+        and args[4] == tmp_path
     )
     assert given["programs"] is programs and parts.begun_at == 0
     assert parts.given["prepare_all"][0][2] is None  # the model's own way
@@ -103,7 +106,7 @@ def test_distillation_from_nothing(cfg, parts, tmp_path, capsys):
     np.testing.assert_array_equal(sheet[2], parts.views[0])
     args, given = parts.given["write_mesh"]
     assert args[0] == tmp_path / "mesh.glb" and args[3] == 2.5 and given == {"turn": "turn"}
-    assert int(args[1].step) == 20  # the scene as it was optimised, not hardened
+    assert int(args[1].step) == 20  # the scene as it was optimised, not sharpened
     assert parts.given["strip"][0][2] == 32  # no larger than the video, nor than twice the pictures
     report = json.loads((tmp_path / "report.json").read_text())
     assert report == json.loads(json.dumps(result.report))
@@ -116,7 +119,7 @@ def test_distillation_from_nothing(cfg, parts, tmp_path, capsys):
     assert report["iterations"] == 20 and report["mode"] == "sds" and report["model"] == "m"
     assert (
         report["picture_sha256"]
-        == run.about_run(MODEL, PICTURE, make_spec(cfg), "", "none")["picture"]
+        == run.run_metadata(MODEL, PICTURE, make_spec(cfg), "", "none")["picture"]
     )
     assert report["peak_memory_gb"]["process"] > 0.05 and report["versions"]["jax"]
     assert result.folder == tmp_path and int(result.state.step) == 20
@@ -131,10 +134,10 @@ def test_distillation_from_a_draft_chooses_the_surface_by_its_hull(cfg, parts, t
     cfg.init, cfg.init_skip = "views", 0.25
     cfg.picture = "framed"
     reconstruct(tmp_path, cfg)
-    assert parts.calls.index("fit") < parts.calls.index("optimise") and parts.begun_at == 5
+    assert parts.calls.index("fit") < parts.calls.index("optimize") and parts.begun_at == 5
     args, _ = parts.given["fit"]
     assert args[0] is parts.fitted and args[3] == tmp_path and args[2] is SPEC
-    current = parts.given["optimise"][0][0]
+    current = parts.given["optimize"][0][0]
     assert float(current.occs[0]) == 0.5
     assert parts.given["choose_surface"][0][2] == "the draft's hull"
     assert parts.given["prepare_all"][0][2] == "framed"
@@ -162,7 +165,7 @@ def test_distillation_goes_on_from_another_run(cfg, parts, tmp_path):
     state.save(tmp_path / "theirs", there, {"config": theirs.to_dict()})
     cfg.init_skip = 0.5
     reconstruct(tmp_path / "ours", cfg, init=tmp_path / "theirs")
-    current = parts.given["optimise"][0][0]
+    current = parts.given["optimize"][0][0]
     assert parts.begun_at == 10 and "fit" not in parts.calls
     np.testing.assert_array_equal(current.params["density"]["in"], there.params["density"]["in"])
     cfg.field.hidden = 9
@@ -174,15 +177,15 @@ def test_a_draft_alone(cfg, parts, tmp_path):
     cfg.mode, cfg.draft.steps = "views", 9
     cfg.phases = ((20, 16, 1),)
     reconstruct(tmp_path, cfg)
-    args, given = parts.given["optimise"]
+    args, given = parts.given["optimize"]
     assert args[1] is parts.fitted and args[2] == draft.draft_spec(make_spec(cfg), 24)
     assert given["label"] == "draft from views" and "fit" not in parts.calls
 
 
 def test_the_same_call_goes_on_where_it_was_stopped(cfg, parts, tmp_path, capsys):
     begin = state.start(make_spec(cfg))._replace(step=jnp.int32(7))
-    about = run.about_run(MODEL, PICTURE, make_spec(cfg), "", "none")
-    state.save(tmp_path, begin, about | {"history": {"step": [7]}})
+    metadata = run.run_metadata(MODEL, PICTURE, make_spec(cfg), "", "none")
+    state.save(tmp_path, begin, metadata | {"history": {"step": [7]}})
     np.savez(tmp_path / "views.npz", views=parts.views)
     cfg.guidance.scale = 9.0
     result = reconstruct(tmp_path, cfg)
@@ -201,11 +204,11 @@ def test_a_begun_draft_of_another_run_is_refused(cfg, parts, tmp_path):
     cfg.init = "views"
     of_draft = draft.draft_spec(make_spec(cfg), 24)
     (tmp_path / draft.FOLDER).mkdir(parents=True)
-    about = run.about_run(MODEL, PICTURE, of_draft, "", "views")
-    state.save(tmp_path / draft.FOLDER, state.start(of_draft), about | {"picture": "other"})
+    metadata = run.run_metadata(MODEL, PICTURE, of_draft, "", "views")
+    state.save(tmp_path / draft.FOLDER, state.start(of_draft), metadata | {"picture": "other"})
     with pytest.raises(UserError, match="another picture"):
         reconstruct(tmp_path, cfg)
-    state.save(tmp_path / draft.FOLDER, state.start(of_draft), about)
+    state.save(tmp_path / draft.FOLDER, state.start(of_draft), metadata)
     np.savez(tmp_path / "views.npz", views=parts.views)
     reconstruct(tmp_path, cfg)
     assert "sample_views" not in parts.calls and "fit" in parts.calls
@@ -263,29 +266,39 @@ def test_a_prior_holds_the_model_s_facts(monkeypatch):
         sampling, "embed_pictures", lambda model, pictures: jnp.full((1, 1, 4), pictures.shape[0])
     )
     monkeypatch.setattr(sampling, "network_for", lambda model, picture: (model, picture))
-    prior, spec = run.prior_of(model, prepared, "mesh")
+    denoiser, spec = run.make_denoiser(model, prepared, "mesh")
     assert spec == DenoiserSpec(16, 0.5, "eps", "isotropic3d", "mesh")
-    assert prior.vae is model.vae and prior.unet == (model, prepared) and prior.folded is None
-    np.testing.assert_array_equal(prior.context, np.ones((1, 1, 4)))
-    np.testing.assert_allclose(prior.picture, prepared, rtol=1e-6)
+    assert (
+        denoiser.vae is model.vae and denoiser.unet == (model, prepared) and denoiser.folded is None
+    )
+    np.testing.assert_array_equal(denoiser.context, np.ones((1, 1, 4)))
+    np.testing.assert_allclose(denoiser.picture, prepared, rtol=1e-6)
     want = np.clip((1 - prepared.min(-1) - 0.02) / 0.1, 0, 1)
-    np.testing.assert_allclose(prior.mask, want, atol=1e-5)
-    np.testing.assert_allclose(prior.alphas_cumprod, model.alphas_cumprod, rtol=1e-6)
+    np.testing.assert_allclose(denoiser.mask, want, atol=1e-5)
+    np.testing.assert_allclose(denoiser.alphas_cumprod, model.alphas_cumprod, rtol=1e-6)
     for key in ("latent_size", "latent_channels"):
         wrong = config.copy_and_resolve_references()
         wrong[key] += 1
         with pytest.raises(UserError, match="turns 16x16 pixels into latents of"):
-            run.prior_of(SimpleNamespace(config=wrong, vae=Eighths()), prepared)
+            run.make_denoiser(SimpleNamespace(config=wrong, vae=Eighths()), prepared)
 
 
 def test_a_run_is_told_by_its_picture_model_and_config(cfg):
-    about = run.about_run(MODEL, PICTURE, make_spec(cfg), "folder", None)
-    assert about["model"] == "folder" and about["dtype"] == "float32" and about["init"] == "None"
-    assert about["config"] == cfg.to_dict()
+    metadata = run.run_metadata(MODEL, PICTURE, make_spec(cfg), "folder", None)
+    assert (
+        metadata["model"] == "folder"
+        and metadata["dtype"] == "float32"
+        and metadata["init"] == "None"
+    )
+    assert metadata["config"] == cfg.to_dict()
     other = PICTURE.copy()
     other[3, 3, 0] += 1
-    assert run.about_run(MODEL, other, make_spec(cfg), "", None)["picture"] != about["picture"]
-    assert run.about_run(MODEL, PICTURE, make_spec(cfg), "", None)["picture"] == about["picture"]
+    assert (
+        run.run_metadata(MODEL, other, make_spec(cfg), "", None)["picture"] != metadata["picture"]
+    )
+    assert (
+        run.run_metadata(MODEL, PICTURE, make_spec(cfg), "", None)["picture"] == metadata["picture"]
+    )
 
 
 def test_room_on_the_disk_for_three_states_and_the_other_files(cfg, tmp_path, monkeypatch):

@@ -38,12 +38,12 @@ class Wheel:
         return schedule.training_target(x0, noise, alpha_bar, "v")
 
 
-def test_each_side_gets_the_colour_that_is_meant_there(prior, small_config, tmp_path):
+def test_each_side_gets_the_colour_that_is_meant_there(denoiser, small_config, tmp_path):
     cfg = small_config
     cfg.steps, cfg.phases = 150, ((150, 16, 1),)
     cfg.guidance.update(low=(0, 0.02, 0.02, 1), high=(0, 0.5, 0.5, 1))
-    wheel = prior._replace(unet=Wheel(prior.alphas_cumprod))
-    scene, history, _ = loop.optimise(
+    wheel = denoiser._replace(unet=Wheel(denoiser.alphas_cumprod))
+    scene, history, _ = loop.optimize(
         state.start(make_spec(cfg)),
         wheel,
         make_spec(cfg),

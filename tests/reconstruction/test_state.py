@@ -57,19 +57,19 @@ def test_the_grid_of_a_state_has_the_config_s_threshold_and_step(small_config):
     small_config.occupancy.threshold, small_config.render.step_size = 0.1, 0.25
     current = state.start(make_spec(small_config))
     occs = jnp.full(16**3, 0.2).at[:100].set(0.05).at[100:200].set(0.15)
-    grid = state.grid_of(current._replace(occs=occs), make_spec(small_config))
+    grid = state.make_grid(current._replace(occs=occs), make_spec(small_config))
     np.testing.assert_array_equal(grid.occupied, np.arange(16**3) >= 100)
     np.testing.assert_allclose(grid.mean, np.mean(np.asarray(occs)) / 0.25, rtol=1e-5)
 
 
 def test_every_number_of_a_state_comes_back_from_its_file(small_config, tmp_path):
-    current, about = (
+    current, metadata = (
         changed(small_config),
         {"config": {"seed": 3}, "list": [1, 2.5, "x"]},
     )
-    path = state.save(tmp_path, current, about)
+    path = state.save(tmp_path, current, metadata)
     assert path == tmp_path / "state.npz" and state.exists(tmp_path)
-    assert not state.exists(tmp_path / "other") and state.load_about(tmp_path) == about
+    assert not state.exists(tmp_path / "other") and state.load_metadata(tmp_path) == metadata
     loaded = state.load(tmp_path, make_spec(small_config))
     assert jax.tree.structure(loaded) == jax.tree.structure(current) and same(loaded, current)
     assert state.load_step(tmp_path) == 3 and [p.name for p in tmp_path.iterdir()] == ["state.npz"]

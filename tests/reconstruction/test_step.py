@@ -256,14 +256,14 @@ def test_a_program_runs_as_many_iterations_as_it_is_told(cfg, monkeypatch):
         ), metrics  # fmt: skip
 
     monkeypatch.setattr(step, "train_step", train_step)
-    prior = Denoiser(Unet(), None, jnp.full((1, 1, 4), 3.0), None)
+    denoiser = Denoiser(Unet(), None, jnp.full((1, 1, 4), 3.0), None)
     given = dict(capacity=12, spec=numbers, denoiser_spec=SPEC)
-    current, record = step.run_steps(start(cfg, some(0)), prior, jnp.int32(3), phase=1, **given)
+    current, record = step.run_steps(start(cfg, some(0)), denoiser, jnp.int32(3), phase=1, **given)
     assert int(current.step) == 3
     np.testing.assert_array_equal(record["at"], [10, 11, 12] + [0] * 9)
     np.testing.assert_array_equal(record["source"], [6.0] * 3 + [0] * 9)  # two groups of this phase
     np.testing.assert_array_equal(record["phase"][:3], 1)
-    current, record = step.run_steps(current, prior, jnp.int32(12), phase=0, **given)
+    current, record = step.run_steps(current, denoiser, jnp.int32(12), phase=0, **given)
     assert int(current.step) == 7 and int(current.in_a_row) == 3  # three in a row are bad
     np.testing.assert_array_equal(record["at"], [13, 14, 15, 16] + [0] * 8)
     assert record["source"][0] == 15.0

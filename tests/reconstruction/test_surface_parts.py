@@ -134,11 +134,11 @@ def test_levels_to_choose_from_reach_from_the_lowest_to_the_densest():
 def test_a_scene_is_hardened_about_its_surface_where_it_is_asked_for(small_config):
     scene = state.start(make_spec(small_config))
     small_config.show.sharpness = 4.0
-    hard = surface.hardened(scene, make_spec(small_config), 2.5)
+    hard = surface.sharpen(scene, make_spec(small_config), 2.5)
     assert hard.params["edge"] == {"level": 2.5, "sharpness": 4.0}
     assert hard.params["density"] is scene.params["density"] and hard.occs is scene.occs
     small_config.show.sharpness = 1.0
-    assert surface.hardened(scene, make_spec(small_config), 2.5) is scene
+    assert surface.sharpen(scene, make_spec(small_config), 2.5) is scene
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def test_a_mesh_agrees_with_the_pictures_that_it_was_drawn_from(uneven, small_co
 
 
 def test_what_is_written_and_compared(small_config, uneven, monkeypatch, tmp_path, capsys):
-    """With the turntable, and with the scene before its edge was hardened, from eight sides."""
+    """With the turntable, and with the scene before its edge was sharpened, from eight sides."""
     turn = pictures.Turntable(*(np.zeros((12, 8, 8, 3), np.uint8),) * 2, np.zeros((12, 8, 8)))
     given = []
     monkeypatch.setattr(surface, "all_round", lambda scene, cfg, count: (scene, count))

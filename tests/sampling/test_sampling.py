@@ -12,7 +12,7 @@ from iso3d_jax.core.errors import UserError
 from iso3d_jax.diffusion import ddim
 from iso3d_jax.evaluation.views import ViewTask, generate
 from iso3d_jax.geometry import cameras
-from iso3d_jax.reconstruction.run import prior_of
+from iso3d_jax.reconstruction.run import make_denoiser
 from iso3d_jax.training.one_step_x0 import Probe
 from iso3d_jax.weights import facts
 
@@ -121,7 +121,7 @@ def test_a_model_is_sampled_with_the_cameras_that_it_says(
     probe = Probe(None, None, azimuths[None], elevations[None], model.config)
     plain = cameras.camera_condition(elevations, azimuths, trained_with)
     np.testing.assert_allclose(probe.cameras()[0], plain, rtol=1e-6, atol=1e-7)
-    assert prior_of(model, pictures[0])[1].camera_encoding == trained_with
+    assert make_denoiser(model, pictures[0])[1].camera_encoding == trained_with
 
 
 def test_a_model_that_names_no_known_cameras_is_refused():

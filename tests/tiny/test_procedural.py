@@ -12,7 +12,7 @@ from iso3d_jax.tiny.procedural import kinds, makers, solids
 
 @pytest.mark.parametrize("kind", kinds.KINDS)
 def test_every_kind_makes_whole_parts_in_the_unit_sphere(kind, monkeypatch):
-    monkeypatch.setattr(procedural, "kind_of", lambda number: kind)
+    monkeypatch.setattr(procedural, "choose_kind", lambda number: kind)
     shapes = []
     for number in range(12):
         parts = procedural.make(number)
@@ -35,7 +35,7 @@ def test_a_number_is_always_the_same_object_and_kinds_take_turns():
         assert a.colour == b.colour
     counts = {kind: 0 for kind in kinds.KINDS}
     for number in range(3000):
-        counts[procedural.kind_of(number)] += 1
+        counts[procedural.choose_kind(number)] += 1
     weights = {kind: weight for kind, (_, weight) in kinds.KINDS.items()}
     for kind, weight in weights.items():
         assert counts[kind] == pytest.approx(3000 * weight / sum(weights.values()), rel=0.5)

@@ -58,10 +58,10 @@ def test_a_scene_stays_in_float32_and_follows_the_same_losses(model_folder):
     found = {}
     for dtype in ("float32", "bfloat16"):
         model = bundle.load_model(model_folder, dtype)
-        prior, denoiser_spec = run.prior_of(model, picture)
+        denoiser, denoiser_spec = run.make_denoiser(model, picture)
         scene, record = run_steps(
             state.start(spec),
-            prior,
+            denoiser,
             jnp.int32(2),
             capacity=2,
             spec=spec,
@@ -70,7 +70,9 @@ def test_a_scene_stays_in_float32_and_follows_the_same_losses(model_folder):
         )
         assert {x.dtype for x in jax.tree.leaves(scene.params)} == {jnp.dtype("float32")}
         assert {x.dtype for x in record.values()} == {jnp.dtype("float32")}
-        assert prior.context.dtype == jnp.float32 and prior.alphas_cumprod.dtype == jnp.float32
+        assert (
+            denoiser.context.dtype == jnp.float32 and denoiser.alphas_cumprod.dtype == jnp.float32
+        )
         found[dtype] = record
     # The scene alone does not see the networks; what they say differs by bfloat16's rounding.
     for name in ("opacity",):

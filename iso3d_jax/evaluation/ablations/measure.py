@@ -171,7 +171,7 @@ def see(
     model: Model,
 ) -> Float[np.ndarray, "V H W 3"]:  # fmt: skip
     """A scene from given sides, at the model's resolution, with the field of view of a draft."""
-    cameras = consistency.cameras_of(azimuth_deg, elevation_deg, spec.draft)
+    cameras = consistency.make_cameras(azimuth_deg, elevation_deg, spec.draft)
     return np.clip(pictures.render_views(state, cameras, model.config.resolution, spec)[0], 0, 1)
 
 

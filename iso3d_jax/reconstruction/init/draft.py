@@ -33,7 +33,7 @@ def draft_spec(spec: ReconstructionSpec, resolution: int) -> ReconstructionSpec:
     )  # fmt: skip
 
 
-def _cameras_of(views: np.ndarray, spec: ReconstructionSpec) -> camera_sets.Cameras:
+def _sampled_cameras(views: np.ndarray, spec: ReconstructionSpec) -> camera_sets.Cameras:
     """The cameras of the sampled views [S, V, H, W, 3]: what the sampling assumed."""
     d = spec.draft
     rings = [
@@ -59,7 +59,7 @@ def outlines(views: np.ndarray, spec: ReconstructionSpec) -> np.ndarray:
     return np.where(inside & ~solid, np.float32(1.0), mask)
 
 
-def _hull_of(mask: np.ndarray, sides: camera_sets.Cameras, spec: ReconstructionSpec) -> Array:
+def _carve(mask: np.ndarray, sides: camera_sets.Cameras, spec: ReconstructionSpec) -> Array:
     return visual_hull(
         jnp.asarray(mask), sides, resolution=spec.draft.hull_resolution, radius=spec.field.radius
     )
@@ -67,13 +67,13 @@ def _hull_of(mask: np.ndarray, sides: camera_sets.Cameras, spec: ReconstructionS
 
 def sampled_hull(views: np.ndarray, spec: ReconstructionSpec) -> Array:
     """The visual hull [G, G, G] of the sampled views [S, V, H, W, 3] over the scene's box."""
-    return _hull_of(outlines(views, spec), _cameras_of(views, spec), spec)
+    return _carve(outlines(views, spec), _sampled_cameras(views, spec), spec)
 
 
-def source_of(views: np.ndarray, spec: ReconstructionSpec) -> Pictures:
+def make_source(views: np.ndarray, spec: ReconstructionSpec) -> Pictures:
     """The sampled views [S, V, H, W, 3] as rays with colours and outlines, and their hull."""
-    mask, sides = outlines(views, spec), _cameras_of(views, spec)
-    hull = _hull_of(mask, sides, spec) if spec.draft.hull else None
+    mask, sides = outlines(views, spec), _sampled_cameras(views, spec)
+    hull = _carve(mask, sides, spec) if spec.draft.hull else None
     flat = jnp.asarray(views.reshape(-1, *views.shape[2:]))
     return pictures.from_views(flat, sides, jnp.asarray(mask), hull)
 
@@ -128,40 +128,40 @@ def is_begun(out: Path) -> bool:
 
 def fit(
     source: Pictures, spec: ReconstructionSpec, denoiser_spec: DenoiserSpec, out: Path,
-    about: dict, programs: dict[str, loop.Programs] | None, on_step: loop.OnStep | None = None,
+    metadata: dict, programs: dict[str, loop.Programs] | None, on_step: loop.OnStep | None = None,
 ):  # fmt: skip
     """Fits the sampled views in the folder's `draft/`; a stopped draft goes on too.
 
     Args:
-      on_step: as of `loop.optimise`.
+      on_step: as of `loop.optimize`.
 
     Returns:
       The draft, seconds by part, and what the run's report says about it.
     """
     folder = make_folder(out / FOLDER)
     draft = draft_spec(spec, denoiser_spec.resolution)
-    about = {**about, "config": draft.to_dict()}
+    metadata = {**metadata, "config": draft.to_dict()}
     if state.exists(folder):
         current = state.load(folder, draft)
-        about = loop.go_on(folder, about, current, draft.steps, label="draft: ")
+        metadata = loop.go_on(folder, metadata, current, draft.steps, label="draft: ")
     else:
         current = state.start(draft)
-    current, history, times = loop.optimise(
+    current, history, times = loop.optimize(
         current,
         source,
         draft,
         denoiser_spec,
         folder,
-        about,
+        metadata,
         label="draft from views",
         programs=programs,
         on_step=on_step,
     )
     facts = {
-        "seed": about["config"]["seed"],
+        "seed": metadata["config"]["seed"],
         "skipped_iterations": int(current.skipped),
         "wanted": loop.most_wanted(history),
-        "changes": about.get("changes", []),
+        "changes": metadata.get("changes", []),
     }
     return current, {f"draft_{k}": round(v, 2) for k, v in times.items()}, facts
 

@@ -14,10 +14,10 @@ from iso3d_jax.data.meshes import Part, fitted, shading_normals
 from iso3d_jax.tiny.procedural.kinds import KINDS
 from iso3d_jax.tiny.procedural.makers import Maker
 
-__all__ = ["KINDS", "kind_of", "make"]
+__all__ = ["KINDS", "choose_kind", "make"]
 
 
-def kind_of(number: int) -> str:
+def choose_kind(number: int) -> str:
     """Which kind of object has this number; kinds take turns by their weight."""
     weights = np.array([weight for _, weight in KINDS.values()])
     share = np.random.default_rng([number, 0]).random() * weights.sum()
@@ -27,7 +27,7 @@ def kind_of(number: int) -> str:
 def make(number: int) -> list[Part]:
     """The object of this number, in our world: Z up, front at azimuth 0, in the unit sphere."""
     maker = Maker(np.random.default_rng([number, 1]))
-    KINDS[kind_of(number)][0](maker)
+    KINDS[choose_kind(number)][0](maker)
     return fitted(
         Part(triangles, shading_normals(triangles), np.zeros((*triangles.shape[:2], 2)), colour)
         for triangles, colour in maker.solids

@@ -47,7 +47,7 @@ def test_the_config_of_a_draft(cfg):
 
 
 def test_the_cameras_of_the_sets_are_what_the_sampling_assumed(cfg):
-    sides = draft._cameras_of(drawn(), make_spec(cfg))
+    sides = draft._sampled_cameras(drawn(), make_spec(cfg))
     np.testing.assert_allclose(sides.azimuth_deg, [[20, 140, 260], [50, 170, 290]], atol=1e-4)
     np.testing.assert_allclose(sides.elevation_deg, [[10] * 3, [-5] * 3])
     np.testing.assert_allclose(sides.fov_deg, np.full((2, 3), 50.0))
@@ -66,7 +66,7 @@ def test_masks_have_the_config_s_white(cfg):
 def test_the_source_has_a_ray_and_a_colour_for_each_pixel_in_order(cfg):
     cfg.draft.hull = 0.0
     views = drawn()
-    source = draft.source_of(views, make_spec(cfg))
+    source = draft.make_source(views, make_spec(cfg))
     assert source.hull is None
     np.testing.assert_array_equal(source.rgb, views.reshape(-1, 3))
     np.testing.assert_array_equal(source.mask, draft.outlines(views, make_spec(cfg)).reshape(-1))
@@ -74,7 +74,7 @@ def test_the_source_has_a_ray_and_a_colour_for_each_pixel_in_order(cfg):
     azimuth = np.degrees(np.arctan2(places[:, 1], places[:, 0])) % 360
     np.testing.assert_allclose(azimuth, [20, 140, 260, 50, 170, 290], atol=1e-3)
     cfg.draft.hull = 1.0
-    hull = draft.source_of(views, make_spec(cfg)).hull
+    hull = draft.make_source(views, make_spec(cfg)).hull
     assert hull.shape == (6, 6, 6)
     np.testing.assert_array_equal(hull, draft.sampled_hull(views, make_spec(cfg)))
 
@@ -97,42 +97,44 @@ def test_views_of_a_run_are_read_or_refused(tmp_path):
 
 
 @pytest.fixture
-def optimise(monkeypatch):
+def optimize(monkeypatch):
     """Stands for the optimisation: keeps what it is given, and adds seven iterations."""
     kept = {}
 
-    def optimise(current, source, spec, denoiser_spec, folder, about, **given):
+    def optimize(current, source, spec, denoiser_spec, folder, metadata, **given):
         kept.update(given, step=int(current.step), source=source, spec=spec,
                     denoiser_spec=denoiser_spec,
-                    folder=folder, about=about)  # fmt: skip
+                    folder=folder, metadata=metadata)  # fmt: skip
         end = current._replace(step=jnp.int32(7), skipped=jnp.int32(2))
-        state.save(folder, end, about)
+        state.save(folder, end, metadata)
         history = {"wanted_candidates": [0.5, 1.5], "wanted_samples": [0.25]}
         return end, history, {"compile": 1.234, "iterations": 2.0}
 
-    monkeypatch.setattr(loop, "optimise", optimise)
+    monkeypatch.setattr(loop, "optimize", optimize)
     return kept
 
 
-def test_a_draft_is_fitted_in_a_folder_of_its_own_and_goes_on_there(cfg, tmp_path, optimise):
+def test_a_draft_is_fitted_in_a_folder_of_its_own_and_goes_on_there(cfg, tmp_path, optimize):
     assert not draft.is_begun(tmp_path)
-    programs, about = {}, {"picture": "p", "config": cfg.to_dict()}
-    current, seconds, facts = draft.fit("source", make_spec(cfg), SPEC, tmp_path, about, programs)
-    assert draft.is_begun(tmp_path) and optimise["folder"] == tmp_path / "draft"
-    assert optimise["source"] == "source" and optimise["programs"] is programs
-    assert optimise["step"] == 0 and optimise["denoiser_spec"] is SPEC
-    assert optimise["spec"] == draft.draft_spec(make_spec(cfg), 24)
-    assert optimise["about"]["picture"] == "p" and about["config"]["mode"] == "sds"
-    assert optimise["about"]["config"] == draft.draft_spec(make_spec(cfg), 24).to_dict()
+    programs, metadata = {}, {"picture": "p", "config": cfg.to_dict()}
+    current, seconds, facts = draft.fit(
+        "source", make_spec(cfg), SPEC, tmp_path, metadata, programs
+    )
+    assert draft.is_begun(tmp_path) and optimize["folder"] == tmp_path / "draft"
+    assert optimize["source"] == "source" and optimize["programs"] is programs
+    assert optimize["step"] == 0 and optimize["denoiser_spec"] is SPEC
+    assert optimize["spec"] == draft.draft_spec(make_spec(cfg), 24)
+    assert optimize["metadata"]["picture"] == "p" and metadata["config"]["mode"] == "sds"
+    assert optimize["metadata"]["config"] == draft.draft_spec(make_spec(cfg), 24).to_dict()
     assert seconds == {"draft_compile": 1.23, "draft_iterations": 2.0}
     assert facts == {"seed": 22, "skipped_iterations": 2, "changes": [],
                      "wanted": {"candidates": 1.5, "samples": 0.25}}  # fmt: skip
     assert int(current.step) == 7
 
-    state.save(tmp_path / "draft", current._replace(step=jnp.int32(3)), optimise["about"])
+    state.save(tmp_path / "draft", current._replace(step=jnp.int32(3)), optimize["metadata"])
     cfg.seed = 5
-    _, _, facts = draft.fit("source", make_spec(cfg), SPEC, tmp_path, about, programs)
-    assert optimise["step"] == 3 and facts["seed"] == 5
+    _, _, facts = draft.fit("source", make_spec(cfg), SPEC, tmp_path, metadata, programs)
+    assert optimize["step"] == 3 and facts["seed"] == 5
     assert [(c["key"], c["iteration"]) for c in facts["changes"]] == [("seed", 3)]
 
 

@@ -79,9 +79,9 @@ def test_a_draft_has_the_hull_of_all_its_sets_where_it_is_asked_for(small_config
     cfg.draft.sets = ((0.0, 15.0), (45.0, 0.0))
     sets = np.broadcast_to(red_square, (2, 4, 16, 16, 3))
     cfg.draft.hull = 0.0
-    assert draft.source_of(sets, make_spec(cfg)).hull is None
+    assert draft.make_source(sets, make_spec(cfg)).hull is None
     cfg.draft.hull, cfg.draft.hull_resolution = 1.0, 24
-    hull = np.asarray(draft.source_of(sets, make_spec(cfg)).hull)
+    hull = np.asarray(draft.make_source(sets, make_spec(cfg)).hull)
     assert hull.shape == (24, 24, 24)
     assert hull[11:13, 11:13, 11:13].min() == 1 and hull[:, :, 0].max() == 0
 

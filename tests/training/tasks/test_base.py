@@ -12,7 +12,7 @@ from iso3d_jax.commands import config_files
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.planning import compile_for
-from iso3d_jax.reconstruction.run import prior_of
+from iso3d_jax.reconstruction.run import make_denoiser
 from iso3d_jax.training.checkpoint import Checkpoints
 from iso3d_jax.training.spec import StageSpec, make_spec
 from iso3d_jax.training.tasks import base, registry
@@ -114,7 +114,7 @@ def test_stage_1_from_mvdream_has_its_true_angles(models, monkeypatch, capsys, t
     model = bundle.load_model(tmp_path / "model")
     want = camera_condition(ELEVATIONS, AZIMUTHS, "mvdream")
     np.testing.assert_allclose(sampled_with(model, monkeypatch), want, rtol=1e-6, atol=1e-6)
-    assert prior_of(model, np.ones((64, 64, 3), np.float32))[1].camera_encoding == "mvdream"
+    assert make_denoiser(model, np.ones((64, 64, 3), np.float32))[1].camera_encoding == "mvdream"
 
 
 def test_the_released_file_drifts_where_its_2d_script_does_and_nowhere_else(models, monkeypatch):
@@ -123,7 +123,9 @@ def test_the_released_file_drifts_where_its_2d_script_does_and_nowhere_else(mode
     want = camera_condition(ELEVATIONS, AZIMUTHS, "isotropic3d_sampling")
     np.testing.assert_allclose(camera, want, rtol=1e-6, atol=1e-7)
     assert elevations_of(camera)[0] > 0.25 > 0.01 > elevations_of(camera)[1]
-    assert prior_of(model, np.ones((64, 64, 3), np.float32))[1].camera_encoding == "isotropic3d"
+    assert (
+        make_denoiser(model, np.ones((64, 64, 3), np.float32))[1].camera_encoding == "isotropic3d"
+    )
 
 
 def test_stage_2_from_the_released_file_is_sampled_as_it_was_trained(
