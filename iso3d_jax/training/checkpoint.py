@@ -1,8 +1,8 @@
 """Checkpoints of a training run by orbax: atomic, kept by policy, resumed by the same command.
 
 A checkpoint that is damaged on the disk (training/checksums.py) is moved to `damaged/` with a
-warning, and the one before it is used. A state may be restored onto another mesh or number of
-devices than it was saved from.
+warning, and the one before it is used. A state may be restored onto another device mesh than it was
+saved from.
 """
 
 from __future__ import annotations
@@ -112,8 +112,8 @@ class Checkpoints:
 
     def position(self, step: int) -> dict[str, int]:
         """Where the data loader was at a checkpoint."""
-        about = self.manager.metadata(step).custom_metadata or {}
-        return about.get("position", {})
+        metadata = self.manager.metadata(step).custom_metadata or {}
+        return metadata.get("position", {})
 
     def wait(self) -> None:
         """Returns when everything is on disk."""
