@@ -21,14 +21,13 @@ def attempt(path: Path) -> None:
     if path.name == "config.json":
         _restore(path.parent)
         return
-    from ml_collections import ConfigDict
-
     from iso3d_jax.reconstruction import state
     from iso3d_jax.reconstruction.init import draft
+    from iso3d_jax.reconstruction.spec import make_spec
 
-    about = state.load_metadata(path.parent)
+    metadata = state.load_metadata(path.parent)
     state.load_step(path.parent)
-    state.load(path.parent, ConfigDict(about["config"]))
+    state.load(path.parent, make_spec(metadata["config"]))
     draft.load_views(path.with_name("views.npz"))
     draft.load_prepared(path.with_name("views.npz"))
 
@@ -92,13 +91,14 @@ def _training() -> tuple[dict[str, bytes], str]:
 def _reconstruction() -> tuple[dict[str, bytes], str]:
     sys.path.insert(0, str(Path(__file__).parents[2]))
     from iso3d_jax.reconstruction import state
+    from iso3d_jax.reconstruction.spec import make_spec
     from tests.smallest_reconstruction import get_config
 
     cfg = get_config()
     views = np.zeros((1, 4, 8, 8, 3), np.float32)
     with tempfile.TemporaryDirectory() as folder:
-        about = {"config": cfg.to_dict(), "picture": "0", "model": "x", "init": "none"}
-        state.save(folder, state.start(cfg), about)
+        metadata = {"config": cfg.to_dict(), "picture": "0", "model": "x", "init": "none"}
+        state.save(folder, state.start(make_spec(cfg)), metadata)
         np.savez(Path(folder) / "views.npz", views=views, prepared=views[0, 0])
         return _files(Path(folder)), state.FILE
 

@@ -126,7 +126,7 @@ class Attention(nnx.Module):
         out = attend(q, k, v)
         return self.to_out(out.reshape(*out.shape[:2], -1))
 
-    def of_one_token(self, token: Float[Array, "N 1 E"]) -> Float[Array, "N 1 C"]:
+    def attend_one_token(self, token: Float[Array, "N 1 E"]) -> Float[Array, "N 1 C"]:
         """What cross-attention to a single token gives every query: W_o W_v c + b_o.
 
         The softmax over one key is 1, whatever the query. `to_q` and `to_k` are then dead weights,
@@ -229,7 +229,7 @@ class SpatialTransformer(nnx.Module):
 
     def fold(self, token: Float[Array, "N 1 E"]) -> tuple[Float[Array, "N 1 C"], ...]:
         """The cross-attention of each block, for a context of one token."""
-        return tuple(block.attn2.of_one_token(token) for block in self.blocks)
+        return tuple(block.attn2.attend_one_token(token) for block in self.blocks)
 
     def __call__(
         self,

@@ -47,13 +47,13 @@ class Conv(nnx.Conv):
         if self.kernel_size != (3, 3) or self.padding != 1 or self.strides not in (1, (1, 1)):
             return super().__call__(x)
         if pixels <= SMALL_MAP:
-            return self.of_patches(x)
+            return self.multiply_patches(x)
         wide = pixels <= SMALL_WIDE_MAP and channels >= WIDE
         if wide and device.platform() == "cpu":
-            return self.of_patches(x)
+            return self.multiply_patches(x)
         return super().__call__(x)
 
-    def of_patches(self, x: Float[Array, "N H W C"]) -> Float[Array, "N H W D"]:
+    def multiply_patches(self, x: Float[Array, "N H W C"]) -> Float[Array, "N H W D"]:
         """The 3x3 convolution as one matrix product."""
         height, width = x.shape[1:3]
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))

@@ -165,16 +165,16 @@ def compile_branch(cfg: ConfigDict, devices, branch: str) -> Program:
     from iso3d_jax.training import loop, sharding
     from iso3d_jax.training.optimizer import make_optimizer
 
-    mesh = sharding.make_mesh(cfg.mesh.to_dict(), devices)
-    sharding.check_batch_size(cfg.batch_size, cfg.accumulate, mesh)
+    device_mesh = sharding.make_mesh(cfg.mesh.to_dict(), devices)
+    sharding.check_batch_size(cfg.batch_size, cfg.accumulate, device_mesh)
     task = AbstractTask(cfg)
     tx = make_optimizer(task.cfg)
     state = loop.abstract_state(task, tx, task.cfg)
-    shardings = sharding.state_shardings(state, mesh, task.sharding_rules)
+    shardings = sharding.state_shardings(state, device_mesh, task.sharding_rules)
     batch = abstract_batch(cfg, branch)
     try:
-        with jax.set_mesh(mesh):
-            traced = loop.trace_step(task, tx, task.cfg, shardings, mesh, state, batch)
+        with jax.set_mesh(device_mesh):
+            traced = loop.trace_step(task, tx, task.cfg, shardings, device_mesh, state, batch)
             compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
@@ -183,7 +183,7 @@ def compile_branch(cfg: ConfigDict, devices, branch: str) -> Program:
     memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
     if memory is None or cost is None or text is None:
         raise RuntimeError("this compiler tells nothing of a program's memory, cost and operations")
-    counted = flops.count(traced.jaxpr) * (1.0 / mesh.devices.size)
+    counted = flops.count(traced.jaxpr) * (1.0 / device_mesh.devices.size)
     return Program(
         branch,
         memory.argument_size_in_bytes,
@@ -193,7 +193,7 @@ def compile_branch(cfg: ConfigDict, devices, branch: str) -> Program:
         counted.useful,
         # A loop's body is counted once by the compiler.
         cost.get("bytes accessed", 0.0) * cfg.accumulate,
-        collectives.collective_bytes(text, mesh.devices.size),
+        collectives.collective_bytes(text, device_mesh.devices.size),
         collectives.foreign_gathers(text, [p.shape for p in task.abstract_params.values()]),
     )
 

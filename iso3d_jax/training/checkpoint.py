@@ -1,8 +1,8 @@
 """Checkpoints of a training run by orbax: atomic, kept by policy, resumed by the same command.
 
 A checkpoint that is damaged on the disk (training/checksums.py) is moved to `damaged/` with a
-warning, and the one before it is used. A state may be restored onto another mesh or number of
-devices than it was saved from.
+warning, and the one before it is used. A state may be restored onto another device mesh than it was
+saved from.
 """
 
 from __future__ import annotations
@@ -118,8 +118,8 @@ class Checkpoints:
           UserError: its metadata are damaged.
         """
         try:
-            about = self.manager.metadata(step).custom_metadata or {}
-            return need(about, "position", dict, f"the checkpoint of step {step}", default={})
+            metadata = self.manager.metadata(step).custom_metadata or {}
+            return need(metadata, "position", dict, f"the checkpoint of step {step}", default={})
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise UserError(
                 f"the checkpoint of step {step} in {self.workdir} is damaged "

@@ -43,14 +43,15 @@ def value_and_gradients(
       parts: how many shares of a device's rows are gone through one after the other.
       gather_dtype: the type that a weight, by path, is gathered in: the one it is used in.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    rows = () if mesh.empty else tuple(a for a in ("data", "fsdp") if mesh.shape[a] > 1)
+    device_mesh = jax.sharding.get_abstract_mesh()
+    sizes = {} if device_mesh.empty else device_mesh.shape
+    rows = tuple(axis for axis in ("data", "fsdp") if sizes.get(axis, 1) > 1)
     if not rows:  # what there is of `tensor` the partitioner does
         return _in_parts(dict, loss_fn, trained, frozen, inputs, parts)
     # An axis of size 1 is named too: then nothing at all is left to the partitioner.
-    axes = {axis for axis in sharding.AXES if axis != "tensor" or mesh.shape[axis] == 1}
+    axes = {axis for axis in sharding.AXES if axis != "tensor" or sizes[axis] == 1}
     specs = {
-        path: sharding.spec_for(path, value.shape, mesh.shape, rules)
+        path: sharding.spec_for(path, value.shape, sizes, rules)
         for path, value in {**trained, **frozen}.items()
     }
     split = {  # along which dimension a weight is split over `fsdp`
@@ -62,7 +63,7 @@ def value_and_gradients(
         path: P(*(axis if axis == "fsdp" else None for axis in spec))
         for path, spec in specs.items()
     }
-    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    devices = sizes["data"] * sizes["fsdp"]
 
     def local(trained, frozen, inputs):
         def gathering(weights):
@@ -116,10 +117,10 @@ def _in_parts(gathering, loss_fn, trained, frozen, inputs, parts: int) -> Gradie
     Share i has the rows i, i + parts, ...
     """
 
-    def of_weights(trained, share):
+    def loss_and_sums(trained, share):
         return loss_fn(gathering({**frozen, **trained}), share)
 
-    gradients = jax.value_and_grad(of_weights, has_aux=True)
+    gradients = jax.value_and_grad(loss_and_sums, has_aux=True)
     if parts == 1:
         return gradients(trained, inputs)
     shares = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), inputs)

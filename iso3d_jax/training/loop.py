@@ -64,7 +64,7 @@ class Task(Protocol):
         """These rows of the step's batch, a pure function of (seed, step)."""
         ...
 
-    def on_devices(self, batch: dict[str, jax.Array], mesh: Mesh) -> dict[str, jax.Array]:
+    def on_devices(self, batch: dict[str, jax.Array], device_mesh: Mesh) -> dict[str, jax.Array]:
         """What the step gets of a global batch: the same, or more work on it."""
         ...
 
@@ -118,17 +118,17 @@ def new_state(task: Task, tx, cfg: TrainingSpec, abstract: TrainState, shardings
     return make(params)
 
 
-def trace_step(task: Task, tx, cfg: TrainingSpec, shardings, mesh: Mesh, state, batch):
+def trace_step(task: Task, tx, cfg: TrainingSpec, shardings, device_mesh: Mesh, state, batch):
     """One branch's step for a state and a batch or their shapes, traced; `.lower().compile()` it.
 
-    Both have to happen within `jax.set_mesh(mesh)`.
+    Both have to happen within `jax.set_mesh(device_mesh)`.
     """
     step = functools.partial(task.train_step, graphdef=task.graphdef, tx=tx, cfg=cfg)
     jitted = jax.jit(
         step,
         donate_argnums=0,
-        in_shardings=(shardings, sharding.batch_sharding(mesh)),
-        out_shardings=(shardings, NamedSharding(mesh, P())),
+        in_shardings=(shardings, sharding.batch_sharding(device_mesh)),
+        out_shardings=(shardings, NamedSharding(device_mesh, P())),
     )
     return jitted.trace(state, batch)
 
@@ -163,12 +163,12 @@ def fit(
       SystemExit: status 143 after SIGTERM, with the state saved; see core/stopping.py.
     """
     cfg = task.cfg
-    mesh = sharding.make_mesh(dataclasses.asdict(cfg.mesh))
-    sharding.check_batch_size(cfg.batch_size, cfg.batch_parts, mesh)
-    rows = sharding.local_rows(cfg.batch_size, mesh)
+    device_mesh = sharding.make_mesh(dataclasses.asdict(cfg.mesh))
+    sharding.check_batch_size(cfg.batch_size, cfg.batch_parts, device_mesh)
+    rows = sharding.local_rows(cfg.batch_size, device_mesh)
     tx = make_optimizer(cfg)
     abstract = abstract_state(task, tx, cfg)
-    shardings = sharding.state_shardings(abstract, mesh, task.sharding_rules)
+    shardings = sharding.state_shardings(abstract, device_mesh, task.sharding_rules)
     checkpoints = Checkpoints(workdir, cfg)
     if checkpoints.latest_step() is None:
         state = new_state(task, tx, cfg, abstract, shardings)
@@ -179,7 +179,7 @@ def fit(
 
     first = jax.process_index() == 0  # the process that talks
     compiled: dict[str, Program] = {} if programs is None else programs
-    speed = Speed(cfg.batch_size, mesh)
+    speed = Speed(cfg.batch_size, device_mesh)
     writer = MetricsWriter(checkpoints.workdir, start, wandb_project) if first else None
     progress = Progress(
         cfg.steps,
@@ -193,7 +193,7 @@ def fit(
         f"{task.label}: {count_params(abstract.params) / 1e6:.2f} M weights, "
         + (f"{frozen / 1e6:.2f} M of them frozen, " if frozen else "")
         + (f"{task.summary}, " if task.summary else "")
-        + f"batch {cfg.batch_size}, {mesh.devices.size} x {jax.default_backend()}, "
+        + f"batch {cfg.batch_size}, {device_mesh.devices.size} x {jax.default_backend()}, "
         + (f"{jax.process_count()} processes, " if jax.process_count() > 1 else "")
         + (f"resumed at step {start}" if start else "from the start")
     )
@@ -211,11 +211,11 @@ def fit(
                 name = task.branch(step)
                 with speed.waiting():
                     batch = task.batch(step, rows)
-                    batch = sharding.put_batch(batch, cfg.batch_size, mesh)
-                batch = task.on_devices(batch, mesh)
+                    batch = sharding.put_batch(batch, cfg.batch_size, device_mesh)
+                batch = task.on_devices(batch, device_mesh)
                 if name not in compiled:
-                    with progress.compiling(name), jax.set_mesh(mesh):
-                        traced = trace_step(task, tx, cfg, shardings, mesh, state, batch)
+                    with progress.compiling(name), jax.set_mesh(device_mesh):
+                        traced = trace_step(task, tx, cfg, shardings, device_mesh, state, batch)
                         compiled[name] = Program(traced.lower().compile(), traced.jaxpr)
                     distributed.meet(f"{name} compiled")
                     speed.restart()

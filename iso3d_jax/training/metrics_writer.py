@@ -34,9 +34,8 @@ class MetricsWriter:
     def __init__(self, workdir: Path, start_step: int = 0, wandb_project: str | None = None):
         self._file = workdir / "metrics.jsonl"
         if self._file.exists():
-            lines = [
-                line for line in self._file.read_text().splitlines() if _step_of(line) <= start_step
-            ]
+            noted = self._file.read_text().splitlines()
+            lines = [line for line in noted if _read_step(line) <= start_step]
             with atomic_path(self._file) as temporary:
                 temporary.write_text("".join(line + "\n" for line in lines))
         self._samples = workdir / "samples"
@@ -131,7 +130,7 @@ def _wandb_run(workdir: Path, project: str):
     )
 
 
-def _step_of(line: str) -> float:
+def _read_step(line: str) -> float:
     try:
         return json.loads(line)["step"]
     except (json.JSONDecodeError, KeyError):

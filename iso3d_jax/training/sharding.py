@@ -1,4 +1,4 @@
-"""Where each array lives: a mesh, and a short table of path rules. Modules know nothing of it.
+"""Where each array lives: a device mesh and a short table of path rules. Modules know neither.
 
 Axes: `data` splits the batch; `fsdp` splits the batch and, by the rules, the weights with their
 moments and averages; `tensor` splits attention's and the feed-forward's hidden channels. The views
@@ -53,7 +53,7 @@ REPLICATED: Rules = ((r"", P()),)
 
 
 def make_mesh(shape: Mapping[str, int] | None = None, devices=None) -> Mesh:
-    """A mesh over all devices; `shape` such as {"fsdp": 4}, and the rest goes to `data`.
+    """A device mesh over all devices; `shape` such as {"fsdp": 4}, and the rest goes to `data`.
 
     On TPUs it lies along the torus, so that an axis' neighbours are wired.
     """
@@ -75,13 +75,14 @@ def make_mesh(shape: Mapping[str, int] | None = None, devices=None) -> Mesh:
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh) -> None:
+def check_batch_size(batch_size: int, accumulate: int, device_mesh: Mesh) -> None:
     """UserError where a batch does not split evenly over devices and accumulation steps."""
-    ways = mesh.shape["data"] * mesh.shape["fsdp"] * accumulate
+    data, fsdp = device_mesh.shape["data"], device_mesh.shape["fsdp"]
+    ways = data * fsdp * accumulate
     if accumulate < 1 or batch_size % ways:
         raise UserError(
-            f"batch_size {batch_size} does not divide by {ways}: data {mesh.shape['data']} x fsdp "
-            f"{mesh.shape['fsdp']} x accumulate {accumulate}, on {mesh.devices.size} devices"
+            f"batch_size {batch_size} does not divide by {ways}: data {data} x fsdp {fsdp} x "
+            f"accumulate {accumulate}, on {device_mesh.devices.size} devices"
         )
 
 
@@ -117,12 +118,14 @@ def spec_for(path: str, shape: tuple[int, ...], sizes: Mapping[str, int], rules:
     raise UserError(f"no sharding rule matches {path} {shape}; add one for this kind of layer")
 
 
-def param_specs(shapes: Mapping[str, tuple[int, ...]], mesh: Mesh, rules: Rules) -> dict[str, P]:
+def param_specs(
+    shapes: Mapping[str, tuple[int, ...]], device_mesh: Mesh, rules: Rules
+) -> dict[str, P]:
     """Every weight's partition; UserError too where a rule is never the first to match."""
     unused = {pattern for pattern, _ in rules}
     specs = {}
     for path, shape in shapes.items():
-        specs[path] = spec_for(path, shape, mesh.shape, rules)
+        specs[path] = spec_for(path, shape, device_mesh.shape, rules)
         unused.discard(next(pattern for pattern, _ in rules if re.search(pattern, path)))
     for pattern, spec in rules:
         if pattern in unused:
@@ -130,39 +133,39 @@ def param_specs(shapes: Mapping[str, tuple[int, ...]], mesh: Mesh, rules: Rules)
     return specs
 
 
-def state_shardings(state, mesh: Mesh, rules: Rules):
+def state_shardings(state, device_mesh: Mesh, rules: Rules):
     """A NamedSharding for every array of a train state.
 
     Averages and moments live where their weight does: flat dicts keep the weight's path as the key,
     so the last key of a leaf's path says which weight it belongs to.
     """
     shapes = {path: np.shape(leaf) for path, leaf in state.params.items()}
-    specs = param_specs(shapes, mesh, rules)
+    specs = param_specs(shapes, device_mesh, rules)
 
     def one(path, leaf):
         keys = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
         weight = keys[-1] if keys else ""
         same = weight in specs and np.shape(leaf) == shapes[weight]
-        return NamedSharding(mesh, specs[weight] if same else P())
+        return NamedSharding(device_mesh, specs[weight] if same else P())
 
     return jax.tree_util.tree_map_with_path(one, state)
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(device_mesh: Mesh) -> NamedSharding:
     """Batches are split over `data` and `fsdp` along their first axis."""
-    return NamedSharding(mesh, BATCH)
+    return NamedSharding(device_mesh, BATCH)
 
 
-def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
+def local_rows(batch_size: int, device_mesh: Mesh) -> np.ndarray:
     """The rows of a global batch that this process's devices need, in order."""
-    shares = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    shares = batch_sharding(device_mesh).addressable_devices_indices_map((batch_size,)).values()
     return np.unique(np.concatenate([np.arange(batch_size)[share] for share in shares]))
 
 
-def put_batch(batch: dict[str, np.ndarray], batch_size: int, mesh: Mesh):
+def put_batch(batch: dict[str, np.ndarray], batch_size: int, device_mesh: Mesh):
     """This process's `local_rows` to its devices, as one global batch of `batch_size` rows."""
     shapes = {name: (batch_size, *value.shape[1:]) for name, value in batch.items()}
-    return jax.make_array_from_process_local_data(batch_sharding(mesh), batch, shapes)
+    return jax.make_array_from_process_local_data(batch_sharding(device_mesh), batch, shapes)
 
 
 def put_params(params: dict, shardings: dict) -> dict:

@@ -37,7 +37,7 @@ class OptimizerSpec:
 
 
 @dataclass(frozen=True)
-class MeshSpec:
+class DeviceMeshSpec:
     """Sizes of the device mesh's axes; the rest of the devices goes to `data`."""
 
     fsdp: int
@@ -66,7 +66,7 @@ class TrainingSpec(OptimizerSpec):
     sample_every: int
     ablate_every: int
     keep: int
-    mesh: MeshSpec
+    mesh: DeviceMeshSpec
     model: FrozenConfigDict
 
     @property

@@ -16,12 +16,12 @@ class Speed:
 
     Args:
       batch_size: objects of a step.
-      mesh: whose devices do the work.
+      device_mesh: whose devices do the work.
     """
 
-    def __init__(self, batch_size: int, mesh: Mesh):
-        self._batch_size, self._devices = batch_size, mesh.devices.size
-        self._peak = chips.find_peak(mesh.devices.flat[0].device_kind)
+    def __init__(self, batch_size: int, device_mesh: Mesh):
+        self._batch_size, self._devices = batch_size, device_mesh.devices.size
+        self._peak = chips.find_peak(device_mesh.devices.flat[0].device_kind)
         self._flops: dict[str, float] = {}
         self.restart()
 

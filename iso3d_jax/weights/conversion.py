@@ -151,7 +151,7 @@ def _check_schedule(tensors: Tensors, what: str) -> Tensors:
     return {key: tensor for key, tensor in tensors.items() if key not in expected}
 
 
-def _shape_of(table: Table, tensors: Tensors, ndims: Mapping[str, int] | None = None):
+def _shape_reader(table: Table, tensors: Tensors, ndims: Mapping[str, int] | None = None):
     """Shapes of our weights as a source has them, by our path."""
 
     def shape_of(path):
@@ -169,7 +169,7 @@ def _unet(tensors, table_of, count, arch, leftovers, what) -> Part:
     draft = table_of(UNetConfig(channel_mult=(1,) * levels, num_res_blocks=blocks))
     given = dict(arch.get("unet", {}))
     camera_dim = int(given.pop("camera_dim", 16))
-    config = architecture.read_unet(_shape_of(draft, tensors), levels, blocks, given)
+    config = architecture.read_unet(_shape_reader(draft, tensors), levels, blocks, given)
     made = {}
     if not config.camera_dim and camera_dim:
         config = dataclasses.replace(config, camera_dim=camera_dim)
@@ -199,24 +199,24 @@ def _silent_camera(camera_dim: int, dim: int) -> dict[str, np.ndarray]:
 def _vae(tensors, table_of, count, arch, what) -> Part:
     levels = count(tensors) if count else 1
     draft = table_of(VAEConfig(ch_mult=(1,) * levels, num_res_blocks=8))
-    config = architecture.read_vae(_shape_of(draft, tensors), arch.get("vae", {}))
+    config = architecture.read_vae(_shape_reader(draft, tensors), arch.get("vae", {}))
     return _match("vae", config, table_of(config), tensors, (), {}, what)
 
 
 def _clip(tensors, table, arch, leftovers, what) -> Part:
-    config = architecture.read_clip(_shape_of(table, tensors), arch.get("clip", {}))
+    config = architecture.read_clip(_shape_reader(table, tensors), arch.get("clip", {}))
     return _match("clip", config, table, tensors, leftovers, {}, what)
 
 
 @functools.cache
-def shapes_of(network: str, config) -> dict[str, tuple[int, ...]]:
+def weight_shapes(network: str, config) -> dict[str, tuple[int, ...]]:
     """Shapes of a network's weights by path; `config` is its dataclass."""
     section = ConfigDict({network: dataclasses.asdict(config)})
     return {k: v.shape for k, v in bundle.abstract_network(network, section)[1].items()}
 
 
 def _match(network, config, table, tensors, leftovers, made, what) -> Part:
-    shapes = shapes_of(network, config)
+    shapes = weight_shapes(network, config)
     wanted = {path: shape for path, shape in shapes.items() if path not in made}
     sizes = {key: tensor.shape for key, tensor in tensors.items()}
     names = {"unet": "the UNet", "vae": "the autoencoder", "clip": "the vision tower"}

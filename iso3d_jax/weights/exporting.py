@@ -15,7 +15,7 @@ from iso3d_jax.core.files import atomic_path, make_folder
 from iso3d_jax.models.clip import CLIPConfig
 from iso3d_jax.models.registry import SECTIONS
 from iso3d_jax.weights import bundle, compact, facts
-from iso3d_jax.weights.conversion import DTYPES, shapes_of
+from iso3d_jax.weights.conversion import DTYPES, weight_shapes
 from iso3d_jax.weights.layouts import clip, diffusers, ldm
 from iso3d_jax.weights.rules import Rule, find, to_theirs
 from iso3d_jax.weights.safetensors_file import Entry, Report, reporting, write_safetensors
@@ -183,7 +183,7 @@ def _open_bundle(model: str | Path) -> tuple[ConfigDict, dict[str, dict[str, Laz
     for name, tensors in stored.items():
         if name not in SECTIONS:
             raise UserError(f"{folder} has weights of an unknown network, '{name}'")
-        shapes = shapes_of(name, bundle.network_config(name, config))
+        shapes = weight_shapes(name, bundle.network_config(name, config))
         if shapes != {path: tensor.shape for path, tensor in tensors.items()}:
             raise UserError(f"the weights of '{name}' in {folder} do not fit its model.json")
     return config, stored

@@ -87,8 +87,8 @@ def test_the_newest_is_restored_with_its_position_and_older_ones_go(tmp_path, ma
     assert checkpoints.latest_step() == 6
     assert restored(checkpoints) == (6, [0.0, 6.0, 12.0])
     assert checkpoints.position(6) == {"next_index": 60}
-    about = checkpoints.manager.metadata(6).custom_metadata
-    assert about["config"] == json.loads((tmp_path / "config.json").read_text())
+    metadata = checkpoints.manager.metadata(6).custom_metadata
+    assert metadata["config"] == json.loads((tmp_path / "config.json").read_text())
     checkpoints.save(8, state(8))
     checkpoints.close()
     again = Checkpoints(tmp_path, cfg)

@@ -54,15 +54,15 @@ def network(cfg: StageSpec, load: Callable[[], FlatParams] | None):
     return graphdef, jax.eval_shape(lambda params: trainable.add_lora(params, cfg), shapes), init
 
 
-def _online_encoder(frozen: bundle.Model, mesh: Mesh) -> Callable[[dict], dict]:
+def _online_encoder(frozen: bundle.Model, device_mesh: Mesh) -> Callable[[dict], dict]:
     """`encode_rows` as a program of its own, with a copy of the frozen networks on each device."""
     parts = {name: split_params(getattr(frozen, name)) for name in ("vae", "clip")}
-    everywhere = NamedSharding(mesh, P())
+    everywhere = NamedSharding(device_mesh, P())
     params = {
         name: sharding.put_params(weights, dict.fromkeys(weights, everywhere))
         for name, (_, weights) in parts.items()
     }
-    rows = sharding.batch_sharding(mesh)
+    rows = sharding.batch_sharding(device_mesh)
 
     def encode(params, batch):
         networks = {name: merge_params(parts[name][0], params[name]) for name in parts}
@@ -183,12 +183,12 @@ class DenoiserTask(BaseTask):
         self._check_encoded(table)
         return table
 
-    def on_devices(self, batch: dict, mesh: Mesh) -> dict:
+    def on_devices(self, batch: dict, device_mesh: Mesh) -> dict:
         """Encodes a batch of pictures where `encoding` is "online"; every device its own rows."""
         if "views" not in batch:
             return batch
         if self._encode is None:
-            self._encode = _online_encoder(self.frozen, mesh)
+            self._encode = _online_encoder(self.frozen, device_mesh)
         return self._encode(batch)
 
     def position(self) -> dict[str, int]:

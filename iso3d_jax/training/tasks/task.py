@@ -55,7 +55,7 @@ class BaseTask:
     def batch(self, step: int, rows: np.ndarray) -> dict[str, np.ndarray]:
         return {name: value[rows] for name, value in self.batches(step).items()}
 
-    def on_devices(self, batch: dict, mesh) -> dict:
+    def on_devices(self, batch: dict, device_mesh) -> dict:
         return batch
 
     def position(self) -> dict[str, int]:

@@ -23,9 +23,6 @@ RES = (
     Rule(r"skip/*", "conv_shortcut.*"),
 )
 
-# Weights of ours that this layout does not have: they begin with zero output.
-UNET_LACKS = r"camera_embed/"
-
 
 def count_unet(keys: Iterable[str]) -> tuple[int, int]:
     """(levels, residual blocks a level)."""

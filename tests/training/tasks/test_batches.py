@@ -56,8 +56,8 @@ def test_a_resumed_run_sees_what_an_unbroken_one_sees(tmp_path, make_config, mak
     for path, value in ends[0].items():
         np.testing.assert_array_equal(value, ends[1][path], err_msg=path)
     checkpoints = Checkpoints(tmp_path / "2", make_spec(StageSpec, cfg))
-    about = checkpoints.manager.metadata(2).custom_metadata
-    assert about["config"]["seed"] == cfg.seed
+    metadata = checkpoints.manager.metadata(2).custom_metadata
+    assert metadata["config"]["seed"] == cfg.seed
     assert checkpoints.position(2)["next_index"] == 2
     checkpoints.close()
 
