@@ -21,20 +21,14 @@ def with_picture(denoiser, red_square):
 
 
 def test_an_empty_scene_is_off_by_the_picture(with_picture, small_config):
-    cfg = make_spec(small_config)
-    scene = state.start(make_spec(small_config))  # no cell is occupied yet
-    loss, wanted = reference_loss(
-        scene.params,
-        with_picture,
-        jax.random.key(0),
-        state.make_grid(scene, make_spec(small_config)),
-        16,
-        make_spec(cfg),
-    )
+    spec = make_spec(small_config)
+    scene = state.start(spec)  # no cell is occupied yet
+    grid = state.make_grid(scene, spec)
+    loss, wanted = reference_loss(scene.params, with_picture, jax.random.key(0), grid, 16, spec)
     assert not wanted.any()
     seen = 32 / 256  # of the pixels
     colour = (2 * 0.9**2 + 0.2**2) / 3
-    assert float(loss) == pytest.approx(seen * (colour + cfg.reference.mask), rel=1e-4)
+    assert float(loss) == pytest.approx(seen * (colour + spec.reference.mask), rel=1e-4)
 
 
 def test_it_is_learned_where_it_has_a_weight(with_picture, small_config):
