@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -93,7 +94,9 @@ class Views:
         if any(arrays[name].ndim != count for name, count in axes.items()):
             raise UserError(f"{path} is damaged; {remedy}")
         try:
-            own = {"seed": int(arrays["seed"]), "preprocessing": str(arrays["preprocessing"])}
+            values: dict[str, Any] = arrays | {
+                "seed": int(arrays["seed"]), "preprocessing": str(arrays["preprocessing"])
+            }  # fmt: skip
         except ValueError:
             raise UserError(f"{path} is damaged; {remedy}") from None
-        return cls(**(arrays | own))
+        return cls(**values)

@@ -18,7 +18,7 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ml_collections import ConfigDict
 
@@ -140,7 +140,7 @@ class AbstractTask:
 
     def __init__(self, config: ConfigDict):
         from iso3d_jax.training.spec import StageSpec, make_spec
-        from iso3d_jax.training.tasks import base, denoiser, stages, trainable
+        from iso3d_jax.training.tasks import base, denoiser, stages
 
         # A step costs the same with any cameras and prediction.
         settled, _ = base.settle(config, read=False)
@@ -149,7 +149,11 @@ class AbstractTask:
         self.train_step = denoiser.train_step
         self.sharding_rules = denoiser.sharding_rules(cfg)
         self.graphdef, self.abstract_params, self.init_params = stages.network(cfg, None)
-        self.trained = lambda params: trainable.trained_paths(params, cfg)
+
+    def trained(self, params: Iterable[str]) -> list[str] | None:
+        from iso3d_jax.training.tasks import trainable
+
+        return trainable.trained_paths(params, self.cfg)
 
 
 def compile_branch(cfg: ConfigDict, devices, branch: str) -> Program:

@@ -8,6 +8,7 @@ each branch of training. Each is what the commands run, with their configs.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -127,7 +128,7 @@ def _reconstruction(unet, vae, config: ConfigDict, spec: ReconstructionSpec) -> 
 
     def run(spec, phase):
         return functools.partial(
-            run_steps.__wrapped__, capacity=spec.steps_per_call, spec=spec,
+            inspect.unwrap(run_steps), capacity=spec.steps_per_call, spec=spec,
             denoiser_spec=denoiser_spec, phase=phase,
         )  # fmt: skip
 
@@ -144,7 +145,7 @@ def _reconstruction(unet, vae, config: ConfigDict, spec: ReconstructionSpec) -> 
     yield Program("draft", run(fitted, 0), (first, seen, _shape((), jnp.int32)))
     ring = _shapes_of(camera_sets.ring(4, **pictures.SHOW))
     show = functools.partial(
-        pictures._render_views.__wrapped__, resolution=spec.video.resolution,
+        inspect.unwrap(pictures._render_views), resolution=spec.video.resolution,
         render_spec=spec.rays_shown, field_spec=spec.field,
     )  # fmt: skip
     grid = jax.eval_shape(lambda scene: state.make_grid(scene, spec), main)

@@ -36,15 +36,10 @@ from iso3d_jax.training.watch import StepWatch
 PROFILE_AFTER = 3  # steps before the trace, so that it shows none of the start
 
 
-class Task(Protocol):
-    """What the loop asks of a kind of training."""
+class Step(Protocol):
+    """What a step's program is made of: no weights, no data."""
 
-    cfg: TrainingSpec
-    label: str
-    summary: str  # what the first line of a run says beside sizes; may be empty
     graphdef: Any
-    init_params: FlatParams | Callable[[], FlatParams]  # arrays, or what makes them on the host
-    sharding_rules: sharding.Rules
     train_step: Callable[..., tuple[TrainState, dict]]  # (state, batch, *, graphdef, tx, cfg)
 
     @property
@@ -54,6 +49,24 @@ class Task(Protocol):
 
     def trained(self, params: Iterable[str]) -> list[str] | None:
         """Paths of the weights that are trained; None means all."""
+        ...
+
+
+class Task(Step, Protocol):
+    """What the loop asks of a kind of training."""
+
+    label: str
+    summary: str  # what the first line of a run says beside sizes; may be empty
+    sharding_rules: sharding.Rules
+
+    @property
+    def cfg(self) -> TrainingSpec:
+        """The numbers of the run."""
+        ...
+
+    @property
+    def init_params(self) -> FlatParams | Callable[[], FlatParams]:
+        """The first weights, or what makes them on the host."""
         ...
 
     def branch(self, step: int) -> str:
@@ -93,7 +106,7 @@ class Task(Protocol):
         ...
 
 
-def abstract_state(task: Task, tx, cfg: TrainingSpec):
+def abstract_state(task: Step, tx, cfg: TrainingSpec):
     """The train state's shapes."""
     shapes = task.abstract_params
     trained = task.trained(shapes)
@@ -118,7 +131,7 @@ def new_state(task: Task, tx, cfg: TrainingSpec, abstract: TrainState, shardings
     return make(params)
 
 
-def trace_step(task: Task, tx, cfg: TrainingSpec, shardings, device_mesh: Mesh, state, batch):
+def trace_step(task: Step, tx, cfg: TrainingSpec, shardings, device_mesh: Mesh, state, batch):
     """One branch's step for a state and a batch or their shapes, traced; `.lower().compile()` it.
 
     Both have to happen within `jax.set_mesh(device_mesh)`.

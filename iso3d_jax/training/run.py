@@ -48,7 +48,10 @@ def train(
     from iso3d_jax.training.loop import fit
     from iso3d_jax.training.tasks.registry import make_task
 
-    fit(make_task(config), workdir, profile_steps=profile_steps, wandb_project=wandb_project)
+    fit(
+        make_task(config),  # pyright: ignore[reportArgumentType] (a cached property is no property)
+        workdir, profile_steps=profile_steps, wandb_project=wandb_project,
+    )  # fmt: skip
     return workdir / "model"
 
 
