@@ -28,7 +28,11 @@ AREAS = {
         "data/background.py", "data/matting.py", "data/colour.py",
         "data/multiview", "data/picture_table.py",
     ],
-    "data/render": ["data/render.py", "data/rasterizer.py", "data/grids.py", "data/meshes.py"],
+    "data/render": [
+        "data/render.py", "data/rasterizer.py", "data/grids.py", "data/meshes.py", "data/gltf.py",
+        "data/gltf_document.py", "data/obj.py", "data/ply.py", "data/plain_meshes.py",
+        "data/beside.py", "data/textures.py",
+    ],
     "mesh": ["mesh"],
     "metrics": [
         "metrics/pixels.py", "metrics/shapes.py", "metrics/isotropy.py",
@@ -69,6 +73,7 @@ ALSO = {
     "evaluation/views.py": ["tests/evaluation/test_task.py"],
     "metrics/lpips.py": ["tests/parity/test_lpips.py"],
     "evaluation/perceptual.py": ["tests/parity/test_lpips.py"],
+    "reconstruction/report_file.py": ["tests/reconstruction/test_result_files.py"],
     "guidance/sds.py": [RELEASED],
     "models/attention.py": [RELEASED],
     "models/clip.py": [BY_HAND, RELEASED],
