@@ -235,7 +235,10 @@ def test_one_bad_picture_does_not_lose_the_others(
         metadata = run.run_metadata(model, picture, make_spec(cfg), model_id, init)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "mesh.glb").touch()
-        report = {"picture_sha256": metadata["picture"], **metadata}
+        report = {
+            "picture_sha256": metadata["picture"], "mode": "sds", "device": "cpu", "seed": 1,
+            "iterations": 4, "seconds": {}, "mesh": {"threshold": 1.0, "faces": 2}, **metadata,
+        }  # fmt: skip
         (folder / "report.json").write_text(json.dumps(report))
 
     def again():
