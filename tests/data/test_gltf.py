@@ -373,7 +373,7 @@ def test_meshopt_is_read_where_the_data_are_there_too():
 
 
 def test_draco_by_its_library_or_by_the_data_beside_it_or_not_at_all(monkeypatch):
-    """The library is not in the tests' environment; this stands for its `decode`."""
+    """Where the library is not there, and where its data lie; this stands for its `decode`."""
     file = simple(TEXCOORD_0=UV)
     rule = {"bufferView": file.view(b"packed"), "attributes": {"POSITION": 5, "TEXCOORD_0": 6}}
     file.json["meshes"][0]["primitives"][0]["extensions"] = {"KHR_draco_mesh_compression": rule}
@@ -401,6 +401,27 @@ def test_draco_by_its_library_or_by_the_data_beside_it_or_not_at_all(monkeypatch
     rule["bufferView"] = 0
     with pytest.raises(BadMesh, match="cannot be unpacked"):
         read(file)
+
+
+def test_what_dracopy_packs_is_read_back():
+    draco = pytest.importorskip("DracoPy")
+    file = simple(TEXCOORD_0=UV)
+    packed = draco.encode(
+        SQUARE, INDICES.reshape(-1, 3).astype(np.uint32), quantization_bits=20,
+        preserve_order=True, tex_coord=np.asarray(UV, np.float64), tex_coord_quantization_bits=20,
+    )  # fmt: skip
+    held = {a["attribute_type"]: a["unique_id"] for a in draco.decode(packed).attributes}
+    rule = {
+        "bufferView": file.view(packed),
+        "attributes": {"POSITION": held[0], "TEXCOORD_0": held[3]},  # Draco's own numbers of kinds
+    }
+    file.json["meshes"][0]["primitives"][0]["extensions"] = {"KHR_draco_mesh_compression": rule}
+    for accessor in file.json["accessors"]:
+        del accessor["bufferView"]
+    (part,) = read(file)
+    np.testing.assert_allclose(part.positions, CORNERS, atol=1e-5)
+    file = simple(TEXCOORD_0=UV)
+    np.testing.assert_allclose(part.uv, read(file)[0].uv, atol=1e-5)
 
 
 def change(path, value):
