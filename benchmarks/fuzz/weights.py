@@ -68,14 +68,14 @@ def pickles(seed: int, n: int) -> Iterator[tuple[str, bytes, str]]:
 @functools.cache
 def _arrays() -> dict[str, np.ndarray]:
     from iso3d_jax.models.vae import VAEConfig
-    from iso3d_jax.weights.conversion import shapes_of
+    from iso3d_jax.weights.conversion import weight_shapes
     from iso3d_jax.weights.layouts import ldm
     from iso3d_jax.weights.rules import find, to_theirs
 
     config = VAEConfig(ch=4, ch_mult=(1, 2), num_res_blocks=1, z_channels=4, embed_dim=4,
                        num_groups=2)  # fmt: skip
     arrays = {}
-    for path, shape in shapes_of("vae", config).items():
+    for path, shape in weight_shapes("vae", config).items():
         match = find(ldm.VAE, path)
         assert match is not None, path
         values = to_theirs(np.zeros(shape, np.float32), path, match)
