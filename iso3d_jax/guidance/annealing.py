@@ -19,7 +19,7 @@ def ramp(value: Ramp, step: jax.Array | int) -> jax.Array:
         two steps and constant outside.
       step: iteration.
     """
-    if not isinstance(value, tuple):
+    if not isinstance(value, tuple | list):
         return jnp.float32(value)
     start_step, start_value, end_value, end_step = value
     share = (jnp.asarray(step, jnp.float32) - start_step) / (end_step - start_step)

@@ -35,7 +35,11 @@ def test_what_is_finished_is_this_very_run(small_config, tmp_path):
     metadata = {"picture": "p", "model": "m", "init": "none", "dtype": "float32",
              "config": small_config.to_dict()}  # fmt: skip
     assert not batch.is_finished(tmp_path, metadata)
-    report = {"picture_sha256": "p", **{k: v for k, v in metadata.items() if k != "picture"}}
+    report = {
+        "picture_sha256": "p", "mode": "sds", "device": "cpu", "seed": 1, "iterations": 4,
+        "seconds": {}, "mesh": {"threshold": 1.0, "faces": 2},
+        **{k: v for k, v in metadata.items() if k != "picture"},
+    }  # fmt: skip
 
     def write(**changes):
         (tmp_path / "report.json").write_text(json.dumps(report | changes))

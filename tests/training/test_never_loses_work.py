@@ -131,7 +131,7 @@ def finished(tmp_path_factory, make_config, make_task):
 
 
 @pytest.mark.parametrize("kind", ["bit", "truncated", "missing"])
-def test_damaged_checkpoint_is_put_aside(finished, tmp_path, make_config, capfd, kind):
+def test_damaged_checkpoint_is_put_aside(finished, tmp_path, make_stage, capfd, kind):
     workdir = tmp_path / "run"
     shutil.copytree(finished, workdir)
     files = [path for path in (workdir / "checkpoints" / "3").rglob("*") if path.is_file()]
