@@ -8,6 +8,7 @@ import pytest
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.reconstruction import parallel
+from iso3d_jax.reconstruction.spec import make_spec
 
 SCRIPT = """
 import json, sys
