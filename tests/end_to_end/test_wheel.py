@@ -135,9 +135,9 @@ def test_data_training_and_scores(iso3d, desk, site):
     iso3d(*encode, "--vae", weights, "--clip", weights)
     small = (
         "--config.steps=2", "--config.batch_size=2", "--config.warmup_steps=0",
-        "--config.data_encoded=encoded", "--config.model.unet.model_channels=16",
-        "--config.model.unet.channel_mult=(1,)", "--config.model.unet.attention_resolutions=(1,)",
-        "--config.model.unet.num_head_channels=8", "--config.model.unet.num_groups=4",
+        "--config.data_encoded=encoded", "--config.model.unet.model_channels=32",
+        "--config.model.unet.channel_mult=(1,2)",
+        "--config.model.unet.attention_resolutions=(2,)",
     )  # fmt: skip
     iso3d("train", "--config", "stage1:tiny", "--workdir", "runs/stage1", *small)
     iso3d("train", "--config", "configs/stage2.py:tiny", "--out", "runs/stage2", *small)
