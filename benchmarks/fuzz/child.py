@@ -81,13 +81,13 @@ def _try(module, case, limit: float) -> tuple[str, str, float]:
             verdict, detail = "ok", ""
         except UserError as error:
             verdict, detail = "our error", str(error)
-            if "\n" in detail or len(detail) > 4000:
+            if not detail.isprintable() or len(detail) > 4000:
                 verdict, detail = "other", f"not one sentence: {detail!r}"
         except MemoryError as error:
             verdict, detail = "memory", repr(error)
         except _Late:
             verdict, detail = "hang", f"more than {limit:g} s of processor time"
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             place = traceback.extract_tb(error.__traceback__)[-1]
             verdict = "memory" if "RESOURCE_EXHAUSTED" in str(error) else "other"
             detail = f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"

@@ -1,14 +1,6 @@
-"""Damaged meshes: seeded mutations of small whole ones, in every format that is read.
+"""Damaged meshes: seeded mutations of small whole ones, in every format that is read."""
 
-    python -m benchmarks.fuzz.meshes --seed 0 --count 1000
-
-`cases` makes them and `attempt` reads one as `data.render` does; the driver of all corpora runs
-both under limits of memory and time. A case is fine if it is read or refused by `UserError`.
-"""
-
-import argparse
 import base64
-import collections
 import copy
 import io
 import json
@@ -16,9 +8,6 @@ import pathlib
 import random
 import re
 import struct
-import tempfile
-import time
-import traceback
 import zipfile
 from collections.abc import Iterator
 
@@ -335,36 +324,3 @@ def attempt(path: str | pathlib.Path) -> None:
         refused = refused or fault
     if refused:
         raise UserError(refused)
-
-
-def main() -> None:
-    """Tries a corpus in this process and prints what came of it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--count", type=int, default=1000)
-    args = parser.parse_args()
-    found, slowest = collections.Counter(), (0.0, "")
-    for name, files, entry in cases(args.seed, args.count):
-        with tempfile.TemporaryDirectory() as folder:
-            for file, data in files.items():
-                pathlib.Path(folder, file).write_bytes(data)
-            start = time.perf_counter()
-            try:
-                if entry in files:
-                    attempt(pathlib.Path(folder, entry))
-                found["ok"] += 1
-            except UserError as e:
-                found["our error"] += 1
-                if "\n" in str(e) or len(str(e)) > 600:
-                    print(f"{name}: not one sentence: {str(e)[:200]!r}")
-            except Exception as e:
-                found["other"] += 1
-                at = traceback.extract_tb(e.__traceback__)[-1]
-                where = f"{pathlib.Path(at.filename).name}:{at.lineno}"
-                print(f"{name}: {type(e).__name__} at {where}: {str(e)[:200]}")
-            slowest = max(slowest, (time.perf_counter() - start, name))
-    print(dict(found), f"slowest {slowest[0]:.2f} s ({slowest[1]})")
-
-
-if __name__ == "__main__":
-    main()

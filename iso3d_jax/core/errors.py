@@ -15,10 +15,14 @@ class EmptySurface(UserError):
     """A scene that is empty: there is nothing to make a mesh of."""
 
 
+def printable(text: str, instead: str = "\N{REPLACEMENT CHARACTER}") -> str:
+    """A text with `instead` for each character that cannot be printed, line ends among them."""
+    return "".join(c if c.isprintable() else instead for c in text)
+
+
 def shorten(text: object, length: int = 200) -> str:
     """What a file said, for a message: one line of printable characters, its middle left out."""
     kept = str(text)
     if len(kept) > length:
         kept = f"{kept[: length // 2]} ... {kept[-length // 2 :]}"
-    kept = " ".join(kept.split())
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in kept)
+    return printable(" ".join(kept.split()))

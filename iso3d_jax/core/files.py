@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import filelock
 
-from iso3d_jax.core.errors import UserError, shorten
+from iso3d_jax.core.errors import UserError, printable, shorten
 from iso3d_jax.core.json_files import read_object
 
 _MAX_NAME = 255  # bytes, of the usual file systems
@@ -42,7 +42,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 def readable_name(path: str | os.PathLike) -> str:
     """A path as text for a person and for a page, also where its bytes are no UTF-8."""
     text = os.fsencode(path).decode("utf-8", "replace")
-    return "".join(c if c.isprintable() else " " for c in text)
+    return printable(text, " ")
 
 
 _REASONS = {

@@ -1,7 +1,24 @@
-"""Pictures as numbers: the one place where floats become bytes."""
+"""Pictures: the one place where floats become bytes, and where files of strangers are opened."""
+
+from collections.abc import Sequence
+from typing import IO
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
+
+
+def open_as(file: IO[bytes], formats: Sequence[str]) -> Image.Image:
+    """What an open file says that it holds; little is decoded yet.
+
+    Args:
+      formats: Pillow's names of those that are tried, but for what Pillow was built without.
+
+    Raises:
+      whatever Pillow and its decoders raise on damaged files.
+    """
+    Image.init()
+    return Image.open(file, formats=[name for name in formats if name in Image.OPEN])
 
 
 def to_uint8(picture) -> UInt8[np.ndarray, "..."]:

@@ -17,6 +17,8 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable
 
+from iso3d_jax.core.errors import printable
+
 MOST_BYTES = 400_000_000  # of one file, unpacked
 
 ReadFile = Callable[[str], bytes]
@@ -57,7 +59,7 @@ def _check_size(name: str, size: int):
 def _shown(name: str) -> str:
     """A name for a message: its end, without what cannot be printed."""
     text = name.encode("utf-8", "replace").decode()
-    text = "".join(c if c.isprintable() else "?" for c in text)
+    text = printable(text, "?")
     return text if len(text) <= 80 else "..." + text[-77:]
 
 

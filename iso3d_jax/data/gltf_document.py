@@ -154,10 +154,6 @@ class Document:
             )
         return data[start : start + length]
 
-    def accessor_count(self, index) -> int:
-        """How many elements an accessor has."""
-        return count(self.item("accessors", index), "count", None)
-
     def accessor(self, index, width: int | None = None) -> Shaped[np.ndarray, "N C"]:
         """The elements of an accessor as they are stored; a view where that is possible.
 

@@ -13,14 +13,14 @@ import stat
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.errors import UserError, printable
 from iso3d_jax.core.files import readable_name
-from iso3d_jax.core.images import to_uint8
+from iso3d_jax.core.images import open_as, to_uint8
 
 SMALLEST = 16  # pixels; below that there is nothing to see
 # More is refused before it is decoded. A JPEG is reduced while it is decoded, the others are not.
@@ -28,7 +28,7 @@ MOST_PIXELS_JPEG = 110_000_000  # phones make 108 million
 MOST_PIXELS = 64_000_000
 MOST_BYTES = 1_000_000_000  # of a file
 NO_MEMORY = "needs more memory than there is"
-# Pillow's names. AVIF is left out where Pillow was built without it.
+# Pillow's names.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 
@@ -72,7 +72,7 @@ def read_image(picture: PictureSource, largest: int) -> Image.Image:
     if isinstance(picture, Image.Image):
         return _decode(picture.copy, name, largest)
     if isinstance(picture, bytes | bytearray | memoryview):
-        return _decode(lambda: _open(io.BytesIO(picture)), name, largest)
+        return _decode(lambda: open_as(io.BytesIO(picture), FORMATS), name, largest)
     if not isinstance(picture, str | os.PathLike):
         raise UserError(
             f"a picture is a path, its bytes, a Pillow image or an array, not "
@@ -82,7 +82,7 @@ def read_image(picture: PictureSource, largest: int) -> Image.Image:
     _check_file(path, name)
     try:
         with open(path, "rb") as file:
-            return _decode(lambda: _open(file), name, largest)
+            return _decode(lambda: open_as(file, FORMATS), name, largest)
     except OSError as error:
         raise UserError(f"{name} cannot be read: {_reason(error)}") from None
 
@@ -128,12 +128,6 @@ def _from_array(picture: np.ndarray) -> Image.Image:
     return Image.fromarray(picture[..., 0] if picture.shape[2:] == (1,) else picture)
 
 
-def _open(file: IO[bytes]) -> Image.Image:
-    """What an open file says that it holds; little is decoded yet."""
-    Image.init()
-    return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
-
-
 def _decode(opened: Callable[[], Image.Image], name: str, largest: int) -> Image.Image:
     """Opens and decodes; every failure on the way is the picture's."""
     try:
@@ -176,7 +170,7 @@ def _decode(opened: Callable[[], Image.Image], name: str, largest: int) -> Image
 def _reason(error: BaseException) -> str:
     """An error's own words as a part of a sentence: one line, printable and short."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    text = " ".join(printable(text, " ").split())
     return text if len(text) <= 120 else text[:117] + "..."
 
 

@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from iso3d_jax.core.images import open_as
+
 LARGEST_SIDE = 512
 MOST_PIXELS = 8192 * 8192
 MOST_PIXELS_IN_ALL = 300_000_000  # decoded for one object
@@ -72,7 +74,7 @@ class Textures:
         if data[1:7] == b"KTX 20":
             raise BadTexture("it is a KTX2 picture, which is not read")
         with _ours():
-            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+            picture = open_as(io.BytesIO(data), FORMATS)
             pixels = picture.width * picture.height
             if pixels > MOST_PIXELS:
                 raise BadTexture(

@@ -11,7 +11,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 
-from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.errors import UserError, shorten
 from iso3d_jax.models.clip import CLIPConfig
 from iso3d_jax.models.unet import UNetConfig
 from iso3d_jax.models.vae import VAEConfig
@@ -160,7 +160,8 @@ def _finish(kind, name: str, given: Mapping, check, **read):
     """The config: what was read, plus what only `given` can say; disagreements are errors."""
     known = {field.name for field in dataclasses.fields(kind)}
     if unknown := sorted(set(given) - known - SILENT):
-        raise UserError(f"--arch: section '{name}' has unknown entries: {', '.join(unknown)}")
+        said = shorten(", ".join(unknown))
+        raise UserError(f"--arch: section '{name}' has unknown entries: {said}")
     extra = {key: given[key] for key in NOT_IN_SHAPES[name] if key in given}
     for key, value in read.items():
         if key in given and _numbers(key, given[key]) != _numbers(key, value):

@@ -81,7 +81,8 @@ def network_config(name: str, config: ConfigDict):
     values = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in config[name].items()}
     known = {f.name for f in dataclasses.fields(kind)}
     if unknown := sorted(set(values) - known):
-        raise UserError(f"the model's section '{name}' has unknown entries: {', '.join(unknown)}")
+        said = shorten(", ".join(unknown))
+        raise UserError(f"the model's section '{name}' has unknown entries: {said}")
     facts.check_numbers(kind, values, f"the model's section '{name}'")
     return kind(**values)
 

@@ -20,7 +20,7 @@ def test_a_thousand_damaged_pickles_and_the_hostile_ones():
     assert len(hostile) > 30 and {line["verdict"] for line in hostile} == {"our error"}
 
 
-@pytest.mark.parametrize("corpus, count", [("documents", 80), ("checkpoints", 40)])
+@pytest.mark.parametrize("corpus, count", [("documents", 80), ("checkpoints", 40), ("meshes", 40)])
 def test_a_slice_of_each_corpus(corpus, count, tmp_path):
     lines = run_corpus(corpus, 1, count, tmp_path / "log.jsonl", batch=count)
     assert len(lines) == count and not bad(lines), bad(lines)[:5]
@@ -47,6 +47,7 @@ class Module:
         ("from iso3d_jax.core.errors import UserError; raise UserError('x')", "our error"),
         ("from iso3d_jax.core.errors import UserError; raise UserError('x\\ny')", "other"),
         ("1 / 0", "other"),
+        ("raise SystemExit(0)", "other"),
         ("raise MemoryError", "memory"),
         ("while True: pass", "hang"),
         ("while True:\n  try:\n    while True: pass\n  except Exception: pass", "hang"),
