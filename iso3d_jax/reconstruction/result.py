@@ -198,9 +198,13 @@ def _stamp(path: Path) -> list[int]:
     return [path.stat().st_size, path.stat().st_mtime_ns]
 
 
+def _noted(run: Path) -> dict[str, Any]:
+    return read_object(run / EXPORTS) if (run / EXPORTS).is_file() else {}
+
+
 def _not_own(run: Path, path: Path) -> Path | None:
     """A file that would be overwritten and that no export of the run has written."""
-    noted = read_object(run / EXPORTS) if (run / EXPORTS).is_file() else {}
+    noted = _noted(run)
     for file in _files_of(path):
         by_name = file.stem == "mesh" and file.parent.resolve() == run.resolve()
         if file.exists() and not by_name and noted.get(str(file.resolve())) != _stamp(file):
@@ -213,7 +217,7 @@ def _note_own(run: Path, files: list[Path]) -> None:
     outside = [f for f in files if f.stem != "mesh" or f.parent.resolve() != run.resolve()]
     if not outside or not os.access(run, os.W_OK):
         return
-    noted = read_object(run / EXPORTS) if (run / EXPORTS).is_file() else {}
+    noted = _noted(run)
     noted |= {str(file.resolve()): _stamp(file) for file in outside}
     with atomic_path(run / EXPORTS) as temporary:
         temporary.write_text(json.dumps(noted, indent=1) + "\n")
