@@ -5,7 +5,6 @@ from PIL import Image
 
 from iso3d_jax.data import grids
 from iso3d_jax.reconstruction import batch, pictures
-from iso3d_jax.reconstruction.spec import make_spec
 
 
 def test_untile_gives_back_what_was_tiled():
@@ -18,7 +17,7 @@ def test_untile_gives_back_what_was_tiled():
         assert all(np.all(rest == 255) for rest in row[len(wanted) :])
 
 
-def test_a_folder_of_runs_has_a_sheet_with_a_row_each(small_config, tmp_path):
+def test_a_folder_of_runs_has_a_sheet_with_a_row_each(tmp_path):
     """Of uniform colours: picture, four views and every second of eight sides."""
     cell = np.ones((16, 16, 3), np.float32)
     for name, tint in (("a", 0.2), ("c", 0.6)):
@@ -27,14 +26,12 @@ def test_a_folder_of_runs_has_a_sheet_with_a_row_each(small_config, tmp_path):
         turn = pictures.Turntable(sides, sides, sides[..., 0])
         views = np.stack([cell * tint] * 4)
         pictures.contact_sheet(tmp_path / name / "contact_sheet.png", 0 * cell, views, turn)
-    batch._write_sheet(tmp_path, ["a", "missing", "c"], make_spec(small_config))
+    batch._write_sheet(tmp_path, ["a", "missing", "c"], 4)
     with Image.open(tmp_path / "sheet.png") as sheet:
         rows = grids.untile(sheet, pictures.TILE // 2)
     assert [len(row) for row in rows] == [9, 9]
     for row, tint in zip(rows, (0.2, 0.6), strict=True):
         wanted = [0, *[tint * 255] * 4, *[255 * k / 8 for k in (0, 2, 4, 6)]]
         np.testing.assert_allclose([c.mean() for c in row], wanted, atol=1)
-    batch._write_sheet(
-        tmp_path / "empty", ["a"], make_spec(small_config)
-    )  # nothing came out: no sheet
+    batch._write_sheet(tmp_path / "empty", ["a"], 4)  # nothing came out: no sheet
     assert not (tmp_path / "empty").exists()
