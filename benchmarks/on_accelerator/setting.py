@@ -10,7 +10,9 @@ from ml_collections import ConfigDict
 from on_accelerator.record import Record
 
 from iso3d_jax.commands import config_files
+from iso3d_jax.planning import compile_for
 from iso3d_jax.presets import common
+from iso3d_jax.training.spec import StageSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -75,9 +77,9 @@ class Bench:
             cfg.occupancy.resolution, cfg.steps_per_call = 8, 2
         return cfg
 
-    def stage2(self, batch_size: int) -> ConfigDict:
+    def stage2(self, batch_size: int) -> StageSpec:
         """Stage 2 at full size: bfloat16, blocks computed twice to save memory."""
         cfg = config_files.load_config(str(ROOT / "configs" / "stage2.py"))
         cfg.model, cfg.batch_size = self.settings(), batch_size
         cfg.dtype, cfg.remat = "bfloat16", "blocks"
-        return cfg
+        return compile_for.settle(cfg)

@@ -236,7 +236,7 @@ def test_other_machines_are_compiled_for_without_a_base(models):
     """--compile_for reads no weights, and a folder that is not here is no matter."""
     cfg = full(models, 2, "mvdream")
     cfg.init_from = "/nowhere"
-    task = compile_for.AbstractTask(cfg)
+    task = compile_for.AbstractTask(compile_for.settle(cfg))
     model = task.cfg.model
     assert (model.camera_encoding, model.parameterization) == ("mvdream", "eps")
     assert "camera_embed/linear_in/kernel" in task.abstract_params
