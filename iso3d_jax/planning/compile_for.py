@@ -131,7 +131,7 @@ def settle(config: ConfigDict) -> StageSpec:
 
     if config.task != "denoiser":
         raise UserError(f"--compile_for knows stages 1 and 2, not the {config.task}")
-    return make_spec(StageSpec, base.settle(config, read=False)[0])
+    return base.settle(make_spec(StageSpec, config), read=False)[0]
 
 
 def abstract_batch(cfg: StageSpec, branch: str):

@@ -27,7 +27,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 from PIL import Image
 
 from iso3d_jax import sampling
@@ -40,7 +39,7 @@ from iso3d_jax.reconstruction import loop, parallel, pictures, settings, state, 
 from iso3d_jax.reconstruction.init import draft
 from iso3d_jax.reconstruction.losses import Denoiser, DenoiserSpec, white_mask
 from iso3d_jax.reconstruction.result import Reconstruction, first_views
-from iso3d_jax.reconstruction.spec import ReconstructionSpec, check, make_spec
+from iso3d_jax.reconstruction.spec import ReconstructionSpec, make_spec
 from iso3d_jax.reconstruction.state import State
 from iso3d_jax.views import Views
 from iso3d_jax.weights import facts
@@ -89,7 +88,7 @@ def make_denoiser(
 
 
 def reconstruct(
-    model, picture: np.ndarray, out: str | Path, config: ConfigDict, *,
+    model, picture: np.ndarray, out: str | Path, spec: ReconstructionSpec, *,
     model_id: str = "", init: str | Path | None = None,
     programs: dict[str, loop.Programs] | None = None, views: Views | None = None,
     on_step: OnStep | None = None,
@@ -100,13 +99,13 @@ def reconstruct(
       model: from `load_model`.
       picture: RGBA uint8 [H, W, 4].
       out: the run's folder.
-      config: of presets/reconstruct.py; it is left as it is.
+      spec: from `reconstruction.spec.make_spec`.
       model_id: says which weights these are; a folder of another model is refused.
       init: 'none', 'views' (a draft from the sampled views), or the folder of another run;
-        the config's choice if None.
-      programs: compiled programs that calls with the same model and config share; filled here.
+        the spec's choice if None.
+      programs: compiled programs that calls with the same model and spec share; filled here.
       views: the first set of views, which is not drawn then; of the cameras of
-        `config.draft.sets[0]`.
+        `spec.draft.sets[0]`.
       on_step: called as `on_step(step, total, preview)` after every dispatch, first with step 0 and
         the sheet of the views; `preview` is a picture [H, W, 3], uint8, or None. The run stops
         where it returns False.
@@ -116,8 +115,6 @@ def reconstruct(
         loss in many iterations in a row, a full disk.
       loop.Interrupted: stopped; the state is saved.
     """
-    check(config)
-    spec = make_spec(config)
     with FolderLock(make_folder(out)):
         return _reconstruct(
             model, picture, Path(out), spec, model_id, init, programs, views, on_step

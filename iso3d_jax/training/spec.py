@@ -76,8 +76,7 @@ class TrainingSpec(OptimizerSpec):
 
     def to_dict(self) -> dict[str, Any]:
         """The config that this was made from, as plain values, its keys in order."""
-        values = dataclasses.asdict(self) | {"model": self.model.as_configdict().to_dict()}
-        return dict(sorted(values.items()))
+        return specs.in_order(dataclasses.asdict(self) | {"model": self.model.to_dict()})
 
 
 @dataclass(frozen=True)

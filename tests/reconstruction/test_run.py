@@ -80,7 +80,7 @@ def cfg(small_config):
 
 
 def reconstruct(out, cfg, **given):
-    return run.reconstruct(MODEL, PICTURE, out, cfg, **given)
+    return run.reconstruct(MODEL, PICTURE, out, make_spec(cfg), **given)
 
 
 def test_distillation_from_nothing(cfg, parts, tmp_path, capsys):
@@ -195,9 +195,9 @@ def test_the_same_call_goes_on_where_it_was_stopped(cfg, parts, tmp_path, capsys
     assert [c["key"] for c in result.report["changes"]] == ["guidance.scale"]
     assert "going on at iteration 7 of 20" in capsys.readouterr().out
     with pytest.raises(UserError, match="holds a run with another picture"):
-        run.reconstruct(MODEL, PICTURE[::-1], tmp_path, cfg)
+        run.reconstruct(MODEL, PICTURE[::-1], tmp_path, make_spec(cfg))
     with pytest.raises(UserError, match="holds a run with another picture"):
-        run.reconstruct(MODEL, PICTURE.reshape(4, 16, 4), tmp_path, cfg)
+        run.reconstruct(MODEL, PICTURE.reshape(4, 16, 4), tmp_path, make_spec(cfg))
 
 
 def test_a_begun_draft_of_another_run_is_refused(cfg, parts, tmp_path):

@@ -179,9 +179,9 @@ class ImageTowerTask(BaseTask):
 
     @classmethod
     def from_config(cls, config: ConfigDict) -> Self:
-        config, inherited = base.settle(config)
+        cfg, inherited = base.settle(make_spec(ImageTowerSpec, config))
         inherited.announce(cls.label)
-        return cls(make_spec(ImageTowerSpec, config))
+        return cls(cfg)
 
     def __init__(self, cfg: ImageTowerSpec):
         self.cfg = cfg

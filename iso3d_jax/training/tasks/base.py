@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 
 import jax
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
+from iso3d_jax.training.spec import InitSpec, Spec, StageSpec
 from iso3d_jax.weights import bundle, facts
 from iso3d_jax.weights.architecture import NOT_IN_SHAPES
 
@@ -41,26 +42,25 @@ class Inheritance:
                 print(f"{label}: {line}", flush=True)
 
 
-def settle(cfg: ConfigDict, *, read: bool = True) -> tuple[ConfigDict, Inheritance]:
-    """A config in which what `cfg.model` leaves to the base is filled in; twice is as once.
+def settle(cfg: Spec, *, read: bool = True) -> tuple[Spec, Inheritance]:
+    """A spec in which what `cfg.model` leaves to the base is filled in; twice is as once.
 
     Camera encoding, prediction, preparation of pictures and the numbers of sampling are the base's
-    where the config leaves them empty ("" or None). Numbers of the UNet that no shape tells are the
+    where the spec leaves them empty ("" or None). Numbers of the UNet that no shape tells are the
     base's in any case: with others its weights are another function.
 
     Args:
-      cfg: of a training; it stays as it is.
+      cfg: of a training.
       read: whether `init_from` is looked at; a compilation for other machines does not, since
         nothing of this changes a program's size.
 
     Raises:
       UserError: `init_from` or `init.drawing` is no model folder.
     """
-    cfg = cfg.copy_and_resolve_references()
-    source = cfg.get("init_from") if read else ""
+    source = cfg.init_from if read else ""
     base = bundle.load_config(source) if source else ConfigDict()
-    model, changes, records, words = cfg.model, [], {}, []
-    with cfg.unlocked():
+    model, changes, records, words = ConfigDict(cfg.model.to_dict()), [], {}, []
+    with model.unlocked():
         for key, default in DEFAULTS.items():
             mine, theirs = model.get(key), base.get(key)
             model[key] = mine or theirs or default  # pyright: ignore[reportCallIssue]
@@ -83,8 +83,9 @@ def settle(cfg: ConfigDict, *, read: bool = True) -> tuple[ConfigDict, Inheritan
                     del model[key]
         if "unet" in base:
             changes += _take_heads(model, base, source)
-    changes += _other_latents(cfg, base, source)
-    drawing = cfg.get("init", {}).get("drawing") if read else ""
+    init = cfg.init if isinstance(cfg, StageSpec) else None
+    changes += _other_latents(model, base, source, init)
+    drawing = init.drawing if init is not None and read else ""
     if drawing:
         theirs = facts.camera_encoding(bundle.load_config(drawing))
         if theirs != model.camera_encoding:
@@ -92,7 +93,8 @@ def settle(cfg: ConfigDict, *, read: bool = True) -> tuple[ConfigDict, Inheritan
                 f"cameras {model.camera_encoding}, but the drawing decoder of {drawing} was "
                 f"trained with {theirs}; --config.model.camera_encoding={theirs} keeps it"
             )
-    return cfg, Inheritance(", ".join(words), tuple(changes), records)
+    settled = dataclasses.replace(cfg, model=FrozenConfigDict(model))
+    return settled, Inheritance(", ".join(words), tuple(changes), records)
 
 
 def _take_heads(model: ConfigDict, base: ConfigDict, source: str) -> list[str]:
@@ -109,16 +111,17 @@ def _take_heads(model: ConfigDict, base: ConfigDict, source: str) -> list[str]:
     return changes
 
 
-def _other_latents(cfg: ConfigDict, base: ConfigDict, source: str) -> list[str]:
+def _other_latents(
+    model: ConfigDict, base: ConfigDict, source: str, init: InitSpec | None
+) -> list[str]:
     """Where the run's latents are not what the base saw."""
     changes = []
-    if "unet" in base and base.get("resolution", cfg.model.resolution) != cfg.model.resolution:
+    if "unet" in base and base.get("resolution", model.resolution) != model.resolution:
         changes.append(
-            f"pictures of {cfg.model.resolution} pixels, but the base {source} is of "
-            f"{base.resolution}"
+            f"pictures of {model.resolution} pixels, but the base {source} is of {base.resolution}"
         )
-    if "unet" in base and "init" in cfg:
-        scale = bundle.load_config(cfg.init.vae or None).get("scale_factor")
+    if "unet" in base and init is not None:
+        scale = bundle.load_config(init.vae or None).get("scale_factor")
         if scale is not None and base.get("scale_factor", scale) != scale:
             changes.append(
                 f"latents scaled by {scale:g} as the autoencoder says, but the base {source} was "

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from iso3d_jax import sampling
 from iso3d_jax.core.errors import UserError
@@ -99,15 +99,23 @@ class DenoiserTask(BaseTask):
 
     @classmethod
     def from_config(cls, config: ConfigDict) -> Self:
-        inputs.require(config)
-        config, inherited = base.settle(config)
+        return cls.from_spec(make_spec(StageSpec, config))
+
+    @classmethod
+    def from_spec(cls, cfg: StageSpec) -> Self:
+        """The task of a spec, in which what it leaves to its base and its folders is filled in.
+
+        Raises:
+          UserError: what the stage needs is missing, or values that do not go together.
+        """
+        inputs.require(cfg)
+        cfg, inherited = base.settle(cfg)
         # What the frozen networks are, the checkpoint's own metadata says.
-        told = frozen_config(config.init.vae, config.init.clip)
-        with config.unlocked():
-            for key in ("vae", "clip", "scale_factor"):
-                if key in told:
-                    config.model[key] = told[key]  # pyright: ignore[reportCallIssue]
-        cfg = make_spec(StageSpec, config)
+        told, model = frozen_config(cfg.init.vae, cfg.init.clip), ConfigDict(cfg.model.to_dict())
+        for key in ("vae", "clip", "scale_factor"):
+            if key in told:
+                model[key] = told[key]  # pyright: ignore[reportCallIssue]
+        cfg = dataclasses.replace(cfg, model=FrozenConfigDict(model))
         denoiser.check_options(cfg)
         inherited.announce(f"stage {cfg.stage}")
         return cls(cfg, inherited)

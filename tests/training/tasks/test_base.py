@@ -1,5 +1,6 @@
 """A run has its base's cameras and prediction, and says and records it where it changes them."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -63,7 +64,11 @@ def azimuths_of(camera):
 
 def spec_of(config):
     """As a training has it: what the config leaves to the base is filled in."""
-    return make_spec(StageSpec, base.settle(config)[0])
+    return settle(config)[0]
+
+
+def settle(config):
+    return base.settle(make_spec(StageSpec, config))
 
 
 def exported(task, folder):
@@ -164,7 +169,7 @@ def test_a_change_of_the_bases_facts_is_announced_and_recorded(models, capsys, t
     # The next run's base is this one: nothing changes any more, and nothing is said.
     again = full(models, 2, "mvdream")
     again.init_from = str(tmp_path / "model")
-    again, found = base.settle(again)
+    again, found = settle(again)
     assert found.changes == () and found.records == {}
     assert (again.model.camera_encoding, again.model.parameterization) == ("isotropic3d", "v")
 
@@ -196,13 +201,13 @@ def test_a_2d_base_is_trained_with_true_angles_and_its_own_prediction(models, tm
     cfg.init_from = folder_that_says(
         tmp_path / "sd", config, camera_encoding=None, parameterization="v", eta=None
     )
-    cfg, found = base.settle(cfg)
+    cfg, found = settle(cfg)
     assert (cfg.model.camera_encoding, cfg.model.parameterization) == ("mvdream", "v")
     assert found.changes == () and "prediction v (the base's)" in found.summary
     assert "eta" not in cfg.model and sampling.DEFAULTS["eta"] == 1.0
     cfg = full(models, 1, "mvdream", camera_encoding="isotropic3d")
     cfg.init_from = str(tmp_path / "sd")
-    assert base.settle(cfg)[1].changes == ()
+    assert settle(cfg)[1].changes == ()
 
 
 def test_what_no_shape_tells_is_the_bases_and_what_else_differs_is_said(models, tmp_path):
@@ -212,13 +217,14 @@ def test_what_no_shape_tells_is_the_bases_and_what_else_differs_is_said(models, 
     cfg.init_from = folder_that_says(
         tmp_path / "base", config, unet=unet, resolution=512, scale_factor=0.5, steps=7
     )
-    cfg, found = base.settle(cfg)
+    cfg, found = settle(cfg)
     assert cfg.model.unet.num_head_channels == 16 and cfg.model.steps == 7
     said = "\n".join(found.changes)
     assert "unet.num_head_channels is 16" in said
     assert "pictures of 64 pixels, but the base" in said and "is of 512" in said
     assert "scaled by 0.18215" in said and "trained with 0.5" in said
-    cfg.init.drawing = folder_that_says(tmp_path / "tower", config, camera_encoding="harmonics")
+    tower = folder_that_says(tmp_path / "tower", config, camera_encoding="harmonics")
+    cfg = dataclasses.replace(cfg, init=dataclasses.replace(cfg.init, drawing=tower))
     assert "drawing decoder" in base.settle(cfg)[1].changes[-1]
 
 
@@ -227,7 +233,7 @@ def test_small_presets_say_their_own_cameras():
         cfg = config_files.load_config(spec)
         before = cfg.model.to_dict()
         cfg.init_from = ""
-        settled, found = base.settle(cfg)
+        settled, found = settle(cfg)
         assert found.changes == ()
         assert settled.model.to_dict() == before and before["camera_encoding"] == "harmonics"
 
