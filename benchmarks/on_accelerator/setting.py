@@ -13,6 +13,7 @@ from iso3d_jax.commands import config_files
 from iso3d_jax.planning import compile_for
 from iso3d_jax.presets import common
 from iso3d_jax.training.spec import StageSpec
+from iso3d_jax.weights.model_spec import ModelSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -59,13 +60,13 @@ class Bench:
         self.kept: dict = {}  # what a later part goes on with
 
     def settings(self) -> ConfigDict:
-        """The networks' numbers, as `bundle.make_config` takes them."""
+        """The networks' numbers, as a training's config has them."""
         return small_model() if self.tiny else common.full_model()
 
     @functools.cached_property
     def model(self):
         """All networks in bfloat16 with random weights."""
-        return random_model(self.settings(), jnp.bfloat16)
+        return random_model(ModelSpec.read(self.settings().to_dict()), jnp.bfloat16)
 
     def reconstruction(self) -> ConfigDict:
         """The released recipe, or one of its shape for a CPU."""

@@ -143,7 +143,7 @@ def abstract_batch(cfg: StageSpec, branch: str):
 
     model = make_config(cfg.model)
     size, views = cfg.batch_size, 1 if branch.endswith("a") else cfg.num_views
-    latent = (model.latent_size, model.latent_size, 2 * model.latent_channels)
+    latent = (*model.latent_shape[:2], 2 * model.latent_channels)
     shapes = {
         "moments": ((size, views, *latent), np.float16),
         "camera": ((size, views, 16), np.float32),

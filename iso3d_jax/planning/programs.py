@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from ml_collections import ConfigDict
 
 from iso3d_jax import sampling
 from iso3d_jax.data import encode
@@ -31,6 +30,7 @@ from iso3d_jax.training import loop
 from iso3d_jax.training.optimizer import make_optimizer
 from iso3d_jax.training.spec import StageSpec
 from iso3d_jax.weights import bundle
+from iso3d_jax.weights.model_spec import ModelSpec
 
 BRANCHES = ("1-a", "1-b", "2-a", "2-b")
 
@@ -51,7 +51,7 @@ class Specs(NamedTuple):
 
 
 def abstract_module(
-    name: str, config: ConfigDict, dtype, param_dtype=None, sharding=None
+    name: str, config: ModelSpec, dtype, param_dtype=None, sharding=None
 ) -> nnx.Module:
     """A network whose weights are shapes, as `load_model(dtype, param_dtype)` has it in memory.
 
@@ -91,8 +91,7 @@ def road(specs: Specs, dtype) -> Iterator[Program]:
     side = config.resolution
     yield Program("embedding", sampling._embed, (clip, _shape((1, side, side, 3))))
     yield _sampling(unet, config, specs.reconstruct.views)
-    latent = (config.latent_size, config.latent_size, config.latent_channels)
-    views = _shape((1, specs.reconstruct.views, *latent))
+    views = _shape((1, specs.reconstruct.views, *config.latent_shape))
     yield Program("decoding", sampling.decode_views, (vae, views))
     yield from _reconstruction(unet, vae, config, specs.reconstruct)
     yield from _encoding(vae, clip, side)
@@ -100,7 +99,7 @@ def road(specs: Specs, dtype) -> Iterator[Program]:
         yield from _steps(cfg, stage, dtype)
 
 
-def _sampling(unet, config: ConfigDict, num_views: int) -> Program:
+def _sampling(unet, config: ModelSpec, num_views: int) -> Program:
     own = sampling.settings(config)
     numbers = {name: own.pop(name) for name in ("guidance_scale", "eta", "temperature")}
 
@@ -115,7 +114,7 @@ def _sampling(unet, config: ConfigDict, num_views: int) -> Program:
     return Program(f"sampling of {own['steps']} steps", sample, (unet, *shapes))
 
 
-def _reconstruction(unet, vae, config: ConfigDict, spec: ReconstructionSpec) -> Iterator[Program]:
+def _reconstruction(unet, vae, config: ModelSpec, spec: ReconstructionSpec) -> Iterator[Program]:
     side = config.resolution
     denoiser_spec = DenoiserSpec(
         side, float(config.scale_factor), config.parameterization, config.camera_encoding

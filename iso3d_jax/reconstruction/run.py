@@ -42,7 +42,6 @@ from iso3d_jax.reconstruction.result import Reconstruction, first_views
 from iso3d_jax.reconstruction.spec import ReconstructionSpec, make_spec
 from iso3d_jax.reconstruction.state import State
 from iso3d_jax.views import Views
-from iso3d_jax.weights import facts
 
 PACKAGES = ("iso3d_jax", "jax", "jaxlib", "flax", "optax", "numpy", "trimesh", "xatlas",
             "fast-simplification")  # fmt: skip
@@ -69,15 +68,14 @@ def make_denoiser(
     c = model.config
     image = jax.ShapeDtypeStruct((1, c.resolution, c.resolution, 3), jnp.float32)
     latent = jax.eval_shape(lambda vae, x: vae.encode(x)[0], model.vae, image).shape[1:]
-    wanted = (c.latent_size, c.latent_size, c.latent_channels)
-    if latent != wanted:
+    if latent != c.latent_shape:
         raise UserError(
             f"the model does not fit together: its autoencoder turns {c.resolution}x{c.resolution} "
-            f"pixels into latents of {latent}, its config says {wanted}"
+            f"pixels into latents of {latent}, its config says {c.latent_shape}"
         )
     context = sampling.embed_pictures(model, prepared[None])
     denoiser_spec = DenoiserSpec(
-        c.resolution, float(c.scale_factor), c.parameterization, facts.camera_encoding(c), mesh
+        c.resolution, float(c.scale_factor), c.parameterization, c.cameras, mesh
     )
     denoiser = Denoiser(
         sampling.network_for(model, prepared), model.vae, context,

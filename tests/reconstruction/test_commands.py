@@ -200,8 +200,7 @@ def test_a_full_disk_is_refused_before_anything_runs(small_config, tmp_path, mon
 
 def test_a_model_whose_latents_do_not_fit_its_config_is_refused(model_folder):
     model = load_model(model_folder)
-    config = model.config.copy_and_resolve_references()
-    config.latent_size = 5
+    config = dataclasses.replace(model.config, latent_size=5)
     with pytest.raises(UserError, match=r"latents of \(8, 8, 8\), its config says \(5, 5, 8\)"):
         run.make_denoiser(
             dataclasses.replace(model, config=config), np.zeros((8, 8, 3), np.float32)

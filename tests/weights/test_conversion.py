@@ -42,7 +42,7 @@ def tower(golden_tensors):
 def test_architecture_is_read_off_the_shapes(converted, arch):
     config, folder = converted
     assert config.unet.channel_mult == (1, 2) and config.unet.num_head_channels == 32
-    assert (config.clip["width"], config.clip.layers, config.clip.heads) == (64, 2, 2)
+    assert (config.clip.width, config.clip.layers, config.clip.heads) == (64, 2, 2)
     assert (config.vae.ch, config.vae.ch_mult) == (32, (1, 1, 2))
     assert config.camera_encoding == "isotropic3d" and config.parameterization == "eps"
     assert config.sampling_camera_encoding == "isotropic3d_sampling"  # the released file's alone

@@ -8,6 +8,7 @@ OUT/seed0/scenes/method/NAME       reconstructions
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -106,7 +107,8 @@ class Comparison:
         which = plan.RUNS[name]
         spec = plan.scene_spec(self.cfg, which)
         # A network with the reference among its channels, or another loss, is another program.
-        key = json.dumps([model.config.unet.to_dict(), which.reference_l2])
+        unet = dataclasses.asdict(model.config.network("unet"))
+        key = json.dumps([unet, which.reference_l2])
         folder = self.out / f"seed{seed}" / "scenes" / name / str(i)
         try:
             scene = run.reconstruct(

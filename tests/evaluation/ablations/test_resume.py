@@ -10,13 +10,14 @@ import zlib
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from iso3d_jax import compare
 from iso3d_jax.commands import config_files
 from iso3d_jax.core.errors import EmptySurface, UserError
 from iso3d_jax.evaluation.ablations import measure, plan
 from iso3d_jax.metrics import pixels
+from iso3d_jax.models.unet import UNetConfig
+from iso3d_jax.weights.model_spec import ModelSpec
 
 
 class Asked(list):
@@ -51,9 +52,9 @@ def made(monkeypatch):
     def load(workdir, dtype=None):
         assert (workdir / "trained.json").is_file()
         channels = 8 if workdir.name == "ccr" else 0
-        return types.SimpleNamespace(config=ConfigDict({"unet": {"reference_channels": channels}}))
+        return types.SimpleNamespace(config=ModelSpec(unet=UNetConfig(reference_channels=channels)))
 
-    frozen = types.SimpleNamespace(config=ConfigDict({"picture": "centred"}))
+    frozen = types.SimpleNamespace(config=ModelSpec(picture="centred"))
     monkeypatch.setattr(measure, "load_frozen", lambda *a: frozen)
     monkeypatch.setattr(measure, "load_model", load)
     monkeypatch.setattr(measure._Task, "from_spec", lambda cfg: types.SimpleNamespace(cfg=cfg))

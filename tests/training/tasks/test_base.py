@@ -44,7 +44,7 @@ def full(models, stage, source, **changes):
     cfg = config_files.load_config(f"configs/stage{stage}.py")
     cfg.batch_size, cfg.encoding, cfg.data_variants, cfg.data = 2, "online", 1, "samples"
     cfg.model.resolution = 64
-    numbers = bundle.load_config(models / "released").unet
+    numbers = vars(bundle.load_config(models / "released").unet)
     cfg.model.unet.update({k: v for k, v in numbers.items() if k in cfg.model.unet})
     cfg.init_from = str(models / source)
     cfg.init.vae = cfg.init.clip = str(models / "released")
@@ -112,8 +112,8 @@ def test_stage_1_from_mvdream_has_its_true_angles(models, monkeypatch, capsys, t
     np.testing.assert_allclose(np.where(quarters > 180, 360 - quarters, quarters), 90, atol=1e-2)
 
     config = exported(task, tmp_path / "model")
-    assert config.camera_encoding == "mvdream" and "sampling_camera_encoding" not in config
-    assert "base_camera_encoding" not in config and config.parameterization == "eps"
+    assert (config.camera_encoding, config.parameterization) == ("mvdream", "eps")
+    assert not {"sampling_camera_encoding", "base_camera_encoding"} & config.to_dict().keys()
     theirs = bundle.load_config(models / "mvdream")
     assert (config.eta, config.guidance_scale) == (theirs.eta, theirs.guidance_scale) == (0.0, 10.0)
     model = bundle.load_model(tmp_path / "model")
@@ -143,7 +143,8 @@ def test_stage_2_from_the_released_file_is_sampled_as_it_was_trained(
     assert np.abs(np.diff(azimuths_of(batch["camera"]))).max() < 6.3  # the circle in radians
     assert batch["reference_camera"].shape == (2, 1, 16)
     config = exported(task, tmp_path / "model")
-    assert config.camera_encoding == "isotropic3d" and "sampling_camera_encoding" not in config
+    assert config.camera_encoding == "isotropic3d"
+    assert "sampling_camera_encoding" not in config.to_dict()
     assert (config.eta, config.guidance_scale, config.picture) == (1.0, 10.0, "launch")
     camera = sampled_with(bundle.load_model(tmp_path / "model"), monkeypatch)
     np.testing.assert_allclose(
@@ -164,7 +165,7 @@ def test_a_change_of_the_bases_facts_is_announced_and_recorded(models, capsys, t
     config = exported(task, tmp_path / "model")
     assert (config.camera_encoding, config.base_camera_encoding) == ("isotropic3d", "mvdream")
     assert (config.parameterization, config.base_parameterization) == ("v", "eps")
-    assert "sampling_camera_encoding" not in config
+    assert "sampling_camera_encoding" not in config.to_dict()
     assert (config.eta, config.guidance_scale) == (0.5, 10.0)
     # The next run's base is this one: nothing changes any more, and nothing is said.
     again = full(models, 2, "mvdream")
@@ -204,7 +205,7 @@ def test_a_2d_base_is_trained_with_true_angles_and_its_own_prediction(models, tm
     cfg, found = settle(cfg)
     assert (cfg.model.camera_encoding, cfg.model.parameterization) == ("mvdream", "v")
     assert found.changes == () and "prediction v (the base's)" in found.summary
-    assert "eta" not in cfg.model and sampling.DEFAULTS["eta"] == 1.0
+    assert "eta" not in cfg.model.to_dict() and sampling.DEFAULTS["eta"] == 1.0
     cfg = full(models, 1, "mvdream", camera_encoding="isotropic3d")
     cfg.init_from = str(tmp_path / "sd")
     assert settle(cfg)[1].changes == ()
@@ -212,7 +213,7 @@ def test_a_2d_base_is_trained_with_true_angles_and_its_own_prediction(models, tm
 
 def test_what_no_shape_tells_is_the_bases_and_what_else_differs_is_said(models, tmp_path):
     config = bundle.load_config(models / "mvdream")
-    unet = config.unet.to_dict() | {"num_head_channels": 16}
+    unet = vars(config.unet) | {"num_head_channels": 16}
     cfg = full(models, 1, "mvdream")
     cfg.init_from = folder_that_says(
         tmp_path / "base", config, unet=unet, resolution=512, scale_factor=0.5, steps=7
