@@ -54,7 +54,7 @@ class ModelSpec:
     vae: Any = None
     clip: Any = None
     unknown: tuple[tuple[str, str], ...] = ()
-    written: frozenset[str] = frozenset()
+    written: frozenset[str] = dataclasses.field(default=frozenset(), repr=False)
 
     def __post_init__(self):
         for name in SECTIONS:
