@@ -19,6 +19,7 @@ from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.metrics import pixels
 from iso3d_jax.models import registry
 from iso3d_jax.models.params import merge_params, split_params
+from iso3d_jax.models.vae import decode_pictures, encode_pictures
 from iso3d_jax.weights import bundle
 from iso3d_jax.weights.folders import check_model
 
@@ -77,7 +78,7 @@ def autoencoder_scores(
 ) -> dict[str, dict[str, float]]:
     """PSNR, SSIM and mask IoU of a table's views, encoded and decoded again."""
     vae = bundle.load_model(path, dtype, networks=("vae",)).vae
-    again = jax.jit(lambda v, x: jnp.clip(v.decode(v.encode(2 * x - 1)[0]) * 0.5 + 0.5, 0, 1))
+    again = jax.jit(lambda v, x: jnp.clip(decode_pictures(v, encode_pictures(v, x)[0]), 0, 1))
     scores: dict[str, list[np.ndarray]] = {"psnr": [], "ssim": [], "mask_iou": []}
     for views in table.images:
         images = on_white(views.astype(np.float32) / 255)

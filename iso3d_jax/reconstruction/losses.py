@@ -10,10 +10,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
+from iso3d_jax.diffusion import classifier_free
 from iso3d_jax.geometry import camera_sets
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.guidance import regularizers, sds
 from iso3d_jax.guidance.annealing import draw_timestep
+from iso3d_jax.models.vae import encode_pictures
 from iso3d_jax.nerf import field, render, shading
 from iso3d_jax.nerf.occupancy import Grid
 from iso3d_jax.reconstruction import parallel
@@ -68,14 +70,16 @@ def fold(denoiser: Denoiser, groups: int) -> Denoiser:
     """The denoiser with all that its network makes of the embedding alone, for loops of iterations.
 
     Args:
-      groups: of views in an iteration. Rows without the embedding come first, as in
-        `sds.predict_both`.
+      groups: of views in an iteration.
     """
     if not hasattr(denoiser.unet, "fold_context"):
         return denoiser
+    return denoiser._replace(folded=denoiser.unet.fold_context(_contexts(denoiser, groups)))
+
+
+def _contexts(denoiser: Denoiser, groups: int) -> Float[Array, "2G 1 D"]:
     context = jnp.broadcast_to(denoiser.context, (groups, *denoiser.context.shape[1:]))
-    both = jnp.concatenate([jnp.zeros_like(context), context])
-    return denoiser._replace(folded=denoiser.unet.fold_context(both))
+    return classifier_free.without_and_with(context)
 
 
 def encode(
@@ -83,8 +87,7 @@ def encode(
 ) -> Float[Array, "N h w C"]:
     """Scaled latents: a sample of the posterior, with gradient (reference 4.4)."""
 
-    def moments(images):
-        return vae.encode(images * 2.0 - 1.0)
+    moments = functools.partial(encode_pictures, vae)
 
     if memory == "low":
         mean, logvar = jax.lax.map(
@@ -223,18 +226,17 @@ def sds_losses(
     g = spec.guidance
     t = draw_timestep(k_t, step, g.low, g.high, denoiser.alphas_cumprod.shape[0])
     camera = camera_condition(views.elevation_deg, views.azimuth_deg, denoiser_spec.camera_encoding)
-    context = jnp.broadcast_to(denoiser.context, (groups, *denoiser.context.shape[1:]))
+    contexts = _contexts(denoiser, groups) if denoiser.folded is None else denoiser.folded
 
-    def denoise(z_t, t, context, camera):
-        context = context if denoiser.folded is None else denoiser.folded
+    def denoise(z_t, t, contexts, camera):
         inputs = jax.tree.map(
-            functools.partial(parallel.split, denoiser_spec.mesh), (z_t, t, context, camera)
+            functools.partial(parallel.split, denoiser_spec.mesh), (z_t, t, contexts, camera)
         )
         return parallel.gather(denoiser_spec.mesh, denoiser.unet(*inputs))
 
     guidance, _ = sds.score_distillation(
         denoise, latents, jax.random.normal(k_noise, latents.shape), t, denoiser.alphas_cumprod[t],
-        context, camera, parameterization=denoiser_spec.parameterization, scale=g.scale,
+        contexts, camera, parameterization=denoiser_spec.parameterization, scale=g.scale,
         rescale=g.rescale, kind=g.loss,
     )  # fmt: skip
     on_scene, facts = _losses_on_scene(scalars)

@@ -22,6 +22,7 @@ from iso3d_jax.core.progress import Progress
 from iso3d_jax.diffusion.schedule import add_noise, make_schedule, to_eps_x0
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.models.unet import UNetWithReference
+from iso3d_jax.models.vae import encode_pictures
 from iso3d_jax.weights.model_spec import ModelSpec
 
 TIMESTEPS = (500, 800, 900, 980)
@@ -90,9 +91,7 @@ class Probe:
         )
 
 
-@jax.jit
-def _encode(vae, images):
-    return vae.encode(images * 2.0 - 1.0)
+_encode = jax.jit(encode_pictures)
 
 
 @functools.partial(jax.jit, static_argnames="parameterization")
