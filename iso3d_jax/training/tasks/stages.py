@@ -216,7 +216,7 @@ class DenoiserTask(BaseTask):
         """The UNet that training starts from; it must fit the config to the last shape."""
         if not self.cfg.init_from:
             return split_params(denoiser.build_unet(self.cfg))[1] | self._load_prior()
-        weights = bundle.load_weights(self.cfg.init_from, ("unet",))["unet"]
+        weights = bundle.load_weights(self.cfg.init_from, ("unet",), jnp.float32)["unet"]
         if not weights:
             raise UserError(f"the model in {self.cfg.init_from} has no weights for 'unet'")
         stem = "input_blocks/0/stem/kernel"
