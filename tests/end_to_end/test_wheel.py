@@ -134,7 +134,8 @@ def test_data_training_and_scores(iso3d, desk, site):
     weights = site / "iso3d_jax" / "tiny" / "weights"
     iso3d(*encode, "--vae", weights, "--clip", weights)
     small = (
-        "--config.steps=2", "--config.sample_every=0", "--config.ablate_every=0", "--config.batch_size=2", "--config.warmup_steps=0",
+        "--config.steps=2", "--config.batch_size=2", "--config.warmup_steps=0",
+        "--config.sample_every=0", "--config.ablate_every=0",
         "--config.data_encoded=encoded", "--config.model.unet.model_channels=32",
         "--config.model.unet.channel_mult=(1,2)",
         "--config.model.unet.attention_resolutions=(2,)",
