@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from ml_collections import ConfigDict
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.pictures import prepare_picture
@@ -25,26 +24,27 @@ from iso3d_jax.diffusion import classifier_free, ddim
 from iso3d_jax.geometry import cameras
 from iso3d_jax.models.unet import MultiViewUNet, UNetWithReference
 from iso3d_jax.models.vae import decode_pictures, encode_pictures
-from iso3d_jax.weights import facts
 
 if TYPE_CHECKING:
     from iso3d_jax.weights.bundle import Model
+    from iso3d_jax.weights.model_spec import ModelSpec
 
 ELEVATION_DEG = 15.0  # this and the following: the released script's
 DEFAULTS = dict(guidance_scale=10.0, eta=1.0, temperature=1.0, steps=50, spacing="leading")
 
 
-def settings(config: ConfigDict, **given) -> dict[str, Any]:
+def settings(config: ModelSpec, **given) -> dict[str, Any]:
     """How a model's views are drawn: arguments of `sample_latents`.
 
     Args:
       config: the model's; may have its own guidance_scale, eta, temperature, steps and spacing.
       given: values that come before the model's own, where they are not None.
     """
-    own = {name: config.get(name, default) for name, default in DEFAULTS.items()}
+    own = DEFAULTS | {name: getattr(config, name) for name in DEFAULTS if config.has(name)}
     own |= {name: value for name, value in given.items() if value is not None}
-    shape = (config.latent_size, config.latent_size, config.latent_channels)
-    return own | {"latent_shape": shape, "parameterization": config.parameterization}
+    return own | {
+        "latent_shape": config.latent_shape, "parameterization": config.parameterization,
+    }  # fmt: skip
 
 
 def sample_views(
@@ -96,9 +96,7 @@ def sample_views(
     latents = sample_latents(
         network_for(model, prepared[0]),
         context,
-        camera_conditions(
-            facts.sampling_camera_encoding(config), num_views, elevation_deg, azimuth_deg
-        ),
+        camera_conditions(config.sampling_cameras, num_views, elevation_deg, azimuth_deg),
         model.alphas_cumprod,
         jax.random.key(seed),
         **settings(
@@ -159,7 +157,7 @@ def camera_conditions(
     """Camera vectors of evenly spaced views.
 
     Args:
-      encoding: a model's `facts.sampling_camera_encoding`.
+      encoding: a model's `sampling_cameras`.
     """
     azimuths = cameras.orthogonal_azimuths(azimuth_deg, num_views)
     return cameras.camera_condition(jnp.full(num_views, elevation_deg), azimuths, encoding)

@@ -145,12 +145,12 @@ def model_folder(tmp_path_factory):
     No layer starts at zero, so nothing hides what feeds it; nothing is compiled to make it.
     """
     import numpy as np
-    from ml_collections import ConfigDict
 
     from iso3d_jax.models.registry import SECTIONS
     from iso3d_jax.weights import bundle
+    from iso3d_jax.weights.model_spec import ModelSpec
 
-    config = bundle.make_config(ConfigDict(SMALL_MODEL))
+    config = bundle.make_config(ModelSpec.read(SMALL_MODEL))
     draw = np.random.default_rng(0).standard_normal
     weights = {}
     for name in SECTIONS:

@@ -7,6 +7,7 @@ import pytest
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.presets import common
 from iso3d_jax.weights import bundle, compact, exporting
+from iso3d_jax.weights.model_spec import ModelSpec
 
 
 def unpacked(stored, path):
@@ -33,7 +34,7 @@ def test_small_ones_and_the_cameras_stay_floats(path, shape):
 
 def test_a_folder_becomes_smaller_and_stays_the_model(tmp_path):
     draw = np.random.default_rng(1)
-    config = bundle.make_config(common.tiny_model())
+    config = bundle.make_config(ModelSpec.read(common.tiny_model().to_dict()))
     names = ("vae", "clip")
     weights = {
         name: {

@@ -9,6 +9,7 @@ latents stays valid.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +139,7 @@ class AutoencoderTask(BaseTask):
             self.config = bundle.make_config(cfg.model)
             vae = cast(PatchAutoencoder, bundle.build_network("vae", cfg.model, cfg.seed))
             find_components(vae, self.table, cfg)
-            self.config.scale_factor = self._measure(vae)
+            self.config = dataclasses.replace(self.config, scale_factor=self._measure(vae))
         self.graphdef, self.init_params = split_params(vae)
 
     def _measure(self, vae) -> float:

@@ -40,7 +40,7 @@ from iso3d_jax.tiny.tasks.autoencoder import decoder_paths
 from iso3d_jax.training.spec import TrainingSpec, make_spec
 from iso3d_jax.training.state import TrainState, apply_gradients
 from iso3d_jax.training.tasks.task import PREVIEW_OBJECTS, BaseTask
-from iso3d_jax.weights import bundle, facts
+from iso3d_jax.weights import bundle
 from iso3d_jax.weights.bundle import Model
 
 STEEP = 60.0  # of the soft mask's edge
@@ -103,7 +103,7 @@ def draw_samples(
       Unscaled latents [N, h, w, C] and pictures on white [N, H, W, 3], bytes.
     """
     settings = sampling.settings(model.config)
-    encoding = facts.sampling_camera_encoding(model.config)
+    encoding = model.config.sampling_cameras
     rng = np.random.default_rng([cfg.seed, 7])
     objects = rng.permutation(len(table))[: cfg.objects]
     progress = Progress(len(objects), "sampling views", unit="object")
