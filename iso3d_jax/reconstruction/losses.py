@@ -85,7 +85,7 @@ def _contexts(denoiser: Denoiser, groups: int) -> Float[Array, "2G 1 D"]:
 def encode(
     vae, images: Float[Array, "N H W 3"], key: jax.Array, scale: float, memory: str
 ) -> Float[Array, "N h w C"]:
-    """Scaled latents: a sample of the posterior, with gradient (reference 4.4)."""
+    """Scaled latents: a sample of the posterior, with gradient."""
 
     moments = functools.partial(encode_pictures, vae)
 
