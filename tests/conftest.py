@@ -29,6 +29,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 from iso3d_jax.commands import command_line  # noqa: E402
 from tests.fork_server import FAST_COMPILING, ForkServer  # noqa: E402
 
+# JAX reads it with its first computation.
+os.environ.setdefault("XLA_FLAGS", FAST_COMPILING["XLA_FLAGS"])
+
 command_line.use_compilation_cache()
 
 

@@ -1,7 +1,7 @@
 """Classifier-free guidance (Ho and Salimans 2021): both predictions in one batch, and their sum.
 
 Without the picture's embedding the context is zeros, and those rows come first, as in the released
-guidance (isotropic/ldm: `generate`; reference 4.3).
+threestudio/models/guidance/multiview_diffusion_guidance.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Score distillation with multi-view denoisers (DreamFusion, MVDream; reference 4.7).
+"""Score distillation with multi-view denoisers (DreamFusion, MVDream; the released
+threestudio/models/guidance/multiview_diffusion_guidance.py).
 
 Latents are [B, V, h, w, C]: B groups of V views that the denoiser sees together. Both losses
 are divided by the number of views, B * V.

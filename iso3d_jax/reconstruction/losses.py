@@ -63,7 +63,7 @@ class DenoiserSpec(NamedTuple):
     scale_factor: float
     parameterization: str
     camera_encoding: str
-    mesh: Mesh | None = None  # the devices that make one object together, see parallel.py
+    device_mesh: Mesh | None = None  # the devices that make one object together, see parallel.py
 
 
 def fold(denoiser: Denoiser, groups: int) -> Denoiser:
@@ -85,7 +85,7 @@ def _contexts(denoiser: Denoiser, groups: int) -> Float[Array, "2G 1 D"]:
 def encode(
     vae, images: Float[Array, "N H W 3"], key: jax.Array, scale: float, memory: str
 ) -> Float[Array, "N h w C"]:
-    """Scaled latents: a sample of the posterior, with gradient (reference 4.4)."""
+    """Scaled latents: a sample of the posterior, with gradient."""
 
     moments = functools.partial(encode_pictures, vae)
 
@@ -211,15 +211,15 @@ def sds_losses(
         )  # fmt: skip
         rays = *rays, jnp.repeat(source.reshape(-1, 3), resolution**2, 0)
     (rgb, opacity), scalars = parallel.map_rays(
-        denoiser_spec.mesh, functools.partial(_scene, spec=spec, weight=spec.loss),
+        denoiser_spec.device_mesh, functools.partial(_scene, spec=spec, weight=spec.loss),
         (k_render, k_normal), (params, grid, kind, ambient), rays,
     )  # fmt: skip
     rendered = rgb.reshape(-1, resolution, resolution, 3)  # [G*V, H, W, 3]
     shape = (rendered.shape[0], denoiser_spec.resolution, denoiser_spec.resolution, 3)
     images = jax.image.resize(rendered, shape, "linear", antialias=False)
-    images = parallel.split(denoiser_spec.mesh, images)
+    images = parallel.split(denoiser_spec.device_mesh, images)
     latents = encode(denoiser.vae, images, k_encode, denoiser_spec.scale_factor, spec.memory)
-    latents = parallel.gather(denoiser_spec.mesh, latents).reshape(
+    latents = parallel.gather(denoiser_spec.device_mesh, latents).reshape(
         groups, spec.views, *latents.shape[1:]
     )
 
@@ -230,9 +230,9 @@ def sds_losses(
 
     def denoise(z_t, t, contexts, camera):
         inputs = jax.tree.map(
-            functools.partial(parallel.split, denoiser_spec.mesh), (z_t, t, contexts, camera)
+            functools.partial(parallel.split, denoiser_spec.device_mesh), (z_t, t, contexts, camera)
         )
-        return parallel.gather(denoiser_spec.mesh, denoiser.unet(*inputs))
+        return parallel.gather(denoiser_spec.device_mesh, denoiser.unet(*inputs))
 
     guidance, _ = sds.score_distillation(
         denoise, latents, jax.random.normal(k_noise, latents.shape), t, denoiser.alphas_cumprod[t],
@@ -261,7 +261,7 @@ def views_losses(
     index = jax.random.randint(k_rays, (spec.draft.rays,), 0, pictures.rgb.shape[0])
     rays_o, rays_d, rgb, mask = (x[index] for x in pictures[:4])
     (seen, opacity), scalars = parallel.map_rays(
-        denoiser_spec.mesh, functools.partial(_scene, spec=spec, weight=spec.draft),
+        denoiser_spec.device_mesh, functools.partial(_scene, spec=spec, weight=spec.draft),
         (k_render, k_normal), (params, grid, None, None), (rays_o, rays_d),
     )  # fmt: skip
     losses = {

@@ -54,13 +54,13 @@ SHOWN_SETS = 3  # of views, in views.png; the others are much the same, from bet
 
 
 def make_denoiser(
-    model, prepared: np.ndarray, mesh: Mesh | None = None
+    model, prepared: np.ndarray, device_mesh: Mesh | None = None
 ) -> tuple[Denoiser, DenoiserSpec]:
     """A model and a prepared picture as the guidance wants them.
 
     Args:
       prepared: [H, W, 3] in [0, 1] on white, from `sampling.prepare_all`.
-      mesh: of the devices that share the scene.
+      device_mesh: of the devices that share the scene.
 
     Raises:
       UserError: the model's networks do not fit each other.
@@ -75,7 +75,7 @@ def make_denoiser(
         )
     context = sampling.embed_pictures(model, prepared[None])
     denoiser_spec = DenoiserSpec(
-        c.resolution, float(c.scale_factor), c.parameterization, c.cameras, mesh
+        c.resolution, float(c.scale_factor), c.parameterization, c.cameras, device_mesh
     )
     denoiser = Denoiser(
         sampling.network_for(model, prepared), model.vae, context,
@@ -131,9 +131,9 @@ def _reconstruct(
         seconds[name] = round(now - clock["start"], 2)
         clock["start"] = now
 
-    mesh = parallel.mesh_for(spec, jax.local_devices())
+    device_mesh = parallel.mesh_for(spec, jax.local_devices())
     (prepared,) = sampling.prepare_all(model, [picture], spec.picture or None)
-    denoiser, denoiser_spec = make_denoiser(model, prepared, mesh)
+    denoiser, denoiser_spec = make_denoiser(model, prepared, device_mesh)
     metadata = run_metadata(model, picture, spec, model_id, init)
     _check_disk(out, spec)
     resumed = _check_same_run(out, metadata, spec)

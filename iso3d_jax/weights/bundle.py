@@ -136,7 +136,7 @@ def save_bundle(
 
 def _entry(key: str, value, dtype) -> Entry:
     """What the writer needs of a weight that is to be stored in a type."""
-    return key, value.shape, np.dtype(dtype), lambda: np.asarray(jnp.asarray(value, dtype))
+    return key, value.shape, np.dtype(dtype), lambda: np.asarray(value).astype(dtype)
 
 
 def load_config(path: str | Path | None) -> ModelSpec:
@@ -166,8 +166,17 @@ def _told(keys: list[str], stored: Mapping[str, LazyTensor], folder: Path) -> It
     progress.close()
 
 
-def load_weights(path: str | Path | None, names: tuple[str, ...]) -> dict[str, dict]:
-    """Weights of the named networks, in the type they are stored in (of bytes: float32).
+def load_weights(
+    path: str | Path | None, names: tuple[str, ...], dtype: DTypeLike | None = None
+) -> dict[str, dict]:
+    """Weights of the named networks.
+
+    They are cast before they reach the device, one by one: there a cast, or a copy by
+    `jnp.asarray`, is a program to compile for each shape of a weight.
+
+    Args:
+      dtype: type of the weights but the camera's MLP, which is float32 then; None is the type they
+        are stored in (of bytes: float32).
 
     Returns:
       {name: flat params}.
@@ -175,11 +184,22 @@ def load_weights(path: str | Path | None, names: tuple[str, ...]) -> dict[str, d
     folder = find_bundle(path)
     stored = open_weights(folder)
     weights: dict[str, dict] = {name: {} for name in names}
-    wanted = [key for key in stored if key.partition("/")[0] in weights]
+    wanted = [
+        key
+        for key in stored
+        if key.partition("/")[0] in weights and not key.endswith(compact.SCALE)
+    ]
     for key in _told(wanted, stored, folder):
         name, _, rest = key.partition("/")
-        weights[name][rest] = jnp.array(stored[key].read())
-    return {name: compact.unpack(params) for name, params in weights.items()}
+        value = stored[key].read()
+        if key + compact.SCALE in stored:
+            scale = stored[key + compact.SCALE].read()
+            if scale.shape != value.shape[-1:]:
+                raise UserError(f"{folder / WEIGHTS} is damaged: the scales of {key} do not fit it")
+            value = compact.unpack(value, scale)
+        kind = value.dtype if dtype is None else jnp.dtype(param_dtype_for(rest, dtype))
+        weights[name][rest] = jax.device_put(np.array(value, kind))  # a copy: the file may go
+    return weights
 
 
 def param_dtype_for(path: str, dtype):
@@ -258,7 +278,7 @@ def load_model(
     param_dtype = dtype if param_dtype is None else param_dtype
     folder = find_bundle(path)
     config = load_config(folder)
-    weights = load_weights(folder, networks)
+    weights = load_weights(folder, networks, param_dtype)
     size = sum(value.nbytes for params in weights.values() for value in params.values())
     steps = Steps("building") if size >= LARGE else None
     loaded = {}

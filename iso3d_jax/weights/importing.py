@@ -20,7 +20,7 @@ from iso3d_jax.weights.sources import Source, open_sources
 from iso3d_jax.weights.tensors import SUFFIXES
 from iso3d_jax.weights.trainer_keys import clean_keys
 
-# What a model of each layout must know beside its weights (reference 4.3 to 4.6). A 2-D base has
+# What a model of each layout must know beside its weights (isotropic/configs). A 2-D base has
 # no cameras yet, so nothing is said of them.
 RELEASED = dict(
     resolution=256, scale_factor=0.18215, parameterization="eps", picture="launch",

@@ -201,14 +201,16 @@ class DenoiserTask(BaseTask):
     def position(self) -> dict[str, int]:
         return self.batches.position() | {"data": self._digest}
 
-    def go_to(self, position: dict[str, int]) -> None:
+    def restore_position(self, position: dict[str, int]) -> None:
         theirs = position.get("data", self._digest)
         if theirs != self._digest:
             raise UserError(
                 f"the data in {self.cfg.data_encoded or self.cfg.data} are not those that this run "
                 "was trained on: put them back, or give another --workdir"
             )
-        self.batches.go_to({key: value for key, value in position.items() if key != "data"})
+        self.batches.restore_position(
+            {key: value for key, value in position.items() if key != "data"}
+        )
 
     def trained(self, params: Iterable[str]) -> list[str] | None:
         return trainable.trained_paths(params, self.cfg)
@@ -223,7 +225,7 @@ class DenoiserTask(BaseTask):
         """The UNet that training starts from; it must fit the config to the last shape."""
         if not self.cfg.init_from:
             return split_params(denoiser.build_unet(self.cfg))[1] | self._load_prior()
-        weights = bundle.load_weights(self.cfg.init_from, ("unet",))["unet"]
+        weights = bundle.load_weights(self.cfg.init_from, ("unet",), jnp.float32)["unet"]
         if not weights:
             raise UserError(f"the model in {self.cfg.init_from} has no weights for 'unet'")
         stem = "input_blocks/0/stem/kernel"

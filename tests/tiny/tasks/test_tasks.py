@@ -66,7 +66,7 @@ def test_what_tasks_have_in_common():
     task.batches = types.SimpleNamespace(branch=lambda step: f"views {step}")
     assert task.branch(3) == "views 3" and task.trained({}) is None
     assert task.abstract_params["w"].shape == (2, 3)
-    assert task.position() == {} and task.names(0) == [] and task.go_to({}) is None
+    assert task.position() == {} and task.names(0) == [] and task.restore_position({}) is None
     assert task.on_devices("batch", None) == "batch"
     assert task.sharding_rules == sharding.REPLICATED and task.summary == ""
     task.batches = lambda step: {"x": np.arange(10) + 100 * step, "y": np.arange(10)}

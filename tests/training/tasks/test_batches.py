@@ -67,7 +67,7 @@ def test_a_position_is_where_the_iterator_goes_on(make_config, make_task):
     for step in range(3):
         task.batch(step)
     resumed = make_task(make_config(loader="grain"))
-    resumed.go_to(task.position())
+    resumed.restore_position(task.position())
     assert resumed.batches._start == {"next_index": 3}
     fourth = task.batch(3)
     again = resumed.batch(3)
