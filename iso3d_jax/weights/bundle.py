@@ -21,7 +21,7 @@ from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from iso3d_jax.core.errors import UserError, shorten
-from iso3d_jax.core.files import atomic_path
+from iso3d_jax.core.files import atomic_path, explain_os_errors
 from iso3d_jax.core.json_files import read_object
 from iso3d_jax.core.progress import Progress, Steps
 from iso3d_jax.diffusion.schedule import make_schedule
@@ -242,6 +242,7 @@ def default_dtype() -> str:
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
+@explain_os_errors()
 def load_model(
     path: str | Path | None = None,
     dtype=None,
