@@ -47,6 +47,8 @@ def commands() -> list[Command]:
         "--config.batch_size=2", "--config.num_views=4", "--config.checkpoint_every=3",
         "--config.log_every=3", "--config.sample_every=0", "--config.ablate_every=0",
         "--config.data_variants=1",
+        "--config.model.unet.model_channels=32", "--config.model.unet.channel_mult=(1,2)",
+        "--config.model.unet.attention_resolutions=(2,)",
     ]  # fmt: skip
     reconstruct = [
         "-m", "iso3d_jax.reconstruct", "--config", "tests/smallest_reconstruction.py:24",

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import re
+import types
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 import iso3d_jax as iso3d
+from iso3d_jax import pipeline
 from iso3d_jax.commands import config_files
 from iso3d_jax.data.pictures import load_picture
 from iso3d_jax.reconstruction import state
@@ -244,6 +246,39 @@ def test_the_input_is_saved_as_a_png(pipe, views, tmp_path):
             pipe.save_input(PICTURE, tmp_path / name)
     with pytest.raises(iso3d.UserError, match="did you mean 'framed'"):
         pipe.save_input(PICTURE, tmp_path / "seen.png", "frame")
+
+
+def test_backgrounds_are_removed_as_asked_wherever_a_picture_is_taken(
+    pipe, smallest, tmp_path, monkeypatch
+):
+    """ "never" keeps all of a plain picture; and a matting model that is not there is refused."""
+    plain = np.full((60, 80, 3), 255, np.uint8)
+    plain[20:40, 30:50] = 40
+    assert pipe.views(plain, steps=1).picture[..., 3].min() == 0
+    assert pipe.views(plain, steps=1, remove_background="never").picture[..., 3].min() == 255
+    taken = []
+
+    def reconstruct(_model, picture, *_given, **_options):
+        taken.append(picture)
+        return types.SimpleNamespace()
+
+    monkeypatch.setattr(pipeline, "reconstruct_with_page", reconstruct)
+    pipe.reconstruct(plain, config=smallest, out=tmp_path, remove_background="never")
+    assert taken[0][..., 3].min() == 255
+    pipe.save_input(plain, tmp_path / "a.png", remove_background="never")
+    pipe.save_input(plain, tmp_path / "b.png")
+    a, b = (np.asarray(Image.open(tmp_path / name)).astype(int) for name in ("a.png", "b.png"))
+    assert (b.min(-1) < 100).mean() > 4 * (a.min(-1) < 100).mean()  # the object alone is larger
+    options = dict(remove_background="always", matting_model="/nowhere.onnx")
+    for call in (
+        lambda: pipe.views(PICTURE, **options),
+        lambda: pipe.save_input(PICTURE, tmp_path / "c.png", **options),
+        lambda: pipe.reconstruct(PICTURE, config=smallest, out=tmp_path / "r", **options),
+    ):
+        with pytest.raises(iso3d.UserError, match="nowhere.onnx|onnxruntime"):
+            call()
+    failed = pipe.reconstruct_all({"x": PICTURE}, tmp_path / "all", config=smallest, **options)
+    assert "nowhere.onnx" in failed["x"] or "onnxruntime" in failed["x"]
 
 
 def test_two_pipelines_live_beside_each_other(pipe, views, model_folder):
