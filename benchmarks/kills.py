@@ -3,11 +3,13 @@
     python benchmarks/kills.py --out benchmarks/results/kills.json
     python benchmarks/kills.py --kills 4 --seed 1 --only train
 
-Each command first runs unbroken. Then it is started again in another folder, and SIGKILL or SIGTERM
-is sent after a random share of the unbroken run's time; the same command goes on, until so many
-were sent and it is left to end. Every SIGTERM must end with status 143. The last files that hold
-numbers (the model's weights; the scene and its mesh) must be the same bits as the unbroken run's.
-The exit status is 1 where one is not. Meant for a quiet machine: some 30 minutes on two cores.
+Each command first runs unbroken, twice: what is compiled in the first run is there in the second,
+whose time counts, and both must give the same bits. Then it is started again in another folder, and
+SIGKILL or SIGTERM is sent after a random share of the unbroken run's time; the same command goes
+on, until so many were sent and it is left to end. Every SIGTERM must end with status 143. The last
+files that hold numbers (the model's weights; the scene and its mesh) must be the same bits as the
+unbroken run's. The exit status is 1 where one is not. Meant for a quiet machine: some 30 minutes on
+two cores.
 """
 
 from __future__ import annotations
@@ -81,32 +83,37 @@ def digests(command: Command, folder: Path) -> dict[str, str]:
     return found
 
 
-def end(process: subprocess.Popen, seconds: float, number: int) -> int | None:
-    """Sends a signal after some seconds; None where the process was at its end before."""
+def end(process: subprocess.Popen, seconds: float, number: int) -> tuple[bool, int]:
+    """Sends a signal after some seconds; whether one was needed, and the status."""
     try:
-        process.wait(seconds)
-        return None
+        return False, process.wait(seconds)
     except subprocess.TimeoutExpired:
         process.send_signal(number)
-        return process.wait()
+        return True, process.wait()
 
 
 def try_command(command: Command, kills: int, seed: int, folder: Path) -> dict:
     """One command, unbroken and broken; what came of it."""
     draw = np.random.default_rng((seed, len(command.name)))
     with open(folder / f"{command.name}.log", "a") as log:
-        begin = time.monotonic()
-        status = start(command, folder / "unbroken", log).wait()
-        whole = time.monotonic() - begin
-        if status:
-            raise SystemExit(f"{command.name}: the unbroken run ended with status {status}")
+        for name in ("compiling", "unbroken"):
+            begin = time.monotonic()
+            status = start(command, folder / name, log).wait()
+            whole = time.monotonic() - begin
+            if status:
+                raise SystemExit(f"{command.name}: the unbroken run ended with status {status}")
         expected = digests(command, folder / "unbroken")
         sent, wrong, ends = [], [], 0
+        if digests(command, folder / "compiling") != expected:
+            wrong.append("two unbroken runs differ")
         while len(sent) < kills:
             number = signal.SIGTERM if draw.integers(2) else signal.SIGKILL
             seconds = float(draw.uniform(0.05, 1.0)) * whole
-            status = end(start(command, folder / "broken", log), seconds, number)
-            if status is None:  # it ended of itself: the same from the start, once more
+            stopped, status = end(start(command, folder / "broken", log), seconds, number)
+            if not stopped and status:
+                wrong.append(f"a run ended with status {status}")
+                break
+            if not stopped:  # it ended of itself: the same from the start, once more
                 ends += 1
                 same = digests(command, folder / "broken") == expected
                 if not same:
