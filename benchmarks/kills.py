@@ -122,7 +122,7 @@ def try_command(command: Command, kills: int, seed: int, folder: Path) -> dict:
                 continue
             sent.append({"signal": signal.Signals(number).name, "after_s": round(seconds, 2),
                          "status": status})  # fmt: skip
-            # While Python starts there is no handler yet: the system then ends it by the signal.
+            # While Python starts and ends there is no handler: the system ends it by the signal.
             allowed = (STOPPED, -signal.SIGTERM) if number == signal.SIGTERM else (-9,)
             if status not in allowed:
                 wrong.append(f"{signal.Signals(number).name} ended with status {status}")
@@ -141,7 +141,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--kills", type=int, default=20, help="signals to each command")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=("train", "reconstruct"))
+    parser.add_argument(
+        "--only", choices=("train", "reconstruct"), help="in --out the other's result stays"
+    )
     parser.add_argument("--out", type=Path, help="JSON file of the results")
     options = parser.parse_args()
     results = []
@@ -161,10 +163,13 @@ def main() -> None:
                     f"{names.count('SIGTERM')} | {'; '.join(found['wrong']) or 'yes'} |",
                     flush=True,
                 )
+    if options.out and options.only and options.out.exists():
+        others = [r for r in json.loads(options.out.read_text()) if r["command"] != options.only]
+        results = sorted([*others, *results], key=lambda result: result["command"], reverse=True)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(results, indent=1) + "\n")
-    sys.exit(any(found["wrong"] for found in results))
+    sys.exit(any(result["wrong"] for result in results))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import struct
 import urllib.parse
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int, Integer, Shaped
 
 from iso3d_jax.data.beside import MOST_BYTES, NotThere, ReadFile
 from iso3d_jax.data.meshes import MOST_TRIANGLES, BadMesh
@@ -336,5 +336,5 @@ def number(of: dict, key: str, default: float) -> float:
     return float(numbers({key: [value]}, key, (default,))[0])
 
 
-def as_index(values: Int[np.ndarray, "N 1"]) -> Int[np.ndarray, "N"]:
+def as_index(values: Integer[np.ndarray, "N 1"]) -> Int[np.ndarray, "N"]:
     return values[:, 0].astype(np.int64)

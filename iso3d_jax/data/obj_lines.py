@@ -292,7 +292,7 @@ class _Block:
             self._read_together(found)
             return
         first = 0
-        for other in [*self._others, len(self._begins)]:
+        for other in [*self._others.tolist(), len(self._begins)]:
             if other - first >= FEW:
                 _Block(self._data[self._begins[first] : self._line_ends[other - 1]]).read(found)
             else:
