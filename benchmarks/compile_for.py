@@ -44,6 +44,7 @@ def main():
     cfg = config_files.load_config(args.config)
     cfg.batch_size, cfg.accumulate, cfg.remat = args.batch_size, args.accumulate, args.remat
     cfg.mesh.fsdp = args.fsdp
+    spec = compile_for.settle(cfg)
     chip, topology, count = compile_for.parse_target(args.target)
     devices = compile_for.target_devices(chip, topology, count)
     result = {
@@ -65,7 +66,7 @@ def main():
     for branch in args.branches.split(","):
         began = time.monotonic()
         try:
-            program = compile_for.compile_branch(cfg, devices, branch)
+            program = compile_for.compile_branch(spec, devices, branch)
         except compile_for.DoesNotFit as error:
             result["branches"][branch] = {"does_not_fit": str(error)}
             report(result, args.result)

@@ -17,12 +17,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from iso3d_jax.core import chips, flops
 from iso3d_jax.models.params import merge_params
 from iso3d_jax.models.registry import SECTIONS
 from iso3d_jax.weights import bundle
+from iso3d_jax.weights.model_spec import ModelSpec
 
 
 def report(result: dict, path: Path | None) -> None:
@@ -97,7 +97,7 @@ def random_weights(shapes: dict) -> dict[str, np.ndarray]:
     return {path: draw(path, leaf.shape) for path, leaf in shapes.items()}
 
 
-def random_network(name: str, config: ConfigDict, dtype):
+def random_network(name: str, config: ModelSpec, dtype):
     """A network with random weights that computes in `dtype` and holds them as `load_model` would.
 
     They are rounded on the device: numpy takes half a minute for what it rounds in none.
@@ -110,8 +110,8 @@ def random_network(name: str, config: ConfigDict, dtype):
     )
 
 
-def random_model(settings: ConfigDict, dtype) -> bundle.Model:
-    """A whole model of these settings (such as `presets.common.full_model()`), random weights."""
+def random_model(settings: ModelSpec, dtype) -> bundle.Model:
+    """A whole model with random weights; `settings` as `bundle.make_config` takes them."""
     config = bundle.make_config(settings)
     networks = {name: random_network(name, config, dtype) for name in SECTIONS}
     return bundle.Model(config=config, **networks)

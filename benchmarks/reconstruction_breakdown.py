@@ -26,6 +26,7 @@ from measuring import machine, report  # noqa: E402
 from iso3d_jax import sampling  # noqa: E402
 from iso3d_jax.commands import config_files  # noqa: E402
 from iso3d_jax.data.pictures import load_picture  # noqa: E402
+from iso3d_jax.diffusion import classifier_free  # noqa: E402
 from iso3d_jax.geometry import camera_sets  # noqa: E402
 from iso3d_jax.geometry.cameras import camera_condition  # noqa: E402
 from iso3d_jax.guidance import sds  # noqa: E402
@@ -82,7 +83,7 @@ def programs(spec, denoiser, denoiser_spec, scene, phase: int) -> dict[str, tupl
     def guide(z, unet, context, camera):
         t, alpha_bar = jnp.int32(500), denoiser.alphas_cumprod[500]
         return sds.score_distillation(
-            unet, z, z, t, alpha_bar, context, camera,
+            unet, z, z, t, alpha_bar, classifier_free.without_and_with(context), camera,
             parameterization=denoiser_spec.parameterization, scale=spec.guidance.scale,
             rescale=spec.guidance.rescale, kind=spec.guidance.loss,
         )  # fmt: skip

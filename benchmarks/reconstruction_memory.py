@@ -22,7 +22,6 @@ sys.path.insert(0, str(ROOT))
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 from measuring import placed, report, tpu_chip  # noqa: E402
-from ml_collections import ConfigDict  # noqa: E402
 
 from iso3d_jax.commands import config_files  # noqa: E402
 from iso3d_jax.planning.programs import abstract_module  # noqa: E402
@@ -31,6 +30,7 @@ from iso3d_jax.reconstruction.losses import Denoiser, DenoiserSpec  # noqa: E402
 from iso3d_jax.reconstruction.spec import ReconstructionSpec, check, make_spec  # noqa: E402
 from iso3d_jax.reconstruction.step import run_steps  # noqa: E402
 from iso3d_jax.weights import bundle  # noqa: E402
+from iso3d_jax.weights.model_spec import ModelSpec  # noqa: E402
 
 
 def abstract_denoiser(
@@ -38,7 +38,7 @@ def abstract_denoiser(
 ) -> tuple[Denoiser, DenoiserSpec]:
     """Networks without weights, of the released size or of the shipped model's."""
     if networks == "released":
-        config = ConfigDict({"unet": {}, "vae": {}})
+        config = ModelSpec.read({"unet": {}, "vae": {}})
         spec, width = DenoiserSpec(256, 0.18215, "eps", "isotropic3d"), 1024
     else:
         config = bundle.load_config(None)

@@ -21,11 +21,11 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 from jax.sharding import NamedSharding, PartitionSpec  # noqa: E402
 from measuring import report, tpu_chip  # noqa: E402
-from ml_collections import ConfigDict  # noqa: E402
 
 from iso3d_jax import sampling  # noqa: E402
 from iso3d_jax.planning.programs import abstract_module  # noqa: E402
 from iso3d_jax.training import sharding  # noqa: E402
+from iso3d_jax.weights.model_spec import ModelSpec  # noqa: E402
 
 
 def tpu_mesh():
@@ -60,7 +60,7 @@ def main():
     place = NamedSharding(mesh, PartitionSpec()) if mesh else None
     weights = jnp.dtype(args.weights)
     unet, vae, clip = (
-        abstract_module(name, ConfigDict({name: {}}), jnp.bfloat16, weights, place)
+        abstract_module(name, ModelSpec.read({name: {}}), jnp.bfloat16, weights, place)
         for name in ("unet", "vae", "clip")
     )
     scalar, f32 = abstract((), jnp.float32, place), jnp.float32

@@ -27,6 +27,7 @@ from measuring import machine, random_model, report  # noqa: E402
 from iso3d_jax import sampling  # noqa: E402
 from iso3d_jax.presets import common  # noqa: E402
 from iso3d_jax.weights import bundle  # noqa: E402
+from iso3d_jax.weights.model_spec import ModelSpec  # noqa: E402
 
 
 def main():
@@ -39,7 +40,7 @@ def main():
     dtype = jnp.dtype(args.dtype)
     load = time.perf_counter()
     model = (
-        random_model(common.full_model(), dtype)
+        random_model(ModelSpec.read(common.full_model().to_dict()), dtype)
         if args.full
         else bundle.load_model(None, dtype, param_dtype=dtype)
     )

@@ -9,6 +9,7 @@ steps would cost at the assumed prices. That bound knows nothing of memory, whic
 """
 
 import argparse
+import dataclasses
 import math
 import os
 import sys
@@ -43,12 +44,12 @@ def main():
     parser.add_argument("--fsdp", type=int, default=16, help="for what is replicated")
     parser.add_argument("--result", type=Path)
     args = parser.parse_args()
-    cfg = config_files.load_config(args.config)
-    cfg.batch_size = OBJECTS
+    config = config_files.load_config(args.config)
+    cfg = dataclasses.replace(compile_for.settle(config), batch_size=OBJECTS)
     mesh = sharding.make_mesh(devices=jax.devices())
     task = compile_for.AbstractTask(cfg)
-    tx = make_optimizer(task.cfg)
-    state = loop.abstract_state(task, tx, task.cfg)
+    tx = make_optimizer(cfg)
+    state = loop.abstract_state(task, tx, cfg)
     shardings = sharding.state_shardings(state, mesh, task.sharding_rules)
     sizes = {"data": 1, "fsdp": args.fsdp, "tensor": 1}
     shapes = {path: leaf.shape for path, leaf in task.abstract_params.items()}
@@ -66,11 +67,11 @@ def main():
         "teraflops_an_object": {},
     }
     mean = 0.0
-    for branch, share in batches.branch_shares(task.cfg).items():
+    for branch, share in batches.branch_shares(cfg).items():
         began = time.monotonic()
         batch = compile_for.abstract_batch(cfg, branch)
         with jax.set_mesh(mesh):
-            traced = loop.trace_step(task, tx, task.cfg, shardings, mesh, state, batch)
+            traced = loop.trace_step(task, tx, cfg, shardings, mesh, state, batch)
         counted = flops.count(traced.jaxpr) * (1.0 / OBJECTS)
         mean += share * counted.executed
         result["teraflops_an_object"][branch] = {

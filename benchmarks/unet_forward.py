@@ -26,9 +26,9 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import torch_unet  # noqa: E402
 from measuring import machine, random_network, report  # noqa: E402
-from ml_collections import ConfigDict  # noqa: E402
 
 from iso3d_jax.models.unet import UNetConfig  # noqa: E402
+from iso3d_jax.weights.model_spec import ModelSpec  # noqa: E402
 
 
 def clock_kind() -> str:
@@ -57,7 +57,7 @@ def matmul_rate(dtype, size: int) -> float:
 
 
 def time_jax(dtype, repeats: int) -> dict:
-    unet = random_network("unet", ConfigDict({"unet": {}}), dtype)
+    unet = random_network("unet", ModelSpec(unet=UNetConfig()), dtype)
     result = {}
     for name, (batch, views) in {"jax, 4 views jointly": (2, 4), "jax, 2-D": (8, 1)}.items():
         inputs = (

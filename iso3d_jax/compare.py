@@ -54,11 +54,11 @@ def check_paths(cfg) -> None:
     make_folder(_OUT.value)
 
 
-def compare(cfg, out, names=None, dtype=None) -> dict:
+def compare(config, out, names=None, dtype=None) -> dict:
     """Makes what is missing of a comparison, writes its results and returns the report.
 
     Args:
-      cfg: from configs/compare.py.
+      config: from configs/compare.py; it stays as it is.
       out: folder of the comparison, a new one or one of the same config.
       names: of the runs; all of `plan.RUNS` if None.
       dtype: what trained models are measured in, as of `load_model`; the training configs have
@@ -79,7 +79,7 @@ def compare(cfg, out, names=None, dtype=None) -> dict:
     for name in names:
         if name not in plan.RUNS:
             raise UserError(f"--runs: there is no run '{name}': {nearest(name, plan.RUNS)}")
-    plan.check(cfg)
+    cfg = plan.make_spec(config)
     out = make_folder(Path(out).absolute())
     plan.ensure_same_comparison(out, cfg)
     comparison = Comparison(cfg, out, lambda text: print(text, flush=True), dtype)

@@ -34,6 +34,7 @@ from iso3d_jax.pages.run_page import write_run_page
 from iso3d_jax.presets import reconstruct as presets
 from iso3d_jax.reconstruction import batch, loop, run
 from iso3d_jax.reconstruction.result import Reconstruction
+from iso3d_jax.reconstruction.spec import ReconstructionSpec, check, make_spec
 from iso3d_jax.views import Views
 from iso3d_jax.weights import bundle, hub
 from iso3d_jax.weights.folders import find_bundle, model_digest
@@ -206,17 +207,19 @@ class Pipeline:
             cfg.picture = given.preprocessing
         if seed is not None:
             cfg.seed = seed
+        check(cfg)
+        spec = make_spec(cfg)
         rgba = given.picture if given is not None else load_picture(
             picture,  # pyright: ignore[reportArgumentType]
             remove_background=remove_background, matting_model=matting_model,
         )  # fmt: skip
         keep = tempfile.TemporaryDirectory(prefix="iso3d_") if out is None else None
         folder = Path(keep.name if keep else out).expanduser()  # pyright: ignore[reportArgumentType]
-        key = json.dumps([cfg.to_dict(), init])
+        key = json.dumps([spec.to_dict(), init])
         if key not in self._programs:
             self._programs = {key: {}}  # of the last config alone: programs are large
         result = reconstruct_with_page(
-            self.model, rgba, folder, cfg, name=name or _file_name(picture),
+            self.model, rgba, folder, spec, name=name or _file_name(picture),
             model_id=self._model_id, init=init, views=given, on_step=on_step,
             programs=self._programs[key],
         )  # fmt: skip
@@ -253,8 +256,9 @@ class Pipeline:
         cfg = self._config(preset, config)
         if seed is not None:
             cfg.seed = seed
+        check(cfg)
         return batch.reconstruct_all(
-            self.model, {name: Path(path) for name, path in pictures.items()}, out, cfg,
+            self.model, {name: Path(path) for name, path in pictures.items()}, out, make_spec(cfg),
             model_id=self._model_id, init=cfg.init if init is None else init,
             reconstruct=reconstruct_with_page,
             load=functools.partial(
@@ -275,9 +279,11 @@ class Pipeline:
         return cfg
 
 
-def reconstruct_with_page(model, picture, out, cfg, *, name: str = "", **options) -> Reconstruction:
+def reconstruct_with_page(
+    model, picture, out, spec: ReconstructionSpec, *, name: str = "", **options
+) -> Reconstruction:
     """`run.reconstruct` with its arguments, then index.html, which shows all that came out."""
-    result = run.reconstruct(model, picture, out, cfg, **options)
+    result = run.reconstruct(model, picture, out, spec, **options)
     result.page = write_run_page(
         out, picture_name=name or Path(out).name, model_name=model.config.name,
         resolution=model.config.resolution,

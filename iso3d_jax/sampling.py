@@ -17,33 +17,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from ml_collections import ConfigDict
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.pictures import prepare_picture
-from iso3d_jax.diffusion import ddim
+from iso3d_jax.diffusion import classifier_free, ddim
 from iso3d_jax.geometry import cameras
 from iso3d_jax.models.unet import MultiViewUNet, UNetWithReference
-from iso3d_jax.weights import facts
+from iso3d_jax.models.vae import decode_pictures, encode_pictures
 
 if TYPE_CHECKING:
     from iso3d_jax.weights.bundle import Model
+    from iso3d_jax.weights.model_spec import ModelSpec
 
 ELEVATION_DEG = 15.0  # this and the following: the released script's
 DEFAULTS = dict(guidance_scale=10.0, eta=1.0, temperature=1.0, steps=50, spacing="leading")
 
 
-def settings(config: ConfigDict, **given) -> dict[str, Any]:
+def settings(config: ModelSpec, **given) -> dict[str, Any]:
     """How a model's views are drawn: arguments of `sample_latents`.
 
     Args:
       config: the model's; may have its own guidance_scale, eta, temperature, steps and spacing.
       given: values that come before the model's own, where they are not None.
     """
-    own = {name: config.get(name, default) for name, default in DEFAULTS.items()}
+    own = DEFAULTS | {name: getattr(config, name) for name in DEFAULTS if config.has(name)}
     own |= {name: value for name, value in given.items() if value is not None}
-    shape = (config.latent_size, config.latent_size, config.latent_channels)
-    return own | {"latent_shape": shape, "parameterization": config.parameterization}
+    return own | {
+        "latent_shape": config.latent_shape, "parameterization": config.parameterization,
+    }  # fmt: skip
 
 
 def sample_views(
@@ -95,9 +96,7 @@ def sample_views(
     latents = sample_latents(
         network_for(model, prepared[0]),
         context,
-        camera_conditions(
-            facts.sampling_camera_encoding(config), num_views, elevation_deg, azimuth_deg
-        ),
+        camera_conditions(config.sampling_cameras, num_views, elevation_deg, azimuth_deg),
         model.alphas_cumprod,
         jax.random.key(seed),
         **settings(
@@ -158,7 +157,7 @@ def camera_conditions(
     """Camera vectors of evenly spaced views.
 
     Args:
-      encoding: a model's `facts.sampling_camera_encoding`.
+      encoding: a model's `sampling_cameras`.
     """
     azimuths = cameras.orthogonal_azimuths(azimuth_deg, num_views)
     return cameras.camera_condition(jnp.full(num_views, elevation_deg), azimuths, encoding)
@@ -187,18 +186,16 @@ def sample_latents(
     Each object is drawn with the same noise, whatever else is in the batch.
     """
     num_views = camera.shape[0]
-    both_cameras = jnp.broadcast_to(camera, (2, *camera.shape))
     start_key, loop_key = jax.random.split(key)
     z_T = jax.random.normal(start_key, (1, num_views, *latent_shape))
 
     def one_object(token):  # token [1, D]
-        both_tokens = jnp.stack([jnp.zeros_like(token), token])  # [2, 1, D]
-        folded = unet.fold_context(both_tokens)  # once a picture, not once a step
+        contexts = classifier_free.without_and_with(token[None])
+        folded = unet.fold_context(contexts)  # once a picture, not once a step
 
         def denoise(z_t, t):
-            both = jnp.broadcast_to(z_t, (2, *z_t.shape[1:]))
-            output = unet(both, jnp.full((2, num_views), t), folded, both_cameras)
-            return ddim.guide(output[:1], output[1:], guidance_scale)
+            outputs = classifier_free.predict_both(unet, z_t, t, folded, camera[None])
+            return classifier_free.guide(*outputs, guidance_scale)
 
         return ddim.sample(
             denoise, z_T, loop_key, alphas_cumprod,
@@ -215,13 +212,13 @@ def sample_latents(
 def decode_views(vae, latents: Float[Array, "B V h w C"]) -> Float[Array, "B V H W 3"]:
     """Unscaled latents to pictures in [0, 1]."""
     flat = latents.reshape(-1, *latents.shape[2:])  # [B*V, h, w, C]
-    images = jnp.clip(vae.decode(flat) * 0.5 + 0.5, 0.0, 1.0).astype(jnp.float32)
+    images = jnp.clip(decode_pictures(vae, flat), 0.0, 1.0).astype(jnp.float32)
     return images.reshape(*latents.shape[:2], *images.shape[1:])
 
 
 @jax.jit
 def _encode(vae, image: Float[Array, "H W 3"]) -> Float[Array, "1 1 h w C"]:
-    return vae.encode(image[None] * 2.0 - 1.0)[0][None]
+    return encode_pictures(vae, image[None])[0][None]
 
 
 @jax.jit

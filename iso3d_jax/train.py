@@ -47,7 +47,7 @@ def main(_argv):
 
         compile_for.prepare_environment(_COMPILE_FOR.value)
         cfg = run.with_dtype(cfg, _DTYPE.value)
-        print(compile_for.report(cfg, _COMPILE_FOR.value, _PRICE.value))
+        print(compile_for.report(compile_for.settle(cfg), _COMPILE_FOR.value, _PRICE.value))
         return
     if not _WORKDIR.value:
         raise UserError("--workdir is required")

@@ -29,6 +29,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 from iso3d_jax.commands import command_line  # noqa: E402
 from tests.fork_server import FAST_COMPILING, ForkServer  # noqa: E402
 
+# JAX reads it with its first computation.
+os.environ.setdefault("XLA_FLAGS", FAST_COMPILING["XLA_FLAGS"])
+
 command_line.use_compilation_cache()
 
 
@@ -145,12 +148,12 @@ def model_folder(tmp_path_factory):
     No layer starts at zero, so nothing hides what feeds it; nothing is compiled to make it.
     """
     import numpy as np
-    from ml_collections import ConfigDict
 
     from iso3d_jax.models.registry import SECTIONS
     from iso3d_jax.weights import bundle
+    from iso3d_jax.weights.model_spec import ModelSpec
 
-    config = bundle.make_config(ConfigDict(SMALL_MODEL))
+    config = bundle.make_config(ModelSpec.read(SMALL_MODEL))
     draw = np.random.default_rng(0).standard_normal
     weights = {}
     for name in SECTIONS:

@@ -22,7 +22,7 @@ import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# Commands that tests start compile fast, for their programs run a few times each.
+# Tests, and commands that they start, compile fast, for their programs run a few times each.
 FAST_COMPILING = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 LIBRARIES = (
     "jax", "jax.numpy", "flax.nnx", "optax", "orbax.checkpoint", "ml_collections.config_flags",

@@ -65,7 +65,7 @@ class SmallTask:
         self.cfg = cfg = make_spec(StageSpec, config)
         table = encoded_table(views=4 * (-(-cfg.num_views // 4) + 1))
         self.batches = batches.make_batches(cfg, table)
-        self.position, self.go_to = self.batches.position, self.batches.go_to
+        self.position, self.restore_position = self.batches.position, self.batches.restore_position
         self.branch, self.batch = self.batches.branch, self.batches
         self.names = self.batches.names
         self.sharding_rules = denoiser.sharding_rules(cfg)

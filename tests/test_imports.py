@@ -200,11 +200,11 @@ sys.meta_path.insert(0, Refusal())
 for name in sys.argv[1:]:
     importlib.import_module(name)
 
-from ml_collections import ConfigDict
 from iso3d_jax.commands.config_files import load_config
 from iso3d_jax.models import registry
 from iso3d_jax.training.tasks.registry import TASKS
 from iso3d_jax.weights import bundle
+from iso3d_jax.weights.model_spec import ModelSpec
 
 sizes = {
     "unet": {"model_channels": 8, "num_groups": 4, "channel_mult": (1, 2), "num_head_channels": 4},
@@ -212,7 +212,7 @@ sizes = {
     "clip": {"image_size": 28, "patch_size": 14, "width": 16, "layers": 1, "heads": 2},
 }
 for section, numbers in sizes.items():
-    made = bundle.abstract_network(section, ConfigDict({section: numbers}))[1]
+    made = bundle.abstract_network(section, ModelSpec.read({section: numbers}))[1]
     assert made, section
 module, _, task = TASKS[load_config("configs/stage2.py:full").task].partition(":")
 step = getattr(importlib.import_module(module), task).train_step
@@ -224,6 +224,32 @@ def test_the_method_works_without_the_small_model():
     names = [dotted_name(path) for path in modules()]
     core = [name for name in names if name.split(".")[1:2] != ["tiny"]]
     subprocess.run([sys.executable, "-c", WITHOUT_TINY, *core], check=True, cwd=ROOT)
+
+
+# The functions that turn a config into what the code below them takes.
+DOORS = {"make_spec", "check", "settle", "from_config", "make_task", "train", "with_dtype"}
+
+
+def takes_a_config(path):
+    """Names of a file's functions with a parameter that may be a ConfigDict."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            a = node.args
+            given = [*a.posonlyargs, *a.args, *a.kwonlyargs]
+            if any("ConfigDict" in ast.unparse(x.annotation) for x in given if x.annotation):
+                yield node.name
+
+
+def test_configs_stay_at_the_doors():
+    """Below them functions take frozen dataclasses."""
+    found = {}
+    for path in modules():
+        name = dotted_name(path).removeprefix("iso3d_jax.")
+        if name.split(".")[0] in ("commands", "presets", "pipeline") or name == "core.specs":
+            continue
+        found[name] = set(takes_a_config(path)) - DOORS
+    assert {name: functions for name, functions in found.items() if functions} == {}
+    assert set(takes_a_config(ROOT / "iso3d_jax/training/spec.py")) == {"make_spec"}
 
 
 def test_public_names_exist():

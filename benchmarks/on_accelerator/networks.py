@@ -18,7 +18,6 @@ from on_accelerator.setting import Bench
 from iso3d_jax import sampling
 from iso3d_jax.models.attention import attend
 from iso3d_jax.models.registry import SECTIONS
-from iso3d_jax.weights import bundle
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
 
@@ -175,7 +174,7 @@ def unet(bench: Bench) -> None:
 
 def _diffusers(bench: Bench, side: int) -> None:
     """PyTorch's side, in a process of its own that ends when its time is over."""
-    config = bundle.network_config("unet", bench.model.config)
+    config = bench.model.config.network("unet")
     request = {"unet": {k: v for k, v in vars(config).items()}, "side": side}
     command = [sys.executable, str(BENCHMARKS / "torch_unet.py"), json.dumps(request)]
     limit = max(1.0, min(120.0, bench.record.left() - 60.0)) if not bench.tiny else 60.0
@@ -208,7 +207,7 @@ def _diffusers(bench: Bench, side: int) -> None:
 
 def attention_cases(config, view_counts=(4, 5)) -> dict[str, tuple[int, int, int, int]]:
     """(batch, tokens, heads, width of a head) of every self-attention of the networks."""
-    u, cases = bundle.network_config("unet", config), {}
+    u, cases = config.network("unet"), {}
     levels = [
         (2**i, u.model_channels * mult // u.num_head_channels)
         for i, mult in enumerate(u.channel_mult)

@@ -10,7 +10,10 @@ from ml_collections import ConfigDict
 from on_accelerator.record import Record
 
 from iso3d_jax.commands import config_files
+from iso3d_jax.planning import compile_for
 from iso3d_jax.presets import common
+from iso3d_jax.training.spec import StageSpec
+from iso3d_jax.weights.model_spec import ModelSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -57,13 +60,13 @@ class Bench:
         self.kept: dict = {}  # what a later part goes on with
 
     def settings(self) -> ConfigDict:
-        """The networks' numbers, as `bundle.make_config` takes them."""
+        """The networks' numbers, as a training's config has them."""
         return small_model() if self.tiny else common.full_model()
 
     @functools.cached_property
     def model(self):
         """All networks in bfloat16 with random weights."""
-        return random_model(self.settings(), jnp.bfloat16)
+        return random_model(ModelSpec.read(self.settings().to_dict()), jnp.bfloat16)
 
     def reconstruction(self) -> ConfigDict:
         """The released recipe, or one of its shape for a CPU."""
@@ -75,9 +78,9 @@ class Bench:
             cfg.occupancy.resolution, cfg.steps_per_call = 8, 2
         return cfg
 
-    def stage2(self, batch_size: int) -> ConfigDict:
+    def stage2(self, batch_size: int) -> StageSpec:
         """Stage 2 at full size: bfloat16, blocks computed twice to save memory."""
         cfg = config_files.load_config(str(ROOT / "configs" / "stage2.py"))
         cfg.model, cfg.batch_size = self.settings(), batch_size
         cfg.dtype, cfg.remat = "bfloat16", "blocks"
-        return cfg
+        return compile_for.settle(cfg)

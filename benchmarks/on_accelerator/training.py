@@ -1,5 +1,6 @@
 """A training step of stage 2 at full size: the batch at which an object takes the least time."""
 
+import dataclasses
 import time
 from collections.abc import Callable
 
@@ -33,23 +34,24 @@ def _best(bench: Bench, branch: str, batch_size: int) -> int:
     """Measures doubled batches; the one with the cheapest object, 0 if none was measured."""
     cfg = bench.stage2(batch_size)
     task = compile_for.AbstractTask(cfg)
-    tx = make_optimizer(task.cfg)
+    tx = make_optimizer(cfg)
     task.init_params = random_weights(task.abstract_params)
-    mesh = sharding.make_mesh(cfg.mesh.to_dict(), jax.devices()[:1])
-    abstract = loop.abstract_state(task, tx, task.cfg)
+    mesh = sharding.make_mesh(dataclasses.asdict(cfg.mesh), jax.devices()[:1])
+    abstract = loop.abstract_state(task, tx, cfg)
     shardings = sharding.state_shardings(abstract, mesh, task.sharding_rules)
-    state = loop.new_state(task, tx, task.cfg, abstract, shardings)
+    state = loop.new_state(task, tx, cfg, abstract, shardings)
     rows = bench.record
 
     def measure(batch_size: int) -> float | None:
         """Seconds an object; None where the batch does not fit."""
         nonlocal state
-        cfg.batch_size, name = batch_size, f"{branch}, batch {batch_size}"
+        name = f"{branch}, batch {batch_size}"
+        sized = dataclasses.replace(cfg, batch_size=batch_size)
         batch = jax.device_put(
-            random_batch(compile_for.abstract_batch(cfg, branch)), sharding.batch_sharding(mesh)
+            random_batch(compile_for.abstract_batch(sized, branch)), sharding.batch_sharding(mesh)
         )
         with jax.set_mesh(mesh):
-            traced = loop.trace_step(task, tx, task.cfg, shardings, mesh, state, batch)
+            traced = loop.trace_step(task, tx, sized, shardings, mesh, state, batch)
             program = compile_traced(traced)
         limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit", np.inf) / 1e9
         if program.gb > limit:

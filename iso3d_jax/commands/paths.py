@@ -7,8 +7,9 @@ be what the command needs. What takes longer to find out is left to whoever read
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -123,15 +124,16 @@ def run(flag: str, path: str) -> None:
         )
 
 
-def training(cfg: ConfigDict, prefix: str = "--config") -> None:
+def training(cfg: ConfigDict | Mapping[str, Any], prefix: str = "--config") -> None:
     """Every path that a training config names, an empty one is not looked at; and the packages."""
     extras.require("tensorboardX", *(("grain",) if cfg.get("loader") == "grain" else ()))
     if cfg.get("init_from"):
-        model(f"{prefix}.init_from", cfg.init_from, *STARTS_FROM.get(cfg.get("task"), ()))  # pyright: ignore[reportCallIssue]
+        networks = STARTS_FROM.get(cfg.get("task", ""), ())
+        model(f"{prefix}.init_from", cfg["init_from"], *networks)
     for name, path in cfg.get("init", {}).items():
         if path:
             model(f"{prefix}.init.{name}", path, *(() if name == "drawing" else (name,)))
     for path in filter(None, cfg.get("data", "").split(",")):
         dataset(f"{prefix}.data", path)
     if cfg.get("data_encoded"):
-        encoded(f"{prefix}.data_encoded", cfg.data_encoded)
+        encoded(f"{prefix}.data_encoded", cfg["data_encoded"])

@@ -30,6 +30,11 @@ def make(cls: type[Spec], values: Mapping[str, Any] | ConfigDict) -> Spec:
     return cls(**{name: _value(types[name], values[name]) for name in values})
 
 
+def in_order(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values with the keys of every level in order, as a config's `to_dict` has them."""
+    return {k: in_order(v) if isinstance(v, Mapping) else v for k, v in sorted(values.items())}
+
+
 def _value(kind, value):
     if dataclasses.is_dataclass(kind) and hasattr(value, "items"):
         return make(kind, value)  # pyright: ignore[reportArgumentType]

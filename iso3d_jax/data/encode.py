@@ -30,6 +30,7 @@ from iso3d_jax.core.progress import Progress
 from iso3d_jax.data.colour import change_colours, on_white
 from iso3d_jax.data.pictures import MODES
 from iso3d_jax.data.table import MultiViewTable, join, mix_references
+from iso3d_jax.models.vae import encode_pictures
 
 flags = command_line.flags_for(__name__)
 
@@ -142,7 +143,7 @@ def _pictures(key, views, references, colour):
 
 def _moments(vae, views):
     """Autoencoder moments in the precision that encoded sets have."""
-    mean, logvar = vae.encode(views * 2.0 - 1.0)
+    mean, logvar = encode_pictures(vae, views)
     return jnp.concatenate([mean, logvar], -1).astype(jnp.float16)
 
 

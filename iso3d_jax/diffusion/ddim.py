@@ -93,8 +93,3 @@ def sample(
     keys = jax.random.split(key, steps)
     z_0, _ = jax.lax.scan(body, z_T, (jnp.asarray(ts), jnp.asarray(previous), keys))
     return z_0
-
-
-def guide(output_uncond: Array, output_cond: Array, guidance_scale: float | Array) -> Array:
-    """Classifier-free guidance: uncond + scale (cond - uncond); linear, so eps or v alike."""
-    return output_uncond + guidance_scale * (output_cond - output_uncond)

@@ -19,7 +19,8 @@ from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.metrics import pixels
 from iso3d_jax.models import registry
 from iso3d_jax.models.params import merge_params, split_params
-from iso3d_jax.weights import bundle, facts
+from iso3d_jax.models.vae import decode_pictures, encode_pictures
+from iso3d_jax.weights import bundle
 from iso3d_jax.weights.folders import check_model
 
 DRAWN_ALPHA = 0.4  # of an enlarged drawing: from here on it is object
@@ -48,21 +49,20 @@ def tower_scores(
     """
     config = bundle.load_config(path)
     tower = bundle.load_model(path, dtype, networks=("clip",)).clip
-    prior = registry.find("unet", config.unet).prior
+    numbers = config.network("unet")
+    prior = registry.find_by_numbers("unet", numbers).prior
     weights = prior.load(path) if prior else {}
     if prior is None or not weights:
         raise UserError(
             f"the image tower in {path} has no drawing decoder beside it, so there is nothing to "
             "score: it has to be the workdir of an image tower's training"
         )
-    numbers = bundle.network_config("unet", config)
-    graphdef, shapes = split_params(prior.build(numbers, config.clip.output_dim))
+    graphdef, shapes = split_params(prior.build(numbers, config.network("clip").output_dim))
     drawing = merge_params(graphdef, {k: jnp.asarray(weights[k], jnp.float32) for k in shapes})
     rows, reference = np.arange(len(table)), picture_views(table)
     shown = prepare_references(table.images[rows, reference][:, None], picture)[:, 0]
     azimuth_deg = table.azimuth_deg - table.azimuth_deg[rows, reference][:, None]
-    encoding = facts.camera_encoding(config)
-    camera = camera_condition(table.elevation_deg, azimuth_deg, encoding)
+    camera = camera_condition(table.elevation_deg, azimuth_deg, config.cameras)
     pictures = on_white(shown.astype(np.float32) / 255)
     drawn = jax.jit(lambda t, d, x, c: d(t.embed(x), c))(tower, drawing, pictures, camera)
     size = drawn.shape[2]
@@ -78,7 +78,7 @@ def autoencoder_scores(
 ) -> dict[str, dict[str, float]]:
     """PSNR, SSIM and mask IoU of a table's views, encoded and decoded again."""
     vae = bundle.load_model(path, dtype, networks=("vae",)).vae
-    again = jax.jit(lambda v, x: jnp.clip(v.decode(v.encode(2 * x - 1)[0]) * 0.5 + 0.5, 0, 1))
+    again = jax.jit(lambda v, x: jnp.clip(decode_pictures(v, encode_pictures(v, x)[0]), 0, 1))
     scores: dict[str, list[np.ndarray]] = {"psnr": [], "ssim": [], "mask_iou": []}
     for views in table.images:
         images = on_white(views.astype(np.float32) / 255)

@@ -173,7 +173,6 @@ def evaluate_views(s: Evaluation, out: Path):
     from iso3d_jax.evaluation.report import model_facts
     from iso3d_jax.training import one_step_x0
     from iso3d_jax.weights.bundle import load_model
-    from iso3d_jax.weights.facts import sampling_camera_encoding
 
     model = load_model(s.model, s.dtype)
     perceptual = load_perceptual(s)
@@ -221,7 +220,7 @@ def evaluate_views(s: Evaluation, out: Path):
     report["settings"] = {
         "steps": used["steps"], "spacing": used["spacing"], "seed": s.seed,
         "guidance": used["guidance_scale"], "eta": used["eta"],
-        "temperature": used["temperature"], "cameras": sampling_camera_encoding(model.config),
+        "temperature": used["temperature"], "cameras": model.config.sampling_cameras,
         "dtype": model.dtype,
     }  # fmt: skip
     report["settings"] |= {name: distance.name for name, distance in perceptual.items()}

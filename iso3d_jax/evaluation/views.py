@@ -25,7 +25,6 @@ from iso3d_jax.data.table import SET, MultiViewTable, prepare_references
 from iso3d_jax.evaluation.embedding import embed_all
 from iso3d_jax.geometry.cameras import camera_condition, relative_azimuth
 from iso3d_jax.metrics.isotropy import angular_distance
-from iso3d_jax.weights import facts
 from iso3d_jax.weights.bundle import Model
 
 PICTURE_AZIMUTH_DEG = 30.0
@@ -132,7 +131,7 @@ def _generate_one(model: Model, task: ViewTask, i: int, steps: int | None, seed:
             camera_condition(
                 task.elevation_deg[i, views],
                 task.azimuth_deg[i, views],
-                facts.sampling_camera_encoding(config),
+                config.sampling_cameras,
             ),
             model.alphas_cumprod,
             jax.random.fold_in(key, s) if s else key,

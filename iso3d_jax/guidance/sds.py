@@ -1,4 +1,5 @@
-"""Score distillation with multi-view denoisers (DreamFusion, MVDream; reference 4.7).
+"""Score distillation with multi-view denoisers (DreamFusion, MVDream; the released
+threestudio/models/guidance/multiview_diffusion_guidance.py).
 
 Latents are [B, V, h, w, C]: B groups of V views that the denoiser sees together. Both losses
 are divided by the number of views, B * V.
@@ -8,12 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from iso3d_jax.diffusion import ddim, schedule
+from iso3d_jax.diffusion import classifier_free, schedule
 from iso3d_jax.guidance.annealing import Ramp
 
 LOSSES = ("x0", "sds")
@@ -34,34 +36,6 @@ class GuidanceSpec:
     rescale: float
     low: Ramp
     high: Ramp
-
-
-def predict_both(
-    denoise: Callable[[Array, Array, Array, Array], Array],
-    z_t: Float[Array, "B V h w C"],
-    t: Array,
-    context: Float[Array, "B L D"],
-    camera: Float[Array, "B V 16"],
-) -> tuple[Array, Array]:
-    """The denoiser's outputs without and with the picture's embedding, in one batch.
-
-    Args:
-      denoise: (z_t, t [B, V], context, camera) -> output.
-      t: scalar timestep, shared by all views.
-      context: the embedding's tokens; without it means zeros (reference 4.3).
-
-    Returns:
-      (output_uncond, output_cond).
-    """
-    batch, views = z_t.shape[:2]
-    output = denoise(
-        jnp.concatenate([z_t, z_t]),
-        jnp.full((2 * batch, views), t),
-        jnp.concatenate([jnp.zeros_like(context), context]),
-        jnp.concatenate([camera, camera]),
-    )
-    output = output.astype(z_t.dtype)
-    return output[:batch], output[batch:]
 
 
 def guided_x0(
@@ -85,7 +59,7 @@ def guided_x0(
     Returns:
       (eps_guided, x0), both of z_t's shape.
     """
-    output = ddim.guide(output_uncond, output_cond, scale)
+    output = classifier_free.guide(output_uncond, output_cond, scale)
     eps, x0 = schedule.to_eps_x0(output, z_t, alpha_bar, parameterization)
     if rescale > 0:
         _, x0_cond = schedule.to_eps_x0(output_cond, z_t, alpha_bar, parameterization)
@@ -127,12 +101,12 @@ def guidance_loss(
 
 
 def score_distillation(
-    denoise: Callable[[Array, Array, Array, Array], Array],
+    denoise: Callable[[Array, Array, Any, Array], Array],
     latents: Float[Array, "B V h w C"],
     noise: Float[Array, "B V h w C"],
     t: Array,
     alpha_bar: Array,
-    context: Float[Array, "B L D"],
+    contexts: Any,
     camera: Float[Array, "B V 16"],
     *,
     parameterization: str,
@@ -144,11 +118,14 @@ def score_distillation(
 
     Gradients flow to `latents` alone, not through the denoiser.
 
+    Args:
+      denoise, contexts: see `classifier_free.predict_both`.
+
     Returns:
       The loss and the guided x0 (for pictures).
     """
     z_t = jax.lax.stop_gradient(schedule.add_noise(latents, noise, alpha_bar))
-    outputs = predict_both(denoise, z_t, t, context, camera)
+    outputs = classifier_free.predict_both(denoise, z_t, t, contexts, camera)
     eps, x0 = guided_x0(
         *outputs, z_t, alpha_bar, parameterization=parameterization, scale=scale, rescale=rescale
     )

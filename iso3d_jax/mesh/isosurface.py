@@ -57,7 +57,8 @@ def extract(
 ) -> trimesh.Trimesh:
     """The surface where the density is `threshold`, closed, its normals pointing outwards.
 
-    A coarse pass finds the box that holds the object, a fine one samples it (reference 4.14).
+    A coarse pass finds the box that holds the object, a fine one samples it (threestudio,
+    models/geometry/base.py).
 
     Args:
       density: maps points [N, 3] of the scene to densities [N].

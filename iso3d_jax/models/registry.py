@@ -104,6 +104,19 @@ def find(section: str, entries: Collection[str]) -> Network:
     return next((network for entry, network in others.items() if entry in entries), ordinary)
 
 
+def find_by_numbers(section: str, numbers: Any) -> Network:
+    """The network that an instance of its dataclass is the numbers of.
+
+    Raises:
+      UserError: no such section.
+    """
+    _check(section)
+    for name in EXTENSIONS if type(numbers) is not _ORDINARY[section].config else ():
+        importlib.import_module(name)
+    networks = (_ORDINARY[section], *_OTHERS[section].values())
+    return next(network for network in networks if network.config is type(numbers))
+
+
 def _check(section: str) -> None:
     if section not in _ORDINARY:
         raise UserError(f"there is no network '{section}': known are {', '.join(SECTIONS)}")

@@ -65,6 +65,18 @@ class Autoencoder(nnx.Module):
         raise NotImplementedError
 
 
+def encode_pictures(
+    vae: Autoencoder, images: Float[Array, "N H W 3"]
+) -> tuple[Float[Array, "N h w c"], Float[Array, "N h w c"]]:
+    """Posterior mean and log-variance of pictures in [0, 1], float32, unscaled."""
+    return vae.encode(images * 2.0 - 1.0)
+
+
+def decode_pictures(vae: Autoencoder, z: Float[Array, "N h w c"]) -> Float[Array, "N H W 3"]:
+    """Pictures of unscaled latents, float32, about [0, 1]: not clipped."""
+    return vae.decode(z) * 0.5 + 0.5
+
+
 def fold(x: Float[Array, "N H W C"], patch: int) -> Float[Array, "N h w D"]:
     """Space to depth: patch x patch pixels become channels."""
     n, height, width, c = x.shape

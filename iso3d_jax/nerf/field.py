@@ -1,4 +1,4 @@
-"""Density and colour of a point (threestudio's ImplicitVolume, reference 4.10).
+"""Density and colour of a point (threestudio, models/geometry/implicit_volume.py).
 
 Two bias-free networks with one hidden layer read the hash encoding. The density is
 softplus(raw + blob), with a blob of density at the origin to start from:

@@ -1,4 +1,4 @@
-"""Occupancy grid as nerfacc 0.5.2 keeps it (reference 4.12).
+"""Occupancy grid as nerfacc 0.5.2 keeps it.
 
 `occs` holds a decaying maximum of density * step in each cell of a grid over the scene's box; a
 cell is occupied where it is above min(mean, threshold). All cells are measured in the first

@@ -1,4 +1,7 @@
-"""Diffuse material under a point light (threestudio's DiffuseWithPointLight, reference 4.11)."""
+"""Diffuse material under a point light.
+
+As threestudio, models/materials/diffuse_with_point_light_material.py.
+"""
 
 from __future__ import annotations
 

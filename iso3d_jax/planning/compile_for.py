@@ -19,13 +19,17 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable
-
-from ml_collections import ConfigDict
+from typing import TYPE_CHECKING
 
 from iso3d_jax.commands.config_presets import nearest
 from iso3d_jax.core.chips import CHIPS, Chip
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.planning import collectives
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+    from iso3d_jax.training.spec import StageSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +118,23 @@ def target_devices(chip: Chip, topology: str, count: int):
     return list(described.devices)
 
 
-def abstract_batch(cfg: ConfigDict, branch: str):
+def settle(config: ConfigDict) -> StageSpec:
+    """The spec of a stage's config, with what it leaves to a base as if no base said anything.
+
+    A step costs the same with any cameras and prediction, so no folder is looked at.
+
+    Raises:
+      UserError: a value that may not be, or the config of another task.
+    """
+    from iso3d_jax.training.spec import StageSpec, make_spec
+    from iso3d_jax.training.tasks import base
+
+    if config.task != "denoiser":
+        raise UserError(f"--compile_for knows stages 1 and 2, not the {config.task}")
+    return base.settle(make_spec(StageSpec, config), read=False)[0]
+
+
+def abstract_batch(cfg: StageSpec, branch: str):
     """Shapes of a batch of stage 1 or 2, as training/tasks/batches.py gives them."""
     import jax
     import numpy as np
@@ -123,7 +143,7 @@ def abstract_batch(cfg: ConfigDict, branch: str):
 
     model = make_config(cfg.model)
     size, views = cfg.batch_size, 1 if branch.endswith("a") else cfg.num_views
-    latent = (model.latent_size, model.latent_size, 2 * model.latent_channels)
+    latent = (*model.latent_shape[:2], 2 * model.latent_channels)
     shapes = {
         "moments": ((size, views, *latent), np.float16),
         "camera": ((size, views, 16), np.float32),
@@ -138,14 +158,11 @@ def abstract_batch(cfg: ConfigDict, branch: str):
 class AbstractTask:
     """The denoiser without weights, data or pictures."""
 
-    def __init__(self, config: ConfigDict):
-        from iso3d_jax.training.spec import StageSpec, make_spec
-        from iso3d_jax.training.tasks import base, denoiser, stages
+    def __init__(self, cfg: StageSpec):
+        from iso3d_jax.training.tasks import denoiser, stages
 
-        # A step costs the same with any cameras and prediction.
-        settled, _ = base.settle(config, read=False)
-        self.cfg = cfg = make_spec(StageSpec, settled)
         denoiser.check_options(cfg)
+        self.cfg = cfg
         self.train_step = denoiser.train_step
         self.sharding_rules = denoiser.sharding_rules(cfg)
         self.graphdef, self.abstract_params, self.init_params = stages.network(cfg, None)
@@ -156,7 +173,7 @@ class AbstractTask:
         return trainable.trained_paths(params, self.cfg)
 
 
-def compile_branch(cfg: ConfigDict, devices, branch: str) -> Program:
+def compile_branch(cfg: StageSpec, devices, branch: str) -> Program:
     """Compiles one branch's step at `cfg.batch_size`.
 
     Raises:
@@ -169,16 +186,16 @@ def compile_branch(cfg: ConfigDict, devices, branch: str) -> Program:
     from iso3d_jax.training import loop, sharding
     from iso3d_jax.training.optimizer import make_optimizer
 
-    device_mesh = sharding.make_mesh(cfg.mesh.to_dict(), devices)
+    device_mesh = sharding.make_mesh(dataclasses.asdict(cfg.mesh), devices)
     sharding.check_batch_size(cfg.batch_size, cfg.accumulate, device_mesh)
     task = AbstractTask(cfg)
-    tx = make_optimizer(task.cfg)
-    state = loop.abstract_state(task, tx, task.cfg)
+    tx = make_optimizer(cfg)
+    state = loop.abstract_state(task, tx, cfg)
     shardings = sharding.state_shardings(state, device_mesh, task.sharding_rules)
     batch = abstract_batch(cfg, branch)
     try:
         with jax.set_mesh(device_mesh):
-            traced = loop.trace_step(task, tx, task.cfg, shardings, device_mesh, state, batch)
+            traced = loop.trace_step(task, tx, cfg, shardings, device_mesh, state, batch)
             compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
@@ -211,27 +228,27 @@ def largest_batch(fits: Callable[[int], bool], step: int, too_large: int) -> int
     return low * step
 
 
-def report(cfg: ConfigDict, target: str, price: float | None = None) -> str:
+def report(cfg: StageSpec, target: str, price: float | None = None) -> str:
     """Compiles every branch that the run has for `target`; what they need and cost, as text.
 
     Stage 2 has steps without the reference too, unless `reference_dropout` is 0.
 
     Args:
-      cfg: a config of stage 1 or 2.
+      cfg: of stage 1 or 2, from `settle`.
       target: such as 'v5p:4x4x4' or 'h100:8'.
       price: dollars a chip and hour; None takes the list price.
 
     Raises:
       UserError: a batch that does not fit, with the largest that does.
     """
+    from iso3d_jax.training.tasks import batches  # which imports jax
+
     chip, topology, count = parse_target(target)
-    if cfg.task != "denoiser":
-        raise UserError(f"--compile_for knows stages 1 and 2, not the {cfg.task}")
     devices = target_devices(chip, topology, count)
-    shares = _branch_shares(cfg)
+    shares = batches.branch_shares(cfg)
 
     def programs(batch_size: int, which: list[str]) -> list[Program] | None:
-        changed = ConfigDict(cfg.to_dict() | {"batch_size": batch_size})
+        changed = dataclasses.replace(cfg, batch_size=batch_size)
         try:
             found = [compile_branch(changed, devices, branch) for branch in which]
         except DoesNotFit:
@@ -256,24 +273,20 @@ def report(cfg: ConfigDict, target: str, price: float | None = None) -> str:
             f"each chip of {target}; {advice}"
         )
     found.sort(key=lambda program: program.branch)
-    return _text(cfg, target, chip, count, found, chip.dollars_per_hour if price is None else price)
+    price = chip.dollars_per_hour if price is None else price
+    return _text(cfg, target, chip, count, found, shares, price)
 
 
-def _branch_shares(cfg) -> dict[str, float]:
-    from iso3d_jax.training.spec import StageSpec, make_spec
-    from iso3d_jax.training.tasks import base, batches  # which import jax
-
-    return batches.branch_shares(make_spec(StageSpec, base.settle(cfg, read=False)[0]))
-
-
-def _text(cfg, target, chip: Chip, count: int, programs: list[Program], price: float) -> str:
+def _text(
+    cfg: StageSpec, target: str, chip: Chip, count: int, programs: list[Program],
+    shares: dict[str, float], price: float,
+) -> str:  # fmt: skip
     lines = [
         f"{cfg.model.name}, stage {cfg.stage}, batch {cfg.batch_size} on {target}: {count} chips, "
         f"fsdp {cfg.mesh.fsdp}, tensor {cfg.mesh.tensor}, {cfg.dtype}, remat {cfg.remat}",
         "a chip and step:  GiB state + temporary  TFLOP   GiB collectives        "
         "roofline ms (arithmetic, memory, collectives)",
     ]
-    shares = _branch_shares(cfg)
     mean = 0.0
     for program in programs:
         share = shares[program.branch]

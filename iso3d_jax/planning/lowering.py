@@ -270,16 +270,17 @@ def lower_road(
     Only those whose name holds one of `parts`, where there are any. What a capability does not
     change, float32, is lowered for one of the GPUs only.
     """
-    from iso3d_jax.planning import programs
+    from iso3d_jax.planning import compile_for, programs
+    from iso3d_jax.reconstruction.spec import make_spec
 
-    configs = programs.Configs(
-        config_files.load_config("reconstruct:isotropic3d"),
-        {stage: config_files.load_config(f"stage{stage}") for stage in (1, 2)},
+    specs = programs.Specs(
+        make_spec(config_files.load_config("reconstruct:isotropic3d")),
+        {i: compile_for.settle(config_files.load_config(f"stage{i}")) for i in (1, 2)},
     )
     for dtype in dtypes:
         gpus = [name for name in targets if TARGETS[name].platform == "cuda"]
         left_out = gpus[1:] if dtype == "float32" else []
-        for program in programs.road(configs, dtype):
+        for program in programs.road(specs, dtype):
             if parts and not any(part in program.name for part in parts):
                 continue
             for name in targets:

@@ -7,6 +7,7 @@ each branch of training. Each is what the commands run, with their configs.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterator
@@ -15,7 +16,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from ml_collections import ConfigDict
 
 from iso3d_jax import sampling
 from iso3d_jax.data import encode
@@ -24,12 +24,13 @@ from iso3d_jax.planning import compile_for
 from iso3d_jax.reconstruction import losses, pictures, state
 from iso3d_jax.reconstruction.init import draft
 from iso3d_jax.reconstruction.losses import Denoiser, DenoiserSpec, Pictures
-from iso3d_jax.reconstruction.spec import ReconstructionSpec, make_spec
+from iso3d_jax.reconstruction.spec import ReconstructionSpec
 from iso3d_jax.reconstruction.step import run_steps
 from iso3d_jax.training import loop
 from iso3d_jax.training.optimizer import make_optimizer
-from iso3d_jax.training.tasks import base
+from iso3d_jax.training.spec import StageSpec
 from iso3d_jax.weights import bundle
+from iso3d_jax.weights.model_spec import ModelSpec
 
 BRANCHES = ("1-a", "1-b", "2-a", "2-b")
 
@@ -42,15 +43,15 @@ class Program(NamedTuple):
     arguments: tuple
 
 
-class Configs(NamedTuple):
-    """What the road runs with: configs/reconstruct.py's, and a training config a stage."""
+class Specs(NamedTuple):
+    """What the road runs with: a reconstruction, and a training a stage (`compile_for.settle`)."""
 
-    reconstruct: ConfigDict
-    stages: dict[int, ConfigDict]
+    reconstruct: ReconstructionSpec
+    stages: dict[int, StageSpec]
 
 
 def abstract_module(
-    name: str, config: ConfigDict, dtype, param_dtype=None, sharding=None
+    name: str, config: ModelSpec, dtype, param_dtype=None, sharding=None
 ) -> nnx.Module:
     """A network whose weights are shapes, as `load_model(dtype, param_dtype)` has it in memory.
 
@@ -77,30 +78,28 @@ def _shapes_of(tree):
     return jax.tree.map(lambda x: _shape(jnp.shape(x), jnp.result_type(x)), tree)
 
 
-def road(configs: Configs, dtype) -> Iterator[Program]:
+def road(specs: Specs, dtype) -> Iterator[Program]:
     """The road's programs in order.
 
     Args:
-      configs: of the full-size presets.
+      specs: of the full-size presets.
       dtype: of networks and their weights, `float32` or `bfloat16`.
     """
     dtype = jnp.dtype(dtype)
-    first, _ = base.settle(configs.stages[1], read=False)  # as of a base that says nothing
-    config = bundle.make_config(first.model)
+    config = bundle.make_config(specs.stages[1].model)
     unet, vae, clip = (abstract_module(name, config, dtype) for name in ("unet", "vae", "clip"))
     side = config.resolution
     yield Program("embedding", sampling._embed, (clip, _shape((1, side, side, 3))))
-    yield _sampling(unet, config, configs.reconstruct.views)
-    latent = (config.latent_size, config.latent_size, config.latent_channels)
-    views = _shape((1, configs.reconstruct.views, *latent))
+    yield _sampling(unet, config, specs.reconstruct.views)
+    views = _shape((1, specs.reconstruct.views, *config.latent_shape))
     yield Program("decoding", sampling.decode_views, (vae, views))
-    yield from _reconstruction(unet, vae, config, make_spec(configs.reconstruct))
+    yield from _reconstruction(unet, vae, config, specs.reconstruct)
     yield from _encoding(vae, clip, side)
-    for stage, cfg in configs.stages.items():
+    for stage, cfg in specs.stages.items():
         yield from _steps(cfg, stage, dtype)
 
 
-def _sampling(unet, config: ConfigDict, num_views: int) -> Program:
+def _sampling(unet, config: ModelSpec, num_views: int) -> Program:
     own = sampling.settings(config)
     numbers = {name: own.pop(name) for name in ("guidance_scale", "eta", "temperature")}
 
@@ -115,7 +114,7 @@ def _sampling(unet, config: ConfigDict, num_views: int) -> Program:
     return Program(f"sampling of {own['steps']} steps", sample, (unet, *shapes))
 
 
-def _reconstruction(unet, vae, config: ConfigDict, spec: ReconstructionSpec) -> Iterator[Program]:
+def _reconstruction(unet, vae, config: ModelSpec, spec: ReconstructionSpec) -> Iterator[Program]:
     side = config.resolution
     denoiser_spec = DenoiserSpec(
         side, float(config.scale_factor), config.parameterization, config.camera_encoding
@@ -170,12 +169,12 @@ def _encoding(vae, clip, side: int) -> Iterator[Program]:
     yield Program("encoding, backward", backward, (vae, _shape((8, side, side, 3))))
 
 
-def _steps(cfg: ConfigDict, stage: int, dtype, batch_size: int = 8) -> Iterator[Program]:
-    changed = ConfigDict(cfg.to_dict() | {"batch_size": batch_size, "dtype": dtype.name})
-    task = compile_for.AbstractTask(changed)
-    tx = make_optimizer(task.cfg)
-    step = functools.partial(task.train_step, graphdef=task.graphdef, tx=tx, cfg=task.cfg)
-    shapes = loop.abstract_state(task, tx, task.cfg)
+def _steps(cfg: StageSpec, stage: int, dtype, batch_size: int = 8) -> Iterator[Program]:
+    cfg = dataclasses.replace(cfg, batch_size=batch_size, dtype=dtype.name)
+    task = compile_for.AbstractTask(cfg)
+    tx = make_optimizer(cfg)
+    step = functools.partial(task.train_step, graphdef=task.graphdef, tx=tx, cfg=cfg)
+    shapes = loop.abstract_state(task, tx, cfg)
     for branch in (branch for branch in BRANCHES if int(branch[0]) == stage):
-        batch = compile_for.abstract_batch(changed, branch)
+        batch = compile_for.abstract_batch(cfg, branch)
         yield Program(f"step of {branch}", step, (shapes, batch))

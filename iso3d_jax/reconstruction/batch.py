@@ -15,7 +15,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data import picture_folders
@@ -23,7 +22,7 @@ from iso3d_jax.data.pictures import load_picture
 from iso3d_jax.reconstruction import loop, run, settings
 from iso3d_jax.reconstruction import pictures as draw
 from iso3d_jax.reconstruction.report_file import read_report
-from iso3d_jax.reconstruction.spec import make_spec
+from iso3d_jax.reconstruction.spec import ReconstructionSpec
 
 
 def find_pictures(folder: str | Path) -> dict[str, Path]:
@@ -70,7 +69,7 @@ def reconstruct_all(
     model,
     pictures: dict[str, Path],
     out: str | Path,
-    config: ConfigDict,
+    spec: ReconstructionSpec,
     *,
     model_id: str,
     init: str,
@@ -84,7 +83,7 @@ def reconstruct_all(
 
     Args:
       pictures: from `find_pictures`.
-      config: as of `run.reconstruct`.
+      spec: as of `run.reconstruct`.
       reconstruct: what makes one, with `run.reconstruct`'s arguments.
       load: reads a picture as RGBA.
 
@@ -95,7 +94,6 @@ def reconstruct_all(
       loop.Interrupted: stopped; the same call goes on.
       OSError: the disk is full, which concerns all of them.
     """
-    spec = make_spec(config)
     failed: dict[str, str] = {}
     queue, next_one = enumerate(pictures.items(), 1), threading.Lock()
 
@@ -116,7 +114,7 @@ def reconstruct_all(
                 return
             print(f"[{count}/{len(pictures)}] {name}", flush=True)
             reconstruct(
-                model, picture, folder, config, model_id=model_id, init=init, programs=programs
+                model, picture, folder, spec, model_id=model_id, init=init, programs=programs
             )
         except UserError as error:
             failed[name] = str(error)

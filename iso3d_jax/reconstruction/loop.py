@@ -243,13 +243,13 @@ def optimize(
         them is saved.
     """
     step = int(current.step)
-    mesh = denoiser_spec.mesh
+    device_mesh = denoiser_spec.device_mesh
     history: dict[str, list[float]] = metadata.setdefault("history", {})
     seconds = {"compile": 0.0, "iterations": 0.0, "previews": 0.0}
     if step >= spec.steps:
         _check_learned(history, current, spec)
         return current, history, seconds
-    current, source = parallel.replicate(mesh, (current, source))
+    current, source = parallel.replicate(device_mesh, (current, source))
     shared = {} if programs is None else programs
     if label not in shared:
         shared[label] = Programs(spec, denoiser_spec, current, source)
@@ -297,7 +297,7 @@ def optimize(
             begin, picture = time.monotonic(), None
             if preview and spec.preview_every and step % spec.preview_every == 0:
                 with progress.doing("drawing a preview"):
-                    picture = preview(parallel.on_one(mesh, current), step)
+                    picture = preview(parallel.on_one(device_mesh, current), step)
             seconds["previews"] += time.monotonic() - begin
             stop = stopped[0] if stopped else 0
             if on_step is not None and on_step(step, picture) is False:
@@ -309,4 +309,4 @@ def optimize(
                 raise Interrupted(stop)
     progress.close()
     _check_learned(history, current, spec)
-    return parallel.on_one(mesh, current), history, seconds
+    return parallel.on_one(device_mesh, current), history, seconds

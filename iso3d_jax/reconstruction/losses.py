@@ -10,10 +10,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
+from iso3d_jax.diffusion import classifier_free
 from iso3d_jax.geometry import camera_sets
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.guidance import regularizers, sds
 from iso3d_jax.guidance.annealing import draw_timestep
+from iso3d_jax.models.vae import encode_pictures
 from iso3d_jax.nerf import field, render, shading
 from iso3d_jax.nerf.occupancy import Grid
 from iso3d_jax.reconstruction import parallel
@@ -61,30 +63,31 @@ class DenoiserSpec(NamedTuple):
     scale_factor: float
     parameterization: str
     camera_encoding: str
-    mesh: Mesh | None = None  # the devices that make one object together, see parallel.py
+    device_mesh: Mesh | None = None  # the devices that make one object together, see parallel.py
 
 
 def fold(denoiser: Denoiser, groups: int) -> Denoiser:
     """The denoiser with all that its network makes of the embedding alone, for loops of iterations.
 
     Args:
-      groups: of views in an iteration. Rows without the embedding come first, as in
-        `sds.predict_both`.
+      groups: of views in an iteration.
     """
     if not hasattr(denoiser.unet, "fold_context"):
         return denoiser
+    return denoiser._replace(folded=denoiser.unet.fold_context(_contexts(denoiser, groups)))
+
+
+def _contexts(denoiser: Denoiser, groups: int) -> Float[Array, "2G 1 D"]:
     context = jnp.broadcast_to(denoiser.context, (groups, *denoiser.context.shape[1:]))
-    both = jnp.concatenate([jnp.zeros_like(context), context])
-    return denoiser._replace(folded=denoiser.unet.fold_context(both))
+    return classifier_free.without_and_with(context)
 
 
 def encode(
     vae, images: Float[Array, "N H W 3"], key: jax.Array, scale: float, memory: str
 ) -> Float[Array, "N h w C"]:
-    """Scaled latents: a sample of the posterior, with gradient (reference 4.4)."""
+    """Scaled latents: a sample of the posterior, with gradient."""
 
-    def moments(images):
-        return vae.encode(images * 2.0 - 1.0)
+    moments = functools.partial(encode_pictures, vae)
 
     if memory == "low":
         mean, logvar = jax.lax.map(
@@ -208,33 +211,32 @@ def sds_losses(
         )  # fmt: skip
         rays = *rays, jnp.repeat(source.reshape(-1, 3), resolution**2, 0)
     (rgb, opacity), scalars = parallel.map_rays(
-        denoiser_spec.mesh, functools.partial(_scene, spec=spec, weight=spec.loss),
+        denoiser_spec.device_mesh, functools.partial(_scene, spec=spec, weight=spec.loss),
         (k_render, k_normal), (params, grid, kind, ambient), rays,
     )  # fmt: skip
     rendered = rgb.reshape(-1, resolution, resolution, 3)  # [G*V, H, W, 3]
     shape = (rendered.shape[0], denoiser_spec.resolution, denoiser_spec.resolution, 3)
     images = jax.image.resize(rendered, shape, "linear", antialias=False)
-    images = parallel.split(denoiser_spec.mesh, images)
+    images = parallel.split(denoiser_spec.device_mesh, images)
     latents = encode(denoiser.vae, images, k_encode, denoiser_spec.scale_factor, spec.memory)
-    latents = parallel.gather(denoiser_spec.mesh, latents).reshape(
+    latents = parallel.gather(denoiser_spec.device_mesh, latents).reshape(
         groups, spec.views, *latents.shape[1:]
     )
 
     g = spec.guidance
     t = draw_timestep(k_t, step, g.low, g.high, denoiser.alphas_cumprod.shape[0])
     camera = camera_condition(views.elevation_deg, views.azimuth_deg, denoiser_spec.camera_encoding)
-    context = jnp.broadcast_to(denoiser.context, (groups, *denoiser.context.shape[1:]))
+    contexts = _contexts(denoiser, groups) if denoiser.folded is None else denoiser.folded
 
-    def denoise(z_t, t, context, camera):
-        context = context if denoiser.folded is None else denoiser.folded
+    def denoise(z_t, t, contexts, camera):
         inputs = jax.tree.map(
-            functools.partial(parallel.split, denoiser_spec.mesh), (z_t, t, context, camera)
+            functools.partial(parallel.split, denoiser_spec.device_mesh), (z_t, t, contexts, camera)
         )
-        return parallel.gather(denoiser_spec.mesh, denoiser.unet(*inputs))
+        return parallel.gather(denoiser_spec.device_mesh, denoiser.unet(*inputs))
 
     guidance, _ = sds.score_distillation(
         denoise, latents, jax.random.normal(k_noise, latents.shape), t, denoiser.alphas_cumprod[t],
-        context, camera, parameterization=denoiser_spec.parameterization, scale=g.scale,
+        contexts, camera, parameterization=denoiser_spec.parameterization, scale=g.scale,
         rescale=g.rescale, kind=g.loss,
     )  # fmt: skip
     on_scene, facts = _losses_on_scene(scalars)
@@ -259,7 +261,7 @@ def views_losses(
     index = jax.random.randint(k_rays, (spec.draft.rays,), 0, pictures.rgb.shape[0])
     rays_o, rays_d, rgb, mask = (x[index] for x in pictures[:4])
     (seen, opacity), scalars = parallel.map_rays(
-        denoiser_spec.mesh, functools.partial(_scene, spec=spec, weight=spec.draft),
+        denoiser_spec.device_mesh, functools.partial(_scene, spec=spec, weight=spec.draft),
         (k_render, k_normal), (params, grid, None, None), (rays_o, rays_d),
     )  # fmt: skip
     losses = {

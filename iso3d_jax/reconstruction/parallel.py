@@ -23,7 +23,7 @@ from iso3d_jax.reconstruction.spec import ReconstructionSpec
 
 
 def make_mesh(devices: Sequence) -> Mesh:
-    """A mesh whose axes are the prime factors of the number of devices, the smallest first.
+    """A device mesh whose axes are the prime factors of the number of devices, the smallest first.
 
     A batch that only some of the devices divide is split over the first axes then.
     """
@@ -40,7 +40,7 @@ def make_mesh(devices: Sequence) -> Mesh:
 
 
 def mesh_for(spec: ReconstructionSpec, devices: Sequence) -> Mesh | None:
-    """The mesh that a spec asks for; None where one device makes one object.
+    """The device mesh that a spec asks for; None where one device makes one object.
 
     Raises:
       UserError: the devices do not divide the rays of an iteration.
@@ -60,35 +60,43 @@ def mesh_for(spec: ReconstructionSpec, devices: Sequence) -> Mesh | None:
     return make_mesh(devices)
 
 
-def replicate(mesh: Mesh | None, tree):
+def replicate(device_mesh: Mesh | None, tree):
     """The arrays of a tree on every device."""
-    return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, P()))
+    return tree if device_mesh is None else jax.device_put(tree, NamedSharding(device_mesh, P()))
 
 
-def on_one(mesh: Mesh | None, tree):
+def on_one(device_mesh: Mesh | None, tree):
     """The arrays of a replicated tree on the first device alone, for programs of one device."""
-    return tree if mesh is None else jax.device_put(tree, mesh.devices.flat[0])
+    return tree if device_mesh is None else jax.device_put(tree, device_mesh.devices.flat[0])
 
 
-def split(mesh: Mesh | None, x: Array) -> Array:
+def split(device_mesh: Mesh | None, x: Array) -> Array:
     """Within a program: the first axis over as many devices as divide it."""
-    if mesh is None:
+    if device_mesh is None:
         return x
     names: list[str] = []
-    for name, size in mesh.shape.items():
-        if x.shape[0] % (size * math.prod(mesh.shape[n] for n in names)):
+    for name, size in device_mesh.shape.items():
+        if x.shape[0] % (size * math.prod(device_mesh.shape[n] for n in names)):
             break
         names.append(name)
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(tuple(names) or None)))
+    return jax.lax.with_sharding_constraint(x, NamedSharding(device_mesh, P(tuple(names) or None)))
 
 
-def gather(mesh: Mesh | None, x: Array) -> Array:
+def gather(device_mesh: Mesh | None, x: Array) -> Array:
     """Within a program: all of an array on every device."""
-    return x if mesh is None else jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P()))
+    return (
+        x
+        if device_mesh is None
+        else jax.lax.with_sharding_constraint(x, NamedSharding(device_mesh, P()))
+    )
 
 
 def map_rays(
-    mesh: Mesh | None, fn: Callable, keys: tuple[jax.Array, ...], shared, rays: tuple[Array, ...]
+    device_mesh: Mesh | None,
+    fn: Callable,
+    keys: tuple[jax.Array, ...],
+    shared,
+    rays: tuple[Array, ...],
 ) -> tuple[Any, dict[str, Float[Array, " N"]]]:
     """fn(keys, shared, rays) for each device's share of the rays; differentiable.
 
@@ -103,16 +111,16 @@ def map_rays(
     """
 
     def share(keys, shared, rays):
-        if mesh is not None:
-            number = jax.lax.axis_index(mesh.axis_names)
+        if device_mesh is not None:
+            number = jax.lax.axis_index(device_mesh.axis_names)
             keys = tuple(jax.random.fold_in(key, number) for key in keys)
         values, scalars = fn(keys, shared, rays)
         return values, {name: value[None] for name, value in scalars.items()}
 
-    if mesh is None:
+    if device_mesh is None:
         return share(keys, shared, rays)
-    every = P(mesh.axis_names)
+    every = P(device_mesh.axis_names)
     values, scalars = jax.shard_map(
-        share, mesh=mesh, in_specs=(P(), P(), every), out_specs=every, check_vma=False
+        share, mesh=device_mesh, in_specs=(P(), P(), every), out_specs=every, check_vma=False
     )(keys, shared, rays)
-    return jax.tree.map(functools.partial(gather, mesh), (values, scalars))
+    return jax.tree.map(functools.partial(gather, device_mesh), (values, scalars))

@@ -27,7 +27,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 from PIL import Image
 
 from iso3d_jax import sampling
@@ -40,10 +39,9 @@ from iso3d_jax.reconstruction import loop, parallel, pictures, settings, state, 
 from iso3d_jax.reconstruction.init import draft
 from iso3d_jax.reconstruction.losses import Denoiser, DenoiserSpec, white_mask
 from iso3d_jax.reconstruction.result import Reconstruction, first_views
-from iso3d_jax.reconstruction.spec import ReconstructionSpec, check, make_spec
+from iso3d_jax.reconstruction.spec import ReconstructionSpec, make_spec
 from iso3d_jax.reconstruction.state import State
 from iso3d_jax.views import Views
-from iso3d_jax.weights import facts
 
 PACKAGES = ("iso3d_jax", "jax", "jaxlib", "flax", "optax", "numpy", "trimesh", "xatlas",
             "fast-simplification")  # fmt: skip
@@ -56,13 +54,13 @@ SHOWN_SETS = 3  # of views, in views.png; the others are much the same, from bet
 
 
 def make_denoiser(
-    model, prepared: np.ndarray, mesh: Mesh | None = None
+    model, prepared: np.ndarray, device_mesh: Mesh | None = None
 ) -> tuple[Denoiser, DenoiserSpec]:
     """A model and a prepared picture as the guidance wants them.
 
     Args:
       prepared: [H, W, 3] in [0, 1] on white, from `sampling.prepare_all`.
-      mesh: of the devices that share the scene.
+      device_mesh: of the devices that share the scene.
 
     Raises:
       UserError: the model's networks do not fit each other.
@@ -70,15 +68,14 @@ def make_denoiser(
     c = model.config
     image = jax.ShapeDtypeStruct((1, c.resolution, c.resolution, 3), jnp.float32)
     latent = jax.eval_shape(lambda vae, x: vae.encode(x)[0], model.vae, image).shape[1:]
-    wanted = (c.latent_size, c.latent_size, c.latent_channels)
-    if latent != wanted:
+    if latent != c.latent_shape:
         raise UserError(
             f"the model does not fit together: its autoencoder turns {c.resolution}x{c.resolution} "
-            f"pixels into latents of {latent}, its config says {wanted}"
+            f"pixels into latents of {latent}, its config says {c.latent_shape}"
         )
     context = sampling.embed_pictures(model, prepared[None])
     denoiser_spec = DenoiserSpec(
-        c.resolution, float(c.scale_factor), c.parameterization, facts.camera_encoding(c), mesh
+        c.resolution, float(c.scale_factor), c.parameterization, c.cameras, device_mesh
     )
     denoiser = Denoiser(
         sampling.network_for(model, prepared), model.vae, context,
@@ -89,7 +86,7 @@ def make_denoiser(
 
 
 def reconstruct(
-    model, picture: np.ndarray, out: str | Path, config: ConfigDict, *,
+    model, picture: np.ndarray, out: str | Path, spec: ReconstructionSpec, *,
     model_id: str = "", init: str | Path | None = None,
     programs: dict[str, loop.Programs] | None = None, views: Views | None = None,
     on_step: OnStep | None = None,
@@ -100,13 +97,13 @@ def reconstruct(
       model: from `load_model`.
       picture: RGBA uint8 [H, W, 4].
       out: the run's folder.
-      config: of presets/reconstruct.py; it is left as it is.
+      spec: from `reconstruction.spec.make_spec`.
       model_id: says which weights these are; a folder of another model is refused.
       init: 'none', 'views' (a draft from the sampled views), or the folder of another run;
-        the config's choice if None.
-      programs: compiled programs that calls with the same model and config share; filled here.
+        the spec's choice if None.
+      programs: compiled programs that calls with the same model and spec share; filled here.
       views: the first set of views, which is not drawn then; of the cameras of
-        `config.draft.sets[0]`.
+        `spec.draft.sets[0]`.
       on_step: called as `on_step(step, total, preview)` after every dispatch, first with step 0 and
         the sheet of the views; `preview` is a picture [H, W, 3], uint8, or None. The run stops
         where it returns False.
@@ -116,8 +113,6 @@ def reconstruct(
         loss in many iterations in a row, a full disk.
       loop.Interrupted: stopped; the state is saved.
     """
-    check(config)
-    spec = make_spec(config)
     with FolderLock(make_folder(out)):
         return _reconstruct(
             model, picture, Path(out), spec, model_id, init, programs, views, on_step
@@ -136,9 +131,9 @@ def _reconstruct(
         seconds[name] = round(now - clock["start"], 2)
         clock["start"] = now
 
-    mesh = parallel.mesh_for(spec, jax.local_devices())
+    device_mesh = parallel.mesh_for(spec, jax.local_devices())
     (prepared,) = sampling.prepare_all(model, [picture], spec.picture or None)
-    denoiser, denoiser_spec = make_denoiser(model, prepared, mesh)
+    denoiser, denoiser_spec = make_denoiser(model, prepared, device_mesh)
     metadata = run_metadata(model, picture, spec, model_id, init)
     _check_disk(out, spec)
     resumed = _check_same_run(out, metadata, spec)

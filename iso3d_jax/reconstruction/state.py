@@ -46,7 +46,8 @@ class State(NamedTuple):
 
 
 def optimizer(spec: ReconstructionSpec) -> optax.GradientTransformation:
-    """AdamW with a learning rate for the hash grid and one for the networks (reference 4.13)."""
+    """AdamW with a learning rate for the hash grid and one for the networks (the released
+    configs/isotropic3d-shading.yaml)."""
     o = spec.optimizer
 
     def group(rate):

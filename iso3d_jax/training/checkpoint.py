@@ -56,7 +56,7 @@ class Checkpoints:
                 if damage is None:
                     break
                 self._put_aside(step, damage)
-        distributed.meet("checkpoints verified")  # nobody may list the folder before it is clean
+        distributed.barrier("checkpoints verified")  # nobody may list the folder before it is clean
         options = ocp.CheckpointManagerOptions(
             max_to_keep=config.keep, create=True, cleanup_tmp_directories=True
         )

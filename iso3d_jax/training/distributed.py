@@ -68,7 +68,7 @@ def initialize(asked: bool | None) -> None:
         ) from error
 
 
-def meet(place: str) -> None:
+def barrier(place: str) -> None:
     """Waits for all processes, through the coordinator; returns at once where there is one alone.
 
     A collective gives up when some process joins it half a minute late (on CPUs by gloo, elsewhere

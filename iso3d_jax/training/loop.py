@@ -85,7 +85,7 @@ class Task(Step, Protocol):
         """Where the loader is after the last batch, for the checkpoint; JSON."""
         ...
 
-    def go_to(self, position: dict[str, int]) -> None:
+    def restore_position(self, position: dict[str, int]) -> None:
         """Puts the loader where a checkpoint was made."""
         ...
 
@@ -187,7 +187,7 @@ def fit(
         state = new_state(task, tx, cfg, abstract, shardings)
     else:
         state = checkpoints.restore(abstract, shardings)
-        task.go_to(checkpoints.position(int(state.step)))
+        task.restore_position(checkpoints.position(int(state.step)))
     start = int(state.step)
 
     first = jax.process_index() == 0  # the process that talks
@@ -230,9 +230,9 @@ def fit(
                     with progress.compiling(name), jax.set_mesh(device_mesh):
                         traced = trace_step(task, tx, cfg, shardings, device_mesh, state, batch)
                         compiled[name] = Program(traced.lower().compile(), traced.jaxpr)
-                    distributed.meet(f"{name} compiled")
+                    distributed.barrier(f"{name} compiled")
                     speed.restart()
-                speed.learn(name, compiled[name].jaxpr)
+                speed.register_flops(name, compiled[name].jaxpr)
                 profile.before(step)
                 state, metrics = compiled[name].step(state, batch)
                 profile.after(step, state)
@@ -243,7 +243,7 @@ def fit(
                 watch.add(done, metrics)
                 logging = done % cfg.log_every == 0 or last
                 saving = done % cfg.checkpoint_every == 0 or last
-                values = watch.look() if logging or saving else {}  # nothing bad is ever saved
+                values = watch.check() if logging or saving else {}  # nothing bad is ever saved
                 if logging and writer is not None:
                     values |= speed.values()
                     writer.scalars(
@@ -269,7 +269,7 @@ def fit(
                     with progress.doing(f"writing the model{drawing}"):
                         _show(task, state, writer, checkpoints.workdir, done, bool(drawing))
                 if diagnosing or showing:  # by the first process, while the others have nothing
-                    distributed.meet(f"shown step {done}")
+                    distributed.barrier(f"shown step {done}")
                     speed.restart()
                 if stopping:
                     break

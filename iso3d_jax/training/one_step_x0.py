@@ -16,14 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from ml_collections import ConfigDict
 
 from iso3d_jax import sampling
 from iso3d_jax.core.progress import Progress
 from iso3d_jax.diffusion.schedule import add_noise, make_schedule, to_eps_x0
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.models.unet import UNetWithReference
-from iso3d_jax.weights import facts
+from iso3d_jax.models.vae import encode_pictures
+from iso3d_jax.weights.model_spec import ModelSpec
 
 TIMESTEPS = (500, 800, 900, 980)
 CASES = ("right", "another_embedding", "no_embedding", "cameras_turned_90")
@@ -39,7 +39,7 @@ class Probe:
     embedding: Float[Array, "N 1 D"]
     azimuth_deg: Float[np.ndarray, "N V"]
     elevation_deg: Float[np.ndarray, "N V"]
-    config: ConfigDict  # of the model: camera_encoding, parameterization
+    config: ModelSpec  # cameras and parameterization
     references: Float[Array, "N h w C"] | None = None  # for a network that is shown the picture
 
     @classmethod
@@ -59,7 +59,7 @@ class Probe:
             [sampling.embed_pictures(model, picture[None]) for picture in pictures]
         )
         references = None
-        if model.config.unet.get("reference_channels"):
+        if model.config.network("unet").reference_channels:
             mean, _ = _encode(model.vae, jnp.asarray(pictures, jnp.float32))
             references = mean * model.config.scale_factor
         return cls(
@@ -87,13 +87,11 @@ class Probe:
     def cameras(self, turn_deg: float = 0.0) -> Float[np.ndarray, "N V 16"]:
         """Camera vectors, all turned about the object by the same angle."""
         return camera_condition(
-            self.elevation_deg, self.azimuth_deg + turn_deg, facts.camera_encoding(self.config)
+            self.elevation_deg, self.azimuth_deg + turn_deg, self.config.cameras
         )
 
 
-@jax.jit
-def _encode(vae, images):
-    return vae.encode(images * 2.0 - 1.0)
+_encode = jax.jit(encode_pictures)
 
 
 @functools.partial(jax.jit, static_argnames="parameterization")

@@ -10,11 +10,12 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import ConfigDict
 
 from iso3d_jax.commands import config_checks
 from iso3d_jax.core import specs
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.weights.model_spec import ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ class TrainingSpec(OptimizerSpec):
     ablate_every: int
     keep: int
     mesh: DeviceMeshSpec
-    model: FrozenConfigDict
+    model: ModelSpec
 
     @property
     def batch_parts(self) -> int:
@@ -76,8 +77,7 @@ class TrainingSpec(OptimizerSpec):
 
     def to_dict(self) -> dict[str, Any]:
         """The config that this was made from, as plain values, its keys in order."""
-        values = dataclasses.asdict(self) | {"model": self.model.as_configdict().to_dict()}
-        return dict(sorted(values.items()))
+        return specs.in_order(dataclasses.asdict(self) | {"model": self.model.to_dict()})
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def make_spec(cls: type[Spec], config: ConfigDict) -> Spec:
     """
     config_checks.check(config)
     try:
-        return specs.make(cls, config.to_dict() | {"model": FrozenConfigDict(config.model)})
+        return specs.make(cls, config.to_dict() | {"model": ModelSpec.read(config.model.to_dict())})
     except TypeError as error:
         raise UserError(
             f"this is no config of the task '{config.task}' by this version: {error}; compare it "

@@ -36,7 +36,7 @@ class Speed:
         yield
         self._waited += time.monotonic() - began
 
-    def learn(self, branch: str, jaxpr) -> None:
+    def register_flops(self, branch: str, jaxpr) -> None:
         """What a step of a branch does, from its trace; looked at once."""
         if branch not in self._flops:
             self._flops[branch] = flops.count(jaxpr).useful

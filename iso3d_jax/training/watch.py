@@ -38,7 +38,7 @@ class StepWatch:
         """The metrics of the step that made `done` steps complete, still on the device."""
         self._pending.append((done, metrics))
 
-    def look(self) -> dict[str, float]:
+    def check(self) -> dict[str, float]:
         """The newest step's finite numbers, after a check of all steps since the last look.
 
         Raises:

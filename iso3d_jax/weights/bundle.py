@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from ml_collections import ConfigDict
 
 from iso3d_jax.core.errors import UserError, shorten
 from iso3d_jax.core.files import atomic_path, explain_os_errors
@@ -32,6 +31,7 @@ from iso3d_jax.models.unet import MultiViewUNet
 from iso3d_jax.models.vae import Autoencoder
 from iso3d_jax.weights import compact, facts
 from iso3d_jax.weights.folders import WEIGHTS, find_bundle, open_weights
+from iso3d_jax.weights.model_spec import ModelSpec
 from iso3d_jax.weights.safetensors_file import Entry, write_safetensors
 from iso3d_jax.weights.tensors import LazyTensor
 
@@ -42,12 +42,10 @@ LARGE = 200 << 20  # bytes; loading fewer is over before one would read of it
 class Model:
     """The networks with what is needed to use them rightly.
 
-    `config` has name, resolution, latent_size, latent_channels, scale_factor, parameterization,
-    context_dim, picture, what `weights/facts.py` lists, and an entry with the constructor numbers
-    of each network. Networks that a bundle lacks are None.
+    Networks that were not loaded are None, whatever `config` says of them.
     """
 
-    config: ConfigDict
+    config: ModelSpec
     unet: MultiViewUNet | None = None
     vae: Autoencoder | None = None
     clip: ImageTower | None = None
@@ -63,58 +61,45 @@ class Model:
         return jnp.dtype(network.dtype).name
 
 
-def make_config(settings: ConfigDict) -> ConfigDict:
-    """A bundle's config from a training config's `model` section, derived sizes filled in."""
-    config = ConfigDict(settings.to_dict())
-    vae = network_config("vae", config)
-    config.latent_size = config.resolution // vae.factor
-    config.latent_channels = vae.latent_channels
-    config.context_dim = config.unet.get("context_dim", 1024)
-    return config
-
-
-def network_config(name: str, config: ConfigDict):
-    """The dataclass of a network's numbers; UserError on an unknown key or no such section."""
-    if name not in config:
-        raise UserError(f"the model's config has no section '{name}'")
-    kind = registry.find(name, config[name]).config
-    values = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in config[name].items()}
-    known = {f.name for f in dataclasses.fields(kind)}
-    if unknown := sorted(set(values) - known):
-        said = shorten(", ".join(unknown))
-        raise UserError(f"the model's section '{name}' has unknown entries: {said}")
-    facts.check_numbers(kind, values, f"the model's section '{name}'")
-    return kind(**values)
+def make_config(settings: ModelSpec) -> ModelSpec:
+    """What a bundle says of itself: a training's `model`, with the sizes that follow from it."""
+    vae = settings.network("vae")
+    return dataclasses.replace(
+        settings,
+        latent_size=settings.resolution // vae.factor,
+        latent_channels=vae.latent_channels,
+        context_dim=settings.network("unet").context_dim,
+    )
 
 
 @overload
 def build_network(
-    name: Literal["unet"], config: ConfigDict, seed: int = 0, dtype: DTypeLike = jnp.float32
+    name: Literal["unet"], config: ModelSpec, seed: int = 0, dtype: DTypeLike = jnp.float32
 ) -> MultiViewUNet: ...
 @overload
 def build_network(
-    name: Literal["vae"], config: ConfigDict, seed: int = 0, dtype: DTypeLike = jnp.float32
+    name: Literal["vae"], config: ModelSpec, seed: int = 0, dtype: DTypeLike = jnp.float32
 ) -> Autoencoder: ...
 @overload
 def build_network(
-    name: Literal["clip"], config: ConfigDict, seed: int = 0, dtype: DTypeLike = jnp.float32
+    name: Literal["clip"], config: ModelSpec, seed: int = 0, dtype: DTypeLike = jnp.float32
 ) -> ImageTower: ...
 @overload
 def build_network(
-    name: str, config: ConfigDict, seed: int = 0, dtype: DTypeLike = jnp.float32
+    name: str, config: ModelSpec, seed: int = 0, dtype: DTypeLike = jnp.float32
 ) -> nnx.Module: ...
 def build_network(
-    name: str, config: ConfigDict, seed: int = 0, dtype: DTypeLike = jnp.float32
+    name: str, config: ModelSpec, seed: int = 0, dtype: DTypeLike = jnp.float32
 ) -> nnx.Module:
     """A freshly initialised network of a bundle's config."""
-    numbers = network_config(name, config)
-    kind = registry.find(name, config[name])
+    numbers = config.network(name)
+    kind = registry.find_by_numbers(name, numbers)
     return kind.module(numbers, rngs=nnx.Rngs(seed), dtype=dtype)
 
 
-def abstract_network(name: str, config: ConfigDict, dtype=jnp.float32):
+def abstract_network(name: str, config: ModelSpec, dtype=jnp.float32):
     """(graphdef, {path: ShapeDtypeStruct}) without allocating anything."""
-    network_config(name, config)
+    config.network(name)  # refused by its own name, and not as numbers that do not fit
     try:
         return split_shapes(nnx.eval_shape(lambda: build_network(name, config, dtype=dtype)))
     except (ValueError, TypeError, ArithmeticError, LookupError, AssertionError) as error:
@@ -124,7 +109,7 @@ def abstract_network(name: str, config: ConfigDict, dtype=jnp.float32):
 
 
 def save_bundle(
-    path: str | Path, config: ConfigDict, weights: dict[str, dict], dtype=jnp.bfloat16
+    path: str | Path, config: ModelSpec, weights: dict[str, dict], dtype=jnp.bfloat16
 ) -> None:
     """Writes a bundle, atomically, each weight turned into its type when its turn comes.
 
@@ -151,18 +136,19 @@ def save_bundle(
 
 def _entry(key: str, value, dtype) -> Entry:
     """What the writer needs of a weight that is to be stored in a type."""
-    return key, value.shape, np.dtype(dtype), lambda: np.asarray(jnp.asarray(value, dtype))
+    return key, value.shape, np.dtype(dtype), lambda: np.asarray(value).astype(dtype)
 
 
-def load_config(path: str | Path | None) -> ConfigDict:
-    """A bundle's model.json."""
+def load_config(path: str | Path | None) -> ModelSpec:
+    """A bundle's model.json.
+
+    Raises:
+      UserError: no such folder, or facts or numbers that no model can have.
+    """
     file = find_bundle(path) / "model.json"
     content = read_object(file)
     facts.check(content, file)
-    try:
-        return ConfigDict(content)
-    except (ValueError, TypeError, AttributeError) as error:  # keys that no config can have
-        raise UserError(f"{file} is damaged: {shorten(error)}") from None
+    return ModelSpec.read(content)
 
 
 def _told(keys: list[str], stored: Mapping[str, LazyTensor], folder: Path) -> Iterator[str]:
@@ -180,8 +166,17 @@ def _told(keys: list[str], stored: Mapping[str, LazyTensor], folder: Path) -> It
     progress.close()
 
 
-def load_weights(path: str | Path | None, names: tuple[str, ...]) -> dict[str, dict]:
-    """Weights of the named networks, in the type they are stored in (of bytes: float32).
+def load_weights(
+    path: str | Path | None, names: tuple[str, ...], dtype: DTypeLike | None = None
+) -> dict[str, dict]:
+    """Weights of the named networks.
+
+    They are cast before they reach the device, one by one: there a cast, or a copy by
+    `jnp.asarray`, is a program to compile for each shape of a weight.
+
+    Args:
+      dtype: type of the weights but the camera's MLP, which is float32 then; None is the type they
+        are stored in (of bytes: float32).
 
     Returns:
       {name: flat params}.
@@ -189,11 +184,22 @@ def load_weights(path: str | Path | None, names: tuple[str, ...]) -> dict[str, d
     folder = find_bundle(path)
     stored = open_weights(folder)
     weights: dict[str, dict] = {name: {} for name in names}
-    wanted = [key for key in stored if key.partition("/")[0] in weights]
+    wanted = [
+        key
+        for key in stored
+        if key.partition("/")[0] in weights and not key.endswith(compact.SCALE)
+    ]
     for key in _told(wanted, stored, folder):
         name, _, rest = key.partition("/")
-        weights[name][rest] = jnp.array(stored[key].read())
-    return {name: compact.unpack(params) for name, params in weights.items()}
+        value = stored[key].read()
+        if key + compact.SCALE in stored:
+            scale = stored[key + compact.SCALE].read()
+            if scale.shape != value.shape[-1:]:
+                raise UserError(f"{folder / WEIGHTS} is damaged: the scales of {key} do not fit it")
+            value = compact.unpack(value, scale)
+        kind = value.dtype if dtype is None else jnp.dtype(param_dtype_for(rest, dtype))
+        weights[name][rest] = jax.device_put(np.array(value, kind))  # a copy: the file may go
+    return weights
 
 
 def param_dtype_for(path: str, dtype):
@@ -207,7 +213,7 @@ def param_dtype_for(path: str, dtype):
 
 def load_network(
     name: str,
-    config: ConfigDict,
+    config: ModelSpec,
     params: dict,
     where: str,
     dtype=jnp.float32,
@@ -235,6 +241,14 @@ def load_network(
         graphdef,
         {key: jnp.asarray(params[key], param_dtype_for(key, param_dtype)) for key in shapes},
     )
+
+
+# The facts without which a network cannot be used rightly.
+_NEEDS = {
+    "unet": ("parameterization", "context_dim"),
+    "vae": ("resolution", "scale_factor", "latent_size", "latent_channels"),
+    "clip": (),
+}
 
 
 def default_dtype() -> str:
@@ -265,13 +279,15 @@ def load_model(
     param_dtype = dtype if param_dtype is None else param_dtype
     folder = find_bundle(path)
     config = load_config(folder)
-    weights = load_weights(folder, networks)
+    weights = load_weights(folder, networks, param_dtype)
     size = sum(value.nbytes for params in weights.values() for value in params.values())
     steps = Steps("building") if size >= LARGE else None
     loaded = {}
     for name in networks:
         if not weights[name]:
             raise UserError(f"the model in {folder} has no weights for '{name}'")
+        if lacking := [fact for fact in _NEEDS[name] if not config.has(fact)]:
+            raise UserError(f"{folder / 'model.json'} is damaged: it has no '{lacking[0]}'")
         if steps is not None:
             steps(f"{name} in {jnp.dtype(param_dtype).name}", 0, 0)
         loaded[name] = load_network(

@@ -9,6 +9,7 @@ as ever.
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 SCALE = ":scale"  # after the path of a weight that is stored as bytes
@@ -25,10 +26,6 @@ def pack(path: str, weight: Array) -> dict[str, Array]:
     return {path: jnp.rint(weight / scale).astype(jnp.int8), path + SCALE: scale}
 
 
-def unpack(stored: dict[str, Array]) -> dict[str, Array]:
-    """Stored weights by path, bytes turned to float32 again; others stay as they are."""
-    return {
-        path: value.astype(jnp.float32) * stored[path + SCALE] if path + SCALE in stored else value
-        for path, value in stored.items()
-        if not path.endswith(SCALE)
-    }
+def unpack(whole: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """A weight stored as bytes, int8 [..., C] and float32 [C], as float32 again."""
+    return whole.astype(np.float32) * scale

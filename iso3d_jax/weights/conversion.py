@@ -10,13 +10,13 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from ml_collections import ConfigDict
 
 from iso3d_jax.core.errors import UserError, shorten
 from iso3d_jax.models.unet import UNetConfig
 from iso3d_jax.models.vae import VAEConfig
 from iso3d_jax.weights import architecture, bundle
 from iso3d_jax.weights.layouts import clip, diffusers, ldm
+from iso3d_jax.weights.model_spec import ModelSpec
 from iso3d_jax.weights.rules import Match, Table, find, plan, to_ours
 from iso3d_jax.weights.safetensors_file import Entry
 from iso3d_jax.weights.tensors import LazyTensor
@@ -211,8 +211,9 @@ def _clip(tensors, table, arch, leftovers, what) -> Part:
 @functools.cache
 def weight_shapes(network: str, config) -> dict[str, tuple[int, ...]]:
     """Shapes of a network's weights by path; `config` is its dataclass."""
-    section = ConfigDict({network: dataclasses.asdict(config)})
-    return {k: v.shape for k, v in bundle.abstract_network(network, section)[1].items()}
+    sections: dict[str, Any] = {network: config}
+    shapes = bundle.abstract_network(network, ModelSpec(**sections))[1]
+    return {k: v.shape for k, v in shapes.items()}
 
 
 def _match(network, config, table, tensors, leftovers, made, what) -> Part:

@@ -76,11 +76,11 @@ def _check_folder(place: str) -> None:
 
 def _describe(config) -> list[str]:
     """What an imported model is, in a line or two."""
-    networks = [name for name in ("unet", "vae", "clip") if name in config]
+    networks = [name for name in ("unet", "vae", "clip") if config.has(name)]
     notes = [f"{', '.join(networks)} of {config.name}"]
-    if "unet" in config:
-        cameras = config.get("camera_encoding", "none learned yet")
-        if sampled := config.get("sampling_camera_encoding"):
+    if config.has("unet"):
+        cameras = config.camera_encoding or "none learned yet"
+        if sampled := config.sampling_camera_encoding:
             cameras += f", sampled with {sampled}"
         notes.append(
             f"cameras: {cameras}; predicts: {config.parameterization}; "

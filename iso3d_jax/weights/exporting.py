@@ -8,15 +8,15 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.files import atomic_path, make_folder
 from iso3d_jax.models.clip import CLIPConfig
 from iso3d_jax.models.registry import SECTIONS
-from iso3d_jax.weights import bundle, compact, facts
+from iso3d_jax.weights import bundle, compact
 from iso3d_jax.weights.conversion import DTYPES, weight_shapes
 from iso3d_jax.weights.layouts import clip, diffusers, ldm
+from iso3d_jax.weights.model_spec import ModelSpec
 from iso3d_jax.weights.rules import Rule, find, to_theirs
 from iso3d_jax.weights.safetensors_file import Entry, Report, reporting, write_safetensors
 from iso3d_jax.weights.tensors import LazyTensor, open_tensors
@@ -49,9 +49,9 @@ def export_torch(
     if Path(out).suffix not in (".ckpt", ".pt", ".pth"):
         raise UserError(f"--out must end in .ckpt or .pt for the torch layout, not {out}")
     config, stored = _open_bundle(model)
-    if "clip" in stored and not isinstance(bundle.network_config("clip", config), CLIPConfig):
+    if "clip" in stored and not isinstance(config.network("clip"), CLIPConfig):
         raise UserError("the authors' code has no counterpart of a dense image tower")
-    encoding = facts.camera_encoding(config)
+    encoding = config.cameras
     if encoding == "harmonics":
         raise UserError("the authors' code has no counterpart of the camera encoding 'harmonics'")
     entries: list[Entry] = []
@@ -61,7 +61,7 @@ def export_torch(
         ("clip", ldm.CLIP_PREFIX),
     ):
         if name in stored:
-            numbers = bundle.network_config(name, config)
+            numbers = config.network(name)
             _check_fixed(name, numbers, "the authors' layout")
             table = {"unet": ldm.unet, "vae": lambda _: ldm.VAE, "clip": lambda _: clip.OPEN_CLIP}
             entries += _entries(table[name](numbers), stored[name], prefix, dtype)
@@ -76,9 +76,9 @@ def export_torch(
     known = {key: value for key, value in config.to_dict().items() if key not in sections}
     write_torch(out, reporting(entries, progress), known)
     notes = []
-    if config.get("parameterization", "eps") != "eps":
+    if config.parameterization == "v":
         notes.append("this model predicts v, and the authors' code reads its output as noise")
-    if encoding == "isotropic3d" and facts.sampling_camera_encoding(config) == encoding:
+    if encoding == "isotropic3d" and config.sampling_cameras == encoding:
         notes.append(
             "its elevations do not drift: sample it with get_camera_cond's cameras, not with the "
             "authors' 2-D script's"
@@ -103,7 +103,7 @@ def export_diffusers(
     config, stored = _open_bundle(model)
     jobs, notes = [], []
     if "unet" in stored:
-        unet = bundle.network_config("unet", config)
+        unet = config.network("unet")
         if unet.adm_in_channels or unet.use_scale_shift_norm:
             raise UserError(
                 "diffusers' UNet2DConditionModel has no counterpart of this UNet's "
@@ -116,17 +116,17 @@ def export_diffusers(
                 "diffusers' UNet has none"
             )
         entries = _entries(diffusers.unet(unet), tensors, "", dtype)
-        settings = diffusers.unet_settings(unet, config.get("latent_size", 32))
+        settings = diffusers.unet_settings(unet, config.latent_size or 32)
         jobs.append(("unet/diffusion_pytorch_model", entries, settings))
     if "vae" in stored:
-        vae = bundle.network_config("vae", config)
+        vae = config.network("vae")
         _check_fixed("vae", vae, "diffusers' AutoencoderKL", groups=vae.num_groups)
         if vae.embed_dim != vae.z_channels:
             raise UserError("diffusers' AutoencoderKL has no embed_dim other than z_channels")
         entries = _entries(diffusers.vae(vae), stored["vae"], "", dtype)
-        settings = diffusers.vae_settings(vae, config.get("scale_factor", 0.18215))
+        settings = diffusers.vae_settings(vae, config.scale_factor or 0.18215)
         jobs.append(("vae/diffusion_pytorch_model", entries, settings))
-    tower = bundle.network_config("clip", config) if "clip" in stored else None
+    tower = config.network("clip") if "clip" in stored else None
     if isinstance(tower, CLIPConfig):
         entries = _entries(clip.TRANSFORMERS, stored["clip"], "", dtype)
         jobs.append(("image_encoder/model", entries, clip.transformers_settings(tower)))
@@ -141,7 +141,7 @@ def export_diffusers(
         make_folder(path.parent)
         write_safetensors(path, reporting(entries, progress), {"format": "pt"})
         _write_json(path.with_name("config.json"), settings)
-    scheduler = diffusers.scheduler_settings(config.get("parameterization", "eps"))
+    scheduler = diffusers.scheduler_settings(config.parameterization or "eps")
     _write_json(make_folder(Path(out) / "scheduler") / "scheduler_config.json", scheduler)
     return notes
 
@@ -168,7 +168,7 @@ def _write_json(path: Path, content: Mapping) -> None:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def _open_bundle(model: str | Path) -> tuple[ConfigDict, dict[str, dict[str, LazyTensor]]]:
+def _open_bundle(model: str | Path) -> tuple[ModelSpec, dict[str, dict[str, LazyTensor]]]:
     """A folder's config and its weights by network, checked against the config."""
     folder = bundle.find_bundle(model)
     config = bundle.load_config(folder)
@@ -183,7 +183,7 @@ def _open_bundle(model: str | Path) -> tuple[ConfigDict, dict[str, dict[str, Laz
     for name, tensors in stored.items():
         if name not in SECTIONS:
             raise UserError(f"{folder} has weights of an unknown network, '{name}'")
-        shapes = weight_shapes(name, bundle.network_config(name, config))
+        shapes = weight_shapes(name, config.network(name))
         if shapes != {path: tensor.shape for path, tensor in tensors.items()}:
             raise UserError(f"the weights of '{name}' in {folder} do not fit its model.json")
     return config, stored

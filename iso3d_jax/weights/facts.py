@@ -1,5 +1,7 @@
 """What a model folder says of its model that no weight tells: cameras, prediction, sampling.
 
+`model_spec.ModelSpec` holds it.
+
 Facts of model.json, beside the numbers of the networks:
 
 ==========================  ==================================================================
@@ -24,8 +26,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from iso3d_jax.core.errors import UserError, shorten
 from iso3d_jax.core.json_files import need
 from iso3d_jax.diffusion.ddim import SPACINGS
@@ -36,31 +36,6 @@ TRUE_ANGLES = "mvdream"  # of what has learned no cameras yet
 TRAINED_WITH = ("mvdream", "isotropic3d", "harmonics")  # what a network can be trained with
 SAMPLING = ("guidance_scale", "eta", "temperature", "steps", "spacing")
 CAMERAS = ("camera_encoding", "sampling_camera_encoding", "base_camera_encoding")
-
-
-def camera_encoding(config: ConfigDict) -> str:
-    """What a model's network is told of cameras where it is used as it was trained.
-
-    Raises:
-      UserError: a name that is none.
-    """
-    return _known(config, "camera_encoding", TRAINED_WITH) or TRUE_ANGLES
-
-
-def sampling_camera_encoding(config: ConfigDict) -> str:
-    """What a model's network is told of cameras where views are sampled.
-
-    Raises:
-      UserError: a name that is none.
-    """
-    return _known(config, "sampling_camera_encoding", ENCODINGS) or camera_encoding(config)
-
-
-def _known(config: ConfigDict, key: str, names: tuple[str, ...]) -> str:
-    value = config.get(key) or ""
-    if value and value not in names:
-        raise UserError(f"the model's {key} is '{value}', which is none of {', '.join(names)}")
-    return value
 
 
 # Facts of model.json: their kind, the least and the most of numbers, or the names that are known.

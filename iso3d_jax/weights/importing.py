@@ -7,8 +7,6 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 from iso3d_jax.core.errors import UserError, shorten
 from iso3d_jax.core.files import atomic_path, make_folder
 from iso3d_jax.core.json_files import need
@@ -16,12 +14,13 @@ from iso3d_jax.geometry.cameras import ENCODINGS
 from iso3d_jax.models.registry import SECTIONS
 from iso3d_jax.weights import facts
 from iso3d_jax.weights.conversion import DTYPES, Part, find_parts
+from iso3d_jax.weights.model_spec import ModelSpec
 from iso3d_jax.weights.safetensors_file import Report, reporting, write_safetensors
 from iso3d_jax.weights.sources import Source, open_sources
 from iso3d_jax.weights.tensors import SUFFIXES
 from iso3d_jax.weights.trainer_keys import clean_keys
 
-# What a model of each layout must know beside its weights (reference 4.3 to 4.6). A 2-D base has
+# What a model of each layout must know beside its weights (isotropic/configs). A 2-D base has
 # no cameras yet, so nothing is said of them.
 RELEASED = dict(
     resolution=256, scale_factor=0.18215, parameterization="eps", picture="launch",
@@ -48,7 +47,7 @@ def import_weights(
     arch: Mapping | None = None,
     dtype: str = "float32",
     progress: Report | None = None,
-) -> ConfigDict:
+) -> ModelSpec:
     """Converts one or several sources into one model folder.
 
     Args:
@@ -60,7 +59,7 @@ def import_weights(
       progress: called with (bytes done, bytes in all, key) before each weight.
 
     Returns:
-      The model's config.
+      What the model's folder says of it.
 
     Raises:
       UserError: sources that cannot be read, recognised or matched.
@@ -211,7 +210,7 @@ def _head_width(config: Mapping, where: Path) -> int | None:
     return widths.pop() if widths else None
 
 
-def _config(parts: Mapping[str, Part], settings: Mapping, arch: Mapping, name: str) -> ConfigDict:
+def _config(parts: Mapping[str, Part], settings: Mapping, arch: Mapping, name: str) -> ModelSpec:
     """model.json's content; sections for the networks that are there."""
     values = {"name": name} | dict(settings)
     if arch.get("camera_encoding") not in (None, values.get("camera_encoding")):
@@ -239,4 +238,4 @@ def _config(parts: Mapping[str, Part], settings: Mapping, arch: Mapping, name: s
                 f"the UNet takes embeddings of {values['context_dim']}, but the vision tower's "
                 f"have {sections['clip']['output_dim']}"
             )
-    return ConfigDict(values | sections)
+    return ModelSpec.read(values | sections)

@@ -18,6 +18,7 @@ from on_accelerator.record import Record, markdown  # noqa: E402
 from iso3d_jax.core import chips  # noqa: E402
 from iso3d_jax.presets import common  # noqa: E402
 from iso3d_jax.weights import bundle  # noqa: E402
+from iso3d_jax.weights.model_spec import ModelSpec  # noqa: E402
 
 
 @pytest.fixture
@@ -84,7 +85,8 @@ def test_markdown_has_a_table_for_each_part(tmp_path):
 
 
 def test_attention_is_measured_at_the_networks_own_lengths():
-    cases = networks.attention_cases(bundle.make_config(common.full_model()))
+    model = ModelSpec.read(common.full_model().to_dict())
+    cases = networks.attention_cases(bundle.make_config(model))
     assert list(cases.values()) == [
         (2, 4096, 5, 64), (2, 1024, 10, 64), (2, 256, 20, 64), (2, 64, 20, 64),
         (2, 5120, 5, 64), (2, 1280, 10, 64), (2, 320, 20, 64), (2, 80, 20, 64),

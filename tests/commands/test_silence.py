@@ -95,12 +95,13 @@ def test_drawing_the_views_of_a_reconstruction_says_so(slow_first, monkeypatch, 
     from ml_collections import ConfigDict
 
     from iso3d_jax.reconstruction import run
+    from iso3d_jax.weights.model_spec import ModelSpec
 
     views = np.zeros((1, 4, 8, 8, 3), np.float32)
     monkeypatch.setattr(run.sampling, "sample_views", slow_first(lambda *a, **k: views))
     sets = tuple((10.0 * k, 15.0) for k in range(9))
     cfg = ConfigDict(dict(views=4, seed=0, draft=dict(sets=sets)))
-    model = type("Model", (), {"config": ConfigDict(dict(resolution=8))})
+    model = type("Model", (), {"config": ModelSpec(resolution=8)})
     picture = np.asarray(Image.new("RGBA", (8, 8)))
     drawn = run._sample_views(
         model, picture, np.ones((8, 8, 3), np.float32), tmp_path, cfg, False, None

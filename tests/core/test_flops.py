@@ -88,7 +88,9 @@ def test_speed_counts_between_logs(monkeypatch):
     monkeypatch.setattr("iso3d_jax.training.speed.time.monotonic", lambda: now[0])
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     speed = Speed(8, mesh)
-    speed.learn("a", jax.jit(jnp.matmul).trace(shaped(1000, 1000), shaped(1000, 1000)).jaxpr)
+    speed.register_flops(
+        "a", jax.jit(jnp.matmul).trace(shaped(1000, 1000), shaped(1000, 1000)).jaxpr
+    )
     with speed.waiting():  # the first batch, and then a compilation
         now[0] += 50.0
     speed.restart()

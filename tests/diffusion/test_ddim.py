@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iso3d_jax.diffusion import ddim, schedule
+from iso3d_jax.diffusion import classifier_free, ddim, schedule
 
 ALPHAS = schedule.make_schedule()
 RNG = np.random.default_rng(0)
@@ -109,6 +109,6 @@ def test_a_perfect_predictor_samples_its_object(parameterization, spacing):
 
 
 def test_guidance_of_one_is_the_condition():
-    np.testing.assert_array_equal(ddim.guide(X0, EPS, 0.0), X0)
-    np.testing.assert_allclose(ddim.guide(X0, EPS, 1.0), EPS, atol=1e-6)
-    assert ddim.guide(1.0, 3.0, 10.0) == 21.0
+    np.testing.assert_array_equal(classifier_free.guide(X0, EPS, 0.0), X0)
+    np.testing.assert_allclose(classifier_free.guide(X0, EPS, 1.0), EPS, atol=1e-6)
+    assert classifier_free.guide(1.0, 3.0, 10.0) == 21.0

@@ -10,7 +10,6 @@ from iso3d_jax import sampling
 from iso3d_jax.data.table import MultiViewTable
 from iso3d_jax.evaluation import views
 from iso3d_jax.geometry import cameras
-from iso3d_jax.weights import facts
 
 # Two objects of two sets; the picture of the first is view 5 (28 degrees), of the second view 2.
 AZIMUTH = np.array(
@@ -91,7 +90,7 @@ def test_each_object_and_set_is_drawn_at_its_cameras_with_noise_of_its_own(
     drawn = views.generate(random_model, double, steps=3, seed=5)
     assert drawn.shape == (2, 8, 1, 1, 1)  # latents 1/4, ... over the model's scale of 0.5
     np.testing.assert_allclose(drawn[..., 0, 0, 0], np.repeat([[0.5, 1.0], [1.5, 2.0]], 4, 1))
-    encoding = facts.sampling_camera_encoding(random_model.config)
+    encoding = random_model.config.sampling_cameras
     keys = []
     for n, (context, camera, key, options) in enumerate(seen):
         i, s = divmod(n, 2)

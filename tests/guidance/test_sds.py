@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iso3d_jax.diffusion import schedule
+from iso3d_jax.diffusion import classifier_free, schedule
 from iso3d_jax.guidance import sds
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "guidance.npz")
@@ -62,7 +62,8 @@ def test_perfect_predictor_gives_zero_gradient(kind, parameterization):
 
     def loss(latents):
         return sds.score_distillation(
-            perfect, latents, noise, jnp.int32(300), jnp.float32(ALPHAS[300]), context, camera,
+            perfect, latents, noise, jnp.int32(300), jnp.float32(ALPHAS[300]),
+            classifier_free.without_and_with(context), camera,
             parameterization=parameterization, kind=kind,
         )[0]  # fmt: skip
 
@@ -75,7 +76,8 @@ def test_unconditional_branch_comes_first_and_sees_zeros():
     def denoise(z_t, t, context, camera):
         return z_t * context[:, :, None, None, :1]
 
-    without, with_ = sds.predict_both(denoise, z_t, jnp.int32(3), jnp.full((1, 1, 4), 7.0), camera)
+    contexts = classifier_free.without_and_with(jnp.full((1, 1, 4), 7.0))
+    without, with_ = classifier_free.predict_both(denoise, z_t, jnp.int32(3), contexts, camera)
     assert jnp.all(without == 0) and jnp.all(with_ == 7)
 
 
@@ -154,7 +156,7 @@ def test_one_evaluation_asks_the_denoiser_once_and_differentiates_around_it():
     def loss(latents, **keys):
         return sds.score_distillation(
             denoise, latents, jnp.asarray(noise), jnp.int32(300), jnp.float32(alpha_bar),
-            jnp.asarray(context), jnp.asarray(camera), **keys,
+            classifier_free.without_and_with(jnp.asarray(context)), jnp.asarray(camera), **keys,
         )  # fmt: skip
 
     given = dict(parameterization="v", scale=2.5, rescale=0.25, kind="x0")

@@ -47,9 +47,17 @@ def test_an_entry_that_it_does_not_know_asks_the_extensions(imported):
     assert registry.find("vae", {"radius": 1}).config is not RoundConfig  # another section's
 
 
+def test_numbers_tell_their_network(imported):
+    assert registry.find_by_numbers("clip", CLIPConfig(layers=2)).module is CLIPVisionTower
+    assert imported == []
+    assert registry.find_by_numbers("clip", RoundConfig()).config is RoundConfig
+    assert imported == ["round"]
+
+
 def test_no_such_section_names_what_there_is():
     for ask in (
         lambda: registry.find("lens", ()),
+        lambda: registry.find_by_numbers("lens", CLIPConfig()),
         lambda: registry.register("lens", (), *[int] * 2),
     ):
         with pytest.raises(UserError, match="no network 'lens': known are unet, vae, clip"):

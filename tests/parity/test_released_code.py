@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iso3d_jax.diffusion import ddim, schedule
+from iso3d_jax.diffusion import classifier_free, ddim, schedule
 from iso3d_jax.geometry import cameras
 from iso3d_jax.guidance import sds
 from iso3d_jax.weights.bundle import load_model
@@ -124,15 +124,16 @@ def test_guidance(model, same, t):
     def denoise(*args):
         return run_unet(model.unet, *args)
 
-    context, camera = jnp.asarray(data["context"][:1]), jnp.asarray(data["camera"])[None]
-    outputs = sds.predict_both(denoise, z_t, jnp.int32(t), context, camera)
+    contexts = classifier_free.without_and_with(jnp.asarray(data["context"][:1]))
+    camera = jnp.asarray(data["camera"])[None]
+    outputs = classifier_free.predict_both(denoise, z_t, jnp.int32(t), contexts, camera)
     for name, output in zip(("uncond", "cond"), outputs, strict=True):
         same(f"SDS t={t}, noise, {name}", output, views(data[f"t{t}/eps_{name}"], 4))
 
     def run(kind):
         def loss(latents):
             return sds.score_distillation(
-                denoise, latents, noise, jnp.int32(t), alpha_bar, context, camera,
+                denoise, latents, noise, jnp.int32(t), alpha_bar, contexts, camera,
                 parameterization="eps", scale=10.0, rescale=0.5, kind=kind,
             )  # fmt: skip
 
@@ -152,13 +153,11 @@ def test_guidance(model, same, t):
 def sample(model):
     @jax.jit
     def run(unet, z_T, context, camera, scale, eta, key):
-        contexts = jnp.concatenate([jnp.zeros_like(context), context])
-        both_cameras = jnp.concatenate([camera, camera])
+        contexts = classifier_free.without_and_with(context)
 
         def denoise(z_t, t):
-            both = jnp.concatenate([z_t, z_t])
-            output = unet(both, jnp.full((2, 4), t), contexts, both_cameras)
-            return ddim.guide(output[:1], output[1:], scale)
+            outputs = classifier_free.predict_both(unet, z_t, t, contexts, camera)
+            return classifier_free.guide(*outputs, scale)
 
         return ddim.sample(denoise, z_T, key, model.alphas_cumprod, steps=10, eta=eta)
 

@@ -43,8 +43,8 @@ def test_tpus_by_libtpu(run_python, topology):
 def test_what_does_not_fit_is_refused_with_the_largest_that_does(monkeypatch):
     from iso3d_jax.commands.config_files import load_config
 
-    cfg = load_config("configs/stage2.py:tiny")
-    cfg.batch_size = 64
+    config = load_config("configs/stage2.py:tiny")
+    config.batch_size = 64
 
     def compile_branch(cfg, devices, branch):
         size = 2**30 * cfg.batch_size
@@ -55,7 +55,9 @@ def test_what_does_not_fit_is_refused_with_the_largest_that_does(monkeypatch):
     monkeypatch.setattr(compile_for, "compile_branch", compile_branch)
     monkeypatch.setattr(compile_for, "target_devices", lambda *_: [])
     with pytest.raises(UserError, match="64 does not fit into the 80 GiB.*largest that fits is 16"):
-        compile_for.report(cfg, "h100:8")  # 1 + 4 x 16 GiB fit, 1 + 4 x 24 do not
+        compile_for.report(
+            compile_for.settle(config), "h100:8"
+        )  # 1 + 4 x 16 GiB fit, 1 + 4 x 24 do not
 
 
 def test_the_report_has_every_branch_with_its_share_of_the_steps(monkeypatch):
@@ -72,9 +74,9 @@ def test_the_report_has_every_branch_with_its_share_of_the_steps(monkeypatch):
     monkeypatch.setattr(compile_for, "target_devices", lambda *_: [])
 
     def shares(spec, **changes):
-        cfg = load_config(spec)
-        cfg.update(changes)
-        text = compile_for.report(cfg, "h100:8")
+        config = load_config(spec)
+        config.update(changes)
+        text = compile_for.report(compile_for.settle(config), "h100:8")
         mean = float(re.search(r"roofline: ([\d.]+) ms a step", text)[1]) / 1000
         return dict(re.findall(r"(\d-[ab]) \((\S+) of steps\)", text)), mean
 

@@ -1,5 +1,6 @@
 """Compiling for other machines: shapes, memory and the report's arithmetic."""
 
+import dataclasses
 import re
 import sys
 import types
@@ -17,10 +18,15 @@ from iso3d_jax.models.params import split_shapes
 from iso3d_jax.planning import compile_for
 from iso3d_jax.planning.compile_for import Program
 from iso3d_jax.training import sharding
-from iso3d_jax.training.spec import StageSpec, make_spec
+from iso3d_jax.training.spec import DeviceMeshSpec, StageSpec, make_spec
 from iso3d_jax.training.tasks import denoiser
 
 CHIP = chips.Chip("h100", "gpu", 1000.0, 2e3, 40.0, 5.0, 3.0)
+
+
+def stage(name, **changes):
+    """The spec of a preset as it is compiled for."""
+    return dataclasses.replace(compile_for.settle(load_config(name)), **changes)
 
 
 def program(branch="2-b", arguments=400, temporaries=500, flops=6e3, traffic=80.0, **collectives):
@@ -41,7 +47,8 @@ def test_a_batchs_shapes_are_those_that_the_loader_gives(make_config, branch, vi
         cfg.model.vae = dict(ch=8, ch_mult=(1, 1), embed_dim=3, z_channels=3, num_groups=4)
         cfg.model.clip = dict(image_size=16, patch_size=8, width=8, layers=1, heads=1,
                               output_dim=16)  # fmt: skip
-    found = {k: (v.shape, v.dtype) for k, v in compile_for.abstract_batch(cfg, branch).items()}
+    spec = make_spec(StageSpec, cfg)
+    found = {k: (v.shape, v.dtype) for k, v in compile_for.abstract_batch(spec, branch).items()}
     half, single = np.dtype(np.float16), np.dtype(np.float32)
     want = {
         "moments": ((5, views, 32, 32, 6), half),
@@ -111,8 +118,7 @@ def compiled(monkeypatch):
 
 
 def test_the_report_adds_up(compiled):
-    cfg = load_config("configs/stage2.py")
-    cfg.batch_size, cfg.steps = 40, 36_000
+    cfg = stage("configs/stage2.py", batch_size=40, steps=36_000)
     text = compile_for.report(cfg, "h100:8", price=2.0)
     # 4e12 / 989e12 = 4.04 ms; memory 1 ms; 4.5e9 / 450e9 = 10 ms, the slowest.
     assert "10.00 (4.04, 1.00, 10.00)" in text
@@ -130,8 +136,9 @@ def test_the_largest_batch_that_fits_is_a_multiple_of_what_splits(compiled):
     """80 GiB at 0.5 GiB an object are 160; on 8 chips, 2 of them by tensor, 3 parts: 4 x 3."""
     notes, each = compiled
     each[0] = 0.5
-    cfg = load_config("configs/stage2.py")
-    cfg.batch_size, cfg.accumulate, cfg.mesh.tensor = 300, 3, 2
+    cfg = stage(
+        "configs/stage2.py", batch_size=300, accumulate=3, mesh=DeviceMeshSpec(fsdp=1, tensor=2)
+    )
     with pytest.raises(UserError, match="batch_size 300 does not fit .* fits is 156: "):
         compile_for.report(cfg, "h100:8")
     assert {size % 12 for size, _ in notes} == {0}
@@ -140,16 +147,14 @@ def test_the_largest_batch_that_fits_is_a_multiple_of_what_splits(compiled):
         compile_for.report(cfg, "h100:8")
     each[0] = 80 / 300  # to the last byte
     compile_for.report(cfg, "h100:8")
-    cfg.task = "autoencoder"
     with pytest.raises(UserError, match="knows stages 1 and 2, not the autoencoder"):
-        compile_for.report(cfg, "h100:8")
+        compile_for.settle(load_config("configs/autoencoder.py"))
 
 
 def test_what_is_gathered_beside_weights_is_listed(compiled, monkeypatch):
     made = Program("2-b", 1, 1, 1.0, 1.0, 1.0, {}, [(i, 2) for i in range(9)])
     monkeypatch.setattr(compile_for, "compile_branch", lambda *_: made)
-    cfg = load_config("configs/stage2.py")
-    cfg.single_view_share = cfg.reference_dropout = 0.0
+    cfg = stage("configs/stage2.py", single_view_share=0.0, reference_dropout=0.0)
     text = compile_for.report(cfg, "h100:8")
     assert "gathered beside weights: [(0, 2)" in text and "(7, 2)]" in text
     assert re.search(r"2-b \(100.0% of steps\).* none ", text)
@@ -172,7 +177,7 @@ class MixerTask:
     train_step = staticmethod(denoiser.train_step)
 
     def __init__(self, cfg):
-        self.cfg = make_spec(StageSpec, cfg)
+        self.cfg = cfg
         self.graphdef, self.abstract_params = split_shapes(nnx.eval_shape(Mixer))
         self.trained = list
 
@@ -180,8 +185,7 @@ class MixerTask:
 def test_a_branch_is_compiled_for_this_machine(monkeypatch):
     monkeypatch.setattr(compile_for, "AbstractTask", MixerTask)
     monkeypatch.setattr(denoiser, "sharding_rules", lambda cfg: sharding.REPLICATED)
-    cfg = load_config("configs/stage1.py:tiny")
-    cfg.batch_size, cfg.accumulate, device = 8, 2, jax.devices()[:1]
+    cfg, device = stage("configs/stage1.py:tiny", batch_size=8, accumulate=2), jax.devices()[:1]
     made = compile_for.compile_branch(cfg, device, "1-b")
     assert made.branch == "1-b" and made.collectives == {} and made.foreign_gathers == []
     # 8 objects x 4 views x 64 places by 8 x 8: once forward, once for the weights' gradient.
@@ -190,20 +194,17 @@ def test_a_branch_is_compiled_for_this_machine(monkeypatch):
     latents, state = 2 * 8 * 4 * 64 * 16, 4 * 4 * 64
     assert latents + state < made.arguments < latents + state + 100  # counts and the key
     assert 0 < made.temporaries < 2_000_000
-    whole = compile_for.compile_branch(cfg.copy_and_resolve_references(), device, "1-b")
-    cfg.accumulate = 1
-    one = compile_for.compile_branch(cfg, device, "1-b")
-    assert whole.flops == one.flops and 0.5 * one.traffic < made.traffic < 4 * one.traffic
-    cfg.batch_size, cfg.accumulate = 3, 2
+    one = compile_for.compile_branch(dataclasses.replace(cfg, accumulate=1), device, "1-b")
+    assert made.flops == one.flops and 0.5 * one.traffic < made.traffic < 4 * one.traffic
     with pytest.raises(UserError, match="batch_size 3 does not divide"):
-        compile_for.compile_branch(cfg, device, "1-b")
+        compile_for.compile_branch(dataclasses.replace(cfg, batch_size=3), device, "1-b")
 
 
 def test_a_compiler_that_finds_no_memory_says_that_it_does_not_fit(monkeypatch):
     from iso3d_jax.training import loop
 
     monkeypatch.setattr(compile_for, "AbstractTask", MixerTask)
-    cfg = load_config("configs/stage1.py:tiny")
+    cfg = stage("configs/stage1.py:tiny")
     for message, kind in (
         ("RESOURCE_EXHAUSTED: 3 GiB\nmore", compile_for.DoesNotFit),
         ("something else", jax.errors.JaxRuntimeError),
@@ -220,19 +221,17 @@ def test_a_compiler_that_finds_no_memory_says_that_it_does_not_fit(monkeypatch):
 def test_the_task_without_weights_is_the_stages_own():
     from iso3d_jax.training.tasks import trainable
 
-    cfg = load_config("configs/stage1.py:tiny")
-    cfg.trainable = "attention"
-    task = compile_for.AbstractTask(cfg)
+    task = compile_for.AbstractTask(stage("configs/stage1.py:tiny", trainable="attention"))
     assert task.train_step is denoiser.train_step
     assert task.sharding_rules == denoiser.sharding_rules(task.cfg)
     paths = task.trained(task.abstract_params)
     assert paths == trainable.trained_paths(task.abstract_params, task.cfg)
     assert paths and len(paths) < len(task.abstract_params)
-    with pytest.raises(UserError):
-        cfg.learning_rate = -1.0
-        compile_for.AbstractTask(cfg)
-    ccr = load_config("configs/stage2.py:tiny,ablation=ccr")
-    ccr.reference_dropped_with_embedding = True
+    config = load_config("configs/stage1.py:tiny")
+    config.learning_rate = -1.0
+    with pytest.raises(UserError, match="learning_rate"):
+        compile_for.settle(config)
+    ccr = stage("configs/stage2.py:tiny,ablation=ccr", reference_dropped_with_embedding=True)
     with pytest.raises(UserError, match="reference_dropped_with_embedding"):
         compile_for.AbstractTask(ccr)
 

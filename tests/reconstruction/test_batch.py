@@ -12,6 +12,7 @@ from PIL import Image
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.reconstruction import batch, loop
+from iso3d_jax.reconstruction.spec import make_spec
 
 
 @dataclasses.dataclass
@@ -133,7 +134,7 @@ def test_each_device_takes_one_object_at_a_time(
         batch, "_write_sheet", lambda out, names, views: sheets.append((out, names))
     )
     failed = batch.reconstruct_all(
-        "model", pictures, tmp_path / "out", small_config, model_id="m", init="none",
+        "model", pictures, tmp_path / "out", make_spec(small_config), model_id="m", init="none",
         reconstruct=reconstruct,
     )  # fmt: skip
     assert failed == {"3": "no"} and sheets == [(tmp_path / "out", ["0", "1", "2", "4"])]
@@ -155,5 +156,7 @@ def test_an_unforeseen_failure_stops_the_other_devices(
         raise OSError("disk full") if folder.name == "0" else loop.Interrupted(0)
 
     with pytest.raises(OSError, match="disk full"):
-        batch.reconstruct_all("model", pictures, tmp_path / "out", small_config, model_id="m",
-                              init="none", reconstruct=reconstruct)  # fmt: skip
+        batch.reconstruct_all(
+            "model", pictures, tmp_path / "out", make_spec(small_config), model_id="m",
+            init="none", reconstruct=reconstruct,
+        )  # fmt: skip

@@ -186,7 +186,7 @@ def test_a_folder_in_another_process_s_hands_is_refused(
     patient = run.FolderLock
     monkeypatch.setattr(run, "FolderLock", lambda folder: patient(folder, seconds=0.3))
     with pytest.raises(UserError, match=f"another process \\({holder.pid} on "):
-        run.reconstruct(None, np.zeros((8, 8, 4), np.uint8), tmp_path, small_config)
+        run.reconstruct(None, np.zeros((8, 8, 4), np.uint8), tmp_path, make_spec(small_config))
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
@@ -200,8 +200,7 @@ def test_a_full_disk_is_refused_before_anything_runs(small_config, tmp_path, mon
 
 def test_a_model_whose_latents_do_not_fit_its_config_is_refused(model_folder):
     model = load_model(model_folder)
-    config = model.config.copy_and_resolve_references()
-    config.latent_size = 5
+    config = dataclasses.replace(model.config, latent_size=5)
     with pytest.raises(UserError, match=r"latents of \(8, 8, 8\), its config says \(5, 5, 8\)"):
         run.make_denoiser(
             dataclasses.replace(model, config=config), np.zeros((8, 8, 3), np.float32)
@@ -228,11 +227,11 @@ def test_one_bad_picture_does_not_lose_the_others(
     assert list(pictures) == ["a", "b", "c.jpg", "c.png"]
     calls = []
 
-    def reconstruct(model, picture, folder, cfg, *, model_id, init, programs):
+    def reconstruct(model, picture, folder, spec, *, model_id, init, programs):
         calls.append((folder.name, id(programs)))
         if folder.name == "c.jpg" and len(calls) < 4:
             raise UserError("the surface is empty")
-        metadata = run.run_metadata(model, picture, make_spec(cfg), model_id, init)
+        metadata = run.run_metadata(model, picture, spec, model_id, init)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "mesh.glb").touch()
         report = {
@@ -243,7 +242,7 @@ def test_one_bad_picture_does_not_lose_the_others(
 
     def again():
         return batch.reconstruct_all(
-            Named, pictures, tmp_path / "out", small_config, model_id="m", init="none",
+            Named, pictures, tmp_path / "out", make_spec(small_config), model_id="m", init="none",
             reconstruct=reconstruct,
         )  # fmt: skip
 

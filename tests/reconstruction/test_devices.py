@@ -56,7 +56,7 @@ def reconstruct(model, picture, folder, cfg, *, model_id, init, programs):
 model = Model(config=None, unet=jnp.ones(3))
 def run_all():
     return batch.reconstruct_all(
-        model, batch.find_pictures(folder), out, cfg, model_id="m", init="none",
+        model, batch.find_pictures(folder), out, numbers, model_id="m", init="none",
         reconstruct=reconstruct)
 
 try:

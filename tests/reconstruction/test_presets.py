@@ -6,7 +6,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
-from ml_collections import ConfigDict
 
 from iso3d_jax.commands import config_files
 from iso3d_jax.models.params import merge_params
@@ -15,6 +14,7 @@ from iso3d_jax.reconstruction.losses import Denoiser, DenoiserSpec, fold
 from iso3d_jax.reconstruction.spec import check, make_spec
 from iso3d_jax.reconstruction.step import run_steps, train_step
 from iso3d_jax.weights import bundle
+from iso3d_jax.weights.model_spec import ModelSpec
 from tests.conftest import SMALL_MODEL
 
 CONFIG = Path(__file__).parents[2] / "configs" / "reconstruct.py"
@@ -24,7 +24,7 @@ SPEC = DenoiserSpec(256, 0.18215, "eps", "isotropic3d")
 @pytest.fixture(scope="module")
 def denoiser():
     """Networks of 256 x 256 pictures, small in all but that, without weights."""
-    config = bundle.make_config(ConfigDict(SMALL_MODEL))
+    config = bundle.make_config(ModelSpec.read(SMALL_MODEL))
     unet, vae = (merge_params(*bundle.abstract_network(n, config)) for n in ("unet", "vae"))
     context = jax.ShapeDtypeStruct((1, 1, SMALL_MODEL["unet"]["context_dim"]), jnp.float32)
     return Denoiser(unet, vae, context, jax.ShapeDtypeStruct((1000,), jnp.float32))

@@ -1,5 +1,6 @@
 """A whole reconstruction as an order of its parts, which are stand-ins that note what they get."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -7,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from PIL import Image
 
 from iso3d_jax import sampling
@@ -17,6 +17,7 @@ from iso3d_jax.reconstruction import loop, pictures, run, state, surface
 from iso3d_jax.reconstruction.init import draft
 from iso3d_jax.reconstruction.losses import DenoiserSpec
 from iso3d_jax.reconstruction.spec import make_spec
+from iso3d_jax.weights.model_spec import ModelSpec
 
 SPEC = DenoiserSpec(24, 1.0, "v", "mvdream")
 MODEL = SimpleNamespace(config=SimpleNamespace(name="m", resolution=24), dtype="float32")
@@ -80,7 +81,7 @@ def cfg(small_config):
 
 
 def reconstruct(out, cfg, **given):
-    return run.reconstruct(MODEL, PICTURE, out, cfg, **given)
+    return run.reconstruct(MODEL, PICTURE, out, make_spec(cfg), **given)
 
 
 def test_distillation_from_nothing(cfg, parts, tmp_path, capsys):
@@ -195,9 +196,9 @@ def test_the_same_call_goes_on_where_it_was_stopped(cfg, parts, tmp_path, capsys
     assert [c["key"] for c in result.report["changes"]] == ["guidance.scale"]
     assert "going on at iteration 7 of 20" in capsys.readouterr().out
     with pytest.raises(UserError, match="holds a run with another picture"):
-        run.reconstruct(MODEL, PICTURE[::-1], tmp_path, cfg)
+        run.reconstruct(MODEL, PICTURE[::-1], tmp_path, make_spec(cfg))
     with pytest.raises(UserError, match="holds a run with another picture"):
-        run.reconstruct(MODEL, PICTURE.reshape(4, 16, 4), tmp_path, cfg)
+        run.reconstruct(MODEL, PICTURE.reshape(4, 16, 4), tmp_path, make_spec(cfg))
 
 
 def test_a_begun_draft_of_another_run_is_refused(cfg, parts, tmp_path):
@@ -256,9 +257,9 @@ jax.tree_util.register_static(Eighths)
 
 
 def test_a_prior_holds_the_model_s_facts(monkeypatch):
-    config = ConfigDict(
-        dict(resolution=16, latent_size=2, latent_channels=3, scale_factor=0.5,
-             parameterization="eps", camera_encoding="isotropic3d")
+    config = ModelSpec(
+        resolution=16, latent_size=2, latent_channels=3, scale_factor=0.5,
+        parameterization="eps", camera_encoding="isotropic3d",
     )  # fmt: skip
     model = SimpleNamespace(config=config, vae=Eighths(), alphas_cumprod=np.linspace(1, 0, 10))
     prepared = np.random.default_rng(0).uniform(0.5, 1.0, (16, 16, 3))
@@ -277,8 +278,7 @@ def test_a_prior_holds_the_model_s_facts(monkeypatch):
     np.testing.assert_allclose(denoiser.mask, want, atol=1e-5)
     np.testing.assert_allclose(denoiser.alphas_cumprod, model.alphas_cumprod, rtol=1e-6)
     for key in ("latent_size", "latent_channels"):
-        wrong = config.copy_and_resolve_references()
-        wrong[key] += 1
+        wrong = dataclasses.replace(config, **{key: getattr(config, key) + 1})
         with pytest.raises(UserError, match="turns 16x16 pixels into latents of"):
             run.make_denoiser(SimpleNamespace(config=wrong, vae=Eighths()), prepared)
 

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from iso3d_jax import sampling
 from iso3d_jax.training.one_step_x0 import Probe
@@ -18,11 +17,11 @@ from tests.networks import drawn
 @pytest.fixture(scope="module")
 def model(random_model):
     """The random model with a smaller UNet that has channels for the reference."""
-    config = ConfigDict(random_model.config.to_dict())
-    config.unet.update(
-        model_channels=16, channel_mult=(1,), attention_resolutions=(1,), num_groups=4,
-        num_head_channels=8, reference_channels=8,
+    numbers = dataclasses.replace(
+        random_model.config.unet, model_channels=16, channel_mult=(1,), attention_resolutions=(1,),
+        num_groups=4, num_head_channels=8, reference_channels=8,
     )  # fmt: skip
+    config = dataclasses.replace(random_model.config, unet=numbers)
     assert SMALL_MODEL["unet"]["in_channels"] == 8
     unet = drawn(lambda: bundle.build_network("unet", config))
     return dataclasses.replace(random_model, config=config, unet=unet)

@@ -5,7 +5,6 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from iso3d_jax import sampling
 from iso3d_jax.core.errors import UserError
@@ -14,7 +13,7 @@ from iso3d_jax.evaluation.views import ViewTask, generate
 from iso3d_jax.geometry import cameras
 from iso3d_jax.reconstruction.run import make_denoiser
 from iso3d_jax.training.one_step_x0 import Probe
-from iso3d_jax.weights import facts
+from iso3d_jax.weights.model_spec import ModelSpec
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +100,7 @@ def test_a_model_is_sampled_with_the_cameras_that_it_says(
 ):
     """Wherever views are drawn; what it was trained with is what guidance and the table use."""
     config = {k: v for k, v in random_model.config.to_dict().items() if "camera" not in k} | said
-    model = dataclasses.replace(random_model, config=ConfigDict(config))
+    model = dataclasses.replace(random_model, config=ModelSpec.read(config))
     seen = []
 
     def sample_latents(unet, context, camera, *args, **kwargs):
@@ -126,7 +125,7 @@ def test_a_model_is_sampled_with_the_cameras_that_it_says(
 
 def test_a_model_that_names_no_known_cameras_is_refused():
     with pytest.raises(UserError, match="camera_encoding is 'mvdraem', which is none of mvdream"):
-        facts.sampling_camera_encoding(ConfigDict(dict(camera_encoding="mvdraem")))
+        _ = ModelSpec(camera_encoding="mvdraem").sampling_cameras
 
 
 def test_other_pictures_seeds_and_scales_do_not_compile_again(random_model, pictures):
@@ -150,7 +149,7 @@ def test_senseless_numbers_are_refused(bad):
 
 
 def test_a_models_own_settings_come_after_what_is_given(random_model):
-    config = ConfigDict(random_model.config.to_dict() | {"steps": 4, "spacing": "trailing"})
+    config = dataclasses.replace(random_model.config, steps=4, spacing="trailing")
     used = sampling.settings(config, steps=None, eta=0.0)
     assert (used["steps"], used["spacing"], used["eta"]) == (4, "trailing", 0.0)
     assert used["guidance_scale"] == config.guidance_scale and used["temperature"] == 1.0

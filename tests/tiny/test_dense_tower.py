@@ -4,12 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from ml_collections import ConfigDict
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.models.params import split_params
 from iso3d_jax.tiny.dense_tower import DenseTower, DenseTowerConfig
 from iso3d_jax.weights import bundle, exporting
+from iso3d_jax.weights.model_spec import ModelSpec
 
 SECTION = dict(image_size=16, hidden=12, layers=2, output_dim=6)
 
@@ -35,7 +35,7 @@ def test_where_a_thing_is_changes_the_embedding(tower):
 
 
 def test_a_model_folder_knows_which_tower_it_has(tower, tmp_path):
-    config = ConfigDict(dict(clip=SECTION))
+    config = ModelSpec.read(dict(clip=SECTION))
     bundle.save_bundle(tmp_path, config, {"clip": split_params(tower)[1]}, dtype=None)
     again = bundle.load_model(tmp_path, networks=("clip",)).clip
     picture = np.random.default_rng(1).random((1, 32, 32, 3)).astype(np.float32)

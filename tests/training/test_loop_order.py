@@ -52,7 +52,7 @@ class CountingTask:
     def position(self):
         return {"next_index": len(self.asked)}
 
-    def go_to(self, position):
+    def restore_position(self, position):
         self.placed = position
 
     def names(self, step):

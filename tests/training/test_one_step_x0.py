@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from iso3d_jax.diffusion.schedule import make_schedule
 from iso3d_jax.training.one_step_x0 import Probe, ablate, flatten, one_step_x0_db
+from iso3d_jax.weights.model_spec import ModelSpec
 
 
 @dataclasses.dataclass
@@ -35,7 +35,7 @@ jax.tree_util.register_dataclass(Denoiser, ["schedule"], ["looks_at_camera"])
 def probe(looks_at_camera, n=3):
     rng = np.random.default_rng(0)
     azimuth = np.arange(4) * 90.0 + rng.uniform(0, 90, (n, 1))
-    config = ConfigDict(dict(camera_encoding="mvdream", parameterization="eps"))
+    config = ModelSpec(camera_encoding="mvdream", parameterization="eps")
     made = Probe(None, jnp.asarray(rng.normal(size=(n, 1, 4))), azimuth, np.zeros((n, 4)), config)
     told = made.cameras()[..., 0] if looks_at_camera else made.embedding[..., :1, 0]
     told = np.broadcast_to(told, (n, 4)).reshape(n, 4, 1, 1, 1)

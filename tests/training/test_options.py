@@ -132,10 +132,10 @@ def test_only_the_named_weights_are_trained(make_config, make_task, kind, words)
 
 def test_lora_on_nothing_is_refused():
     cfg = config_files.load_config("configs/stage1.py:tiny")
-    inputs.require(cfg)
+    inputs.require(make_spec(StageSpec, cfg))
     cfg.trainable = "lora"
     with pytest.raises(UserError, match="trainable=lora.*init_from"):
-        inputs.require(cfg)
+        inputs.require(make_spec(StageSpec, cfg))
 
 
 def moments_bytes(cfg, params):

@@ -75,8 +75,9 @@ def test_the_full_size_networks_fit_their_rules():
     """Every weight of the released model divides over the meshes of docs/scale.md."""
     from configs.stage1 import get_config
     from iso3d_jax.weights.bundle import abstract_network
+    from iso3d_jax.weights.model_spec import ModelSpec
 
-    cfg = get_config()
-    shapes = {k: v.shape for k, v in abstract_network("unet", cfg.model)[1].items()}
+    model = ModelSpec.read(get_config().model.to_dict())
+    shapes = {k: v.shape for k, v in abstract_network("unet", model)[1].items()}
     for fsdp in (4, 16, 64):
         sharding.param_specs(shapes, fake_mesh(fsdp=fsdp), sharding.UNET_RULES)

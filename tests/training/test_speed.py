@@ -29,8 +29,8 @@ def make(monkeypatch, peak=None, devices=4):
 
 def test_steps_objects_operations_and_waiting_a_second(monkeypatch, clock):
     measured = make(monkeypatch, peak=5e9)
-    measured.learn("2-a", "a")
-    measured.learn("2-b", "b")
+    measured.register_flops("2-a", "a")
+    measured.register_flops("2-b", "b")
     clock[0] += 30.0  # what was before a restart does not count
     measured.add("2-a")
     measured.restart()
@@ -57,8 +57,8 @@ def test_steps_objects_operations_and_waiting_a_second(monkeypatch, clock):
 
 def test_a_branch_is_counted_once_and_unknown_chips_have_no_peak(monkeypatch, clock):
     measured = make(monkeypatch)
-    measured.learn("2-a", "a")
-    measured.learn("2-a", "b")
+    measured.register_flops("2-a", "a")
+    measured.register_flops("2-a", "b")
     measured.add("2-a")
     clock[0] += 1.0
     assert measured.values()["tflops_per_device"] == pytest.approx(8e9 / 4 / 1e12)

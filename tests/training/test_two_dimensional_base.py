@@ -32,7 +32,7 @@ def test_stage_1_starts_from_a_2d_model(golden_model, tmp_path):
     cfg = config_files.load_config("configs/stage1.py:tiny")
     cfg.batch_size, cfg.encoding, cfg.loader, cfg.data_variants = 2, "online", "grain", 1
     cfg.model.unet = config_files.load_config("configs/stage1.py").model.unet
-    cfg.model.unet.update({k: v for k, v in base.unet.items() if k in cfg.model.unet})
+    cfg.model.unet.update({k: v for k, v in vars(base.unet).items() if k in cfg.model.unet})
     cfg.model.parameterization, cfg.model.camera_encoding = "eps", "mvdream"
     cfg.init_from = str(tmp_path / "base")
     cfg.init.vae = cfg.init.clip = str(golden_model)

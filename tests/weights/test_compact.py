@@ -7,6 +7,11 @@ import pytest
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.presets import common
 from iso3d_jax.weights import bundle, compact, exporting
+from iso3d_jax.weights.model_spec import ModelSpec
+
+
+def unpacked(stored, path):
+    return compact.unpack(np.asarray(stored[path]), np.asarray(stored[path + compact.SCALE]))
 
 
 def test_channels_are_rounded_to_their_own_largest_weight():
@@ -15,7 +20,7 @@ def test_channels_are_rounded_to_their_own_largest_weight():
     weight[..., 5] = 0.0
     stored = compact.pack("unet/conv/kernel", weight)
     assert stored["unet/conv/kernel"].dtype == jnp.int8
-    again = compact.unpack(stored)["unet/conv/kernel"]
+    again = unpacked(stored, "unet/conv/kernel")
     error = np.abs(again - weight).max((0, 1, 2))
     assert (error <= np.abs(weight).max((0, 1, 2)) / 127 * 0.501).all()
 
@@ -25,12 +30,11 @@ def test_channels_are_rounded_to_their_own_largest_weight():
 def test_small_ones_and_the_cameras_stay_floats(path, shape):
     stored = compact.pack(path, np.ones(shape))
     assert {k: v.dtype for k, v in stored.items()} == {path: jnp.bfloat16}
-    assert compact.unpack(stored).keys() == {path}
 
 
 def test_a_folder_becomes_smaller_and_stays_the_model(tmp_path):
     draw = np.random.default_rng(1)
-    config = bundle.make_config(common.tiny_model())
+    config = bundle.make_config(ModelSpec.read(common.tiny_model().to_dict()))
     names = ("vae", "clip")
     weights = {
         name: {
@@ -66,11 +70,10 @@ def test_bytes_and_scales_by_hand():
     whole = np.asarray(stored["unet/x/kernel"])
     assert whole.dtype == np.int8 and stored["unet/x/kernel:scale"].dtype == np.float32
     np.testing.assert_array_equal(whole[:4], [[-127, 127], [63, -64], [1, 0], [0, 1]])
-    again = compact.unpack(stored | {"b": jnp.ones(2, jnp.bfloat16)})
-    assert set(again) == {"unet/x/kernel", "b"} and again["b"].dtype == jnp.bfloat16
+    again = unpacked(stored, "unet/x/kernel")
     want = [[-63.5, 0.127], [31.5, -0.064], [0.5, 0.0], [0.0, 0.001]]
-    np.testing.assert_allclose(again["unet/x/kernel"][:4], want, rtol=1e-5, atol=1e-9)
-    assert again["unet/x/kernel"].dtype == jnp.float32
+    np.testing.assert_allclose(again[:4], want, rtol=1e-5, atol=1e-9)
+    assert again.dtype == np.float32
     few = compact.pack("unet/x/kernel", weight[:4095])
     assert set(few) == {"unet/x/kernel"} and few["unet/x/kernel"].dtype == jnp.bfloat16
     camera = compact.pack("unet/camera_embed/linear_in/kernel", weight)

@@ -8,6 +8,7 @@ OUT/seed0/scenes/method/NAME       reconstructions
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -16,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from ml_collections import ConfigDict
 
 from iso3d_jax.core.errors import EmptySurface, UserError
 from iso3d_jax.core.files import atomic_path
@@ -26,7 +26,7 @@ from iso3d_jax.data.table import SET, MultiViewTable
 from iso3d_jax.evaluation import consistency, scores, views
 from iso3d_jax.evaluation.ablations import plan
 from iso3d_jax.reconstruction import pictures, run, state
-from iso3d_jax.reconstruction.spec import ReconstructionSpec, make_spec
+from iso3d_jax.reconstruction.spec import ReconstructionSpec
 from iso3d_jax.reconstruction.state import State
 from iso3d_jax.training import loop, one_step_x0
 from iso3d_jax.training.tasks.stages import DenoiserTask, load_frozen
@@ -46,7 +46,9 @@ class _Task(DenoiserTask):
 class Comparison:
     """All runs of one folder; what they share is made once: data, task, compiled programs."""
 
-    def __init__(self, cfg: ConfigDict, out: Path, note: Callable[[str], None] = print, dtype=None):
+    def __init__(
+        self, cfg: plan.ComparisonSpec, out: Path, note: Callable[[str], None] = print, dtype=None
+    ):
         self.cfg, self.out, self.note, self.dtype = cfg, out, note, dtype
         self.train_programs: dict[str, dict] = {}
         self.scene_programs: dict[str, dict] = {}
@@ -80,11 +82,11 @@ class Comparison:
         if done.is_file():
             return workdir
         stage1 = self.out / f"seed{seed}" / "stage1"
-        cfg = plan.training_config(self.cfg, name, seed, self.encoded(), stage1)
+        cfg = plan.training_spec(self.cfg, name, seed, self.encoded(), stage1)
         if cfg.init_from:
             self.train("stage1", seed)
         self.note(f"seed {seed}: training {name}, {cfg.steps} steps")
-        task = _Task.from_config(cfg)
+        task = _Task.from_spec(cfg)
         programs = self.train_programs.setdefault(plan.program_key(task.cfg), {})
         loop.fit(task, workdir, programs=programs)
         shutil.rmtree(workdir / "checkpoints")  # only an unfinished run needs them
@@ -103,20 +105,21 @@ class Comparison:
     def scene(self, name: str, seed: int, model: Model, i: int) -> Float[np.ndarray, "4 H W 3"]:
         """Object i's scene, seen from the cameras of the true views."""
         which = plan.RUNS[name]
-        cfg = plan.scene_config(self.cfg, which)
+        spec = plan.scene_spec(self.cfg, which)
         # A network with the reference among its channels, or another loss, is another program.
-        key = json.dumps([model.config.unet.to_dict(), which.reference_l2])
+        unet = dataclasses.asdict(model.config.network("unet"))
+        key = json.dumps([unet, which.reference_l2])
         folder = self.out / f"seed{seed}" / "scenes" / name / str(i)
         try:
             scene = run.reconstruct(
-                model, self.originals[i], folder, cfg, model_id=f"{which.training}, seed {seed}",
+                model, self.originals[i], folder, spec, model_id=f"{which.training}, seed {seed}",
                 programs=self.scene_programs.setdefault(key, {}),
             ).state  # fmt: skip
         except EmptySurface as error:  # a result too: it is scored as the nothing that it shows
             self.note(f"{folder}: {error}")
-            scene = state.load(folder, make_spec(cfg))
+            scene = state.load(folder, spec)
         sides = self.task.azimuth_deg[i], self.task.elevation_deg[i]
-        return see(scene, *sides, make_spec(cfg), model)
+        return see(scene, *sides, spec, model)
 
     def measure(self, name: str, seed: int) -> tuple[dict, dict[str, np.ndarray]]:
         """A run's figures and pictures (uint8 [N, 4, H, W, 3] by what they are)."""

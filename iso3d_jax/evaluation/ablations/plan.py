@@ -1,20 +1,25 @@
 """What is compared: the method, and the method with one idea taken out or a rival's put in.
 
-Every run is the ordinary training and reconstruction with another config (configs/compare.py).
+Every run is the ordinary training and reconstruction with another spec (configs/compare.py).
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from iso3d_jax.commands import config_checks
+from iso3d_jax.core import specs
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.files import Difference, ensure_same_folder
 from iso3d_jax.evaluation.report import model_facts
+from iso3d_jax.reconstruction import spec as reconstruction
+from iso3d_jax.reconstruction.spec import ReconstructionSpec
+from iso3d_jax.training import spec as training
 from iso3d_jax.training.spec import StageSpec
 
 FREE_KEYS = ("seeds",)  # what may differ where a comparison goes on
@@ -52,29 +57,86 @@ _HOST_KEYS = (
 )  # fmt: skip
 
 
-def check(cfg: ConfigDict) -> None:
-    """UserError on a config that no comparison can be made with."""
-    config_checks.check(cfg)
-    if cfg.scenes > cfg.objects:
-        raise UserError(
-            f"config.scenes is {cfg.scenes} but config.objects {cfg.objects}: scenes are made of "
-            "the first of the objects"
+@dataclass(frozen=True)
+class Trainings:
+    """Stage 2 of the method and of what it is compared with."""
+
+    method: StageSpec
+    no_ema: StageSpec
+    ccr: StageSpec
+    no_stage1: StageSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonSpec:
+    """`presets/compare.py` says what each value means."""
+
+    preset: str
+    seeds: int
+    data: str
+    split: str
+    objects: int
+    scenes: int
+    ddim_steps: int
+    reference_l2: float
+    stage1: StageSpec
+    stage2: Trainings
+    reconstruct: ReconstructionSpec
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config that this was made from, as plain values, its keys in order."""
+        stage2 = {field.name: getattr(self.stage2, field.name) for field in fields(self.stage2)}
+        return specs.in_order(
+            asdict(self)
+            | {
+                "stage1": self.stage1.to_dict(),
+                "stage2": {name: training.to_dict() for name, training in stage2.items()},
+            }
         )
 
 
-def ensure_same_comparison(out: Path, cfg: ConfigDict) -> None:
+def make_spec(config: ConfigDict) -> ComparisonSpec:
+    """The spec of a config of presets/compare.py, which stays as it is.
+
+    Raises:
+      UserError: a value that may not be, a key too many or one that is missing.
+    """
+    config_checks.check(config)
+    if config.scenes > config.objects:
+        raise UserError(
+            f"config.scenes is {config.scenes} but config.objects {config.objects}: scenes are "
+            "made of the first of the objects"
+        )
+    reconstruction.check(config.reconstruct)
+    trainings = {name: training.make_spec(StageSpec, config.stage2[name]) for name in config.stage2}
+    made = {
+        "stage1": training.make_spec(StageSpec, config.stage1),
+        "reconstruct": reconstruction.make_spec(config.reconstruct),
+    }
+    try:
+        made["stage2"] = specs.make(Trainings, trainings)
+        return specs.make(ComparisonSpec, config.to_dict() | made)
+    except TypeError as error:
+        raise UserError(
+            f"this is no config of a comparison by this version: {error}; compare it with its "
+            "preset in configs/compare.py"
+        ) from None
+
+
+def ensure_same_comparison(out: Path, cfg: ComparisonSpec) -> None:
     """Writes config.json into a new folder; refuses one of another comparison.
 
     The frozen networks are part of what it is: rows of two autoencoders do not belong in a table.
     """
-    facts = cfg.to_dict()
+    config = cfg.to_dict()
+    facts = dict(config)
     for network in ("vae", "clip"):
-        of_network = model_facts(cfg.stage1.init[network] or None, network)
+        of_network = model_facts(getattr(cfg.stage1.init, network) or None, network)
         facts[f"sha256 of {network}"] = of_network["sha256 of model.safetensors"]
 
     def refusal(found: list[Difference]) -> str:
         keys = dict.fromkeys(key.split(".")[0] for key, *_ in found)
-        names = ", ".join(f"config.{key}" if key in cfg else f"the {key}" for key in keys)
+        names = ", ".join(f"config.{key}" if key in config else f"the {key}" for key in keys)
         return (
             f"{out} holds a comparison of another config or other networks ({names}); give another "
             "--out"
@@ -94,27 +156,25 @@ def program_key(cfg: StageSpec) -> str:
     return json.dumps({k: v for k, v in cfg.to_dict().items() if k not in host}, default=str)
 
 
-def training_config(
-    cfg: ConfigDict, name: str, seed: int, encoded: str, stage1: str | Path
-) -> ConfigDict:
-    """The config of one training.
+def training_spec(
+    cfg: ComparisonSpec, name: str, seed: int, encoded: str, stage1: str | Path
+) -> StageSpec:
+    """The spec of one training.
 
     Args:
       name: 'stage1' or one of `TRAININGS`.
       encoded: folder of the encoded data that all share.
       stage1: workdir of this seed's stage 1.
     """
-    source = cfg.stage1 if name == "stage1" else cfg.stage2[name]  # pyright: ignore[reportCallIssue]
-    made = ConfigDict(source.to_dict())
-    made.seed = source.seed + seed
-    made.data, made.data_encoded = cfg.data, encoded
-    if name != "stage1" and made.ablation != "no_stage1":
-        made.init_from = str(stage1)
-    return made
+    made: StageSpec = cfg.stage1 if name == "stage1" else getattr(cfg.stage2, name)
+    begins = name == "stage1" or made.ablation == "no_stage1"
+    return replace(
+        made, seed=made.seed + seed, data=cfg.data, data_encoded=encoded,
+        init_from=made.init_from if begins else str(stage1),
+    )  # fmt: skip
 
 
-def scene_config(cfg: ConfigDict, run: Run) -> ConfigDict:
-    """The reconstruction config of one run."""
-    made = ConfigDict(cfg.reconstruct.to_dict())
-    made.loss.reference_l2 = cfg.reference_l2 if run.reference_l2 else 0.0
-    return made
+def scene_spec(cfg: ComparisonSpec, run: Run) -> ReconstructionSpec:
+    """The reconstruction of one run."""
+    weight = cfg.reference_l2 if run.reference_l2 else 0.0
+    return replace(cfg.reconstruct, loss=replace(cfg.reconstruct.loss, reference_l2=weight))

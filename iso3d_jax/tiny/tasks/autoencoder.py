@@ -9,6 +9,7 @@ latents stays valid.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,13 @@ from iso3d_jax.data.colour import change_colours, on_white, weighed_axes
 from iso3d_jax.data.grids import tile
 from iso3d_jax.data.table import MultiViewTable
 from iso3d_jax.models.params import FlatParams, merge_params, split_params
-from iso3d_jax.models.vae import Autoencoder, fold, sample_posterior
+from iso3d_jax.models.vae import (
+    Autoencoder,
+    decode_pictures,
+    encode_pictures,
+    fold,
+    sample_posterior,
+)
 from iso3d_jax.tiny.patch_autoencoder import PatchAutoencoder
 from iso3d_jax.training.spec import TrainingSpec, make_spec
 from iso3d_jax.training.state import TrainState, apply_gradients, step_key
@@ -132,13 +139,13 @@ class AutoencoderTask(BaseTask):
             self.config = bundle.make_config(cfg.model)
             vae = cast(PatchAutoencoder, bundle.build_network("vae", cfg.model, cfg.seed))
             find_components(vae, self.table, cfg)
-            self.config.scale_factor = self._measure(vae)
+            self.config = dataclasses.replace(self.config, scale_factor=self._measure(vae))
         self.graphdef, self.init_params = split_params(vae)
 
     def _measure(self, vae) -> float:
         """What makes latents of deviation 1."""
         images = on_white(self.table.images[:64, 0].astype(np.float32) / 255)
-        mean, logvar = vae.encode(images * 2 - 1)
+        mean, logvar = encode_pictures(vae, jnp.asarray(images))
         return float(1.0 / jnp.sqrt(jnp.var(mean) + jnp.exp(logvar).mean()))
 
     def trained(self, params: Iterable[str]) -> list[str] | None:
@@ -149,7 +156,7 @@ class AutoencoderTask(BaseTask):
         images = on_white(
             self.held_out.reshape(-1, *self.held_out.shape[2:]).astype(np.float32) / 255
         )
-        decoded = jax.jit(lambda v, x: v.decode(v.encode(x * 2 - 1)[0]) * 0.5 + 0.5)(vae, images)
+        decoded = jax.jit(lambda v, x: decode_pictures(v, encode_pictures(v, x)[0]))(vae, images)
         return np.asarray(tile([list(images), list(np.asarray(decoded))]), np.float32) / 255
 
     def export(self, params: FlatParams, folder: Path) -> None:

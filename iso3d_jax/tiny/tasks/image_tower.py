@@ -134,7 +134,7 @@ class Batches:
         self.cfg, self.table = cfg, table
         self.views = shrink(table.images, COARSE)
         self.references = {
-            mode: _prepared(table, mode, cfg.model.clip.image_size)
+            mode: _prepared(table, mode, cfg.model.network("clip").image_size)
             for mode in sorted(set(cfg.pictures))
         }
         facing = np.abs((table.azimuth_deg + 180.0) % 360.0 - 180.0) <= 90.0
@@ -179,9 +179,9 @@ class ImageTowerTask(BaseTask):
 
     @classmethod
     def from_config(cls, config: ConfigDict) -> Self:
-        config, inherited = base.settle(config)
+        cfg, inherited = base.settle(make_spec(ImageTowerSpec, config))
         inherited.announce(cls.label)
-        return cls(make_spec(ImageTowerSpec, config))
+        return cls(cfg)
 
     def __init__(self, cfg: ImageTowerSpec):
         self.cfg = cfg
@@ -193,8 +193,8 @@ class ImageTowerTask(BaseTask):
         tower = bundle.build_network("clip", cfg.model, cfg.seed)
         decoder = Drawing(
             COARSE,
-            cfg.model.clip.output_dim,
-            cfg.model.unet.camera_dim,
+            cfg.model.network("clip").output_dim,
+            cfg.model.network("unet").camera_dim,
             rngs=nnx.Rngs(cfg.seed + 1),
         )
         module = TowerWithDecoder(tower, decoder)

@@ -35,12 +35,12 @@ from iso3d_jax.data.table import SET, MultiViewTable, join, prepare_references
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.metrics.pixels import MASK_THRESHOLD, find_mask
 from iso3d_jax.models.params import FlatParams, merge_params, split_params
-from iso3d_jax.models.vae import Autoencoder
+from iso3d_jax.models.vae import Autoencoder, decode_pictures
 from iso3d_jax.tiny.tasks.autoencoder import decoder_paths
 from iso3d_jax.training.spec import TrainingSpec, make_spec
 from iso3d_jax.training.state import TrainState, apply_gradients
 from iso3d_jax.training.tasks.task import PREVIEW_OBJECTS, BaseTask
-from iso3d_jax.weights import bundle, facts
+from iso3d_jax.weights import bundle
 from iso3d_jax.weights.bundle import Model
 
 STEEP = 60.0  # of the soft mask's edge
@@ -103,7 +103,7 @@ def draw_samples(
       Unscaled latents [N, h, w, C] and pictures on white [N, H, W, 3], bytes.
     """
     settings = sampling.settings(model.config)
-    encoding = facts.sampling_camera_encoding(model.config)
+    encoding = model.config.sampling_cameras
     rng = np.random.default_rng([cfg.seed, 7])
     objects = rng.permutation(len(table))[: cfg.objects]
     progress = Progress(len(objects), "sampling views", unit="object")
@@ -149,7 +149,7 @@ def train_step(
 
     def loss_fn(trained):
         vae = merge_params(graphdef, {**state.params, **trained})
-        drawn = jnp.clip(vae.decode(batch["latents"]) * 0.5 + 0.5, -0.2, 1.2)
+        drawn = jnp.clip(decode_pictures(vae, batch["latents"]), -0.2, 1.2)
         error = drawn - truth
         weighed = error @ weighed_axes(cfg.chroma_weight).T
         loss = (weighed**2).mean()
@@ -214,7 +214,7 @@ class SampledViewsTask(BaseTask):
 
     def preview(self, params: FlatParams) -> np.ndarray:
         vae, count = merge_params(self.graphdef, params), 2 * PREVIEW_OBJECTS
-        drawn = jax.jit(lambda v, z: v.decode(z) * 0.5 + 0.5)(vae, self.batches.latents[:count])
+        drawn = jax.jit(decode_pictures)(vae, self.batches.latents[:count])
         truth = self.batches.views[:count].astype(np.float32) / 255
         return np.asarray(tile([list(np.asarray(drawn)), list(truth)]), np.float32) / 255
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 
 import jax
-from ml_collections import ConfigDict
 
+from iso3d_jax.training.spec import InitSpec, Spec, StageSpec
 from iso3d_jax.weights import bundle, facts
 from iso3d_jax.weights.architecture import NOT_IN_SHAPES
+from iso3d_jax.weights.model_spec import ModelSpec
 
 # What "" means without a base, or with one that does not say.
 DEFAULTS = dict(camera_encoding=facts.TRUE_ANGLES, parameterization="eps", picture="launch")
@@ -41,87 +42,88 @@ class Inheritance:
                 print(f"{label}: {line}", flush=True)
 
 
-def settle(cfg: ConfigDict, *, read: bool = True) -> tuple[ConfigDict, Inheritance]:
-    """A config in which what `cfg.model` leaves to the base is filled in; twice is as once.
+def settle(cfg: Spec, *, read: bool = True) -> tuple[Spec, Inheritance]:
+    """A spec in which what `cfg.model` leaves to the base is filled in; twice is as once.
 
     Camera encoding, prediction, preparation of pictures and the numbers of sampling are the base's
-    where the config leaves them empty ("" or None). Numbers of the UNet that no shape tells are the
+    where the spec leaves them empty ("" or None). Numbers of the UNet that no shape tells are the
     base's in any case: with others its weights are another function.
 
     Args:
-      cfg: of a training; it stays as it is.
+      cfg: of a training.
       read: whether `init_from` is looked at; a compilation for other machines does not, since
         nothing of this changes a program's size.
 
     Raises:
       UserError: `init_from` or `init.drawing` is no model folder.
     """
-    cfg = cfg.copy_and_resolve_references()
-    source = cfg.get("init_from") if read else ""
-    base = bundle.load_config(source) if source else ConfigDict()
-    model, changes, records, words = cfg.model, [], {}, []
-    with cfg.unlocked():
-        for key, default in DEFAULTS.items():
-            mine, theirs = model.get(key), base.get(key)
-            model[key] = mine or theirs or default  # pyright: ignore[reportCallIssue]
-            if key not in NAMES:
-                continue
-            whose = "the base's" if theirs else "no base says another"
-            if theirs and theirs != model[key]:  # pyright: ignore[reportCallIssue]
-                whose = f"the base had {theirs}"
-                records[f"base_{key}"] = theirs
-                changes.append(
-                    f"{NAMES[key]} {model[key]}, but the base {source} was trained with {theirs}: "  # pyright: ignore[reportCallIssue]
-                    f"it has to learn anew; --config.model.{key}={theirs} keeps what it has"
-                )
-            words.append(f"{NAMES[key]} {model[key]} ({whose})")  # pyright: ignore[reportCallIssue]
-        for key in facts.SAMPLING:
-            if model.get(key) is None:
-                if key in base:
-                    model[key] = base[key]  # pyright: ignore[reportCallIssue]
-                elif key in model:
-                    del model[key]
-        if "unet" in base:
-            changes += _take_heads(model, base, source)
-    changes += _other_latents(cfg, base, source)
-    drawing = cfg.get("init", {}).get("drawing") if read else ""
+    source = cfg.init_from if read else ""
+    base = bundle.load_config(source) if source else ModelSpec()
+    chosen, changes, records, words = {}, [], {}, []
+    for key, default in DEFAULTS.items():
+        mine, theirs = getattr(cfg.model, key), getattr(base, key)
+        chosen[key] = value = mine or theirs or default
+        if key not in NAMES:
+            continue
+        whose = "the base's" if theirs else "no base says another"
+        if theirs and theirs != value:
+            whose = f"the base had {theirs}"
+            records[f"base_{key}"] = theirs
+            changes.append(
+                f"{NAMES[key]} {value}, but the base {source} was trained with {theirs}: it has to "
+                f"learn anew; --config.model.{key}={theirs} keeps what it has"
+            )
+        words.append(f"{NAMES[key]} {value} ({whose})")
+    model = dataclasses.replace(cfg.model, **chosen)
+    for key in facts.SAMPLING:
+        if not model.has(key):
+            model = model.without(key).take(base, key)
+    if base.has("unet"):
+        model, taken = _take_heads(model, base, source)
+        changes += taken
+    init = cfg.init if isinstance(cfg, StageSpec) else None
+    changes += _other_latents(model, base, source, init)
+    drawing = init.drawing if init is not None and read else ""
     if drawing:
-        theirs = facts.camera_encoding(bundle.load_config(drawing))
+        theirs = bundle.load_config(drawing).cameras
         if theirs != model.camera_encoding:
             changes.append(
                 f"cameras {model.camera_encoding}, but the drawing decoder of {drawing} was "
                 f"trained with {theirs}; --config.model.camera_encoding={theirs} keeps it"
             )
-    return cfg, Inheritance(", ".join(words), tuple(changes), records)
+    settled = dataclasses.replace(cfg, model=model)
+    return settled, Inheritance(", ".join(words), tuple(changes), records)
 
 
-def _take_heads(model: ConfigDict, base: ConfigDict, source: str) -> list[str]:
-    """Gives the UNet the base's numbers that no shape tells; what that changed."""
-    mine, theirs = (bundle.network_config("unet", config) for config in (model, base))
-    changes = []
-    for key in NOT_IN_SHAPES["unet"]:
-        number = getattr(theirs, key)
-        if getattr(mine, key) != number:
-            model.unet[key] = number
-            changes.append(
-                f"unet.{key} is {number}, as of the base {source}, not {getattr(mine, key)}"
-            )
-    return changes
+def _take_heads(model: ModelSpec, base: ModelSpec, source: str) -> tuple[ModelSpec, list[str]]:
+    """The model with the numbers of its base's UNet that no shape tells; what that changed."""
+    mine, theirs = model.network("unet"), base.network("unet")
+    numbers = {key: getattr(theirs, key) for key in NOT_IN_SHAPES["unet"]}
+    changes = [
+        f"unet.{key} is {number}, as of the base {source}, not {getattr(mine, key)}"
+        for key, number in numbers.items()
+        if getattr(mine, key) != number
+    ]
+    return dataclasses.replace(model, unet=dataclasses.replace(mine, **numbers)), changes
 
 
-def _other_latents(cfg: ConfigDict, base: ConfigDict, source: str) -> list[str]:
+def _other_latents(
+    model: ModelSpec, base: ModelSpec, source: str, init: InitSpec | None
+) -> list[str]:
     """Where the run's latents are not what the base saw."""
     changes = []
-    if "unet" in base and base.get("resolution", cfg.model.resolution) != cfg.model.resolution:
+    if not base.has("unet"):
+        return changes
+    if base.has("resolution") and base.resolution != model.resolution:
         changes.append(
-            f"pictures of {cfg.model.resolution} pixels, but the base {source} is of "
-            f"{base.resolution}"
+            f"pictures of {model.resolution} pixels, but the base {source} is of {base.resolution}"
         )
-    if "unet" in base and "init" in cfg:
-        scale = bundle.load_config(cfg.init.vae or None).get("scale_factor")
-        if scale is not None and base.get("scale_factor", scale) != scale:
+    if init is not None:
+        vae = bundle.load_config(init.vae or None)
+        known = vae.has("scale_factor") and base.has("scale_factor")
+        if known and base.scale_factor != vae.scale_factor:
             changes.append(
-                f"latents scaled by {scale:g} as the autoencoder says, but the base {source} was "
-                f"trained with {base.scale_factor:g}"
+                f"latents scaled by {vae.scale_factor:g} as the autoencoder says, but the base "
+                f"{source} was trained with {base.scale_factor:g}"
             )
     return changes

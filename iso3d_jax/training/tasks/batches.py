@@ -83,7 +83,7 @@ class Batches:
         """What a checkpoint has to say of where the loader is, beside the step: nothing."""
         return {}
 
-    def go_to(self, position: dict[str, int]) -> None:
+    def restore_position(self, position: dict[str, int]) -> None:
         """Goes on from a checkpoint's position."""
 
     def __call__(self, step: int, rows: slice | np.ndarray = slice(None)) -> dict[str, np.ndarray]:
@@ -164,7 +164,7 @@ class GrainBatches(Batches):
         """The iterator's own state: how many batches it has given."""
         return {} if self._iterator is None else self._iterator.get_state()
 
-    def go_to(self, position: dict[str, int]) -> None:
+    def restore_position(self, position: dict[str, int]) -> None:
         self._start = position
 
     def __call__(self, step: int, rows: slice | np.ndarray = slice(None)) -> dict[str, np.ndarray]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from ml_collections import ConfigDict
-
 from iso3d_jax.commands import paths
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.training.spec import StageSpec
 
 # The public vision tower whose embeddings are as wide as the context of Stable Diffusion 2's size.
 TOWER = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 
 
-def require(cfg: ConfigDict) -> None:
+def require(cfg: StageSpec) -> None:
     """One message with everything that a stage cannot start without.
 
     The tiny model needs nothing but, in stage 2, stage 1's result: its data, autoencoder and image
@@ -36,7 +35,7 @@ def require(cfg: ConfigDict) -> None:
         for name, what, source in (
             ("vae", "the autoencoder", "the base's file"), ("clip", "the CLIP vision tower", TOWER)
         ):  # fmt: skip
-            if not cfg.init[name]:  # pyright: ignore[reportCallIssue]
+            if not getattr(cfg.init, name):
                 missing.append(
                     f"--config.init.{name}=DIR, {what}, made with python -m iso3d_jax.convert "
                     f"--from {source} --out DIR"
@@ -52,4 +51,4 @@ def require(cfg: ConfigDict) -> None:
             f"stage {cfg.stage} of the {cfg.model.name} model cannot start; missing are: "
             + "; ".join(f"({i}) {m}" for i, m in enumerate(missing, 1))
         )
-    paths.training(cfg)  # refuses a wrong path now, not after minutes of encoding
+    paths.training(cfg.to_dict())  # refuses a wrong path now, not after minutes of encoding

@@ -33,7 +33,8 @@ from iso3d_jax.training import one_step_x0, sharding
 from iso3d_jax.training.spec import StageSpec, make_spec
 from iso3d_jax.training.tasks import base, batches, denoiser, inputs, trainable
 from iso3d_jax.training.tasks.task import PREVIEW_OBJECTS, BaseTask
-from iso3d_jax.weights import bundle, facts
+from iso3d_jax.weights import bundle
+from iso3d_jax.weights.model_spec import ModelSpec
 
 
 def network(cfg: StageSpec, load: Callable[[], FlatParams] | None):
@@ -80,11 +81,11 @@ def load_frozen(vae: str, clip: str, dtype: str) -> bundle.Model:
     )
 
 
-def frozen_config(vae: str, clip: str) -> ConfigDict:
+def frozen_config(vae: str, clip: str) -> ModelSpec:
     """What the folders of the frozen networks say; no weight is read."""
-    config = bundle.load_config(vae or None)
-    config.clip = bundle.load_config(clip or None).clip
-    return config
+    tower = bundle.load_config(clip or None)
+    tower.network("clip")  # refused here, where there is none
+    return bundle.load_config(vae or None).take(tower, "clip")
 
 
 HELD_OUT = 64  # objects shown where a set has no validation split
@@ -99,15 +100,21 @@ class DenoiserTask(BaseTask):
 
     @classmethod
     def from_config(cls, config: ConfigDict) -> Self:
-        inputs.require(config)
-        config, inherited = base.settle(config)
+        return cls.from_spec(make_spec(StageSpec, config))
+
+    @classmethod
+    def from_spec(cls, cfg: StageSpec) -> Self:
+        """The task of a spec, in which what it leaves to its base and its folders is filled in.
+
+        Raises:
+          UserError: what the stage needs is missing, or values that do not go together.
+        """
+        inputs.require(cfg)
+        cfg, inherited = base.settle(cfg)
         # What the frozen networks are, the checkpoint's own metadata says.
-        told = frozen_config(config.init.vae, config.init.clip)
-        with config.unlocked():
-            for key in ("vae", "clip", "scale_factor"):
-                if key in told:
-                    config.model[key] = told[key]  # pyright: ignore[reportCallIssue]
-        cfg = make_spec(StageSpec, config)
+        told = frozen_config(cfg.init.vae, cfg.init.clip)
+        model = cfg.model.take(told, "vae", "clip", "scale_factor")
+        cfg = dataclasses.replace(cfg, model=model)
         denoiser.check_options(cfg)
         inherited.announce(f"stage {cfg.stage}")
         return cls(cfg, inherited)
@@ -115,12 +122,12 @@ class DenoiserTask(BaseTask):
     def __init__(self, cfg: StageSpec, inherited: base.Inheritance):
         self.cfg = cfg
         self.label, self.summary = f"stage {cfg.stage}", inherited.summary
-        self.config = bundle.make_config(cfg.model)
-        self.config.update(inherited.records)
-        if self.config.clip.output_dim != self.config.context_dim:
+        self.config = dataclasses.replace(bundle.make_config(cfg.model), **inherited.records)
+        width = self.config.network("clip").output_dim
+        if width != self.config.context_dim:
             raise UserError(
                 f"the vision tower in {cfg.init.clip or 'the package'} gives embeddings of "
-                f"{self.config.clip.output_dim} numbers and the UNet takes context tokens of "
+                f"{width} numbers and the UNet takes context tokens of "
                 f"{self.config.context_dim}; of the public towers {inputs.TOWER} gives 1024"
             )
         if cfg.sample_every or cfg.ablate_every:
@@ -194,14 +201,16 @@ class DenoiserTask(BaseTask):
     def position(self) -> dict[str, int]:
         return self.batches.position() | {"data": self._digest}
 
-    def go_to(self, position: dict[str, int]) -> None:
+    def restore_position(self, position: dict[str, int]) -> None:
         theirs = position.get("data", self._digest)
         if theirs != self._digest:
             raise UserError(
                 f"the data in {self.cfg.data_encoded or self.cfg.data} are not those that this run "
                 "was trained on: put them back, or give another --workdir"
             )
-        self.batches.go_to({key: value for key, value in position.items() if key != "data"})
+        self.batches.restore_position(
+            {key: value for key, value in position.items() if key != "data"}
+        )
 
     def trained(self, params: Iterable[str]) -> list[str] | None:
         return trainable.trained_paths(params, self.cfg)
@@ -216,12 +225,13 @@ class DenoiserTask(BaseTask):
         """The UNet that training starts from; it must fit the config to the last shape."""
         if not self.cfg.init_from:
             return split_params(denoiser.build_unet(self.cfg))[1] | self._load_prior()
-        weights = bundle.load_weights(self.cfg.init_from, ("unet",))["unet"]
+        weights = bundle.load_weights(self.cfg.init_from, ("unet",), jnp.float32)["unet"]
         if not weights:
             raise UserError(f"the model in {self.cfg.init_from} has no weights for 'unet'")
         stem = "input_blocks/0/stem/kernel"
-        extra = self.cfg.model.unet.get("reference_channels", 0)
-        if extra and stem in weights and weights[stem].shape[2] == self.config.unet.in_channels:
+        numbers = self.config.network("unet")
+        extra = numbers.reference_channels
+        if extra and stem in weights and weights[stem].shape[2] == numbers.in_channels:
             # The new channels start without effect: the network is stage 1's at first.
             pad = ((0, 0), (0, 0), (0, extra), (0, 0))
             weights[stem] = jnp.pad(jnp.asarray(weights[stem], jnp.float32), pad)
@@ -245,7 +255,7 @@ class DenoiserTask(BaseTask):
         if not source:
             return {}
         mine, wanted = {}, {}
-        if prior := registry.find("unet", self.config.unet).prior:
+        if prior := registry.find_by_numbers("unet", self.config.network("unet")).prior:
             found = prior.load(source)
             mine = {prior.prefix + path: jnp.asarray(w) for path, w in found.items()}
             shapes = bundle.abstract_network("unet", self.config)[1]
@@ -293,7 +303,7 @@ class DenoiserTask(BaseTask):
             camera = camera_condition(
                 table.elevation_deg[i, views],
                 table.azimuth_deg[i, views] - table.azimuth_deg[i, 0],
-                facts.sampling_camera_encoding(config),
+                config.sampling_cameras,
             )
             latents = sampling.sample_latents(
                 sampling.network_for(model, reference),
@@ -301,7 +311,7 @@ class DenoiserTask(BaseTask):
                 camera,
                 self.frozen.alphas_cumprod,
                 jax.random.key(i),
-                **sampling.settings(config, steps=min(25, config.get("steps", 25))),
+                **sampling.settings(config, steps=min(25, config.steps or 25)),
             )
             drawn = np.asarray(
                 sampling.decode_views(self.frozen.vae, latents / config.scale_factor)

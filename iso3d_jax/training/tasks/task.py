@@ -61,7 +61,7 @@ class BaseTask:
     def position(self) -> dict[str, int]:
         return {}
 
-    def go_to(self, position: dict[str, int]) -> None:
+    def restore_position(self, position: dict[str, int]) -> None:
         pass
 
     def names(self, step: int) -> list[str]:

@@ -54,7 +54,7 @@ def trained_paths(params: Iterable[str], cfg: StageSpec) -> list[str]:
     if kind == "lora":
         paths = [path for path in params if path.endswith(("/lora_a", "/lora_b"))]
     elif kind == "refine":
-        prior = registry.find("unet", cfg.model.unet).prior
+        prior = registry.find_by_numbers("unet", cfg.model.network("unet")).prior
         paths = [path for path in params if not (prior and path.startswith(prior.prefix))]
     else:
         paths = [path for path in params if _ATTENTION.search(path)]

@@ -10,14 +10,14 @@ import zlib
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from iso3d_jax import compare
 from iso3d_jax.commands import config_files
 from iso3d_jax.core.errors import EmptySurface, UserError
 from iso3d_jax.evaluation.ablations import measure, plan
 from iso3d_jax.metrics import pixels
-from iso3d_jax.training.spec import StageSpec, make_spec
+from iso3d_jax.models.unet import UNetConfig
+from iso3d_jax.weights.model_spec import ModelSpec
 
 
 class Asked(list):
@@ -52,15 +52,12 @@ def made(monkeypatch):
     def load(workdir, dtype=None):
         assert (workdir / "trained.json").is_file()
         channels = 8 if workdir.name == "ccr" else 0
-        return types.SimpleNamespace(config=ConfigDict({"unet": {"reference_channels": channels}}))
+        return types.SimpleNamespace(config=ModelSpec(unet=UNetConfig(reference_channels=channels)))
 
-    def make_task(cfg):
-        return types.SimpleNamespace(cfg=make_spec(StageSpec, cfg))
-
-    frozen = types.SimpleNamespace(config=ConfigDict({"picture": "centred"}))
+    frozen = types.SimpleNamespace(config=ModelSpec(picture="centred"))
     monkeypatch.setattr(measure, "load_frozen", lambda *a: frozen)
     monkeypatch.setattr(measure, "load_model", load)
-    monkeypatch.setattr(measure._Task, "from_config", make_task)
+    monkeypatch.setattr(measure._Task, "from_spec", lambda cfg: types.SimpleNamespace(cfg=cfg))
     monkeypatch.setattr(
         measure.loop, "fit", lambda task, workdir, programs: fit(task.cfg, workdir, programs)
     )
@@ -140,7 +137,7 @@ def test_an_empty_scene_is_a_result(made, tmp_path, capsys):
 
 
 def test_other_frozen_networks_are_another_comparison(made, tmp_path, monkeypatch):
-    cfg = config_files.load_config("configs/compare.py:tiny,seeds=1")
+    cfg = plan.make_spec(config_files.load_config("configs/compare.py:tiny,seeds=1"))
     plan.ensure_same_comparison(tmp_path, cfg)
     plan.ensure_same_comparison(tmp_path, cfg)
     digest = {"sha256 of model.safetensors": "0"}

@@ -1,12 +1,18 @@
 """The comparison's plan, table and page, without any training."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 
 from iso3d_jax.commands import config_files
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.evaluation.ablations import plan, report
-from iso3d_jax.training.spec import StageSpec, make_spec
+
+
+def comparison(preset):
+    return plan.make_spec(config_files.load_config(f"configs/compare.py:{preset}"))
 
 
 def test_over_seeds():
@@ -60,25 +66,51 @@ def test_page(made, tmp_path):
 
 
 def test_programs_are_shared_where_the_compiled_step_is_the_same():
-    def key(cfg):
-        return plan.program_key(make_spec(StageSpec, cfg))
-
-    cfg = config_files.load_config("configs/compare.py:tiny")
-    keys = {name: key(cfg.stage2[name]) for name in plan.TRAININGS}
+    cfg, key = comparison("tiny"), plan.program_key
+    keys = {name: key(getattr(cfg.stage2, name)) for name in plan.TRAININGS}
     assert keys["method"] == keys["no_ema"] == keys["no_stage1"] == key(cfg.stage1)
     assert keys["ccr"] != keys["method"]
-    cfg.stage2.no_ema.learning_rate = 1e-5
-    assert key(cfg.stage2.no_ema) != keys["method"]
-    cosine = config_files.load_config("configs/compare.py:furniture")
+    assert key(dataclasses.replace(cfg.stage2.no_ema, learning_rate=1e-5)) != keys["method"]
+    cosine = comparison("furniture")
     assert key(cosine.stage2.no_stage1) != key(cosine.stage2.method)
 
 
 @pytest.mark.parametrize("preset", ["tiny", "furniture"])
+def test_a_comparison_notes_the_config_that_it_was_given(preset):
+    """What config.json holds of a spec is what it would hold of the config, to the letter."""
+    config = config_files.load_config(f"configs/compare.py:{preset}")
+    spec = plan.make_spec(config)
+    assert json.dumps(spec.to_dict()) == json.dumps(config.to_dict())
+    assert config == config_files.load_config(f"configs/compare.py:{preset}")
+    assert hash(spec) == hash(comparison(preset))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        spec.stage2.ccr.steps = 1
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ("del config.stage2.ccr", "no config of a comparison .*'ccr'; compare it"),
+        ("config.stage2.other = config.stage2.ccr", "Trainings has no field other"),
+        ("config.what = 1", "ComparisonSpec has no field what"),
+        ("config.scenes = config.objects + 1", "config.scenes is 5 but config.objects 4"),
+        ("config.reconstruct.steps = 101", "config.phases end at iteration 100"),
+        ("config.stage1.trainable = 'lor'", "did you mean 'lora'"),
+    ],
+)
+def test_a_config_that_no_comparison_can_be_made_with_is_refused(change, words):
+    config = config_files.load_config("configs/compare.py:tiny")
+    with config.unlocked():
+        exec(change)
+    with pytest.raises(UserError, match=words):
+        plan.make_spec(config)
+
+
+@pytest.mark.parametrize("preset", ["tiny", "furniture"])
 def test_what_each_run_is(preset):
-    cfg = config_files.load_config(f"configs/compare.py:{preset}")
-    plan.check(cfg)
+    cfg = comparison(preset)
     made = {
-        name: plan.training_config(cfg, name, 2, "encoded", "out/stage1")
+        name: plan.training_spec(cfg, name, 2, "encoded", "out/stage1")
         for name in ("stage1", *plan.TRAININGS)
     }
     assert {m.seed for m in made.values()} == {2}
@@ -88,16 +120,16 @@ def test_what_each_run_is(preset):
     assert made["no_ema"].reference_dropout == 1 and made["method"].reference_dropout < 1
     assert made["ccr"].model.unet.reference_channels == made["ccr"].model.unet.in_channels
     assert made["no_stage1"].steps == made["stage1"].steps + made["method"].steps
-    losses = {n: plan.scene_config(cfg, r).loss.reference_l2 for n, r in plan.RUNS.items()}
+    losses = {n: plan.scene_spec(cfg, r).loss.reference_l2 for n, r in plan.RUNS.items()}
     assert losses.pop("reference_l2") == 1000 and set(losses.values()) == {0}
 
 
 def test_a_folder_of_another_comparison_is_refused(tmp_path):
-    cfg = config_files.load_config("configs/compare.py:tiny")
+    cfg = comparison("tiny")
     plan.ensure_same_comparison(tmp_path, cfg)
-    cfg.seeds = 7  # more of the same
-    plan.ensure_same_comparison(tmp_path, cfg)
-    cfg.stage1.learning_rate = 1.0
+    plan.ensure_same_comparison(tmp_path, dataclasses.replace(cfg, seeds=7))  # more of the same
+    faster = dataclasses.replace(cfg.stage1, learning_rate=1.0)
+    cfg = dataclasses.replace(cfg, stage1=faster)
     with pytest.raises(UserError, match=r"another config or other networks \(config.stage1\)"):
         plan.ensure_same_comparison(tmp_path, cfg)
     (tmp_path / "config.json").write_text("{")

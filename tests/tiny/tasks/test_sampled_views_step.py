@@ -9,7 +9,6 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from ml_collections import ConfigDict
 
 from iso3d_jax import sampling
 from iso3d_jax.data.table import MultiViewTable, prepare_references
@@ -18,6 +17,7 @@ from iso3d_jax.presets import decoder as preset
 from iso3d_jax.tiny.tasks import sampled_views
 from iso3d_jax.training.spec import make_spec
 from iso3d_jax.training.state import create_state
+from iso3d_jax.weights.model_spec import ModelSpec
 
 YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 
@@ -182,7 +182,7 @@ def sampled(monkeypatch, table, cfg):
 
     monkeypatch.setattr(sampling, "sample_latents", sample_latents)
     model = types.SimpleNamespace(
-        config=ConfigDict(dict(scale_factor=0.5, camera_encoding="mvdream", latent_size=2)),
+        config=ModelSpec(scale_factor=0.5, camera_encoding="mvdream", latent_size=2),
         unet=0, clip=Clip(), alphas_cumprod=None,
     )  # fmt: skip
     monkeypatch.setattr(sampling, "settings", lambda config: {})

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.table import MultiViewTable
@@ -23,6 +22,7 @@ from iso3d_jax.training.spec import make_spec
 from iso3d_jax.training.tasks import base
 from iso3d_jax.training.tasks.task import BaseTask
 from iso3d_jax.weights import bundle
+from iso3d_jax.weights.model_spec import ModelSpec
 
 SIZE = 8
 
@@ -66,7 +66,7 @@ def test_what_tasks_have_in_common():
     task.batches = types.SimpleNamespace(branch=lambda step: f"views {step}")
     assert task.branch(3) == "views 3" and task.trained({}) is None
     assert task.abstract_params["w"].shape == (2, 3)
-    assert task.position() == {} and task.names(0) == [] and task.go_to({}) is None
+    assert task.position() == {} and task.names(0) == [] and task.restore_position({}) is None
     assert task.on_devices("batch", None) == "batch"
     assert task.sharding_rules == sharding.REPLICATED and task.summary == ""
     task.batches = lambda step: {"x": np.arange(10) + 100 * step, "y": np.arange(10)}
@@ -97,7 +97,7 @@ def autoencoder_spec(init_from=""):
 
 def test_a_new_autoencoders_latents_get_a_scale_of_their_own(loaded, monkeypatch):
     made = []
-    monkeypatch.setattr(bundle, "make_config", lambda model: ConfigDict(model.to_dict()))
+    monkeypatch.setattr(bundle, "make_config", lambda model: model)
     monkeypatch.setattr(bundle, "build_network", lambda *a: made.append(a) or Vae())
     monkeypatch.setattr(autoencoder, "find_components", lambda *a: made.append(a))
     cfg = autoencoder_spec()
@@ -115,7 +115,7 @@ def test_a_new_autoencoders_latents_get_a_scale_of_their_own(loaded, monkeypatch
 
 
 def test_an_autoencoder_that_goes_on_keeps_its_scale(loaded, monkeypatch):
-    monkeypatch.setattr(bundle, "load_config", lambda path: ConfigDict(dict(scale_factor=0.3)))
+    monkeypatch.setattr(bundle, "load_config", lambda path: ModelSpec(scale_factor=0.3))
     monkeypatch.setattr(
         bundle, "load_model", lambda path, networks: types.SimpleNamespace(vae=(path, networks))
     )
@@ -200,14 +200,13 @@ def test_a_tower_is_trained_on_all_sets_with_a_decoder_beside_it(tower):
 
 def test_a_tower_of_a_config_says_what_it_changes_of_its_base(tower, monkeypatch, capsys):
     cfg = tower_config()
-    settled = tower_config()
-    settled.model.camera_encoding = "mvdream"
-    monkeypatch.setattr(
-        base, "settle", lambda config: (settled, base.Inheritance("", ("a change",)))
-    )
+    other = tower_config()
+    other.model.camera_encoding = "mvdream"
+    settled = make_spec(ImageTowerSpec, other)
+    monkeypatch.setattr(base, "settle", lambda spec: (settled, base.Inheritance("", ("a change",))))
     task = ImageTowerTask.from_config(cfg)
     assert "image tower: a change" in capsys.readouterr().out
-    assert task.cfg == make_spec(ImageTowerSpec, settled) and cfg == tower_config()
+    assert task.cfg is settled and cfg == tower_config()
 
 
 def test_a_tower_goes_on_from_weights_that_fit(tower, monkeypatch):

@@ -1,5 +1,6 @@
 """A run has its base's cameras and prediction, and says and records it where it changes them."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def full(models, stage, source, **changes):
     cfg = config_files.load_config(f"configs/stage{stage}.py")
     cfg.batch_size, cfg.encoding, cfg.data_variants, cfg.data = 2, "online", 1, "samples"
     cfg.model.resolution = 64
-    numbers = bundle.load_config(models / "released").unet
+    numbers = vars(bundle.load_config(models / "released").unet)
     cfg.model.unet.update({k: v for k, v in numbers.items() if k in cfg.model.unet})
     cfg.init_from = str(models / source)
     cfg.init.vae = cfg.init.clip = str(models / "released")
@@ -63,7 +64,11 @@ def azimuths_of(camera):
 
 def spec_of(config):
     """As a training has it: what the config leaves to the base is filled in."""
-    return make_spec(StageSpec, base.settle(config)[0])
+    return settle(config)[0]
+
+
+def settle(config):
+    return base.settle(make_spec(StageSpec, config))
 
 
 def exported(task, folder):
@@ -107,8 +112,8 @@ def test_stage_1_from_mvdream_has_its_true_angles(models, monkeypatch, capsys, t
     np.testing.assert_allclose(np.where(quarters > 180, 360 - quarters, quarters), 90, atol=1e-2)
 
     config = exported(task, tmp_path / "model")
-    assert config.camera_encoding == "mvdream" and "sampling_camera_encoding" not in config
-    assert "base_camera_encoding" not in config and config.parameterization == "eps"
+    assert (config.camera_encoding, config.parameterization) == ("mvdream", "eps")
+    assert not {"sampling_camera_encoding", "base_camera_encoding"} & config.to_dict().keys()
     theirs = bundle.load_config(models / "mvdream")
     assert (config.eta, config.guidance_scale) == (theirs.eta, theirs.guidance_scale) == (0.0, 10.0)
     model = bundle.load_model(tmp_path / "model")
@@ -138,7 +143,8 @@ def test_stage_2_from_the_released_file_is_sampled_as_it_was_trained(
     assert np.abs(np.diff(azimuths_of(batch["camera"]))).max() < 6.3  # the circle in radians
     assert batch["reference_camera"].shape == (2, 1, 16)
     config = exported(task, tmp_path / "model")
-    assert config.camera_encoding == "isotropic3d" and "sampling_camera_encoding" not in config
+    assert config.camera_encoding == "isotropic3d"
+    assert "sampling_camera_encoding" not in config.to_dict()
     assert (config.eta, config.guidance_scale, config.picture) == (1.0, 10.0, "launch")
     camera = sampled_with(bundle.load_model(tmp_path / "model"), monkeypatch)
     np.testing.assert_allclose(
@@ -159,12 +165,12 @@ def test_a_change_of_the_bases_facts_is_announced_and_recorded(models, capsys, t
     config = exported(task, tmp_path / "model")
     assert (config.camera_encoding, config.base_camera_encoding) == ("isotropic3d", "mvdream")
     assert (config.parameterization, config.base_parameterization) == ("v", "eps")
-    assert "sampling_camera_encoding" not in config
+    assert "sampling_camera_encoding" not in config.to_dict()
     assert (config.eta, config.guidance_scale) == (0.5, 10.0)
     # The next run's base is this one: nothing changes any more, and nothing is said.
     again = full(models, 2, "mvdream")
     again.init_from = str(tmp_path / "model")
-    again, found = base.settle(again)
+    again, found = settle(again)
     assert found.changes == () and found.records == {}
     assert (again.model.camera_encoding, again.model.parameterization) == ("isotropic3d", "v")
 
@@ -196,29 +202,30 @@ def test_a_2d_base_is_trained_with_true_angles_and_its_own_prediction(models, tm
     cfg.init_from = folder_that_says(
         tmp_path / "sd", config, camera_encoding=None, parameterization="v", eta=None
     )
-    cfg, found = base.settle(cfg)
+    cfg, found = settle(cfg)
     assert (cfg.model.camera_encoding, cfg.model.parameterization) == ("mvdream", "v")
     assert found.changes == () and "prediction v (the base's)" in found.summary
-    assert "eta" not in cfg.model and sampling.DEFAULTS["eta"] == 1.0
+    assert "eta" not in cfg.model.to_dict() and sampling.DEFAULTS["eta"] == 1.0
     cfg = full(models, 1, "mvdream", camera_encoding="isotropic3d")
     cfg.init_from = str(tmp_path / "sd")
-    assert base.settle(cfg)[1].changes == ()
+    assert settle(cfg)[1].changes == ()
 
 
 def test_what_no_shape_tells_is_the_bases_and_what_else_differs_is_said(models, tmp_path):
     config = bundle.load_config(models / "mvdream")
-    unet = config.unet.to_dict() | {"num_head_channels": 16}
+    unet = vars(config.unet) | {"num_head_channels": 16}
     cfg = full(models, 1, "mvdream")
     cfg.init_from = folder_that_says(
         tmp_path / "base", config, unet=unet, resolution=512, scale_factor=0.5, steps=7
     )
-    cfg, found = base.settle(cfg)
+    cfg, found = settle(cfg)
     assert cfg.model.unet.num_head_channels == 16 and cfg.model.steps == 7
     said = "\n".join(found.changes)
     assert "unet.num_head_channels is 16" in said
     assert "pictures of 64 pixels, but the base" in said and "is of 512" in said
     assert "scaled by 0.18215" in said and "trained with 0.5" in said
-    cfg.init.drawing = folder_that_says(tmp_path / "tower", config, camera_encoding="harmonics")
+    tower = folder_that_says(tmp_path / "tower", config, camera_encoding="harmonics")
+    cfg = dataclasses.replace(cfg, init=dataclasses.replace(cfg.init, drawing=tower))
     assert "drawing decoder" in base.settle(cfg)[1].changes[-1]
 
 
@@ -227,7 +234,7 @@ def test_small_presets_say_their_own_cameras():
         cfg = config_files.load_config(spec)
         before = cfg.model.to_dict()
         cfg.init_from = ""
-        settled, found = base.settle(cfg)
+        settled, found = settle(cfg)
         assert found.changes == ()
         assert settled.model.to_dict() == before and before["camera_encoding"] == "harmonics"
 
@@ -236,7 +243,7 @@ def test_other_machines_are_compiled_for_without_a_base(models):
     """--compile_for reads no weights, and a folder that is not here is no matter."""
     cfg = full(models, 2, "mvdream")
     cfg.init_from = "/nowhere"
-    task = compile_for.AbstractTask(cfg)
+    task = compile_for.AbstractTask(compile_for.settle(cfg))
     model = task.cfg.model
     assert (model.camera_encoding, model.parameterization) == ("mvdream", "eps")
     assert "camera_embed/linear_in/kernel" in task.abstract_params

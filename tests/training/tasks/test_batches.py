@@ -5,7 +5,6 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.encode import encode_table
@@ -18,6 +17,7 @@ from iso3d_jax.training.loop import fit
 from iso3d_jax.training.spec import StageSpec, make_spec
 from iso3d_jax.training.tasks import batches, denoiser, stages
 from iso3d_jax.weights import bundle
+from iso3d_jax.weights.model_spec import ModelSpec
 
 
 def test_every_epoch_has_every_object_once_in_another_order(make_config, make_task):
@@ -67,7 +67,7 @@ def test_a_position_is_where_the_iterator_goes_on(make_config, make_task):
     for step in range(3):
         task.batch(step)
     resumed = make_task(make_config(loader="grain"))
-    resumed.go_to(task.position())
+    resumed.restore_position(task.position())
     assert resumed.batches._start == {"next_index": 3}
     fourth = task.batch(3)
     again = resumed.batch(3)
@@ -120,7 +120,7 @@ def test_encoding_in_the_step_gives_the_loss_of_encoding_once(make_stage):
 def test_online_encoding_reads_pictures(make_stage):
     task = stages.DenoiserTask.__new__(stages.DenoiserTask)
     task.cfg = make_stage(encoding="online", data="samples", data_encoded="somewhere")
-    task.config = ConfigDict(dict(picture="centred"))
+    task.config = ModelSpec(picture="centred")
     with pytest.raises(UserError, match="leave data_encoded out"):
         task._table()
     task.cfg = dataclasses.replace(task.cfg, data_encoded="")

@@ -38,15 +38,15 @@ def test_another_set_has_another_digest_and_is_refused(changed):
     task = object.__new__(stages.DenoiserTask)
     task.cfg = SimpleNamespace(data="data/mine", data_encoded="")
     gone_to = []
-    task.batches = SimpleNamespace(position=lambda: {"next": 3}, go_to=gone_to.append)
+    task.batches = SimpleNamespace(position=lambda: {"next": 3}, restore_position=gone_to.append)
     task._digest = data_digest(Table(OBJECTS))
     position = task.position()
-    task.go_to(position)
-    task.go_to({"next": 4})  # of a checkpoint that has no digest
+    task.restore_position(position)
+    task.restore_position({"next": 4})  # of a checkpoint that has no digest
     assert gone_to == [{"next": 3}, {"next": 4}]
     task._digest = data_digest(Table(changed))
     with pytest.raises(UserError, match="data/mine are not those"):
-        task.go_to(position)
+        task.restore_position(position)
 
 
 def test_previews_show_objects_of_training_where_there_are_no_others(monkeypatch, capsys):

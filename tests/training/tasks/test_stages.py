@@ -1,5 +1,6 @@
 """What the denoiser's task reads, shows and writes, with networks that only take notes."""
 
+import dataclasses
 import types
 
 import jax
@@ -13,9 +14,13 @@ from iso3d_jax import sampling
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.encode import EncodedTable
 from iso3d_jax.data.table import MultiViewTable
+from iso3d_jax.models.clip import CLIPConfig
+from iso3d_jax.models.unet import UNetConfig
+from iso3d_jax.models.vae import VAEConfig
 from iso3d_jax.training import one_step_x0, sharding
 from iso3d_jax.training.tasks import registry, stages
 from iso3d_jax.weights import bundle
+from iso3d_jax.weights.model_spec import ModelSpec
 from tests.small_training import small_stage
 
 SIZE = 4
@@ -50,10 +55,10 @@ def bare_task(**changes):
     task.label, task.graphdef = "stage 2", "graphdef"
     numbers = dict(data="here", data_variants=3, sample_every=0)
     task.cfg = small_stage(**numbers | changes)
-    task.config = ConfigDict(
-        dict(camera_encoding="mvdream", sampling_camera_encoding="mvdream", scale_factor=0.5,
-             picture="framed", latent_size=2, latent_channels=3, context_dim=5, resolution=SIZE,
-             unet=dict(in_channels=3))
+    task.config = ModelSpec(
+        camera_encoding="mvdream", sampling_camera_encoding="mvdream", scale_factor=0.5,
+        picture="framed", latent_size=2, latent_channels=3, context_dim=5, resolution=SIZE,
+        unet=UNetConfig(in_channels=3),
     )  # fmt: skip
     return task
 
@@ -100,7 +105,7 @@ def test_a_preview_is_of_another_set_at_its_azimuths_from_the_first_picture(monk
         for x, want in enumerate(row):
             cell = picture[4 + 8 * y : 8 + 8 * y, 4 + 8 * x : 8 + 8 * x]
             np.testing.assert_allclose(cell, want, atol=0.6 / 255)
-    task.config.steps = 7
+    task.config = dataclasses.replace(task.config, steps=7)
     task.preview({"w": 1})
     assert seen[-1][-1] == dict(steps=7)
 
@@ -201,11 +206,18 @@ def test_the_frozen_networks_come_from_where_the_config_says(monkeypatch):
         return bundle.Model(None, vae=f"vae of {path}", clip=f"clip of {path}")
 
     monkeypatch.setattr(bundle, "load_model", load_model)
-    monkeypatch.setattr(bundle, "load_config", lambda path: ConfigDict(dict(vae=path, clip=path)))
+    said = {
+        "v": ModelSpec(vae=VAEConfig(ch=32), clip=CLIPConfig(heads=1), scale_factor=0.3),
+        None: ModelSpec(vae=VAEConfig(ch=64), clip=CLIPConfig(heads=2), scale_factor=0.4),
+    }
+    monkeypatch.setattr(bundle, "load_config", lambda path: said[path])
     model = stages.load_frozen(cfg.init.vae, cfg.init.clip, cfg.dtype)
     assert asked == [("v", "float32", ("vae",)), (None, "float32", ("clip",))]
     assert (model.vae, model.clip) == ("vae of v", "clip of None")
-    assert (model.config.vae, model.config.clip) == ("v", None)
+    assert model.config == dataclasses.replace(said["v"], clip=CLIPConfig(heads=2))
+    said[None] = ModelSpec(vae=VAEConfig())
+    with pytest.raises(UserError, match="no section 'clip'"):
+        stages.frozen_config("v", "")
 
 
 def test_the_model_is_written_with_its_frozen_networks(monkeypatch, tmp_path):

@@ -5,12 +5,13 @@ import types
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.models.registry import PriorWeights
+from iso3d_jax.models.unet import UNetConfig
 from iso3d_jax.training.tasks import stages
 from iso3d_jax.weights import bundle
+from iso3d_jax.weights.model_spec import ModelSpec
 from tests.small_training import small_stage
 
 
@@ -21,7 +22,7 @@ def bare_task(init_from="base", drawing="", channels=0):
         init_from=init_from, init=dict(drawing=drawing),
         model=dict(unet=dict(reference_channels=channels)),
     )  # fmt: skip
-    task.config = ConfigDict(dict(unet=dict(in_channels=3)))
+    task.config = ModelSpec(unet=UNetConfig(in_channels=3, reference_channels=channels))
     return task
 
 
@@ -68,7 +69,7 @@ def prior_from(monkeypatch, load):
     network = types.SimpleNamespace(
         prior=PriorWeights("layout/drawing/", load, lambda numbers, width: None)
     )
-    monkeypatch.setattr(stages.registry, "find", lambda section, entries: network)
+    monkeypatch.setattr(stages.registry, "find_by_numbers", lambda section, numbers: network)
 
 
 def test_a_drawing_takes_the_layouts_place_if_all_of_it_fits(monkeypatch):
