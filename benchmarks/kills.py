@@ -3,11 +3,13 @@
     python benchmarks/kills.py --out benchmarks/results/kills.json
     python benchmarks/kills.py --kills 4 --seed 1 --only train
 
-Each command first runs unbroken. Then it is started again in another folder, and SIGKILL or SIGTERM
-is sent after a random share of the unbroken run's time; the same command goes on, until so many
-were sent and it is left to end. Every SIGTERM must end with status 143. The last files that hold
-numbers (the model's weights; the scene and its mesh) must be the same bits as the unbroken run's.
-The exit status is 1 where one is not. Meant for a quiet machine: some 30 minutes on two cores.
+Each command first runs unbroken, twice: what is compiled in the first run is there in the second,
+whose time counts, and both must give the same bits. Then it is started again in another folder, and
+SIGKILL or SIGTERM is sent after a random share of the unbroken run's time; the same command goes
+on, until so many were sent and it is left to end. Every SIGTERM must end with status 143. The last
+files that hold numbers (the model's weights; the scene and its mesh) must be the same bits as the
+unbroken run's. The exit status is 1 where one is not. Meant for a quiet machine: some 30 minutes on
+two cores.
 """
 
 from __future__ import annotations
@@ -47,6 +49,8 @@ def commands() -> list[Command]:
         "--config.batch_size=2", "--config.num_views=4", "--config.checkpoint_every=3",
         "--config.log_every=3", "--config.sample_every=0", "--config.ablate_every=0",
         "--config.data_variants=1",
+        "--config.model.unet.model_channels=32", "--config.model.unet.channel_mult=(1,2)",
+        "--config.model.unet.attention_resolutions=(2,)",
     ]  # fmt: skip
     reconstruct = [
         "-m", "iso3d_jax.reconstruct", "--config", "tests/smallest_reconstruction.py:24",
@@ -79,32 +83,37 @@ def digests(command: Command, folder: Path) -> dict[str, str]:
     return found
 
 
-def end(process: subprocess.Popen, seconds: float, number: int) -> int | None:
-    """Sends a signal after some seconds; None where the process was at its end before."""
+def end(process: subprocess.Popen, seconds: float, number: int) -> tuple[bool, int]:
+    """Sends a signal after some seconds; whether one was needed, and the status."""
     try:
-        process.wait(seconds)
-        return None
+        return False, process.wait(seconds)
     except subprocess.TimeoutExpired:
         process.send_signal(number)
-        return process.wait()
+        return True, process.wait()
 
 
 def try_command(command: Command, kills: int, seed: int, folder: Path) -> dict:
     """One command, unbroken and broken; what came of it."""
     draw = np.random.default_rng((seed, len(command.name)))
     with open(folder / f"{command.name}.log", "a") as log:
-        begin = time.monotonic()
-        status = start(command, folder / "unbroken", log).wait()
-        whole = time.monotonic() - begin
-        if status:
-            raise SystemExit(f"{command.name}: the unbroken run ended with status {status}")
+        for name in ("compiling", "unbroken"):
+            begin = time.monotonic()
+            status = start(command, folder / name, log).wait()
+            whole = time.monotonic() - begin
+            if status:
+                raise SystemExit(f"{command.name}: the unbroken run ended with status {status}")
         expected = digests(command, folder / "unbroken")
         sent, wrong, ends = [], [], 0
+        if digests(command, folder / "compiling") != expected:
+            wrong.append("two unbroken runs differ")
         while len(sent) < kills:
             number = signal.SIGTERM if draw.integers(2) else signal.SIGKILL
             seconds = float(draw.uniform(0.05, 1.0)) * whole
-            status = end(start(command, folder / "broken", log), seconds, number)
-            if status is None:  # it ended of itself: the same from the start, once more
+            stopped, status = end(start(command, folder / "broken", log), seconds, number)
+            if not stopped and status:
+                wrong.append(f"a run ended with status {status}")
+                break
+            if not stopped:  # it ended of itself: the same from the start, once more
                 ends += 1
                 same = digests(command, folder / "broken") == expected
                 if not same:
@@ -113,7 +122,7 @@ def try_command(command: Command, kills: int, seed: int, folder: Path) -> dict:
                 continue
             sent.append({"signal": signal.Signals(number).name, "after_s": round(seconds, 2),
                          "status": status})  # fmt: skip
-            # While Python starts there is no handler yet: the system then ends it by the signal.
+            # While Python starts and ends there is no handler: the system ends it by the signal.
             allowed = (STOPPED, -signal.SIGTERM) if number == signal.SIGTERM else (-9,)
             if status not in allowed:
                 wrong.append(f"{signal.Signals(number).name} ended with status {status}")
@@ -132,7 +141,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--kills", type=int, default=20, help="signals to each command")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=("train", "reconstruct"))
+    parser.add_argument(
+        "--only", choices=("train", "reconstruct"), help="in --out the other's result stays"
+    )
     parser.add_argument("--out", type=Path, help="JSON file of the results")
     options = parser.parse_args()
     results = []
@@ -152,10 +163,13 @@ def main() -> None:
                     f"{names.count('SIGTERM')} | {'; '.join(found['wrong']) or 'yes'} |",
                     flush=True,
                 )
+    if options.out and options.only and options.out.exists():
+        others = [r for r in json.loads(options.out.read_text()) if r["command"] != options.only]
+        results = sorted([*others, *results], key=lambda result: result["command"], reverse=True)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(results, indent=1) + "\n")
-    sys.exit(any(found["wrong"] for found in results))
+    sys.exit(any(result["wrong"] for result in results))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from iso3d_jax.commands import command_line
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.reconstruct import check_save_input, default_config
+from iso3d_jax.reconstruct import WRITTEN, check_save_input, default_config
 
 if TYPE_CHECKING:
     from iso3d_jax.pipeline import Pipeline
@@ -59,6 +59,8 @@ def main(argv):
     picture = load_picture(
         image, remove_background=_REMOVE_BACKGROUND.value, matting_model=_MATTING_MODEL.value
     )
+    paths.run_folder(_OUT.value, WRITTEN, image)
+    paths.matting_model(_MATTING_MODEL.value)
     paths.model("--model", _MODEL.value, "unet", "vae", "clip")
     out = make_folder(_OUT.value)
 

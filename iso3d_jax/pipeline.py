@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 from iso3d_jax import sampling
 from iso3d_jax.commands.config_presets import nearest
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.core.files import atomic_path
+from iso3d_jax.core.files import atomic_path, explain_os_errors
 from iso3d_jax.data import grids
 from iso3d_jax.data.picture_files import PictureSource
 from iso3d_jax.data.pictures import MODES, load_picture
@@ -56,6 +56,7 @@ class Pipeline:
         self._programs: dict[str, dict[str, loop.Programs]] = {}
 
     @classmethod
+    @explain_os_errors()
     def from_pretrained(
         cls,
         source: str | Path | None = None,
@@ -81,12 +82,14 @@ class Pipeline:
             folder = find_bundle(None if source is None else Path(source).expanduser())
         return cls(bundle.load_model(folder, dtype), folder)
 
+    @explain_os_errors()
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
         """Writes the model's folder to the hub, with a card; returns the commit's address."""
         if self.folder is None:
             raise UserError("this pipeline was not loaded from a folder: save the model first")
         return push_model(self.folder, repo_id, private=private, token=token)
 
+    @explain_os_errors()
     def views(
         self,
         picture: PictureSource,
@@ -118,8 +121,7 @@ class Pipeline:
           UserError: a picture that cannot be read or shows no object, or a number out of range.
         """
         sampling.check_options(num_views, elevation_deg, steps)
-        if preprocessing not in (None, *MODES):
-            raise UserError(f"preprocessing '{preprocessing}': {nearest(preprocessing, MODES)}")
+        _check_preprocessing(preprocessing)
         rgba = load_picture(
             picture, remove_background=remove_background, matting_model=matting_model
         )
@@ -135,6 +137,7 @@ class Pipeline:
             preprocessing or "",
         )  # fmt: skip
 
+    @explain_os_errors()
     def save_input(
         self, picture: PictureSource, path: str | Path, preprocessing: str | None = None, **options
     ) -> Path:
@@ -144,14 +147,22 @@ class Pipeline:
           picture: as of `views`.
           preprocessing: as of `views`.
           options: remove_background, matting_model, as of `views`.
+
+        Raises:
+          UserError: as of `views`, or a path that is none of a PNG.
         """
+        path = Path(path).expanduser()
+        if path.suffix.lower() != ".png":
+            raise UserError(f"{path} does not end in .png: name a PNG to write")
+        _check_preprocessing(preprocessing)
         (prepared,) = sampling.prepare_all(
             self.model, [load_picture(picture, **options)], preprocessing
         )
-        with atomic_path(Path(path).expanduser()) as temporary:
+        with atomic_path(path) as temporary:
             grids.to_image(prepared).save(temporary)
-        return Path(path)
+        return path
 
+    @explain_os_errors()
     def reconstruct(
         self,
         picture: PictureSource | Views,
@@ -215,6 +226,7 @@ class Pipeline:
         result.keep = keep
         return result
 
+    @explain_os_errors()
     def reconstruct_all(
         self,
         pictures: Mapping[str, str | Path],
@@ -278,6 +290,11 @@ def reconstruct_with_page(
     )  # fmt: skip
     print(f"all of it on one page: {result.page}")
     return result
+
+
+def _check_preprocessing(name: str | None) -> None:
+    if name not in (None, *MODES):
+        raise UserError(f"preprocessing '{name}': {nearest(str(name), MODES)}")
 
 
 def _replace(cfg: ConfigDict, key: str, value: Any) -> None:

@@ -23,6 +23,8 @@ from iso3d_jax.weights.folders import TINY
 
 flags = command_line.flags_for(__name__)
 
+WRITTEN = ("input.png", "views.png", "contact_sheet.png")  # pictures in a run's folder
+
 _IMAGE = flags.DEFINE_string("image", None, "the picture")
 _IMAGES = flags.DEFINE_string("images", None, "a folder of pictures, instead of --image")
 _MODEL = flags.DEFINE_string(
@@ -62,11 +64,21 @@ def default_config(argv: list[str]) -> str:
     return "reconstruct:tiny"
 
 
-def check_paths(init: str) -> None:
-    """Refuses a path that cannot be right, before anything that takes time is loaded."""
+def check_paths(init: str, given: str) -> None:
+    """Refuses a path that cannot be right, before anything that takes time is loaded.
+
+    Args:
+      init: --init, or the config's.
+      given: the picture, or the folder of pictures.
+    """
     from iso3d_jax.commands import paths
     from iso3d_jax.core.files import make_folder
 
+    written = set(WRITTEN)
+    if (Path(_OUT.value) / "state.npz").is_file():  # it goes on, and its own picture stays
+        written.discard("input.png")
+    paths.run_folder(_OUT.value, written, given)
+    paths.matting_model(_MATTING_MODEL.value)
     if init not in ("none", "views"):
         try:
             paths.run("--init", init)
@@ -108,7 +120,7 @@ def main(argv):
         )
         name = Path(_IMAGE.value).name
     init = _INIT.value if _INIT.value is not None else cfg.init
-    check_paths(init)
+    check_paths(init, _IMAGE.value or _IMAGES.value or "")
 
     from iso3d_jax.pipeline import Pipeline
     from iso3d_jax.reconstruction import batch, loop

@@ -90,21 +90,26 @@ def main(argv):
     out = Path(_OUT.value)
     if out.suffix.lower() != ".png":
         raise UserError(f"--out must end in .png, not {out}")
-    if out.is_dir():
-        raise UserError(f"--out {out} is a folder: name a PNG in it")
     given = [path for value in _IMAGE.value for path in find_pictures(value)]
     paths.check_output("--out", out, given)
-    if _SAVE_INPUT.value:
-        paths.check_output("--save_input", _SAVE_INPUT.value, given)
+    paths.matting_model(_MATTING_MODEL.value)
+    named = dict(zip(name_pictures(given), given, strict=True))
+    seen = name_inputs(_SAVE_INPUT.value, list(named))
+    for file in seen.values():
+        paths.check_output("--save_input", file, given)
+        if file.resolve() == out.resolve():
+            raise UserError(f"--save_input and --out are the same file, {out}: name another")
     paths.model("--model", _MODEL.value, "unet", "vae", "clip")
     loaded, failed = load_all(
-        dict(zip(name_pictures(given), given, strict=True)),
+        named,
         lambda path: pictures.load_picture(
             path, remove_background=_REMOVE_BACKGROUND.value, matting_model=_MATTING_MODEL.value
         ),
     )
     names = list(loaded)
-    make_folder(out.parent)
+    for folder in {out.parent, *(file.parent for file in seen.values())}:
+        make_folder(folder)
+    views_folder = make_folder(out.with_suffix("")) if _SEPARATE.value else None
 
     from iso3d_jax import sampling
     from iso3d_jax.core.progress import Progress
@@ -114,8 +119,9 @@ def main(argv):
     model = load_model(_MODEL.value, _DTYPE.value)
     rows, compiled = [], set()
     prepared = sampling.prepare_all(model, list(loaded.values()), _PREPARE.value)
-    if _SAVE_INPUT.value:
-        save_inputs(Path(_SAVE_INPUT.value), names, prepared)
+    if seen:
+        save_inputs([seen[name] for name in names], prepared)
+        print(f"what the model sees: {_SAVE_INPUT.value}")
     progress = Progress(len(names), "sampling", unit="pictures")
     for first in range(0, len(names), _BATCH_SIZE.value):
         batch = prepared[first : first + _BATCH_SIZE.value]
@@ -140,14 +146,13 @@ def main(argv):
     progress.close()
     with atomic_path(out) as temporary:
         grids.tile(rows, _CELL.value or max(256, model.config.resolution)).save(temporary)
-    if _SEPARATE.value:
-        folder = make_folder(out.with_suffix(""))
+    if views_folder is not None:
         azimuths = [
             round(_AZIMUTH_DEG.value + 360 * k / _NUM_VIEWS.value) % 360
             for k in range(_NUM_VIEWS.value)
         ]
-        opaque = write_views(folder, names, rows, azimuths)
-        print(f"views: {folder}")
+        opaque = write_views(views_folder, names, rows, azimuths)
+        print(f"views: {views_folder}")
         if opaque:
             print(f"left opaque, for want of a plain background: {', '.join(opaque)}")
     print(f"wrote {out}")
@@ -158,20 +163,32 @@ def main(argv):
         )
 
 
-def save_inputs(out: Path, names: list[str], prepared: Float[np.ndarray, "N H W 3"]) -> None:
-    """Writes pictures in [0, 1] as the model will see them.
+def name_inputs(out: str | None, names: list[str]) -> dict[str, Path]:
+    """The file for each picture as the model sees it: --save_input itself, or one in that folder.
 
     Args:
-      out: a PNG for one picture; else a folder, which gets a PNG of each name.
+      out: the flag; nothing is written where it is None.
+      names: of the pictures.
     """
+    if not out:
+        return {}
+    if Path(out).suffix.lower() != ".png":
+        return {name: Path(out) / f"{name}.png" for name in names}
+    if len(names) > 1:
+        raise UserError(
+            f"--save_input {out} is one file and there are {len(names)} pictures: name a folder"
+        )
+    return {names[0]: Path(out)}
+
+
+def save_inputs(files: list[Path], prepared: Float[np.ndarray, "N H W 3"]) -> None:
+    """Writes pictures in [0, 1], as the model will see them, to PNGs."""
     from iso3d_jax.core.files import atomic_path
     from iso3d_jax.data import grids
 
-    single = len(names) == 1 and out.suffix.lower() == ".png"
-    for name, picture in zip(names, prepared, strict=True):
-        with atomic_path(out if single else out / f"{name}.png") as temporary:
+    for file, picture in zip(files, prepared, strict=True):
+        with atomic_path(file) as temporary:
             grids.to_image(picture).save(temporary)
-    print(f"what the model sees: {out}")
 
 
 def write_views(

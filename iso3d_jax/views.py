@@ -12,7 +12,7 @@ from PIL import Image
 
 from iso3d_jax.core.arrays_file import read_arrays
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.core.files import atomic_path, make_folder
+from iso3d_jax.core.files import atomic_path, explain_os_errors, make_folder
 from iso3d_jax.data import grids
 
 
@@ -54,6 +54,7 @@ class Views:
         """
         return grids.tile([[self.prepared, *self.images]], cell or max(256, self.images.shape[1]))
 
+    @explain_os_errors()
     def save(self, path: str | Path) -> Path:
         """Writes the views.
 
@@ -63,6 +64,9 @@ class Views:
 
         Returns:
           The path.
+
+        Raises:
+          UserError: the place cannot be written to.
         """
         path = Path(path).expanduser()
         if path.suffix.lower() not in (".png", ".npz"):
@@ -80,6 +84,7 @@ class Views:
         return path
 
     @classmethod
+    @explain_os_errors()
     def load(cls, path: str | Path) -> Views:
         """The views of an `.npz` that `save` wrote.
 

@@ -23,7 +23,8 @@ Configs: `--config file.py:preset` or `--config name:preset` (config_files.py);
 `--config.model.width=64` overrides one value, checked against the type in the file. A `~` at the
 start of a flag's value or of a config's is the user's home folder.
 
-Exit status: 0 all went well, 2 a mistake in what was given, 130 interrupted with Ctrl-C, 1 a bug.
+Exit status: 0 all went well, 2 a mistake in what was given, 130 interrupted with Ctrl-C, 143 ended
+by SIGTERM (termination.py), 1 a bug.
 `ISO3D_DEBUG=1` shows the traceback of a UserError too.
 """
 
@@ -32,9 +33,7 @@ import io
 import math
 import os
 import re
-import signal
 import sys
-import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -42,7 +41,7 @@ from collections.abc import Callable, Iterator, Sequence
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from iso3d_jax.commands import config_checks, config_rules
+from iso3d_jax.commands import config_checks, config_rules, termination
 from iso3d_jax.commands.config_files import load_config
 from iso3d_jax.commands.config_presets import nearest
 from iso3d_jax.core import extras
@@ -150,10 +149,9 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
         rest = _read_flags(argv)
         _quiet_logging()
         use_compilation_cache()
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, _end_orderly)
-        main(rest)
-        sys.stdout.flush()
+        with termination.unwinding():
+            main(rest)
+            sys.stdout.flush()
     except UserError as error:
         _fail(error, str(error))
     except ModuleNotFoundError as error:
@@ -177,11 +175,6 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
             raise
         _fail(error, "the device ran out of memory; use a smaller batch or a smaller model")
     sys.exit(0)
-
-
-def _end_orderly(number, _frame):
-    """SIGTERM where no loop waits for it: what is half written is taken away, the status is 143."""
-    sys.exit(128 + number)
 
 
 def use_compilation_cache() -> None:

@@ -76,10 +76,37 @@ def pictures(flag: str, path: str) -> None:
 
 
 def check_output(flag: str, path: str | Path, given: Iterable[str | Path]) -> None:
-    """Refuses to write over what was given."""
+    """Refuses to write over what was given, or over a folder."""
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{flag} {path} is a folder: name a PNG in it")
     if path.exists() and any(Path(g).exists() and path.samefile(g) for g in given):
         raise UserError(f"{flag} {path} is the picture that was given: name another file")
+
+
+def run_folder(path: str | Path, names: Iterable[str], given: str | Path) -> None:
+    """Refuses a folder of results in which the picture that was given would be written over.
+
+    Args:
+      names: of the files that are written.
+      given: the picture, or the folder of pictures.
+    """
+    path, given = Path(path), Path(given)
+    same = path.is_dir() and given.is_dir() and path.samefile(given)
+    if same or any(_is_same(path / name, given) for name in names):
+        what = "the pictures" if same else "the picture"
+        raise UserError(f"--out {path} holds {what} that {'were' if same else 'was'} given: give "
+                        "another folder")  # fmt: skip
+
+
+def _is_same(path: Path, given: Path) -> bool:
+    return path.is_file() and given.is_file() and path.samefile(given)
+
+
+def matting_model(path: str | None) -> None:
+    """The network's file is there, where one is named: also where no picture needs it."""
+    if path is not None:
+        file("--matting_model", path)
 
 
 def file(flag: str, path: str) -> None:

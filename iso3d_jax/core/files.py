@@ -71,6 +71,22 @@ def describe_os_error(error: OSError) -> str | None:
     return reason.format(shorten("the results" if name is None else os.fsdecode(name)))
 
 
+@contextlib.contextmanager
+def explain_os_errors() -> Iterator[None]:
+    """What the disk refuses becomes a `UserError`; also a decorator, for what people call.
+
+    Raises:
+      UserError: in the words of `describe_os_error`; other OSErrors stay what they are.
+    """
+    try:
+        yield
+    except OSError as error:
+        message = describe_os_error(error)
+        if message is None:
+            raise
+        raise UserError(message) from error
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

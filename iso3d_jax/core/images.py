@@ -1,5 +1,6 @@
 """Pictures: the one place where floats become bytes, and where files of strangers are opened."""
 
+import io
 from collections.abc import Sequence
 from typing import IO
 
@@ -8,7 +9,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 
-def open_as(file: IO[bytes], formats: Sequence[str]) -> Image.Image:
+def open_as(file: IO[bytes] | io.BytesIO, formats: Sequence[str]) -> Image.Image:
     """What an open file says that it holds; little is decoded yet.
 
     Args:

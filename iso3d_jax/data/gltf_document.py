@@ -6,19 +6,21 @@ believed: every index, count and length is checked against what is there before 
 
 import base64
 import binascii
+import importlib
+import importlib.util
 import json
 import struct
 import urllib.parse
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int, Integer, Shaped
 
 from iso3d_jax.data.beside import MOST_BYTES, NotThere, ReadFile
 from iso3d_jax.data.meshes import MOST_TRIANGLES, BadMesh
 
 _TYPES = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
 _COMPONENTS = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
-_MESHOPT = ("EXT_meshopt_compression", "KHR_meshopt_compression")
+_MESHOPT = ("KHR_meshopt_compression", "EXT_meshopt_compression")
 MOST_COUNT = 3 * MOST_TRIANGLES  # elements of an accessor
 MOST_MARKS = 4_000_000  # values in the JSON, a few hundred bytes each when read
 MOST_BUFFERS = 2 * MOST_BYTES  # bytes of all buffers
@@ -55,6 +57,7 @@ class Document:
             shown = f"version {version!r}"[:40] if version is not None else "no version"
             raise BadMesh(f"a glTF of {shown}, and 2.0 is what is read")
         self._buffers: dict[int, memoryview] = {}
+        self._unpacked: dict[int, memoryview] = {}
         self._dense: dict[int, np.ndarray] = {}
         self._bytes_left, self._dense_left = MOST_BUFFERS, MOST_BYTES
 
@@ -137,22 +140,56 @@ class Document:
         return data
 
     def view(self, index) -> memoryview:
-        """The bytes of a buffer view."""
+        """The bytes of a buffer view, unpacked where the package meshopt is there to do so."""
         view = self.item("bufferViews", index)
-        start, length = count(view, "byteOffset", 0), count(view, "byteLength", None)
-        compressed = [e for e in _MESHOPT if e in member(view, "extensions", dict, {})]
+        extensions = member(view, "extensions", dict, {})
+        name = next((e for e in _MESHOPT if e in extensions), None)
+        if name is None:
+            return self._slice(view, f"bufferView {index}")
+        if _has_meshopt():
+            if index not in self._unpacked:
+                self._unpacked[index] = self._unpack(member(extensions, name, dict, {}), name)
+            return self._unpacked[index]
+        missing = f"it is compressed by {name}, which the package meshopt reads: install it"
+        if _is_placeholder(self.item("buffers", view.get("buffer"))):
+            raise BadMesh(missing)
         try:
-            data = self._buffer(view.get("buffer"))
+            return self._slice(view, f"bufferView {index}")
         except BadMesh:
-            if compressed:
-                raise BadMesh(f"it is compressed by {compressed[0]}, which is not read") from None
-            raise
+            raise BadMesh(missing) from None
+
+    def _slice(self, of: dict, name: str) -> memoryview:
+        """The bytes of a buffer that a view, or its extension, names."""
+        start, length = count(of, "byteOffset", 0), count(of, "byteLength", None)
+        data = self._buffer(of.get("buffer"))
         if start + length > len(data):
             raise BadMesh(
-                f"bufferView {index} of the glTF wants bytes up to {start + length:,} of a buffer "
+                f"{name} of the glTF wants bytes up to {start + length:,} of a buffer "
                 f"of {len(data):,}"
             )
         return data[start : start + length]
+
+    def _unpack(self, rule: dict, name: str) -> memoryview:
+        """What a view compressed by meshoptimizer holds.
+
+        Args:
+          rule: the view's extension.
+          name: that extension's.
+        """
+        number, stride = count(rule, "count", None), count(rule, "byteStride", None)
+        self._bytes_left -= number * stride
+        if self._bytes_left < 0:
+            raise BadMesh(f"the glTF's buffers have more than {MOST_BUFFERS:,} bytes")
+        packed = bytes(self._slice(rule, f"a view of {name}"))
+        if not number:
+            return memoryview(b"")
+        try:
+            values = importlib.import_module("meshopt").decode_gltf_buffer(
+                packed, number, stride, rule.get("mode"), rule.get("filter")
+            )
+        except Exception as e:  # of the library's own kinds
+            raise BadMesh(f"its {name} data cannot be unpacked ({e})") from None
+        return memoryview(np.ascontiguousarray(values).tobytes())
 
     def accessor(self, index, width: int | None = None) -> Shaped[np.ndarray, "N C"]:
         """The elements of an accessor as they are stored; a view where that is possible.
@@ -238,6 +275,17 @@ class Document:
         return self.item("accessors", index).get("normalized") is True
 
 
+def _has_meshopt() -> bool:
+    return importlib.util.find_spec("meshopt") is not None
+
+
+def _is_placeholder(buffer: dict) -> bool:
+    """Whether a buffer only says how large what is compressed would be."""
+    extensions = member(buffer, "extensions", dict, {})
+    said = any(member(extensions, e, dict, {}).get("fallback") is True for e in _MESHOPT)
+    return said and buffer.get("uri") is None
+
+
 def to_float(values: Shaped[np.ndarray, "N C"], normalized: bool) -> Float[np.ndarray, "N C"]:
     """Elements as float64: integers as they are, or as the fractions that `normalized` means."""
     out = values.astype(np.float64)
@@ -288,5 +336,5 @@ def number(of: dict, key: str, default: float) -> float:
     return float(numbers({key: [value]}, key, (default,))[0])
 
 
-def as_index(values: Int[np.ndarray, "N 1"]) -> Int[np.ndarray, "N"]:
+def as_index(values: Integer[np.ndarray, "N 1"]) -> Int[np.ndarray, "N"]:
     return values[:, 0].astype(np.int64)

@@ -138,7 +138,7 @@ def face_normals(positions: Float[np.ndarray, "T 3 3"]) -> Float[np.ndarray, "T 
     return np.repeat(face[:, None], 3, axis=1)
 
 
-def finite_uv(uv) -> Float[np.ndarray, "T 3 2"]:
+def finite_uv(uv) -> Float[np.ndarray, "*T 2"]:
     """Texture coordinates that a renderer can count with; 0 for what is no number."""
     return np.clip(np.nan_to_num(np.asarray(uv, np.float64)), -1e6, 1e6)
 

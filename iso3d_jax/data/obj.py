@@ -1,38 +1,29 @@
 """Wavefront OBJ and MTL files as they are found: our own reader.
 
 Kept is what matters for colours (Kd as sRGB, map_Kd with its options, d and Tr, vertex colours).
-Text is UTF-8, and latin-1 where it is not; lines are read as bytes, since some letters hold bytes
-that look like ends of lines.
+Lines are read as bytes (obj_lines.py), since some letters hold bytes that look like ends of lines.
 """
 
-import array
-import codecs
 import dataclasses
-import io
 import re
-from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from iso3d_jax.data import obj_lines
 from iso3d_jax.data.beside import NotThere, ReadFile
 from iso3d_jax.data.meshes import (
     GREY,
     MOST_PARTS,
-    MOST_TRIANGLES,
     BadMesh,
     Note,
     Part,
-    check_count,
     finite_uv,
     shading_normals,
 )
 from iso3d_jax.data.textures import BadTexture, Textures
 
 _NUMBERS_OF = {"-o": 3, "-s": 3, "-t": 3, "-mm": 2}  # of a map's options; one of the others
-_LARGEST_INDEX = 2**31
-_LONGEST_LINE = 4_000_000
-_MOST_NUMBERS = 3 * 3 * MOST_TRIANGLES  # of positions, of normals, of coordinates
 _CLIPPED = 100  # corners of the largest polygon that is cut by its ears
 _EARS_TRIED = 300_000  # of all polygons; the others become fans
 
@@ -57,53 +48,18 @@ class Material:
     tr_is_1: bool = False  # and it is taken as opaque
 
 
-def _text(data: bytes) -> str:
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return data.decode("latin-1")
-
-
-def _lines(data: bytes) -> Iterator[bytes]:
-    """Lines without the byte-order mark, joined where a backslash ends one."""
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        data = data.decode("utf-16", "replace").encode()
-    data = data.removeprefix(codecs.BOM_UTF8)
-    if re.search(rb"\r(?!\n)", data):  # the ends of lines of old Macs
-        data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    pending: list[bytes] = []
-    length = 0
-    for line in io.BytesIO(data):
-        length += len(line)
-        if length > _LONGEST_LINE:
-            raise BadMesh(f"a line of more than {_LONGEST_LINE:,} bytes")
-        if line.endswith((b"\\\n", b"\\\r\n")):
-            pending.append(line.rstrip()[:-1])
-            continue
-        yield b" ".join([*pending, line]) if pending else line
-        pending, length = [], 0
-    if pending:
-        yield b" ".join(pending)
-
-
-def _rest(line: bytes) -> str:
-    """What follows a statement's first word."""
-    words = line.split(None, 1)
-    return _text(words[1].strip()) if len(words) > 1 else ""
-
-
 def parse_mtl(data: bytes, note: Note) -> dict[str, Material]:
     """Materials by name. Kd is taken as sRGB, as the tools behind most OBJ files mean it."""
     materials: dict[str, Material] = {}
     current, given_d = Material(), False
-    for line in _lines(data):
+    for line in obj_lines.split_lines(data):
         words = line.split()
         if not words or words[0].startswith(b"#"):
             continue
         key, rest = words[0].lower(), words[1:]
         try:
             if key == b"newmtl":
-                current, given_d = materials.setdefault(_rest(line), Material()), False
+                current, given_d = materials.setdefault(obj_lines.rest_of(line), Material()), False
             elif key == b"kd" and len(rest) >= 3:
                 current.colour = (_unit(rest[0]), _unit(rest[1]), _unit(rest[2]))
             elif key == b"d" and rest:
@@ -113,9 +69,9 @@ def parse_mtl(data: bytes, note: Note) -> dict[str, Material]:
                 current.tr_is_1 = _unit(rest[0]) == 1
                 current.opacity = 1 - _unit(rest[0]) if not current.tr_is_1 else 1.0
             elif key == b"map_kd" and rest:
-                current.texture = _map(_rest(line))
+                current.texture = _map(obj_lines.rest_of(line))
             elif key == b"map_d" and rest:
-                _note_map_d(current, _map(_rest(line)), note)
+                _note_map_d(current, _map(obj_lines.rest_of(line)), note)
         except ValueError:
             continue  # a malformed line leaves the default
     return materials
@@ -165,109 +121,6 @@ def _is_number(word: str) -> bool:
     return bool(re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", word))
 
 
-class _Scan:
-    """The numbers of a file: flat arrays, and the faces of each material."""
-
-    def __init__(self):
-        self.positions, self.uvs, self.normals = (array.array("d") for _ in range(3))
-        self.colours = array.array("d")
-        self.coloured = True
-        self.libraries: list[str] = []
-        self.groups: dict[str, tuple[array.array, array.array]] = {}  # sizes, corners
-        self.lines_or_points = 0
-        self._triangles = 0
-        self.use("")
-
-    def use(self, name: str):
-        self.sizes, self.corners = self.groups.setdefault(
-            name, (array.array("i"), array.array("i"))
-        )
-
-    def face(self, tokens: list[bytes], line: bytes):
-        if line.count(b"/") == 2 * len(tokens) and b"//" not in line:
-            # Most faces of most files: three counts at each corner, all from the beginning.
-            try:
-                values = [int(word) for token in tokens for word in token.split(b"/")]
-            except ValueError:
-                values = []
-            if len(values) == 3 * len(tokens) > 6 and 0 < min(values) <= max(values) < 2**31:
-                self.corners.extend([value - 1 for value in values])
-                self._count(len(tokens))
-                return
-        counts = len(self.positions) // 3, len(self.uvs) // 2, len(self.normals) // 3
-        size = 0
-        for token in tokens:
-            if token.startswith(b"#"):
-                break
-            fields = token.split(b"/")
-            for k in range(3):
-                try:
-                    value = int(fields[k]) if k < len(fields) and fields[k] else 0
-                except ValueError:
-                    shown = _text(line.strip())[:60]
-                    raise BadMesh(f"a face that cannot be read: {shown!r}") from None
-                if abs(value) >= _LARGEST_INDEX:
-                    raise BadMesh("a face names a vertex that is not there")
-                if k == 0 and not value:
-                    raise BadMesh("a face names a vertex that is not there")
-                self.corners.append(value - 1 if value > 0 else counts[k] + value if value else -1)
-            size += 1
-        if size < 3:
-            del self.corners[len(self.corners) - 3 * size :]
-            return
-        self._count(size)
-
-    def _count(self, size: int):
-        self.sizes.append(size)
-        self._triangles += size - 2
-        if self._triangles > MOST_TRIANGLES:
-            check_count(self._triangles)
-
-    def vertex(self, words: list[bytes]):
-        _extend(self.positions, words[1:4], 3)
-        if len(words) >= 7 and self.coloured:
-            # Where some have a colour and others none, it is not known what the others would be.
-            if len(self.colours) + 3 != len(self.positions):
-                self.coloured = False
-            else:
-                _extend(self.colours, words[4:7], 3)
-
-
-def _extend(values: array.array, words: list[bytes], count: int):
-    try:
-        values.extend([float(w) for w in words])
-    except ValueError as e:
-        raise BadMesh(f"coordinates that are not numbers: {e}") from None
-    if len(words) != count:
-        raise BadMesh(f"coordinates that are not {count} numbers")
-    if len(values) > _MOST_NUMBERS:
-        raise BadMesh(f"more than {_MOST_NUMBERS // 3:,} vertices")
-
-
-def _scan(data: bytes) -> _Scan:
-    scan = _Scan()
-    for line in _lines(data):
-        words = line.split()
-        if not words:
-            continue
-        key = words[0]
-        if key == b"v":
-            scan.vertex(words)
-        elif key == b"f":
-            scan.face(words[1:], line)
-        elif key == b"vt":
-            _extend(scan.uvs, (words[1:3] + [b"0"])[:2], 2)
-        elif key == b"vn":
-            _extend(scan.normals, words[1:4], 3)
-        elif key == b"usemtl":
-            scan.use(_rest(line))
-        elif key == b"mtllib":
-            scan.libraries.append(_rest(line))
-        elif key in (b"l", b"p"):
-            scan.lines_or_points += 1
-    return scan
-
-
 def _load_materials(libraries: list[str], read_file: ReadFile, note: Note) -> dict[str, Material]:
     """The materials of every library. A statement names one file, with spaces, or several."""
     materials: dict[str, Material] = {}
@@ -303,7 +156,7 @@ def read_obj(data: bytes, read_file: ReadFile, note: Note) -> list[Part]:
     Raises:
       BadMesh: no triangles, coordinates that are not numbers, faces of vertices that are not there.
     """
-    scan = _scan(data)
+    scan = obj_lines.scan(data)
     used = {name: group for name, group in scan.groups.items() if group[0]}
     if not used:
         raise BadMesh("the OBJ file has no triangles")

@@ -23,7 +23,8 @@ from PIL import Image
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.images import to_uint8
 from iso3d_jax.data.colour import on_white
-from iso3d_jax.data.pictures import prepare_picture
+from iso3d_jax.data.picture_files import read_image
+from iso3d_jax.data.pictures import LARGEST, prepare_picture
 from iso3d_jax.evaluation.views import ViewTask
 
 VIEWS, STEP_DEG, ELEVATION_DEG = 16, 22.5, 30.0
@@ -65,19 +66,18 @@ def read_views(folder: Path) -> Float[np.ndarray, "16 H W 4"]:
     """The 16 renders of an object, straight alpha in [0, 1].
 
     Raises:
-      UserError: one is missing, has no transparency, or another size.
+      UserError: one is missing, damaged, has no transparency, or another size.
     """
     views = []
     for k in range(VIEWS):
         file = folder / f"{k:03d}.png"
         try:
-            image = Image.open(file)
-            image.load()
-        except (OSError, ValueError):
-            raise UserError(f"{file} is missing or cannot be read; {VIEWS} are needed") from None
-        if image.mode != "RGBA":
+            image = read_image(file, LARGEST)
+        except UserError as error:
+            raise UserError(f"{error}; {VIEWS} views are needed") from None
+        if image.mode not in ("RGBA", "LA"):
             raise UserError(f"{file} has no transparency (its mode is {image.mode}, not RGBA)")
-        views.append(np.asarray(image, np.float32) / 255)
+        views.append(np.asarray(image.convert("RGBA"), np.float32) / 255)
     if len({v.shape for v in views}) > 1 or views[0].shape[0] != views[0].shape[1]:
         raise UserError(f"the pictures in {folder} are not all square and of one size")
     return np.stack(views)

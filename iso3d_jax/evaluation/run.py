@@ -96,6 +96,7 @@ def check_paths(s: Evaluation) -> set[str]:
             paths.folder(flag, value)
     if s.images:
         paths.pictures("--images", s.images)
+        paths.matting_model(s.matting_model)
     for file in s.lpips or ():
         paths.file("--lpips", file)
     if s.st_lpips not in ("auto", "none", ""):

@@ -67,6 +67,7 @@ def write_page(page: Page, path: str | os.PathLike) -> Path:
         "reconstruction.html",
         page=page,
         picture=None if page.picture is None else _thumbnail(page.picture, 512),
+        cut_out=page.picture is not None and bool(page.picture[..., 3].min() < 255),
         others=[(name, _thumbnail(shown, 192), views) for name, shown, views in page.others],
         viewer=Markup(viewer.read_text(encoding="utf-8")) if page.mesh else "",
     )

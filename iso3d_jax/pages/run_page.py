@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from iso3d_jax.core.files import readable_name
 from iso3d_jax.core.progress import duration
 from iso3d_jax.pages.build import Page, write_page
 from iso3d_jax.reconstruction.init import draft
+from iso3d_jax.reconstruction.pictures import load_input
 from iso3d_jax.reconstruction.report_file import read_report
 
 _MODES = {
@@ -53,7 +53,7 @@ def write_run_page(
             f"Made from {name} by iso3d_jax: first views from all sides, then a radiance field "
             "whose every side the same diffusion model approves of, then a mesh."
         ),
-        picture=np.asarray(Image.open(folder / "input.png").convert("RGBA")),
+        picture=load_input(folder),
         seen=seen,
         views=list(views),
         view_labels=[_view_label(k, len(views)) for k in range(len(views))],

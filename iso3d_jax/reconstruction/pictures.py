@@ -12,13 +12,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
-from PIL import Image
+from jaxtyping import Array, Float, UInt8
 
 from iso3d_jax.core.files import atomic_path
 from iso3d_jax.core.images import to_uint8
 from iso3d_jax.core.progress import Progress
 from iso3d_jax.data import grids
+from iso3d_jax.data.picture_files import read_image
 from iso3d_jax.geometry import camera_sets
 from iso3d_jax.geometry.camera_sets import Cameras
 from iso3d_jax.nerf import render
@@ -26,6 +26,7 @@ from iso3d_jax.reconstruction.losses import Pictures, white_mask
 from iso3d_jax.reconstruction.spec import ReconstructionSpec
 from iso3d_jax.reconstruction.state import State, make_grid
 
+_AS_IT_IS = 1 << 30  # no picture has so long a side
 TILE = 192  # side of a picture in a contact sheet
 SHOW = dict(elevation_deg=15.0, fov_deg=40.0, scale=1.1)
 
@@ -146,6 +147,15 @@ def contact_sheet(path: Path, picture: np.ndarray, views: np.ndarray, turn: Turn
         grids.tile(rows, TILE).save(temporary)
 
 
+def load_input(folder: Path) -> UInt8[np.ndarray, "H W 4"]:
+    """The picture of a run, RGBA, from its folder.
+
+    Raises:
+      UserError: it is not there, or damaged.
+    """
+    return np.asarray(read_image(folder / "input.png", _AS_IT_IS).convert("RGBA"))
+
+
 def sheet_of_sheets(path: Path, sheets: Sequence[Path], views: int) -> None:
     """Writes one picture of many runs, a row each: the input, the views, four sides of the object.
 
@@ -155,8 +165,7 @@ def sheet_of_sheets(path: Path, sheets: Sequence[Path], views: int) -> None:
     """
     rows = []
     for sheet in sheets:
-        with Image.open(sheet) as image:
-            first, colours, *_ = grids.untile(image, TILE)
+        first, colours, *_ = grids.untile(read_image(sheet, _AS_IT_IS), TILE)
         rows.append([*first[: 1 + views], *colours[:8:2]])
     with atomic_path(path) as temporary:
         grids.tile(rows, TILE // 2).save(temporary)

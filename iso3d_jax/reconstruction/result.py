@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.core.files import atomic_path, make_folder
+from iso3d_jax.core.files import atomic_path, explain_os_errors, make_folder
 from iso3d_jax.core.json_files import read_object
 from iso3d_jax.core.progress import Steps
 from iso3d_jax.reconstruction import pictures, state, surface
@@ -53,6 +52,7 @@ class Reconstruction:
     keep: Any = dataclasses.field(default=None, repr=False)  # a temporary folder's life
 
     @classmethod
+    @explain_os_errors()
     def load(cls, folder: str | Path) -> Reconstruction:
         """A finished run from its folder.
 
@@ -63,15 +63,13 @@ class Reconstruction:
         metadata = state.load_metadata(folder)
         spec = make_spec(metadata["config"])
         report = read_report(folder)
-        try:
-            picture = np.asarray(Image.open(folder / "input.png").convert("RGBA"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{folder} holds no finished reconstruction: {error}") from None
+        picture = pictures.load_input(folder)
         sampled = draft.load_views(folder / "views.npz")
         views = first_views(sampled, spec, picture, draft.load_prepared(folder / "views.npz"))
         return cls(folder, views, sampled, state.load(folder, spec), spec, report)
 
     @functools.cached_property
+    @explain_os_errors()
     def mesh(self) -> trimesh.Trimesh:
         """The textured mesh, as mesh.glb holds it: Y up, facing +Z."""
         import trimesh
@@ -90,6 +88,7 @@ class Reconstruction:
         spec = dataclasses.replace(self.spec, video=video)
         return pictures.all_round(shown, spec, frames or video.frames).rgb
 
+    @explain_os_errors()
     def export(
         self,
         path: str | Path,

@@ -20,7 +20,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from iso3d_jax.core.errors import UserError, shorten
-from iso3d_jax.core.files import atomic_path
+from iso3d_jax.core.files import atomic_path, explain_os_errors
 from iso3d_jax.core.json_files import read_object
 from iso3d_jax.core.progress import Progress, Steps
 from iso3d_jax.diffusion.schedule import make_schedule
@@ -256,6 +256,7 @@ def default_dtype() -> str:
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
+@explain_os_errors()
 def load_model(
     path: str | Path | None = None,
     dtype=None,

@@ -48,6 +48,10 @@ def folders(tmp_path):
         ("evaluate --model={tmp}/cut --out={tmp}/out", "'vae/x' does not lie inside the file"),
         ("evaluate --images=nothere --out={tmp}/out", "--images nothere: there is no such folder"),
         ("evaluate --images={tmp}/empty --out={tmp}/out", "holds no pictures"),
+        (f"sample --image={PICTURE} --matting_model=no.onnx --out={{tmp}}/x.png",
+         "--matting_model no.onnx: there is no such file"),
+        (f"demo --image={PICTURE} --matting_model=no.onnx --out={{tmp}}/out", "no.onnx"),
+        ("reconstruct --images={tmp}/../.. --out={tmp}/out --matting_model=no.onnx", "no.onnx"),
         ("evaluate --gso=nothere --out={tmp}/out", "--gso nothere: there is no such folder"),
         ("evaluate --runs=nothere --meshes={tmp} --out={tmp}/out", "--runs nothere: there is no"),
         ("evaluate --runs={tmp} --meshes=nothere --out={tmp}/out", "--meshes nothere: there is no"),
@@ -126,3 +130,14 @@ def test_a_training_config_without_paths_passes():
     paths.training(ConfigDict(dict(task="autoencoder", data="samples", init_from="")))
     with pytest.raises(UserError, match="--config.data: "):
         paths.training(ConfigDict(dict(data="samples,nothere")))
+
+
+def test_a_run_writes_over_no_picture_that_was_given(tmp_path):
+    (tmp_path / "input.png").touch()
+    given = tmp_path / "input.png"
+    with pytest.raises(UserError, match="holds the picture that was given: give another folder"):
+        paths.run_folder(tmp_path, ["views.png", "input.png"], given)
+    paths.run_folder(tmp_path, ["views.png"], given)
+    paths.run_folder(tmp_path / "new", ["input.png"], given)
+    with pytest.raises(UserError, match="holds the pictures that were given"):
+        paths.run_folder(tmp_path, [], tmp_path / ".")  # sheet.png would be one of them

@@ -361,14 +361,78 @@ def test_textures_of_basis_alone_leave_the_object_out():
     assert read(file)[0].texture is not None
 
 
-def test_meshopt_is_read_where_the_data_are_there_too():
+def test_meshopt_is_read_where_the_data_are_there_too(monkeypatch):
+    """Without its package; a buffer that only says how large the data would be is none."""
+    monkeypatch.setattr(gltf_document, "_has_meshopt", lambda: False)
     file = simple()
     view = file.json["bufferViews"][0]
     view["extensions"] = {"EXT_meshopt_compression": {"buffer": 0}}
     assert len(read(file)) == 1
     view["buffer"] = 1
     file.json["buffers"] = [{"byteLength": len(file.data)}, {"byteLength": 48}]
+    with pytest.raises(BadMesh, match="EXT_meshopt_compression, which the package meshopt reads"):
+        read(file)
+    view["buffer"] = 0
+    rule = {"EXT_meshopt_compression": {"fallback": True}}
+    file.json["buffers"] = [{"byteLength": len(file.data), "extensions": rule}]
     with pytest.raises(BadMesh, match="EXT_meshopt_compression"):
+        read(file)
+
+
+def pack(file, accessor, mode, stride, values, name="EXT_meshopt_compression", **rule):
+    """Lets an accessor's view hold `values` as meshoptimizer packs them, and nothing else."""
+    meshopt = pytest.importorskip("meshopt")
+    packed = meshopt.encode_gltf_buffer(values, mode)
+    at = file.json["bufferViews"][file.view(packed)]
+    rule |= {"mode": mode, "count": len(values), "byteStride": stride}
+    number = file.json["accessors"][accessor]["bufferView"]
+    file.json["bufferViews"][number] = {
+        "buffer": 1, "byteLength": stride * len(values), "byteOffset": 0,
+        "extensions": {name: at | rule},
+    } | ({"byteStride": stride} if mode == "ATTRIBUTES" else {})  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["EXT_meshopt_compression", "KHR_meshopt_compression"])
+@pytest.mark.parametrize("mode", ["TRIANGLES", "INDICES"])
+def test_what_meshoptimizer_packs_is_read_back(name, mode):
+    """Indices in both ways, floats as they are, and normals by a filter; the parent has no data."""
+    meshopt = pytest.importorskip("meshopt")
+    turned = np.array([[0.6, 0, 0.8]] * 4, "f4")
+    file = simple(NORMAL=turned, TEXCOORD_0=UV)
+    attributes = file.json["meshes"][0]["primitives"][0]["attributes"]
+    pack(file, attributes["POSITION"], "ATTRIBUTES", 12, SQUARE, name)
+    pack(file, file.json["meshes"][0]["primitives"][0]["indices"], mode, 2, INDICES, name)
+    normals = meshopt.encode_filter_oct(np.hstack([turned, np.ones((4, 1), "f4")]), 4, 8)
+    pack(file, attributes["NORMAL"], "ATTRIBUTES", 4, normals, name, filter="OCTAHEDRAL")
+    file.json["accessors"][attributes["NORMAL"]] |= {"componentType": 5120, "normalized": True}
+    file.json["extensionsRequired"] = [name]
+    file.json["buffers"] = [{"byteLength": len(file.data)}, {"byteLength": 48}]
+    (part,) = read(file)
+    np.testing.assert_array_equal(part.positions, CORNERS)
+    np.testing.assert_allclose(part.normals, np.broadcast_to([0.6, 0, 0.8], (2, 3, 3)), atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ({"byteLength": 20}, "EXT_meshopt_compression data cannot be unpacked"),
+        ({"mode": "OTHER"}, "EXT_meshopt_compression data cannot be unpacked"),
+        ({"byteStride": 13}, "EXT_meshopt_compression data cannot be unpacked"),
+        ({"filter": "OCTAHEDRAL"}, "EXT_meshopt_compression data cannot be unpacked"),
+        ({"count": 3}, "wants 48 bytes of a bufferView of 36"),
+        ({"count": 10**9}, "buffers have more than"),
+        ({"count": -1}, "count of the glTF is -1"),
+        ({"byteLength": 10**6}, "a view of EXT_meshopt_compression of the glTF wants bytes"),
+    ],
+)
+def test_meshopt_data_that_lie_are_refused(rule, said):
+    file = simple()
+    position = file.json["meshes"][0]["primitives"][0]["attributes"]["POSITION"]
+    pack(file, position, "ATTRIBUTES", 12, SQUARE)
+    view = file.json["bufferViews"][file.json["accessors"][position]["bufferView"]]
+    view["extensions"]["EXT_meshopt_compression"] |= rule
+    file.json["buffers"] = [{"byteLength": len(file.data)}, {"byteLength": 48}]
+    with pytest.raises(BadMesh, match=said):
         read(file)
 
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from iso3d_jax.data import obj as obj_files
+from iso3d_jax.data import obj_lines
 from iso3d_jax.data.beside import NotThere
 from iso3d_jax.data.meshes import BadMesh
 
@@ -251,10 +252,14 @@ def test_polygons_that_turn_inwards_stay_within_their_outline():
 
 
 def test_a_line_without_end_is_refused(monkeypatch):
-    monkeypatch.setattr(obj_files, "_LONGEST_LINE", 100)
+    monkeypatch.setattr(obj_lines, "LONGEST_LINE", 100)
     with pytest.raises(BadMesh, match="a line of more than 100 bytes"):
         read(TRIANGLE + "f" + " 1" * 60)
-    monkeypatch.setattr(obj_files, "MOST_TRIANGLES", 3)
+    with pytest.raises(
+        BadMesh, match="a line of more than 100 bytes"
+    ):  # and where lines are joined
+        read(TRIANGLE + "f" + " 1" * 30 + "\\\n" + " 1" * 30)
+    monkeypatch.setattr(obj_lines, "MOST_TRIANGLES", 3)
     monkeypatch.setattr("iso3d_jax.data.meshes.MOST_TRIANGLES", 3)
     with pytest.raises(BadMesh, match="4 triangles, and the most is 3"):
         read(TRIANGLE + FACE * 4)

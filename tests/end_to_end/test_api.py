@@ -1,7 +1,9 @@
 """The package as a library: a picture to views and a mesh, stopped, gone on with, exported."""
 
 import dataclasses
+import errno
 import re
+import types
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,10 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 import iso3d_jax as iso3d
+from iso3d_jax import pipeline
 from iso3d_jax.commands import config_files
 from iso3d_jax.data.pictures import load_picture
+from iso3d_jax.reconstruction import state
 
 ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "iso3d_jax" / "data" / "examples" / "trash_can.png"
@@ -192,6 +196,89 @@ def test_what_cannot_be_made_into_an_object_is_refused(pipe, smallest):
         pipe.views(PICTURE, preprocessing="frame")
     with pytest.raises(iso3d.UserError, match="between 1 and 64"):
         pipe.views(PICTURE, num_views=0)
+
+
+def refuse(path):
+    """What a read-only disk says; this may run as the one user that every right is given to."""
+    raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+
+@pytest.mark.parametrize("call", ["views", "input", "reconstruct", "export", "load"])
+def test_what_the_disk_refuses_is_one_sentence(
+    pipe, views, result, smallest, tmp_path, monkeypatch, call
+):
+    """As at the commands: a UserError with the path and what to do, no OSError."""
+    monkeypatch.setattr("os.replace", lambda source, target: refuse(target))
+    monkeypatch.setattr(state, "load", lambda folder, *_: refuse(folder))
+    calls = {
+        "views": lambda: views.save(tmp_path / "x.png"),
+        "input": lambda: pipe.save_input(PICTURE, tmp_path / "x.png"),
+        "reconstruct": lambda: pipe.reconstruct(views, config=smallest, out=tmp_path / "x"),
+        "export": lambda: result.export(tmp_path / "x.ply", faces=100, resolution=8, threshold=1.0),
+        "load": lambda: iso3d.Reconstruction.load(result.folder),
+    }
+    with pytest.raises(iso3d.UserError, match="the disk of .* is read-only: give another folder"):
+        calls[call]()
+
+
+def test_a_file_in_a_folders_place_and_a_folder_in_a_files(pipe, views, smallest, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(iso3d.UserError, match="cannot make the folder .*: a file has that name"):
+        pipe.reconstruct(views, config=smallest, out=tmp_path / "file")
+    for path in ("file", "file/below"):
+        with pytest.raises(iso3d.UserError, match="cannot make the folder"):
+            views.save(tmp_path / path)
+    for save in (views.save, lambda path: pipe.save_input(PICTURE, path)):
+        with pytest.raises(iso3d.UserError, match="folder.png is a folder where a file is to be"):
+            save(tmp_path / "folder.png")
+    with pytest.raises(iso3d.UserError, match="folder.png is a folder, not a picture"):
+        pipe.views(tmp_path / "folder.png")
+    with pytest.raises(iso3d.UserError, match="model folder not found|holds no model|no model"):
+        iso3d.Pipeline.from_pretrained(tmp_path / "file")
+
+
+def test_the_input_is_saved_as_a_png(pipe, views, tmp_path):
+    with Image.open(pipe.save_input(PICTURE, tmp_path / "new" / "seen.png")) as seen:
+        assert np.abs(np.asarray(seen) / 255 - views.prepared).max() < 0.003
+    for name in ("seen", "seen.jpg"):
+        with pytest.raises(iso3d.UserError, match=f"{name} does not end in .png"):
+            pipe.save_input(PICTURE, tmp_path / name)
+    with pytest.raises(iso3d.UserError, match="did you mean 'framed'"):
+        pipe.save_input(PICTURE, tmp_path / "seen.png", "frame")
+
+
+def test_backgrounds_are_removed_as_asked_wherever_a_picture_is_taken(
+    pipe, smallest, tmp_path, monkeypatch
+):
+    """ "never" keeps all of a plain picture; and a matting model that is not there is refused."""
+    plain = np.full((60, 80, 3), 255, np.uint8)
+    plain[20:40, 30:50] = 40
+    assert pipe.views(plain, steps=1).picture[..., 3].min() == 0
+    assert pipe.views(plain, steps=1, remove_background="never").picture[..., 3].min() == 255
+    taken = []
+
+    def reconstruct(_model, picture, *_given, **_options):
+        taken.append(picture)
+        return types.SimpleNamespace()
+
+    monkeypatch.setattr(pipeline, "reconstruct_with_page", reconstruct)
+    pipe.reconstruct(plain, config=smallest, out=tmp_path, remove_background="never")
+    assert taken[0][..., 3].min() == 255
+    pipe.save_input(plain, tmp_path / "a.png", remove_background="never")
+    pipe.save_input(plain, tmp_path / "b.png")
+    a, b = (np.asarray(Image.open(tmp_path / name)).astype(int) for name in ("a.png", "b.png"))
+    assert (b.min(-1) < 100).mean() > 4 * (a.min(-1) < 100).mean()  # the object alone is larger
+    options = dict(remove_background="always", matting_model="/nowhere.onnx")
+    for call in (
+        lambda: pipe.views(PICTURE, **options),
+        lambda: pipe.save_input(PICTURE, tmp_path / "c.png", **options),
+        lambda: pipe.reconstruct(PICTURE, config=smallest, out=tmp_path / "r", **options),
+    ):
+        with pytest.raises(iso3d.UserError, match="nowhere.onnx|onnxruntime"):
+            call()
+    failed = pipe.reconstruct_all({"x": PICTURE}, tmp_path / "all", config=smallest, **options)
+    assert "nowhere.onnx" in failed["x"] or "onnxruntime" in failed["x"]
 
 
 def test_two_pipelines_live_beside_each_other(pipe, views, model_folder):

@@ -1,10 +1,15 @@
 """`python -m iso3d_jax.sample`, as it is typed."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+
+from iso3d_jax import sample
+from iso3d_jax.commands import paths
+from iso3d_jax.core.errors import UserError
 
 SAMPLE = ("-m", "iso3d_jax.sample")
 
@@ -86,10 +91,23 @@ def test_what_was_given_is_not_written_over(refused, pictures):
     assert message.startswith("error: --save_input") and "name another file" in message
 
 
+def test_save_input_loses_no_picture_and_is_what_it_says(pictures, tmp_path):
+    """A folder that holds the pictures themselves would have them written over."""
+    names = ["a_red", "b_blue"]
+    for file in sample.name_inputs(str(pictures), names).values():
+        with pytest.raises(UserError, match="is the picture that was given: name another file"):
+            paths.check_output("--save_input", file, pictures.iterdir())
+    with pytest.raises(UserError, match="x.png is one file and there are 2 pictures: name a fold"):
+        sample.name_inputs("x.png", names)
+    assert sample.name_inputs("x.PNG", names[:1]) == {"a_red": Path("x.PNG")}
+    assert sample.name_inputs(None, names) == {}
+    (tmp_path / "x.png").mkdir()
+    with pytest.raises(UserError, match="x.png is a folder: name a PNG in it"):
+        paths.check_output("--save_input", tmp_path / "x.png", [])
+
+
 def test_views_of_a_disc_become_transparent_files(tmp_path):
     """A view on white gets a background of alpha 0; one that fills its frame stays, and is told."""
-    from iso3d_jax import sample
-
     disc = np.ones((64, 64, 3), np.float32)
     inside = np.hypot(*(np.mgrid[:64, :64] - 31.5)) < 20
     disc[inside] = (0.8, 0.2, 0.1)

@@ -52,8 +52,14 @@ def test_layouts_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         gso.make_task(tmp_path / "nowhere", 32, "centred")
     write_object(tmp_path / "cup-gt", views=15)
-    with pytest.raises(UserError, match="015.png is missing"):
+    with pytest.raises(UserError, match="picture not found: .*015.png; 16 views are needed"):
         gso.make_task(tmp_path, 32, "centred")
+    whole = (tmp_path / "cup-gt" / "014.png").read_bytes()
+    # Formats are named: PostScript would start another program.
+    for damaged in (whole[: len(whole) // 2], b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"):
+        (tmp_path / "cup-gt" / "015.png").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"015.png is (damaged|not a picture).*16 views are"):
+            gso.make_task(tmp_path, 32, "centred")
     Image.new("RGB", (64, 64)).save(tmp_path / "cup-gt" / "015.png")
     with pytest.raises(UserError, match="no transparency"):
         gso.make_task(tmp_path, 32, "centred")

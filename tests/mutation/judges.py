@@ -30,8 +30,8 @@ AREAS = {
     ],
     "data/render": [
         "data/render.py", "data/rasterizer.py", "data/grids.py", "data/meshes.py", "data/gltf.py",
-        "data/gltf_document.py", "data/obj.py", "data/ply.py", "data/plain_meshes.py",
-        "data/beside.py", "data/textures.py",
+        "data/gltf_document.py", "data/obj.py", "data/obj_lines.py", "data/ply.py",
+        "data/plain_meshes.py", "data/beside.py", "data/textures.py",
     ],
     "mesh": ["mesh"],
     "metrics": [

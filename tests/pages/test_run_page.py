@@ -70,6 +70,23 @@ def test_the_page_shows_what_the_model_sees(run_folder):
     assert str(uri(np.ones((8, 8, 3), np.float32))) in text
 
 
+def test_the_page_says_what_became_of_the_background(run_folder):
+    assert "What you gave, all of it." in write_run_page(run_folder).read_text(encoding="utf-8")
+    Image.new("RGBA", (20, 20), (200, 0, 0, 90)).save(run_folder / "input.png")
+    text = write_run_page(run_folder).read_text(encoding="utf-8")
+    assert "What you gave, its background removed." in text and "all of it" not in text
+
+
+def test_a_picture_that_is_damaged_or_gone_is_one_sentence(run_folder):
+    file = run_folder / "input.png"
+    file.write_bytes(file.read_bytes()[:-30])
+    with pytest.raises(UserError, match="input.png is damaged or cut short"):
+        write_run_page(run_folder)
+    file.unlink()
+    with pytest.raises(UserError, match="picture not found: .*input.png"):
+        write_run_page(run_folder)
+
+
 def test_unfinished_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="no finished reconstruction"):
         write_run_page(tmp_path)

@@ -14,6 +14,8 @@ import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 from PIL import Image
 
+from iso3d_jax.core.images import open_as
+
 SPLITS = ("train", "validation", "test")
 TEXTS = ("name", "title", "category", "creator", "license", "source", "split")
 
@@ -28,7 +30,7 @@ def encode_strip(images: UInt8[np.ndarray, "N H W 4"]) -> bytes:
 
 def decode_strip(data: bytes, count: int) -> UInt8[np.ndarray, "N H W 4"]:
     """The views of `encode_strip`; all square or not, all of one size."""
-    strip = np.asarray(Image.open(io.BytesIO(data)).convert("RGBA"))
+    strip = np.asarray(open_as(io.BytesIO(data), ["PNG"]).convert("RGBA"))
     height, width = strip.shape[0], strip.shape[1] // count
     return np.ascontiguousarray(strip.reshape(height, count, width, 4).swapaxes(0, 1))
 
