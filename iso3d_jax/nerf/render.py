@@ -100,8 +100,18 @@ def composite_weights(
 
 
 def per_ray(values: Array, ray: Array, num_rays: int) -> Array:
-    """Sums values [K, ...] over the samples of each ray, [num_rays, ...]."""
-    return jax.ops.segment_sum(values, ray, num_rays, indices_are_sorted=True)
+    """Sums values [K] or [K, C] over the samples of each ray, [num_rays] or [num_rays, C].
+
+    A channel at a time: the scatter of [K, C] rows has them 128 wide on a TPU, 6.4 GB for the 12.6
+    million samples of an iteration at 256x256.
+    """
+
+    def add(column):
+        return jax.ops.segment_sum(column, ray, num_rays, indices_are_sorted=True)
+
+    if values.ndim == 1:
+        return add(values)
+    return jnp.stack([add(values[:, i]) for i in range(values.shape[1])], -1)
 
 
 def chunked(fn, chunk: int, *arrays):

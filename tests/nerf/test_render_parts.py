@@ -3,6 +3,8 @@
 Where a field is needed it is one whose density and colour are formulas.
 """
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,6 +74,17 @@ def test_points_and_sums_of_rays():
     np.testing.assert_array_equal(
         render.per_ray(x, ray, 4), [[1, 2, 5], [0, 0, 0], [18, 16, 18], [0, 0, 0]]
     )
+
+
+def test_sums_of_rays_scatter_numbers_and_not_rows():
+    """Rows of a few channels are 128 wide on a TPU: gigabytes where samples are millions."""
+
+    def loss(values, ray):
+        return jnp.sum(render.per_ray(values, ray, 4) ** 2)
+
+    program = jax.jit(jax.grad(loss)).lower(jnp.ones((7, 3)), jnp.zeros(7, jnp.int32)).as_text()
+    added = re.findall(r"\) : \((tensor<[^>]*>), tensor<7x1xi32>", program)
+    assert added == ["tensor<4xf32>"] * 3
 
 
 def test_a_subset_is_spread_over_the_samples_in_use():
