@@ -1,6 +1,5 @@
 """Reading pictures: every mode, every refusal, backgrounds, and the three preparations."""
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -265,17 +264,6 @@ def test_framed_keeps_the_framing_and_adds_white_to_a_square():
     wide = prepare_picture(image[16:48], 64, "framed")
     np.testing.assert_allclose(wide[16:48], want[16:48], atol=0.51 / 255)
     assert (wide[:16] == 1).all() and (wide[48:] == 1).all()
-
-
-def test_centred_is_quick_enough_for_training():
-    image = np.asarray(disc(size=64, radius=25))
-    prepare_picture(image, 64)
-    times = []
-    for _ in range(20):
-        start = time.perf_counter()
-        prepare_picture(image, 64)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 3e-3
 
 
 def test_launch_is_area_averaging_then_white():
