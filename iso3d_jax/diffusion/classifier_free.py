@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def without_and_with(context: Float[Array, "B L D"]) -> Float[Array, "2B L D"]:
+def without_and_with(context: Float[Array, "B L D"]) -> Float[Array, "2*B L D"]:
     """The contexts of the batch that `predict_both` makes."""
     return jnp.concatenate([jnp.zeros_like(context), context])
 

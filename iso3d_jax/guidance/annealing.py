@@ -7,8 +7,8 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 
-# A constant, or (first step, first value, last value, last step).
-Ramp: TypeAlias = float | tuple[int, float, float, int]
+# A constant, or (first step, first value, last value, last step), as a list where a file has it.
+Ramp: TypeAlias = float | tuple[int, float, float, int] | list[float]
 
 
 def ramp(value: Ramp, step: jax.Array | int) -> jax.Array:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from iso3d_jax.models.attention import SpatialTransformer
 from iso3d_jax.models.embeddings import EmbeddingMLP, timestep_embedding
@@ -259,7 +259,7 @@ class MultiViewUNet(nnx.Module):
     def __call__(
         self,
         z_t: Float[Array, "B V H W C"],
-        t: Float[Array, "B V"],
+        t: Real[Array, "B V"],
         context: Float[Array, "B M E"] | FoldedContext,
         camera: Float[Array, "B V 16"] | None,
         reference: Float[Array, "B 1 H W C"] | None = None,

@@ -77,7 +77,7 @@ def fold(denoiser: Denoiser, groups: int) -> Denoiser:
     return denoiser._replace(folded=denoiser.unet.fold_context(_contexts(denoiser, groups)))
 
 
-def _contexts(denoiser: Denoiser, groups: int) -> Float[Array, "2G 1 D"]:
+def _contexts(denoiser: Denoiser, groups: int) -> Float[Array, "2*G 1 D"]:
     context = jnp.broadcast_to(denoiser.context, (groups, *denoiser.context.shape[1:]))
     return classifier_free.without_and_with(context)
 

@@ -1,6 +1,5 @@
 """Lines parsed many at a time give what they give one by one, and are parsed so where alike."""
 
-
 import numpy as np
 import pytest
 
