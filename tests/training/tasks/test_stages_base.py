@@ -31,7 +31,9 @@ STEM = "input_blocks/0/stem/kernel"
 
 def loading(monkeypatch, stored, wanted, task):
     """What `_load_init` makes of a base's weights where the network wants these shapes."""
-    monkeypatch.setattr(bundle, "load_weights", lambda path, names: {"unet": dict(stored)})
+    monkeypatch.setattr(
+        bundle, "load_weights", lambda path, names, dtype=None: {"unet": dict(stored)}
+    )
     shapes = {path: types.SimpleNamespace(shape=shape) for path, shape in wanted.items()}
     monkeypatch.setattr(bundle, "abstract_network", lambda name, config: (None, shapes))
     monkeypatch.setattr(bundle, "load_network", lambda name, config, weights, source: weights)
