@@ -15,18 +15,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # No random key is used for two things, here and in the commands that tests start.
 os.environ.setdefault("JAX_DEBUG_KEY_REUSE", "1")
 
-# Shapes and types of annotations are checked at run time, where a test calls a function: those of
-# four folders of maths always, all others where it is asked for.
+# Shapes and types of annotations are checked at run time where it is asked for.
 from jaxtyping import install_import_hook  # noqa: E402
 
 import tests.typechecker  # noqa: E402, F401 (jaxtyping finds it by name)
 
-CHECKED = ["diffusion", "geometry", "guidance", "metrics"]
 if os.environ.get("CHECK_TYPES") == "1":
-    CHECKED = [""]
-install_import_hook(
-    [f"iso3d_jax.{name}".rstrip(".") for name in CHECKED], "tests.typechecker.check"
-)
+    install_import_hook("iso3d_jax", "tests.typechecker.check")
 
 # Small programs too are compiled once for all processes.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
