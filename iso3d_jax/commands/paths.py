@@ -80,7 +80,7 @@ def check_output(flag: str, path: str | Path, given: Iterable[str | Path]) -> No
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{flag} {path} is a folder: name a PNG in it")
-    if path.exists() and any(Path(g).exists() and path.samefile(g) for g in given):
+    if any(_is_same(path, Path(g)) for g in given):
         raise UserError(f"{flag} {path} is the picture that was given: name another file")
 
 
@@ -92,15 +92,15 @@ def run_folder(path: str | Path, names: Iterable[str], given: str | Path) -> Non
       given: the picture, or the folder of pictures.
     """
     path, given = Path(path), Path(given)
-    same = path.is_dir() and given.is_dir() and path.samefile(given)
-    if same or any(_is_same(path / name, given) for name in names):
+    same = given.is_dir() and _is_same(path, given)
+    if same or (given.is_file() and any(_is_same(path / name, given) for name in names)):
         what = "the pictures" if same else "the picture"
         raise UserError(f"--out {path} holds {what} that {'were' if same else 'was'} given: give "
                         "another folder")  # fmt: skip
 
 
 def _is_same(path: Path, given: Path) -> bool:
-    return path.is_file() and given.is_file() and path.samefile(given)
+    return path.exists() and given.exists() and path.samefile(given)
 
 
 def matting_model(path: str | None) -> None:

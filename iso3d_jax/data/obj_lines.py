@@ -64,9 +64,14 @@ def split_lines(data: bytes) -> Iterator[bytes]:
     Raises:
       BadMesh: a line that is too long.
     """
+    return _join_lines(_clean(data))
+
+
+def _join_lines(data: bytes) -> Iterator[bytes]:
+    """`split_lines` of what is clean already."""
     pending: list[bytes] = []
     length = 0
-    for line in io.BytesIO(_clean(data)):
+    for line in io.BytesIO(data):
         length += len(line)
         if length > LONGEST_LINE:
             raise BadMesh(f"a line of more than {LONGEST_LINE:,} bytes")
@@ -225,7 +230,7 @@ def scan(data: bytes) -> Scan:
     found = Scan()
     data = _clean(data)
     if re.search(rb"\\\r?\n", data):  # lines that go on in the next one
-        for line in split_lines(data):
+        for line in _join_lines(data):
             found.read(line)
         return found
     first = 0
