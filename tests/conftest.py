@@ -27,7 +27,7 @@ if os.environ.get("CHECK_TYPES") == "1":
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 from iso3d_jax.commands import command_line  # noqa: E402
-from tests.fork_server import FAST_COMPILING, ForkServer  # noqa: E402
+from tests.fork_server import FAST_COMPILING, ForkServer, refusing  # noqa: E402
 
 # JAX reads it with its first computation.
 os.environ.setdefault("XLA_FLAGS", FAST_COMPILING["XLA_FLAGS"])
@@ -115,16 +115,7 @@ def other_process_in():
 
 @pytest.fixture(scope="session")
 def refused(run_python):
-    """Runs a command that must refuse: status 2, one `error: ...` line, no traceback."""
-
-    def run(*args, **environment):
-        process = run_python(*args, **environment)
-        errors = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
-        assert process.returncode == 2, process.stdout + process.stderr
-        assert len(errors) == 1 and "Traceback" not in process.stderr, process.stderr
-        return errors[0]
-
-    return run
+    return refusing(run_python)
 
 
 SMALL_MODEL = dict(

@@ -58,9 +58,10 @@ def _run(request) -> None:
             os.dup2(file, number)
         os.environ.clear()
         os.environ.update(request["environment"])
-        os.chdir(ROOT)
+        os.chdir(request["folder"])
         module, *arguments = request["arguments"]
-        sys.argv, sys.path[0] = [module, *arguments], str(ROOT)
+        sys.argv = [module, *arguments]
+        sys.path[:1] = [request["folder"], request["package"]]
         code = _status(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True))
         threading._shutdown()
         atexit._run_exitfuncs()
@@ -85,14 +86,20 @@ def _status(program) -> int:
 
 
 class ForkServer:
-    """The other side: starts `serve` when a command is first asked for."""
+    """The other side: starts `serve` when a command is first asked for.
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    Args:
+      outputs: a folder for what commands print.
+      package: the folder that iso3d_jax is imported from.
+      folder: what commands run in.
+    """
+
+    def __init__(self, outputs: Path, package: Path = ROOT, folder: Path = ROOT):
+        self.outputs, self.package, self.folder = outputs, package, folder
         self.process: subprocess.Popen | None = None
 
     def run(self, arguments: list[str], environment: dict, timeout: float):
-        """Runs `python -m ARGUMENTS...` in the repository's folder; as `subprocess.run` does."""
+        """Runs `python -m ARGUMENTS...` in the folder; as `subprocess.run` does."""
         if self.process is None:
             self.process = subprocess.Popen(
                 [sys.executable, __file__], text=True,
@@ -100,8 +107,11 @@ class ForkServer:
                 env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # its threads do not survive a fork
             )  # fmt: skip
         assert self.process.stdin is not None and self.process.stdout is not None
-        outputs = {name: str(self.folder / name) for name in ("stdout", "stderr")}
-        request = {"arguments": arguments, "environment": environment, **outputs}
+        outputs = {name: str(self.outputs / name) for name in ("stdout", "stderr")}
+        request = {
+            "arguments": arguments, "folder": str(self.folder), "package": str(self.package),
+            "environment": environment | {"PYTHONPATH": str(self.package)}, **outputs,
+        }  # fmt: skip
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         pid = int(self.process.stdout.readline())
@@ -115,6 +125,19 @@ class ForkServer:
     def close(self) -> None:
         if self.process is not None:
             self.process.communicate()
+
+
+def refusing(run):
+    """Runs a command by `run` that must refuse: status 2, one `error: ...` line, no traceback."""
+
+    def refused(*args, **environment):
+        process = run(*args, **environment)
+        errors = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
+        assert process.returncode == 2, process.stdout + process.stderr
+        assert len(errors) == 1 and "Traceback" not in process.stderr, process.stderr
+        return errors[0]
+
+    return refused
 
 
 if __name__ == "__main__":

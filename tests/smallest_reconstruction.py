@@ -15,7 +15,7 @@ def get_config(steps: str = "4"):
     cfg.render.update(step_size=2 / 24, candidates=6.0, samples=4.0, normals=1.0)
     cfg.occupancy.update(resolution=16, every=4)
     cfg.optimizer.update(encoding=0.03, networks=0.01)
-    cfg.draft.update(steps=cfg.steps, rays=256, networks=0.01, sets=cfg.draft.sets[:4])
+    cfg.draft.update(steps=cfg.steps, rays=256, networks=0.01, sets=cfg.draft.sets[:1])
     cfg.video.update(frames=3, resolution=32, seconds=1.0)
     cfg.mesh.update(resolution=24, faces=2000, texture=64)
     return cfg

@@ -22,7 +22,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from iso3d_jax.models.layers import LayerOptions
-from iso3d_jax.models.params import FlatParams
+from iso3d_jax.models.params import FlatParams, InitialKeys
 from iso3d_jax.models.unet import MultiViewUNet, UNetConfig
 from iso3d_jax.tiny.frequencies import to_pictures
 from iso3d_jax.weights.bundle import load_weights
@@ -179,7 +179,7 @@ def spatial_unet(
 
 def build_drawing(config: SpatialUNetConfig, embedding_dim: int) -> Drawing:
     """The decoder by itself, as a UNet of these numbers has it, with fresh weights."""
-    return Drawing(2 * config.layout_size, embedding_dim, config.camera_dim, rngs=nnx.Rngs(0))
+    return Drawing(2 * config.layout_size, embedding_dim, config.camera_dim, rngs=InitialKeys(0))
 
 
 def load_drawing(path: str | Path | None) -> FlatParams:

@@ -26,7 +26,7 @@ from iso3d_jax.core.progress import Progress, Steps
 from iso3d_jax.diffusion.schedule import make_schedule
 from iso3d_jax.models import registry
 from iso3d_jax.models.clip import ImageTower
-from iso3d_jax.models.params import merge_params, split_shapes
+from iso3d_jax.models.params import InitialKeys, merge_params, split_shapes
 from iso3d_jax.models.unet import MultiViewUNet
 from iso3d_jax.models.vae import Autoencoder
 from iso3d_jax.weights import compact, facts
@@ -94,7 +94,7 @@ def build_network(
     """A freshly initialised network of a bundle's config."""
     numbers = config.network(name)
     kind = registry.find_by_numbers(name, numbers)
-    return kind.module(numbers, rngs=nnx.Rngs(seed), dtype=dtype)
+    return kind.module(numbers, rngs=InitialKeys(seed), dtype=dtype)
 
 
 def abstract_network(name: str, config: ModelSpec, dtype=jnp.float32):

@@ -15,10 +15,29 @@ from iso3d_jax.data.table import MultiViewTable
 from iso3d_jax.training.tasks.stages import load_frozen
 
 
-@pytest.fixture
-def micro(tmp_path):
-    """A comparison of two steps each, on four objects that are encoded here."""
-    cfg = config_files.load_config("configs/compare.py:tiny,steps=2,seeds=2")
+COMPARISON = """
+from iso3d_jax.presets import compare
+import smallest_reconstruction
+
+def get_config(arg=None):
+    cfg = compare.get_config("tiny,steps=2,seeds=1")
+    for training in (cfg.stage1, *(cfg.stage2[name] for name in cfg.stage2)):
+        training.data_encoded = "four encoded"
+        training.batch_size, training.warmup_steps = 2, 0
+        training.model.unet.update(
+            model_channels=16, channel_mult=(1,), attention_resolutions=(1,), num_head_channels=8,
+            num_groups=4,
+        )
+    cfg.objects, cfg.ddim_steps = 1, 2
+    cfg.reconstruct = smallest_reconstruction.get_config("2")
+    return cfg
+"""
+
+
+@pytest.fixture(scope="module")
+def four_encoded(desk):
+    """Four objects of the samples, encoded by the shipped networks."""
+    cfg = config_files.load_config("configs/compare.py:tiny")
     table = MultiViewTable.load("samples", "train")
     four = {k: getattr(table, k)[:4] for k in ("images", "azimuth_deg", "elevation_deg", "names")}
     frozen = load_frozen("", "", cfg.stage1.dtype)
@@ -26,9 +45,16 @@ def micro(tmp_path):
         dataclasses.replace(table, **four), frozen.vae, frozen.clip, variants=1,
         pictures=[frozen.config.picture],
     )  # fmt: skip
-    encoded.save(tmp_path / "encoded")
+    encoded.save(desk / "four encoded")
+    return desk / "four encoded"
+
+
+@pytest.fixture
+def micro(four_encoded):
+    """A comparison of two steps each, on four objects."""
+    cfg = config_files.load_config("configs/compare.py:tiny,steps=2,seeds=2")
     for training in (cfg.stage1, *(cfg.stage2[name] for name in cfg.stage2)):
-        training.data_encoded = str(tmp_path / "encoded")
+        training.data_encoded = str(four_encoded)
         training.batch_size, training.warmup_steps = 2, 0
         training.model.unet.update(
             model_channels=16, channel_mult=(1,), attention_resolutions=(1,), num_head_channels=8,
@@ -37,6 +63,16 @@ def micro(tmp_path):
     cfg.objects, cfg.ddim_steps = 2, 2
     cfg.reconstruct = config_files.load_config("tests/smallest_reconstruction.py")
     return cfg
+
+
+def test_the_command_with_a_config_of_ones_own(run_python, desk, four_encoded):
+    (desk / "comparison.py").write_text(COMPARISON)
+    process = run_python(
+        "-m", "iso3d_jax.compare", "--config", "comparison.py", "--runs", "method",
+        "--out", "comparison",
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    assert (desk / "comparison" / "table.md").is_file()
 
 
 @pytest.mark.slow

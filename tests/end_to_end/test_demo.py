@@ -1,4 +1,7 @@
-"""`python -m iso3d_jax.demo` as `make demo` runs it, then `iso3d_jax.export` on its result."""
+"""`python -m iso3d_jax.demo` as `make demo` runs it, then `iso3d_jax.export` on its result; from the
+installed package, with a picture and a config of one's own that has Windows line ends."""
+
+from pathlib import Path
 
 import pytest
 import trimesh
@@ -6,25 +9,25 @@ import trimesh
 DEMO = ("-m", "iso3d_jax.demo")
 
 
-def test_demo_then_export(run_python, refused, model_folder, tmp_path):
-    """Four iterations with a random model: every file is there, and none of it means anything."""
-    out = tmp_path / "demo"
+def test_demo_then_export(run_python, refused, desk):
+    """Four iterations with the shipped model: every file is there, and the mesh means nothing."""
+    out = desk / "out" / "demo"
     process = run_python(
-        *DEMO, "--model", model_folder, "--out", out,
-        "--config", "tests/smallest_reconstruction.py",
+        "-m", "iso3d_jax", "demo", "--image", "my bin.png", "--seed", 5,
+        "--config", "smallest_reconstruction.py",
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
-    assert process.stdout.strip().splitlines()[-1] == str(out / "index.html")
+    assert Path(process.stdout.strip().splitlines()[-1]) == out / "index.html"
     for name in ("input.png", "views.png", "turntable.mp4", "mesh.glb", "report.json"):
         assert (out / name).stat().st_size > 0, name
     page = (out / "index.html").read_text(encoding="utf-8")
-    assert "trash_can.png" in page and "<model-viewer " in page and "data:video/mp4" in page
+    assert "my bin.png" in page and "<model-viewer " in page and "data:video/mp4" in page
 
     for suffix in ("obj", "ply"):
         export = run_python("-m", "iso3d_jax.export", "--run", out, "--format", suffix)
         assert export.returncode == 0, export.stderr
         assert len(trimesh.load_mesh(out / f"mesh.{suffix}").faces) > 100
-    refused("-m", "iso3d_jax.export", "--run", tmp_path / "none", "--format", "obj")
+    refused("-m", "iso3d_jax.export", "--run", "none", "--format", "obj")
 
 
 @pytest.mark.parametrize(

@@ -25,14 +25,16 @@ def pictures(tmp_path_factory):
     return folder
 
 
-def test_grid_and_separate_views(run_python, model_folder, pictures, tmp_path):
-    out = tmp_path / "new" / "views.png"
+def test_grid_and_separate_views(run_python, model_folder, desk, pictures, tmp_path):
+    out = desk / "new" / "views.png"  # `desk` is the home of whoever types this
     common = [*SAMPLE, "--model", model_folder, "--steps=3", "--cell=64"]
-    process = run_python(*common, "--image", pictures, "--out", out, "--separate", "--num_views=3")
+    process = run_python(
+        *common, "--image", pictures, "--out=~/new/views.png", "--separate", "--num_views=3"
+    )
     assert process.returncode == 0, process.stderr
     assert f"wrote {out}" in process.stdout and "compiling" in process.stderr
     assert Image.open(out).size == (4 * 68 + 4, 2 * 68 + 4)
-    names = sorted(path.name for path in (tmp_path / "new" / "views").iterdir())
+    names = sorted(path.name for path in (desk / "new" / "views").iterdir())
     assert names[:3] == [f"a_red_{k}_azimuth{120 * k:03d}.png" for k in range(3)]
     assert len(names) == 6
     told = process.stdout.partition("left opaque")[2]

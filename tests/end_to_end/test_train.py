@@ -53,7 +53,7 @@ def test_stage_2_then_views(run_python, refused, small, first, stage1, tmp_path)
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     out = tmp_path / "views.png"
-    image = "iso3d_jax/data/examples/sofa.png"
+    image = "my bin.png"
     process = run_python(
         "-m", "iso3d_jax.sample", "--image", image, "--model", stage2, "--out", out, "--steps=2"
     )
@@ -73,6 +73,13 @@ def test_stage_2_then_views(run_python, refused, small, first, stage1, tmp_path)
     )
     assert process.returncode == 0, process.stderr
     assert adapted.is_file() and adapted.read_bytes() != out.read_bytes()
+
+    compact = tmp_path / "compact"
+    process = run_python(
+        "-m", "iso3d_jax.convert", "--from", lora, "--to", "compact", "--out", compact
+    )
+    assert process.returncode == 0, process.stderr
+    assert (compact / "model.safetensors").is_file()
 
 
 def test_full_size_says_in_one_message_what_is_missing(refused, tmp_path):

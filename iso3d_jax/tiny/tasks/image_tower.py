@@ -24,7 +24,7 @@ from iso3d_jax.data.grids import tile
 from iso3d_jax.data.table import MultiViewTable, join, prepare_references, shrink
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.models.clip import ImageTower
-from iso3d_jax.models.params import FlatParams, merge_params, split_params
+from iso3d_jax.models.params import FlatParams, InitialKeys, merge_params, split_params
 from iso3d_jax.tiny import spatial_prior
 from iso3d_jax.tiny.spatial_prior import Drawing
 from iso3d_jax.training.spec import TrainingSpec, make_spec
@@ -195,7 +195,7 @@ class ImageTowerTask(BaseTask):
             COARSE,
             cfg.model.network("clip").output_dim,
             cfg.model.network("unet").camera_dim,
-            rngs=nnx.Rngs(cfg.seed + 1),
+            rngs=InitialKeys(cfg.seed + 1),
         )
         module = TowerWithDecoder(tower, decoder)
         self.graphdef, self.init_params = split_params(module)
