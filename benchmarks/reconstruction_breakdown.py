@@ -138,7 +138,7 @@ def measure(spec, denoiser, denoiser_spec, scene, phase: int, repeats: int) -> d
         for name, (program, args) in programs(spec, denoiser, denoiser_spec, scene, phase).items()
     }
     whole = functools.partial(step.train_step, spec=spec, denoiser_spec=denoiser_spec, phase=phase)
-    whole_seconds = seconds_of(whole, scene, denoiser, repeats=repeats)
+    whole_seconds = seconds_of(whole, scene, denoiser, jax.random.key(spec.seed), repeats=repeats)
     return shares(seconds) | {"whole_iteration": whole_seconds}
 
 
@@ -161,7 +161,7 @@ def main():
     scene = state.load(args.run, spec) if args.run else state.start(spec)
     if not args.run and args.warmup:
         scene, _ = step.run_steps(
-            scene, denoiser, jnp.int32(args.warmup), capacity=args.warmup,
+            scene, denoiser, jnp.int32(args.warmup), jax.random.key(spec.seed), capacity=args.warmup,
             spec=spec, denoiser_spec=denoiser_spec, phase=args.phase,
         )  # fmt: skip
     seconds = measure(spec, denoiser, denoiser_spec, scene, args.phase, args.repeats)

@@ -76,8 +76,9 @@ def iteration(bench: Bench) -> None:
         name = run_of.names[phase]
         scene = state.start(spec)._replace(step=jnp.int32(start_of(spec, phase)))
         with bench.record.trying(f"{name}: whole"):
-            scene, _ = program.call(scene, denoiser, jnp.int32(sizes.warm_up))
-            seconds, scene, record = _timed(program, scene, denoiser, sizes.iterations)
+            key = jax.random.key(spec.seed)
+            scene, _ = program.call(scene, denoiser, jnp.int32(sizes.warm_up), key)
+            seconds, scene, record = _timed(program, scene, denoiser, key, sizes.iterations)
             bench.record.row(
                 f"{name}: whole", **program.figures(seconds), iterations_per_second=1 / seconds,
                 wanted_samples=float(np.max(record["wanted_samples"])),
@@ -112,8 +113,8 @@ def _recipe(bench: Bench) -> Recipe:
     programs = compile_all(
         {
             phase: lambda phase=phase: run_steps.trace(
-                scene, denoiser, jnp.int32(1), capacity=spec.steps_per_call, spec=spec,
-                denoiser_spec=denoiser_spec, phase=phase,
+                scene, denoiser, jnp.int32(1), jax.random.key(spec.seed),
+                capacity=spec.steps_per_call, spec=spec, denoiser_spec=denoiser_spec, phase=phase,
             )
             for phase in names
         },
@@ -128,7 +129,7 @@ def start_of(spec: ReconstructionSpec, phase: int) -> int:
     return spec.phases[phase - 1][0] if phase else 0
 
 
-def _timed(program, scene, denoiser, count: int):
+def _timed(program, scene, denoiser, key, count: int):
     """(seconds an iteration, the scene after, what was recorded): the median of three calls.
 
     None is begun once ten seconds are over.
@@ -136,7 +137,7 @@ def _timed(program, scene, denoiser, count: int):
     times, record = [], {}
     while len(times) < 3 and sum(times) * count < 10.0:
         began = time.perf_counter()
-        scene, record = jax.block_until_ready(program.call(scene, denoiser, jnp.int32(count)))
+        scene, record = jax.block_until_ready(program.call(scene, denoiser, jnp.int32(count), key))
         times.append((time.perf_counter() - began) / count)
     return float(np.median(times)), scene, record
 
@@ -170,7 +171,7 @@ def many(bench: Bench) -> None:
     missing = [name for phase, name in run_of.names.items() if phase not in programs]
     if missing:
         raise RuntimeError(f"no program for {missing[0]}: see the part that compiled it")
-    scene, rates = state.start(spec), {}
+    scene, rates, key = state.start(spec), {}, jax.random.key(spec.seed)
     reserve = 0.0 if bench.tiny else 5.0
     for phase, (until, resolution, _) in enumerate(spec.phases):
         first = start_of(spec, phase)
@@ -181,8 +182,8 @@ def many(bench: Bench) -> None:
         while done < until - first:
             before = time.perf_counter()
             count = min(spec.steps_per_call, until - first - done)
-            scene, record = programs[phase].call(scene, denoiser, jnp.int32(count))
-            record = {key: np.asarray(value) for key, value in record.items()}
+            scene, record = programs[phase].call(scene, denoiser, jnp.int32(count), key)
+            record = {name: np.asarray(value) for name, value in record.items()}
             done += count
             calls.append(count / (time.perf_counter() - before))
             if bench.tiny or time.perf_counter() - began + 1 / calls[-1] * count > share:

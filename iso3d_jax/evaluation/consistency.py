@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -83,7 +84,7 @@ def explain(
     unused = DenoiserSpec(views.shape[1], 1.0, "v", "mvdream")
     current, _ = run_steps(
         state.start(spec), pictures.from_views(views, cameras), jnp.int32(spec.steps),
-        capacity=spec.steps, spec=spec, denoiser_spec=unused, phase=0,
+        jax.random.key(spec.seed), capacity=spec.steps, spec=spec, denoiser_spec=unused, phase=0,
     )  # fmt: skip
     shown = pictures.render_views(current, cameras, views.shape[1], spec)[0]
     shown = np.clip(shown, 0.0, 1.0)

@@ -124,6 +124,7 @@ def _reconstruction(unet, vae, config: ModelSpec, spec: ReconstructionSpec) -> I
         _shape((side, side)),
     )  # fmt: skip
     main = _shapes_of(jax.eval_shape(lambda: state.start(spec)))
+    key = jax.eval_shape(lambda: jax.random.key(0))
 
     def run(spec, phase):
         return functools.partial(
@@ -132,7 +133,7 @@ def _reconstruction(unet, vae, config: ModelSpec, spec: ReconstructionSpec) -> I
         )  # fmt: skip
 
     for phase, (_, size, _) in enumerate(spec.phases):
-        yield Program(f"SDS at {size}", run(spec, phase), (main, prior, _shape((), jnp.int32)))
+        yield Program(f"SDS at {size}", run(spec, phase), (main, prior, _shape((), jnp.int32), key))
     fitted = draft.draft_spec(spec, side)
     rays = len(spec.draft.sets) * spec.views * side**2
     grid = (spec.draft.hull_resolution,) * 3
@@ -141,7 +142,7 @@ def _reconstruction(unet, vae, config: ModelSpec, spec: ReconstructionSpec) -> I
         _shape(grid) if spec.draft.hull else None,  # pyright: ignore[reportCallIssue]
     )  # fmt: skip
     first = _shapes_of(jax.eval_shape(lambda: state.start(fitted)))
-    yield Program("draft", run(fitted, 0), (first, seen, _shape((), jnp.int32)))
+    yield Program("draft", run(fitted, 0), (first, seen, _shape((), jnp.int32), key))
     ring = _shapes_of(camera_sets.ring(4, **pictures.SHOW))
     show = functools.partial(
         inspect.unwrap(pictures._render_views), resolution=spec.video.resolution,

@@ -96,7 +96,8 @@ class Programs:
         example, source = self._shapes
         program = run_steps.lower(
             example, source, jax.ShapeDtypeStruct((), jnp.int32),
-            capacity=self._spec.steps_per_call, spec=self._spec,
+            jax.eval_shape(lambda: jax.random.key(0)),
+            capacity=self._spec.steps_per_call, spec=self._spec.of_iterations,
             denoiser_spec=self._denoiser_spec, phase=phase,
         ).compile()  # fmt: skip
         self.seconds += time.monotonic() - begin
@@ -249,7 +250,8 @@ def optimize(
     if step >= spec.steps:
         _check_learned(history, current, spec)
         return current, history, seconds
-    current, source = parallel.replicate(device_mesh, (current, source))
+    key = jax.random.key(spec.seed)
+    current, source, key = parallel.replicate(device_mesh, (current, source, key))
     shared = {} if programs is None else programs
     if label not in shared:
         shared[label] = Programs(spec, denoiser_spec, current, source)
@@ -270,7 +272,7 @@ def optimize(
             until = min(spec.phase_end(phase), step + spec.steps_per_call)
             for every in (spec.save_every, spec.preview_every):
                 until = min(until, (step // every + 1) * every) if every else until
-            current, record = program(current, source, jnp.int32(until - step))
+            current, record = program(current, source, jnp.int32(until - step), key)
             count = int(current.step) - step
             step += count
             record = {k: np.asarray(v) for k, v in record.items()}

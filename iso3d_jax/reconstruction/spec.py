@@ -181,6 +181,17 @@ class ReconstructionSpec:
             samples=2 * rays.samples, alpha_threshold=rays.alpha_threshold / 2,
         )  # fmt: skip
 
+    @property
+    def of_iterations(self) -> ReconstructionSpec:
+        """What iterations are computed from: all else is at one value, and so are runs' programs.
+
+        The seed is not among it: iterations are given its key.
+        """
+        return dataclasses.replace(
+            self, preset="", seed=0, picture="", save_every=0, preview_every=0, steps_per_call=0,
+            show=ShowSpec(1.0, ""), video=VideoSpec(0, 0, 0.0), mesh=MeshSpec(0, 0, 0, 0.0, 0.0),
+        )  # fmt: skip
+
     def phase_at(self, step: int) -> int:
         """Index of the phase that iteration `step` (counted from 0) belongs to."""
         return next(i for i, (until, *_) in enumerate(self.phases) if step < until)

@@ -1,8 +1,8 @@
 """One iteration of the optimisation, and the compiled program that runs many of them.
 
 Everything a program needs is an argument: the networks, the picture's embedding, the schedule, the
-sampled views. Nothing is closed over, so that another picture or other weights do not compile
-again. Iterations run in a loop on the device with a number of turns that is an argument too: one
+sampled views, the seed's key. Nothing is closed over, so that another picture, other weights or
+another seed do not compile again. Iterations run in a loop on the device with a number of turns that is an argument too: one
 program serves any range of iterations, and a resumed run computes bit by bit what an unbroken one
 does.
 """
@@ -58,6 +58,7 @@ def update_occupancy(state: State, key: jax.Array, spec: ReconstructionSpec) -> 
 def train_step(
     state: State,
     source: Denoiser | Pictures,
+    key: jax.Array,
     *,
     spec: ReconstructionSpec,
     denoiser_spec: DenoiserSpec,
@@ -70,14 +71,14 @@ def train_step(
 
     Args:
       source: what to follow, a `Denoiser` (SDS) or `Pictures` (a draft).
+      key: the run's, `jax.random.key(spec.seed)`; an iteration's is made of it and its number.
       phase: index into `spec.phases`.
 
     Returns:
       The new state and scalars: every loss unweighted, the total, opacity, t, how full the slots
       of the render are, and `skipped`, 1 for an iteration that was left out.
     """
-    key = jax.random.fold_in(jax.random.key(spec.seed), state.step)
-    k_occupancy, k_losses = jax.random.split(key)
+    k_occupancy, k_losses = jax.random.split(jax.random.fold_in(key, state.step))
     state = update_occupancy(state, k_occupancy, spec)
     grid = make_grid(state, spec)
     weights = loss_weights(spec, state.step)
@@ -119,6 +120,7 @@ def run_steps(
     state: State,
     source: Denoiser | Pictures,
     count: Array,
+    key: jax.Array,
     *,
     capacity: int,
     spec: ReconstructionSpec,
@@ -129,6 +131,8 @@ def run_steps(
 
     Args:
       count: number of iterations, at most `capacity`.
+      key: the run's.
+      spec: `of_iterations` where a program is to serve runs that differ in other numbers only.
 
     Returns:
       The new state, and `train_step`'s scalars as arrays [capacity], zero beyond the last one.
@@ -136,7 +140,7 @@ def run_steps(
     if isinstance(source, Denoiser):
         source = fold(source, spec.phases[phase][2])
     step = functools.partial(train_step, spec=spec, denoiser_spec=denoiser_spec, phase=phase)
-    shapes = jax.eval_shape(step, state, source)[1]
+    shapes = jax.eval_shape(step, state, source, key)[1]
     record = {name: jnp.zeros(capacity, jnp.float32) for name in shapes}
 
     def more(carry):
@@ -145,7 +149,7 @@ def run_steps(
 
     def body(carry):
         index, state, record = carry
-        state, metrics = step(state, source)
+        state, metrics = step(state, source, key)
         return index + 1, state, {k: record[k].at[index].set(metrics[k]) for k in record}
 
     return jax.lax.while_loop(more, body, (jnp.int32(0), state, record))[1:]

@@ -49,8 +49,8 @@ def steps(cfg, source, mesh, count=3):
     spec = losses.DenoiserSpec(16, 1.0, "v", "mvdream", mesh)
     current, source = parallel.replicate(mesh, (state.start(make_spec(cfg)), source))
     current, record = step.run_steps(
-        current, source, jnp.int32(count), capacity=count, spec=make_spec(cfg), denoiser_spec=spec,
-        phase=0)
+        current, source, jnp.int32(count), jax.random.key(cfg.seed), capacity=count,
+        spec=make_spec(cfg), denoiser_spec=spec, phase=0)
     return jax.device_get((current, record))
 
 

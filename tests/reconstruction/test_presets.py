@@ -51,7 +51,7 @@ def test_both_resolutions_of_a_preset_trace(denoiser, preset, phase, memory):
     parameters = sum(x.size for x in jax.tree.leaves(scene.params["encoding"]))
     assert parameters == 12_599_920  # as in the released code
     step = functools.partial(train_step, spec=make_spec(cfg), denoiser_spec=SPEC, phase=phase)
-    after, record = jax.eval_shape(step, scene, denoiser)
+    after, record = jax.eval_shape(step, scene, denoiser, jax.random.key(0))
     assert jax.tree.structure(after) == jax.tree.structure(scene)
     assert [(x.shape, x.dtype) for x in jax.tree.leaves(after)] == [
         (x.shape, x.dtype) for x in jax.tree.leaves(scene)
@@ -73,12 +73,12 @@ def test_the_embedding_is_folded_once_for_all_iterations(denoiser, random_model)
     given = dict(spec=make_spec(cfg), denoiser_spec=SPEC, phase=0)
     folded = jax.eval_shape(lambda denoiser: fold(denoiser, cfg.phases[0][2]), denoiser)
     step = functools.partial(train_step, **given)
-    every_time = products(jax.make_jaxpr(step)(scene, denoiser))
-    once = products(jax.make_jaxpr(step)(scene, folded))
+    every_time = products(jax.make_jaxpr(step)(scene, denoiser, jax.random.key(0)))
+    once = products(jax.make_jaxpr(step)(scene, folded, jax.random.key(0)))
     blocks = sum(map(len, folded.folded.attention))
     assert blocks and every_time - once == 2 * blocks  # `to_v` and `to_out`
 
     run = functools.partial(run_steps, capacity=2, **given)
-    (program,) = jax.make_jaxpr(run)(scene, denoiser, jnp.int32(2)).eqns
+    (program,) = jax.make_jaxpr(run)(scene, denoiser, jnp.int32(2), jax.random.key(0)).eqns
     loops = [e for e in program.params["jaxpr"].eqns if e.primitive.name == "while"]
     assert max(products(loop.params["body_jaxpr"]) for loop in loops) == once

@@ -11,6 +11,7 @@ from iso3d_jax.reconstruction.losses import Denoiser, DenoiserSpec, Pictures
 from iso3d_jax.reconstruction.spec import make_spec
 
 SPEC = DenoiserSpec(16, 1.0, "v", "mvdream")
+KEY = jax.random.key(0)
 SHAPES = {"encoding": ((4, 2), (3, 2)), "density": {"in": (2, 3), "out": (3, 1)},
           "colour": {"in": (2, 3), "out": (3, 3)}}  # fmt: skip
 
@@ -64,7 +65,11 @@ def simple(monkeypatch, target):
 
 def iterate(cfg, phase=0):
     given = dict(spec=make_spec(cfg), denoiser_spec=SPEC, phase=phase)
-    return jax.jit(lambda current, source=None: step.train_step(current, source, **given))
+    return jax.jit(
+        lambda current, source=None: step.train_step(
+            current, source, jax.random.key(cfg.seed), **given
+        )
+    )
 
 
 def test_three_iterations_are_three_updates_of_adamw_with_two_rates(cfg, simple, target):
@@ -246,7 +251,7 @@ def test_a_program_runs_as_many_iterations_as_it_is_told(cfg, monkeypatch):
     cfg.max_bad_steps, cfg.phases = 3, ((9, 16, 5), (20, 16, 2))
     numbers = make_spec(cfg)
 
-    def train_step(current, source, *, spec, denoiser_spec, phase):
+    def train_step(current, source, _key, *, spec, denoiser_spec, phase):
         assert spec == numbers and denoiser_spec is SPEC
         bad = (current.step >= 4).astype(jnp.int32)
         value = source.folded[0, 0] if isinstance(source, Denoiser) else source.mask[0]
@@ -258,15 +263,15 @@ def test_a_program_runs_as_many_iterations_as_it_is_told(cfg, monkeypatch):
     monkeypatch.setattr(step, "train_step", train_step)
     denoiser = Denoiser(Unet(), None, jnp.full((1, 1, 4), 3.0), None)
     given = dict(capacity=12, spec=numbers, denoiser_spec=SPEC)
-    current, record = step.run_steps(start(cfg, some(0)), denoiser, jnp.int32(3), phase=1, **given)
+    current, record = step.run_steps(start(cfg, some(0)), denoiser, jnp.int32(3), KEY, phase=1, **given)
     assert int(current.step) == 3
     np.testing.assert_array_equal(record["at"], [10, 11, 12] + [0] * 9)
     np.testing.assert_array_equal(record["source"], [6.0] * 3 + [0] * 9)  # two groups of this phase
     np.testing.assert_array_equal(record["phase"][:3], 1)
-    current, record = step.run_steps(current, denoiser, jnp.int32(12), phase=0, **given)
+    current, record = step.run_steps(current, denoiser, jnp.int32(12), KEY, phase=0, **given)
     assert int(current.step) == 7 and int(current.in_a_row) == 3  # three in a row are bad
     np.testing.assert_array_equal(record["at"], [13, 14, 15, 16] + [0] * 8)
     assert record["source"][0] == 15.0
     pictures = Pictures(*(jnp.full((1, 3), 7.0),) * 3, jnp.full(1, 7.0))
     fresh = start(cfg, some(0))
-    assert step.run_steps(fresh, pictures, jnp.int32(1), phase=0, **given)[1]["source"][0] == 7.0
+    assert step.run_steps(fresh, pictures, jnp.int32(1), KEY, phase=0, **given)[1]["source"][0] == 7.0

@@ -63,6 +63,7 @@ def test_a_scene_stays_in_float32_and_follows_the_same_losses(model_folder):
             state.start(spec),
             denoiser,
             jnp.int32(2),
+            jax.random.key(spec.seed),
             capacity=2,
             spec=spec,
             denoiser_spec=denoiser_spec,
