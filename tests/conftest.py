@@ -126,8 +126,8 @@ SMALL_MODEL = dict(
         attention_resolutions=(2,), num_res_blocks=1, context_dim=24, num_head_channels=16,
         num_groups=8,
     ),
-    vae=dict(ch=16, ch_mult=(1, 1, 2, 2), num_res_blocks=1, z_channels=8, embed_dim=8,
-             num_groups=8),
+    vae=dict(ch=8, ch_mult=(1, 1, 2, 2), num_res_blocks=1, z_channels=8, embed_dim=8,
+             num_groups=4),
     clip=dict(image_size=32, patch_size=8, width=32, layers=1, heads=2, output_dim=24),
 )  # fmt: skip
 
