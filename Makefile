@@ -15,7 +15,7 @@ IMAGE ?=
 TORCH ?= torch
 PYTEST_ARGS ?=
 # A file of tests stays in one process, whose fixtures and compiled programs it shares.
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --durations=40
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder --durations=40
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
 .PHONY: demo test test-slow mutants lint format clean

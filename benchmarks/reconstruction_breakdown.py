@@ -161,8 +161,8 @@ def main():
     scene = state.load(args.run, spec) if args.run else state.start(spec)
     if not args.run and args.warmup:
         scene, _ = step.run_steps(
-            scene, denoiser, jnp.int32(args.warmup), jax.random.key(spec.seed), capacity=args.warmup,
-            spec=spec, denoiser_spec=denoiser_spec, phase=args.phase,
+            scene, denoiser, jnp.int32(args.warmup), jax.random.key(spec.seed),
+            capacity=args.warmup, spec=spec, denoiser_spec=denoiser_spec, phase=args.phase,
         )  # fmt: skip
     seconds = measure(spec, denoiser, denoiser_spec, scene, args.phase, args.repeats)
     result = {

@@ -66,7 +66,8 @@ def analyse(
     memory = (
         run_steps.lower(
             scene, denoiser, jax.ShapeDtypeStruct((), jnp.int32, sharding=place),
-            jax.eval_shape(lambda: jax.random.key(0)), capacity=spec.steps_per_call, spec=spec, denoiser_spec=denoiser_spec,
+            placed(jax.eval_shape(lambda: jax.random.key(0)), place),
+            capacity=spec.steps_per_call, spec=spec, denoiser_spec=denoiser_spec,
             phase=phase,
         )
         .compile()

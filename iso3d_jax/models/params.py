@@ -20,19 +20,23 @@ Module = TypeVar("Module", bound=nnx.Module)
 class InitialKeys(nnx.Rngs):
     """Random keys for a network's first weights: those of `nnx.Rngs(seed)`, counted by Python.
 
-    `nnx.Rngs` keeps its count in an array, which under `nnx.eval_shape` is traced, and each write to
-    it walks all that was traced before: 16 s of the 18 that the released UNet's shapes took.
+    `nnx.Rngs` keeps its count in an array, which under `nnx.eval_shape` is traced, and each write
+    to it walks all that was traced before: 16 s of the 18 that the released UNet's shapes took.
     """
 
     def __init__(self, seed: int):
         object.__setattr__(self, "_key", jax.random.key(seed))
         object.__setattr__(self, "_drawn", 0)
 
-    def params(self) -> Array:
+    def __call__(self) -> Array:
         """The next key."""
         key = jax.random.fold_in(self._key, self._drawn)
         object.__setattr__(self, "_drawn", self._drawn + 1)
         return key
+
+    def params(self) -> Array:
+        """The next key, as layers ask for it."""
+        return self()
 
 
 def split_params(module: Module) -> tuple[nnx.GraphDef[Module], FlatParams]:

@@ -2,9 +2,9 @@
 
 Everything a program needs is an argument: the networks, the picture's embedding, the schedule, the
 sampled views, the seed's key. Nothing is closed over, so that another picture, other weights or
-another seed do not compile again. Iterations run in a loop on the device with a number of turns that is an argument too: one
-program serves any range of iterations, and a resumed run computes bit by bit what an unbroken one
-does.
+another seed do not compile again. Iterations run in a loop on the device with a number of turns
+that is an argument too: one program serves any range of iterations, and a resumed run computes bit
+by bit what an unbroken one does.
 """
 
 from __future__ import annotations

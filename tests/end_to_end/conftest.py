@@ -1,4 +1,4 @@
-"""What a stranger has: the built wheel, installed elsewhere; commands run in a folder of one's own."""
+"""What a stranger has: the built wheel, installed elsewhere, and a folder to run commands in."""
 
 import os
 import shutil

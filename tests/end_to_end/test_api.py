@@ -291,7 +291,9 @@ def test_two_pipelines_live_beside_each_other(pipe, views, model_folder):
 def test_the_page_of_examples_runs(pipe, smallest, tmp_path, monkeypatch):
     """Every block of docs/python.md, in one go, with a small model, preset and texture."""
     text = (ROOT / "docs" / "python.md").read_text()
-    text = text.replace("texture=1024", "texture=64").replace('"mesh.texture": 512', '"mesh.texture": 64')
+    text = text.replace("texture=1024", "texture=64").replace(
+        '"mesh.texture": 512', '"mesh.texture": 64'
+    )
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) >= 3
     monkeypatch.chdir(tmp_path)

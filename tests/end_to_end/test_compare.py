@@ -14,7 +14,6 @@ from iso3d_jax.data.encode import encode_table
 from iso3d_jax.data.table import MultiViewTable
 from iso3d_jax.training.tasks.stages import load_frozen
 
-
 COMPARISON = """
 from iso3d_jax.presets import compare
 import smallest_reconstruction

@@ -1,5 +1,5 @@
-"""`python -m iso3d_jax.demo` as `make demo` runs it, then `iso3d_jax.export` on its result; from the
-installed package, with a picture and a config of one's own that has Windows line ends."""
+"""`python -m iso3d_jax.demo` as `make demo` runs it, then `iso3d_jax.export` on its result;
+from the installed package, with a picture and a config of one's own that has Windows line ends."""
 
 from pathlib import Path
 

@@ -25,16 +25,18 @@ SMALLEST = ROOT / "tests" / "smallest_reconstruction.py"
 SMALLER = {
     "convert": [],
     "sample": ["--steps=2", "--seed=1"],
-    "reconstruct": [f"--config={SMALLEST}"],
+    "reconstruct": [f"--config={SMALLEST}:1"],
     "export": ["--resolution=24", "--texture=64"],
     "data.render": ["--sets=2"],
     "data.encode": ["--variants=1"],
     "train": [
-        "--config.steps=2", "--config.batch_size=1", "--config.model.resolution=64",
+        "--config.steps=2", "--config.batch_size=1", "--config.model.resolution=32",
         "--config.sample_every=0", "--config.loader=memory", "--config.single_view_share=1.0",
         "--config.reference_dropout=0.0", "--config.warmup_steps=1", "--config.dtype=float32",
     ],
-    "evaluate": ["--split=train", "--steps=2", "--consistency_objects=0", "--st_lpips=none"],
+    "evaluate": [
+        "--split=train", "--objects=1", "--steps=2", "--consistency_objects=0", "--st_lpips=none"
+    ],
 }  # fmt: skip
 
 
@@ -53,7 +55,10 @@ def commands():
 def place(tmp_path_factory):
     """A folder with stand-ins for public files, picture and meshes; what a token becomes."""
     folder = tmp_path_factory.mktemp("full_size")
-    arch = GOLDEN / "config.json"
+    numbers = json.loads((GOLDEN / "config.json").read_text())
+    numbers["unet"]["image_size"] = 8  # pictures of 32 pixels
+    arch = folder / "architecture.json"
+    arch.write_text(json.dumps(numbers))
     tensors = open_tensors(CHECKPOINT)
     for name, of_tower in (("sd-v2.1-base-4view.pt", False), ("vit_h.pt", True)):
         kept = {k: t for k, t in tensors.items() if ("cond_stage_model" in k) == of_tower}
@@ -69,7 +74,7 @@ def place(tmp_path_factory):
         "pkunliu/Isotropic3D/isotropic3d.ckpt": str(CHECKPOINT),
         "MVDream/MVDream/sd-v2.1-base-4view.pt": str(folder / "sd-v2.1-base-4view.pt"),
         "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": str(folder / "vit_h.pt"),
-        "MESHES": "procedural:2", "256": "64", "chair.png": str(folder / "chair.png"),
+        "MESHES": "procedural:2", "256": "32", "chair.png": str(folder / "chair.png"),
         "25": "0.5",  # density; the smallest scene is thin
     }  # fmt: skip
     return folder, stand_ins, arch
@@ -120,7 +125,7 @@ def test_a_tower_that_does_not_fit_is_refused_at_once(place, tmp_path, refused):
         "-m", "iso3d_jax.train", "--config=configs/stage1.py", f"--workdir={tmp_path / 'run'}",
         f"--config.init_from={released}", f"--config.init.vae={released}",
         f"--config.init.clip={TINY}", "--config.data=samples",
-        "--config.model.resolution=64", "--config.loader=memory",
+        "--config.model.resolution=32", "--config.loader=memory",
     )  # fmt: skip
     assert "512 numbers" in message and "CLIP-ViT-H-14-laion2B-s32B-b79K" in message
     assert message.count("1024") == 2

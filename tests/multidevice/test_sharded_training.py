@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pytest
 
+from tests.fork_server import FAST_COMPILING
+
 SCRIPT = """
 import json, sys, tempfile
 sys.path.insert(0, ".")
@@ -33,7 +35,7 @@ print(json.dumps(curves))
 
 def curves(run_python, devices, *mixes):
     """Ten float32 losses for each "fsdp,tensor" mix; what is left over goes to `data`."""
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    flags = f"{FAST_COMPILING['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     process = run_python("-c", SCRIPT, *mixes, XLA_FLAGS=flags)
     assert process.returncode == 0, process.stderr
     assert f"{devices} x cpu" in process.stderr

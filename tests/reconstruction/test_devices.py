@@ -7,6 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from tests.fork_server import FAST_COMPILING
+
 CONFIG = Path(__file__).parents[2] / "configs" / "reconstruct.py"
 SCRIPT = """
 import json, os, signal, sys, threading, time
@@ -79,7 +81,7 @@ def test_each_device_makes_its_own_objects(tmp_path, run_python):
     (folder / "d.png").write_text("not a picture")
     process = run_python(
         "-c", SCRIPT, folder, tmp_path / "out", CONFIG,
-        XLA_FLAGS="--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0",
+        XLA_FLAGS=f"{FAST_COMPILING['XLA_FLAGS']} --xla_force_host_platform_device_count=2",
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     stopped, failed, began, used = json.loads(process.stdout.splitlines()[-1])

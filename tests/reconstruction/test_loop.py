@@ -78,7 +78,7 @@ def test_the_next_program_compiles_while_the_first_runs(
         if phase == 1:
             compiling.set()
 
-        def program(current, source, count):
+        def program(current, source, count, _key):
             assert compiling.wait(60)  # with phase 0 running, phase 1 is being compiled
             events.append(f"run {phase}")
             record = dict.fromkeys(("total", "gradient", "opacity"), np.ones(20))
@@ -115,7 +115,7 @@ def test_iterations_that_are_not_finite_are_left_out(denoiser, small_config, tmp
     run = program.get(0)
     for step in range(20):
         before = jax.device_get(current)
-        current, record = run(current, flaky, jnp.int32(1))
+        current, record = run(current, flaky, jnp.int32(1), jax.random.key(cfg.seed))
         odd = int(record["t"][0]) % 2 == 1
         assert bool(record["skipped"][0]) == odd and int(current.step) == step + 1
         assert same((before.params, before.opt_state), (current.params, current.opt_state)) == odd

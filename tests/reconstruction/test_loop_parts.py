@@ -41,7 +41,7 @@ class Stand:
         )
 
     def program(self, phase):
-        def run(current, source, count):
+        def run(current, source, count, _key):
             first = int(current.step)
             at = np.arange(first, first + int(count))
             bad = np.array([self.bad is not None and self.bad <= k < self.until for k in at])

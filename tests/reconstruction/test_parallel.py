@@ -9,6 +9,7 @@ import pytest
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.reconstruction import parallel
 from iso3d_jax.reconstruction.spec import make_spec
+from tests.fork_server import FAST_COMPILING
 
 SCRIPT = """
 import json, sys
@@ -108,8 +109,7 @@ def run(tmp_path, run_python, request):
         (tmp_path / "again").mkdir()
         process = run_python(
             "-c", SCRIPT, request.path.parent, tmp_path, cases,
-            XLA_FLAGS="--xla_force_host_platform_device_count=4 "
-            "--xla_backend_optimization_level=0",
+            XLA_FLAGS=f"{FAST_COMPILING['XLA_FLAGS']} --xla_force_host_platform_device_count=4",
         )  # fmt: skip
         assert process.returncode == 0, process.stderr
         return json.loads(process.stdout.splitlines()[-1])

@@ -37,7 +37,8 @@ def test_it_is_learned_where_it_has_a_weight(with_picture, small_config):
     check(small_config)
     _, record = run_steps(
         state.start(make_spec(small_config)), with_picture, jnp.int32(20),
-        jax.random.key(small_config.seed), capacity=20, spec=make_spec(small_config), denoiser_spec=DenoiserSpec(16, 1.0, "v", "mvdream"), phase=0,
+        jax.random.key(small_config.seed), capacity=20, spec=make_spec(small_config),
+        denoiser_spec=DenoiserSpec(16, 1.0, "v", "mvdream"), phase=0,
     )  # fmt: skip
     values = np.asarray(record["reference_l2"])
     assert values[-1] < 0.9 * values[0]

@@ -263,7 +263,9 @@ def test_a_program_runs_as_many_iterations_as_it_is_told(cfg, monkeypatch):
     monkeypatch.setattr(step, "train_step", train_step)
     denoiser = Denoiser(Unet(), None, jnp.full((1, 1, 4), 3.0), None)
     given = dict(capacity=12, spec=numbers, denoiser_spec=SPEC)
-    current, record = step.run_steps(start(cfg, some(0)), denoiser, jnp.int32(3), KEY, phase=1, **given)
+    current, record = step.run_steps(
+        start(cfg, some(0)), denoiser, jnp.int32(3), KEY, phase=1, **given
+    )
     assert int(current.step) == 3
     np.testing.assert_array_equal(record["at"], [10, 11, 12] + [0] * 9)
     np.testing.assert_array_equal(record["source"], [6.0] * 3 + [0] * 9)  # two groups of this phase
@@ -274,4 +276,6 @@ def test_a_program_runs_as_many_iterations_as_it_is_told(cfg, monkeypatch):
     assert record["source"][0] == 15.0
     pictures = Pictures(*(jnp.full((1, 3), 7.0),) * 3, jnp.full(1, 7.0))
     fresh = start(cfg, some(0))
-    assert step.run_steps(fresh, pictures, jnp.int32(1), KEY, phase=0, **given)[1]["source"][0] == 7.0
+    assert (
+        step.run_steps(fresh, pictures, jnp.int32(1), KEY, phase=0, **given)[1]["source"][0] == 7.0
+    )

@@ -30,7 +30,7 @@ if __name__ == "__main__":
         from tests.small_training import SmallTask, small_config
 
         changes = {k: json.loads(v) for k, v in (a.split("=", 1) for a in sys.argv[2:])}
-        one_program = dict(single_view_share=0.0, reference_dropout=0.0)
+        one_program = dict(single_view_share=0.0, reference_dropout=0.0, lr_schedule="constant")
         cfg = small_config(**one_program | changes)
         fit(SmallTask(cfg), sys.argv[1])
     except UserError as error:

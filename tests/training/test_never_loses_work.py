@@ -16,10 +16,11 @@ from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.stopping import EXIT_PREEMPTED
 from iso3d_jax.training.checkpoint import Checkpoints
 from iso3d_jax.training.loop import fit
+from tests.fork_server import FAST_COMPILING
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = [sys.executable, str(ROOT / "tests/training/small_run.py")]
-ONE_BRANCH = dict(single_view_share=0.0, reference_dropout=0.0)
+ONE_BRANCH = dict(single_view_share=0.0, reference_dropout=0.0, lr_schedule="constant")
 
 
 def start(workdir, *changes, **environment):
@@ -27,9 +28,7 @@ def start(workdir, *changes, **environment):
     return subprocess.Popen(
         [*RUN, str(workdir), *changes],
         cwd=ROOT,
-        env=os.environ
-        | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_backend_optimization_level=0"}
-        | environment,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | FAST_COMPILING | environment,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -60,7 +59,7 @@ def in_checkpoints(workdir):
 
 
 def check_kills(tmp_path, kills, steps, seed, *changes):
-    changes = (f"steps={steps}", "batch_size=2", *changes)
+    changes = (f"steps={steps}", *changes)
     process = start(tmp_path / "whole", *changes, f"checkpoint_every={steps}")
     _, said = process.communicate(timeout=1800)
     assert process.returncode == 0, said
