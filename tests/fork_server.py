@@ -23,7 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # Tests, and commands that they start, compile fast, for their programs run a few times each.
-# Without the emitters of fusions a small program, of which there are thousands, takes half the time.
+# Without the emitters of fusions a small program, of which there are thousands, takes half as long.
 FAST_COMPILING = {
     "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 }

@@ -24,6 +24,9 @@ class InitialKeys(nnx.Rngs):
     to it walks all that was traced before: 16 s of the 18 that the released UNet's shapes took.
     """
 
+    _key: Array
+    _drawn: int
+
     def __init__(self, seed: int):
         object.__setattr__(self, "_key", jax.random.key(seed))
         object.__setattr__(self, "_drawn", 0)
