@@ -160,7 +160,9 @@ def camera_conditions(
       encoding: a model's `sampling_cameras`.
     """
     azimuths = cameras.orthogonal_azimuths(azimuth_deg, num_views)
-    return cameras.camera_condition(jnp.full(num_views, elevation_deg), azimuths, encoding)
+    return cameras.camera_condition(
+        jnp.full(num_views, elevation_deg, jnp.float32), azimuths, encoding
+    )
 
 
 @functools.partial(

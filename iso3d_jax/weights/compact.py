@@ -16,14 +16,17 @@ SCALE = ":scale"  # after the path of a weight that is stored as bytes
 _FEW = 1 << 13  # matrices of fewer weights are not worth the error
 
 
-def pack(path: str, weight: Array) -> dict[str, Array]:
-    """A weight as it is stored: {path: bytes, path:scale: float32}, or {path: bfloat16}."""
-    weight = jnp.asarray(weight, jnp.float32)
+def pack(path: str, weight: Array | np.ndarray) -> dict[str, np.ndarray]:
+    """A weight as it is stored: {path: bytes, path:scale: float32}, or {path: bfloat16}.
+
+    On the host, where no shape of a weight is a program to compile.
+    """
+    weight = np.asarray(weight, np.float32)
     if weight.ndim < 2 or weight.size < _FEW or "/camera_embed/" in path:
         return {path: weight.astype(jnp.bfloat16)}
-    largest = jnp.abs(weight).max(tuple(range(weight.ndim - 1)))
-    scale = jnp.where(largest > 0, largest / 127.0, 1.0)
-    return {path: jnp.rint(weight / scale).astype(jnp.int8), path + SCALE: scale}
+    largest = np.abs(weight).max(tuple(range(weight.ndim - 1)))
+    scale = np.where(largest > 0, largest / np.float32(127), np.float32(1))
+    return {path: np.rint(weight / scale).astype(np.int8), path + SCALE: scale}
 
 
 def unpack(whole: np.ndarray, scale: np.ndarray) -> np.ndarray:

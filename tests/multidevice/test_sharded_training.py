@@ -16,7 +16,9 @@ from iso3d_jax.training.loop import fit
 curves = []
 for mix in sys.argv[1:]:
     fsdp, tensor = map(int, mix.split(","))
-    one_program = dict(single_view_share=0.0, reference_dropout=0.0)
+    one_program = dict(
+        single_view_share=0.0, reference_dropout=0.0, lr_schedule="constant"
+    )
     cfg = small_config(mesh=dict(fsdp=fsdp, tensor=tensor), **one_program)
     with tempfile.TemporaryDirectory() as folder:
         state = fit(SmallTask(cfg), folder)
