@@ -20,8 +20,9 @@ def test_channels_are_rounded_to_their_own_largest_weight():
     weight[..., 5] = 0.0
     stored = compact.pack("unet/conv/kernel", weight)
     assert {name: (type(x), x.dtype) for name, x in stored.items()} == {
-        "unet/conv/kernel": (np.ndarray, np.int8), "unet/conv/kernel:scale": (np.ndarray, np.float32)
-    }  # fmt: skip
+        "unet/conv/kernel": (np.ndarray, np.int8),
+        "unet/conv/kernel:scale": (np.ndarray, np.float32),
+    }
     again = unpacked(stored, "unet/conv/kernel")
     error = np.abs(again - weight).max((0, 1, 2))
     assert (error <= np.abs(weight).max((0, 1, 2)) / 127 * 0.501).all()
