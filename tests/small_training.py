@@ -8,6 +8,9 @@ from iso3d_jax.data.encode import EncodedTable
 from iso3d_jax.training.spec import StageSpec, make_spec
 from iso3d_jax.training.tasks import batches, denoiser, stages, trainable
 
+# One program to compile, the same for any number of steps: one branch, and a rate without an end.
+ONE_PROGRAM = dict(single_view_share=0.0, reference_dropout=0.0, lr_schedule="constant")
+
 
 def small_config(**changes) -> ConfigDict:
     """What configs/stage2.py has, with small numbers."""

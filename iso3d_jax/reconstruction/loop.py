@@ -79,13 +79,14 @@ class Programs:
         denoiser_spec: DenoiserSpec,
         example: State,
         source: Denoiser | Pictures,
+        key: jax.Array,
     ):
         self._spec, self._denoiser_spec = spec, denoiser_spec
         self._shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(
                 jnp.shape(x), jnp.result_type(x), sharding=getattr(x, "sharding", None)
             ),
-            (example, source),
+            (example, source, key),
         )
         self._pool = concurrent.futures.ThreadPoolExecutor(1)
         self._futures: dict[int, concurrent.futures.Future] = {}
@@ -93,10 +94,9 @@ class Programs:
 
     def _compile(self, phase: int):
         begin = time.monotonic()
-        example, source = self._shapes
+        example, source, key = self._shapes
         program = run_steps.lower(
-            example, source, jax.ShapeDtypeStruct((), jnp.int32),
-            jax.eval_shape(lambda: jax.random.key(0)),
+            example, source, jax.ShapeDtypeStruct((), jnp.int32), key,
             capacity=self._spec.steps_per_call, spec=self._spec.of_iterations,
             denoiser_spec=self._denoiser_spec, phase=phase,
         ).compile()  # fmt: skip
@@ -254,7 +254,7 @@ def optimize(
     current, source, key = parallel.replicate(device_mesh, (current, source, key))
     shared = {} if programs is None else programs
     if label not in shared:
-        shared[label] = Programs(spec, denoiser_spec, current, source)
+        shared[label] = Programs(spec, denoiser_spec, current, source, key)
     compiled = shared[label]
     progress = progress or Progress(spec.steps, label, start=step)
     with signals() as stopped:

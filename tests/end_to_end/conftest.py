@@ -28,11 +28,11 @@ def site(tmp_path_factory):
         if not (folder / "site" / "bin").is_dir():
             shutil.copytree(ROOT, folder / "sources", ignore=LEFT_OUT)
             pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-            build = ["wheel", "--no-deps", "--no-build-isolation", "-w", folder]
-            subprocess.run([*pip, *map(str, build), str(folder / "sources")], check=True)
+            build = ["wheel", "--no-deps", "--no-build-isolation", "-w", folder, folder / "sources"]
+            subprocess.run([*pip, *map(str, build)], check=True, timeout=300)
             (wheel,) = folder.glob("*.whl")
             install = ["install", "--no-deps", "--target", str(folder / "installing"), str(wheel)]
-            subprocess.run([*pip, *install], check=True)
+            subprocess.run([*pip, *install], check=True, timeout=300)
             (folder / "installing").rename(folder / "site")
     return folder / "site"
 
@@ -48,10 +48,16 @@ def desk(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def run_python(site, desk, tmp_path_factory):
+def environment(site, desk):
+    """Variables of whoever works there; compiled programs are kept where all tests keep them."""
+    own = {"PYTHONPATH": str(site), "HOME": str(desk), "XDG_CACHE_HOME": CACHE}
+    return os.environ | FAST_COMPILING | own
+
+
+@pytest.fixture(scope="session")
+def run_python(site, desk, environment, tmp_path_factory):
     """Runs `python -m MODULE ARGS...` of the installed wheel in `desk`; returns the process."""
     server = ForkServer(tmp_path_factory.mktemp("commands"), package=site, folder=desk)
-    environment = os.environ | FAST_COMPILING | {"HOME": str(desk), "XDG_CACHE_HOME": CACHE}
 
     def run(*args, timeout=1800):
         assert args[0] == "-m"

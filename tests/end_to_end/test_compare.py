@@ -67,7 +67,7 @@ def micro(four_encoded):
 def test_the_command_with_a_config_of_ones_own(run_python, desk, four_encoded):
     (desk / "comparison.py").write_text(COMPARISON)
     process = run_python(
-        "-m", "iso3d_jax.compare", "--config", "comparison.py", "--runs", "no_stage1",
+        "-m", "iso3d_jax.compare", "--config", "comparison.py", "--runs", "method",
         "--out", "comparison",
     )  # fmt: skip
     assert process.returncode == 0, process.stderr

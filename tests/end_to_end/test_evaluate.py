@@ -10,8 +10,9 @@ EVALUATE = ("-m", "iso3d_jax.evaluate")
 def test_a_split_a_folder_and_the_ablation(run_python, model_folder, tmp_path):
     common = [*EVALUATE, "--model", model_folder, "--steps=2", "--consistency_objects=0"]
     out = tmp_path / "split"
-    process = run_python(*common, "--objects=2", "--out", out)
+    process = run_python(*common, "--objects=2", "--consistency_objects=1", "--out", out)
     assert process.returncode == 0, process.stderr
+    assert "consistency" in (out / "report.json").read_text()
     report = json.loads((out / "report.json").read_text())
     rows = ["random model", "nearest training object", "mean training picture"]
     assert list(report["views"]) == rows and len(report["objects"]) == 2

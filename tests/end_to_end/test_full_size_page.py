@@ -101,6 +101,7 @@ def test_the_page_is_walked(place, run_python):
         text = process.stdout + process.stderr
         assert process.returncode == 0, f"{number}: {module} {' '.join(line)}\n{text}"
         outputs.setdefault(module, []).append(text)
+    assert (folder / "data/objects/multiview").is_dir()
     said = "\n".join(outputs["convert"])
     for promised in (
         "cameras: isotropic3d, sampled with isotropic3d_sampling", "cameras: mvdream", "clip of"

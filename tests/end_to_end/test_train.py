@@ -42,13 +42,21 @@ def test_stage_1_as_it_is_typed(stage1):
     assert (stage1 / "model" / "model.safetensors").is_file()
 
 
-def test_stage_2_then_views(run_python, refused, small, first, stage1, tmp_path):
+def test_stage_2_then_views(run_python, refused, model_folder, small, first, stage1, tmp_path):
     message = refused(*first[1], "--config.steps=4", "--config.model.unet.model_channels=64")
     assert str(stage1) in message or "checkpoint" in message
 
+    encoded = tmp_path / "encoded"
+    process = run_python(
+        "-m", "iso3d_jax", "encode", "--data", "samples", "--out", encoded, "--variants", 1,
+        "--vae", model_folder, "--clip", model_folder,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    small = [*small, f"--config.data_encoded={encoded}"]
+
     stage2 = tmp_path / "stage2"
     process = run_python(
-        *TRAIN, "--config=configs/stage2.py:tiny", f"--workdir={stage2}", *small,
+        *TRAIN, "--config=configs/stage2.py:tiny", "--out", stage2, *small,
         f"--config.init_from={stage1}", "--config.steps=2",
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
@@ -63,7 +71,7 @@ def test_stage_2_then_views(run_python, refused, small, first, stage1, tmp_path)
     # A little on top of it by LoRA: the folder that comes out is an ordinary model's.
     lora, adapted = tmp_path / "lora", tmp_path / "adapted.png"
     process = run_python(
-        *TRAIN, "--config=configs/stage2.py:tiny", f"--workdir={lora}", *small,
+        *TRAIN, "--config", "stage2:tiny", f"--workdir={lora}", *small,
         f"--config.init_from={stage2}", "--config.steps=2", "--config.trainable=lora",
         "--config.learning_rate=0.1", "--config.warmup_steps=0",
     )  # fmt: skip

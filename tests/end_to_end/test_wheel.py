@@ -1,6 +1,5 @@
 """What is in the wheel, and the console script. Every test of this folder runs commands from it."""
 
-import os
 import re
 import subprocess
 import sys
@@ -14,14 +13,13 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def iso3d(site, desk):
+def iso3d(site, desk, environment):
     """Runs the console script; it must succeed. Returns what it printed."""
 
     def run(*args):
         process = subprocess.run(
             [str(site / "bin" / "iso3d"), *map(str, args)], cwd=desk, capture_output=True,
-            text=True, timeout=900,
-            env=os.environ | {"PYTHONPATH": str(site), "HOME": str(desk)},
+            text=True, timeout=900, env=environment,
         )  # fmt: skip
         assert process.returncode == 0, process.stderr
         return process.stdout
@@ -40,12 +38,11 @@ def test_the_wheel_holds_what_the_package_reads(site):
     assert not missing
 
 
-def test_it_is_the_installed_package_that_runs(site, desk, run_python):
+def test_it_is_the_installed_package_that_runs(site, desk, environment, run_python):
     program = "import iso3d_jax; print(iso3d_jax.__file__)"
     (desk / "where.py").write_text(program)
     found = subprocess.run(
-        [sys.executable, "-c", program], cwd=desk, capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": str(site)},
+        [sys.executable, "-c", program], cwd=desk, capture_output=True, text=True, env=environment
     ).stdout  # fmt: skip
     assert Path(found.strip()) == site / "iso3d_jax" / "__init__.py"
     assert run_python("-m", "where").stdout == found
@@ -58,3 +55,18 @@ def test_the_list_of_commands(iso3d, run_python):
         if name != "lowering":
             assert "Flags:" in run_python("-m", "iso3d_jax", name, "--help").stdout
     assert "Flags:" in iso3d("sample", "--help")
+
+
+def test_views_and_a_mesh_by_the_script(iso3d, desk):
+    """With the shipped model and a preset by its name; and what is found in a user's own folder."""
+    iso3d("sample", "--image", "my bin.png", "--out=~/views.png")
+    assert (desk / "views.png").stat().st_size > 10_000
+    iso3d(
+        "reconstruct", "--image", "my bin.png", "--out", "bin", "--seed", 5,
+        "--config", "reconstruct:tiny,steps=2", "--config.init=none",
+        "--config.video.frames=2", "--config.video.resolution=32", "--config.mesh.resolution=32",
+        "--config.mesh.texture=64",
+    )  # fmt: skip
+    assert (desk / "bin" / "index.html").stat().st_size > 100_000
+    iso3d("export", "--run", "bin", "--format", "obj")
+    assert (desk / "bin" / "mesh.mtl").is_file()

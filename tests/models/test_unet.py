@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from iso3d_jax.models.params import InitialKeys
 from iso3d_jax.models.unet import MultiViewUNet, UNetConfig
 from tests.networks import drawn
 
@@ -93,7 +94,7 @@ def test_camera_path_stays_float32_under_bfloat16():
 
 
 def test_full_size_has_the_released_number_of_weights():
-    shapes = nnx.eval_shape(lambda: MultiViewUNet(UNetConfig(), rngs=nnx.Rngs(0)))
+    shapes = nnx.eval_shape(lambda: MultiViewUNet(UNetConfig(), rngs=InitialKeys(0)))
     total = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(shapes, nnx.Param)))
     assert total == 867_572_164
 

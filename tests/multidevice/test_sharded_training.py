@@ -11,15 +11,12 @@ SCRIPT = """
 import json, sys, tempfile
 sys.path.insert(0, ".")
 import jax
-from tests.small_training import SmallTask, small_config
+from tests.small_training import ONE_PROGRAM, SmallTask, small_config
 from iso3d_jax.training.loop import fit
 curves = []
 for mix in sys.argv[1:]:
     fsdp, tensor = map(int, mix.split(","))
-    one_program = dict(
-        single_view_share=0.0, reference_dropout=0.0, lr_schedule="constant"
-    )
-    cfg = small_config(mesh=dict(fsdp=fsdp, tensor=tensor), **one_program)
+    cfg = small_config(mesh=dict(fsdp=fsdp, tensor=tensor), **ONE_PROGRAM)
     with tempfile.TemporaryDirectory() as folder:
         state = fit(SmallTask(cfg), folder)
         lines = [json.loads(line) for line in open(folder + "/metrics.jsonl")]

@@ -18,6 +18,7 @@ from iso3d_jax.core.errors import UserError
 from iso3d_jax.geometry import camera_sets
 from iso3d_jax.nerf import field
 from iso3d_jax.reconstruction import loop, pictures, state
+from iso3d_jax.reconstruction import step as iterations
 from iso3d_jax.reconstruction.init import draft
 from iso3d_jax.reconstruction.losses import WANTED, DenoiserSpec
 from iso3d_jax.reconstruction.spec import check, make_spec
@@ -94,6 +95,27 @@ def test_the_next_program_compiles_while_the_first_runs(
     assert events == ["compile 0", "compile 1", "run 0", "run 1"]
 
 
+def test_another_seed_or_turntable_does_not_trace_the_iterations_again(
+    denoiser, small_config, tmp_path, monkeypatch
+):
+    traced, losses = [], iterations.sds_losses
+    monkeypatch.setattr(
+        iterations, "sds_losses", lambda *args, **given: traced.append(1) or losses(*args, **given)
+    )
+    jax.clear_caches()
+    counts, totals = [], []
+    for seed in (1, 2):
+        small_config.seed, small_config.video.frames = seed, 3 + seed
+        spec = make_spec(small_config)
+        _, history, _ = loop.optimize(
+            state.start(spec), denoiser, spec, SPEC, tmp_path / str(seed), {}, label=str(seed)
+        )
+        counts.append(len(traced))
+        totals.append(history["guidance"])
+    assert counts[0] == counts[1] > 0
+    assert totals[0] != totals[1]
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class Flaky:
@@ -110,12 +132,12 @@ def test_iterations_that_are_not_finite_are_left_out(denoiser, small_config, tmp
     cfg = small_config
     cfg.steps_per_call, cfg.preview_every = 5, 10
     flaky = denoiser._replace(unet=Flaky(denoiser.unet))
-    current, bad = state.start(make_spec(cfg)), []
-    program = loop.Programs(make_spec(cfg), SPEC, current, flaky)
+    current, bad, key = state.start(make_spec(cfg)), [], jax.random.key(cfg.seed)
+    program = loop.Programs(make_spec(cfg), SPEC, current, flaky, key)
     run = program.get(0)
     for step in range(20):
         before = jax.device_get(current)
-        current, record = run(current, flaky, jnp.int32(1), jax.random.key(cfg.seed))
+        current, record = run(current, flaky, jnp.int32(1), key)
         odd = int(record["t"][0]) % 2 == 1
         assert bool(record["skipped"][0]) == odd and int(current.step) == step + 1
         assert same((before.params, before.opt_state), (current.params, current.opt_state)) == odd

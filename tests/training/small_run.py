@@ -27,11 +27,10 @@ if __name__ == "__main__":
         from iso3d_jax.training.loop import fit
 
         sys.path.insert(0, str(Path(__file__).parents[2]))
-        from tests.small_training import SmallTask, small_config
+        from tests.small_training import ONE_PROGRAM, SmallTask, small_config
 
         changes = {k: json.loads(v) for k, v in (a.split("=", 1) for a in sys.argv[2:])}
-        one_program = dict(single_view_share=0.0, reference_dropout=0.0, lr_schedule="constant")
-        cfg = small_config(**one_program | changes)
+        cfg = small_config(**ONE_PROGRAM | changes)
         fit(SmallTask(cfg), sys.argv[1])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

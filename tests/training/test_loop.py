@@ -10,9 +10,7 @@ import pytest
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.training.loop import EXIT_PREEMPTED, fit
-
-# One program to compile, the same for any number of steps.
-ONE_BRANCH = dict(single_view_share=0.0, reference_dropout=0.0, lr_schedule="constant")
+from tests.small_training import ONE_PROGRAM
 
 
 def params_of(state):
@@ -23,7 +21,7 @@ def params_of(state):
 
 
 def test_resumed_run_is_bit_equal_to_an_unbroken_one(tmp_path, make_config, make_task):
-    cfg = make_config(**ONE_BRANCH)
+    cfg = make_config(**ONE_PROGRAM)
     whole = params_of(fit(make_task(cfg), tmp_path / "whole"))
 
     task = make_task(cfg)
@@ -51,9 +49,9 @@ def test_resumed_run_is_bit_equal_to_an_unbroken_one(tmp_path, make_config, make
 
 
 def test_workdir_of_another_config_is_refused(tmp_path, make_config, make_task):
-    cfg = make_config(steps=1, **ONE_BRANCH)
+    cfg = make_config(steps=1, **ONE_PROGRAM)
     fit(make_task(cfg), tmp_path)
-    other = make_config(steps=1, **ONE_BRANCH)
+    other = make_config(steps=1, **ONE_PROGRAM)
     other.model.unet.model_channels = 32
     with pytest.raises(UserError, match="model.unet.model_channels was 16, is 32"):
         fit(make_task(other), tmp_path)
@@ -62,7 +60,7 @@ def test_workdir_of_another_config_is_refused(tmp_path, make_config, make_task):
 def test_no_samples_are_drawn_where_none_are_asked_for_but_the_model_is_written(
     tmp_path, make_config, make_task
 ):
-    cfg = make_config(steps=2, sample_every=0, ablate_every=0, **ONE_BRANCH)
+    cfg = make_config(steps=2, sample_every=0, ablate_every=0, **ONE_PROGRAM)
     task, asked = make_task(cfg), []
     task.preview = lambda params: asked.append(len(asked))
     fit(task, tmp_path)
@@ -72,17 +70,17 @@ def test_no_samples_are_drawn_where_none_are_asked_for_but_the_model_is_written(
 
 def test_checkpoint_that_does_not_fit_is_refused(tmp_path, make_config, make_task):
     """As above, but with the note of the old config gone."""
-    cfg = make_config(steps=1, **ONE_BRANCH)
+    cfg = make_config(steps=1, **ONE_PROGRAM)
     fit(make_task(cfg), tmp_path)
     (tmp_path / "config.json").unlink()
-    other = make_config(steps=2, **ONE_BRANCH)
+    other = make_config(steps=2, **ONE_PROGRAM)
     other.model.unet.model_channels = 32
     with pytest.raises(UserError, match="does not fit this config"):
         fit(make_task(other), tmp_path)
 
 
 def test_loss_that_is_not_finite_stops_the_run(tmp_path, make_config, make_task):
-    cfg = make_config(checkpoint_every=2, **ONE_BRANCH)
+    cfg = make_config(checkpoint_every=2, **ONE_PROGRAM)
     task = make_task(cfg)
     draw = task.batch
     task.batch = lambda step, rows: (
@@ -93,7 +91,7 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path, make_config, make_task)
 
 
 def test_what_the_weights_attend_to_is_logged_when_asked(tmp_path, make_config, make_task):
-    cfg = make_config(steps=4, checkpoint_every=100, **ONE_BRANCH)
+    cfg = make_config(steps=4, checkpoint_every=100, **ONE_PROGRAM)
     cfg.ablate_every = 2
     task = make_task(cfg)
     seen = []
@@ -112,7 +110,7 @@ def test_what_the_weights_attend_to_is_logged_when_asked(tmp_path, make_config, 
 
 def test_it_learns(tmp_path, make_config, make_task):
     """One and the same latent for all objects: soon the network knows it."""
-    cfg = make_config(steps=60, checkpoint_every=100, learning_rate=5e-3, **ONE_BRANCH)
+    cfg = make_config(steps=60, checkpoint_every=100, learning_rate=5e-3, **ONE_PROGRAM)
     task = make_task(cfg)
     draw = task.batch
 
@@ -131,7 +129,7 @@ def test_it_learns(tmp_path, make_config, make_task):
 
 
 def test_the_first_line_says_what_the_task_says_of_itself(tmp_path, make_config, make_task, capsys):
-    task = make_task(make_config(**ONE_BRANCH))
+    task = make_task(make_config(**ONE_PROGRAM))
     task.cfg = dataclasses.replace(task.cfg, steps=0)  # no step has to be compiled
     task.summary = "cameras mvdream (the base's)"
     fit(task, tmp_path)

@@ -17,10 +17,10 @@ from iso3d_jax.core.stopping import EXIT_PREEMPTED
 from iso3d_jax.training.checkpoint import Checkpoints
 from iso3d_jax.training.loop import fit
 from tests.fork_server import FAST_COMPILING
+from tests.small_training import ONE_PROGRAM
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = [sys.executable, str(ROOT / "tests/training/small_run.py")]
-ONE_BRANCH = dict(single_view_share=0.0, reference_dropout=0.0, lr_schedule="constant")
 
 
 def start(workdir, *changes, **environment):
@@ -124,7 +124,7 @@ def test_a_run_killed_twenty_times_ends_with_the_same_bits(tmp_path):
 def finished(tmp_path_factory, make_config, make_task):
     """A workdir with checkpoints of steps 2 and 3."""
     workdir = tmp_path_factory.mktemp("finished")
-    cfg = make_config(steps=3, checkpoint_every=2, **ONE_BRANCH)
+    cfg = make_config(steps=3, checkpoint_every=2, **ONE_PROGRAM)
     fit(make_task(cfg), workdir)
     return workdir
 
@@ -143,7 +143,7 @@ def test_damaged_checkpoint_is_put_aside(finished, tmp_path, make_stage, capfd, 
     largest.write_bytes(data)
     if kind == "missing":
         largest.unlink()
-    checkpoints = Checkpoints(workdir, make_stage(steps=3, checkpoint_every=2, **ONE_BRANCH))
+    checkpoints = Checkpoints(workdir, make_stage(steps=3, checkpoint_every=2, **ONE_PROGRAM))
     assert checkpoints.latest_step() == 2
     checkpoints.close()
     said = capfd.readouterr().err
@@ -159,7 +159,7 @@ def test_unreadable_checkpoint_without_checksums(finished, tmp_path, make_config
     for path in (workdir / "checkpoints" / "3").rglob("*"):
         if path.is_file() and path.parent.name == "d":
             path.unlink()
-    cfg = make_config(steps=3, checkpoint_every=2, **ONE_BRANCH)
+    cfg = make_config(steps=3, checkpoint_every=2, **ONE_PROGRAM)
     fit(make_task(cfg), workdir)
     assert "checkpoint of step 3 is damaged" in capfd.readouterr().err
     fresh, again = weights(finished), weights(workdir)
@@ -170,7 +170,7 @@ def test_unreadable_checkpoint_without_checksums(finished, tmp_path, make_config
 def test_a_run_with_another_value_of_an_option_is_refused(finished, tmp_path, make_stage):
     workdir = tmp_path / "run"
     shutil.copytree(finished, workdir)
-    same = dict(steps=3, checkpoint_every=2, **ONE_BRANCH)
+    same = dict(steps=3, checkpoint_every=2, **ONE_PROGRAM)
     Checkpoints(workdir, make_stage(**same)).close()
     with pytest.raises(UserError, match="noise_offset was 0.0, is 0.1"):
         Checkpoints(workdir, make_stage(**same, noise_offset=0.1))
@@ -179,7 +179,7 @@ def test_a_run_with_another_value_of_an_option_is_refused(finished, tmp_path, ma
 def test_full_disk_is_one_sentence(finished, tmp_path, make_stage, monkeypatch):
     workdir = tmp_path / "run"
     shutil.copytree(finished, workdir)
-    checkpoints = Checkpoints(workdir, make_stage(steps=3, checkpoint_every=2, **ONE_BRANCH))
+    checkpoints = Checkpoints(workdir, make_stage(steps=3, checkpoint_every=2, **ONE_PROGRAM))
 
     def full(*_, **__):
         raise ValueError("RESOURCE_EXHAUSTED: write failed [No space left on device]")
