@@ -33,6 +33,7 @@ from tests.fork_server import FAST_COMPILING, ForkServer, refusing  # noqa: E402
 os.environ.setdefault("XLA_FLAGS", FAST_COMPILING["XLA_FLAGS"])
 
 command_line.use_compilation_cache()
+gc.set_threshold(*command_line.COLLECT_AFTER)
 
 
 def pytest_collection_modifyitems(items):

@@ -10,6 +10,7 @@ thread before it is asked for a device, and nothing here asks.
 
 import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -37,6 +38,7 @@ def serve() -> None:
     """Forks a command for each request; answers with the process's number, then its status."""
     for name in LIBRARIES:
         importlib.import_module(name)
+    gc.freeze()  # what is imported is never garbage
     for line in sys.stdin:
         request = json.loads(line)
         pid = os.fork()

@@ -50,8 +50,10 @@ class Flops:
         return self._each(self, lambda a, _: a * times)
 
     def _each(self, other, f) -> Flops:
-        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
-        return Flops(*(f(a, b) for a, b in pairs))
+        return Flops(*map(f, self._numbers(), other._numbers()))
+
+    def _numbers(self) -> tuple[float, float, float]:
+        return self.executed, self.repeated, self.in_kernels
 
 
 def count(jaxpr: core.Jaxpr | core.ClosedJaxpr, again: bool = False) -> Flops:
@@ -60,15 +62,28 @@ def count(jaxpr: core.Jaxpr | core.ClosedJaxpr, again: bool = False) -> Flops:
     `again`: it is what remat made of a part: its forward pass once more, and its backward pass,
     which is twice the work.
     """
+    return _count(jaxpr, again, {})
+
+
+# By part and `again`: equal parts of a program, such as what is done to each weight, are one.
+_Seen = dict[tuple[int, bool], Flops]
+
+
+def _count(jaxpr: core.Jaxpr | core.ClosedJaxpr, again: bool, seen: _Seen) -> Flops:
     jaxpr = jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
-    return sum((_count_equation(eqn, again) for eqn in jaxpr.eqns), Flops())
+    part = id(jaxpr), again
+    if part not in seen:
+        counted = (_count_equation(eqn, again, seen) for eqn in jaxpr.eqns)
+        seen[part] = sum((flops for flops in counted if flops), Flops())
+    return seen[part]
 
 
-def _count_equation(eqn, again: bool) -> Flops:
+def _count_equation(eqn, again: bool, seen: _Seen) -> Flops | None:
+    """The operations of one equation; None if it has none."""
     name = eqn.primitive.name
-    shapes: list[tuple[int, ...]] = [getattr(v.aval, "shape", ()) for v in eqn.invars]
-    out = math.prod(getattr(eqn.outvars[0].aval, "shape", ())) if eqn.outvars else 0
     if name in ("dot_general", "conv_general_dilated"):
+        shapes: list[tuple[int, ...]] = [getattr(v.aval, "shape", ()) for v in eqn.invars]
+        out = math.prod(getattr(eqn.outvars[0].aval, "shape", ()))
         if name == "dot_general":
             contracted = eqn.params["dimension_numbers"][0][0]
             per_output = math.prod(shapes[0][i] for i in contracted)
@@ -90,7 +105,9 @@ def _count_equation(eqn, again: bool) -> Flops:
         return Flops(products * work, repeated * work, products * work)
     if name in ("checkpoint", "remat", "remat2"):
         again = again or eqn.params["differentiated"]
-    inner = [count(jaxpr, again) for jaxpr in _inner_jaxprs(eqn.params)]
+    inner = [_count(jaxpr, again, seen) for jaxpr in _inner_jaxprs(eqn.params)]
+    if not inner:
+        return None
     if name == "cond":
         return max(inner, key=lambda flops: flops.executed)
     times = 1

@@ -132,8 +132,8 @@ class Operation:
     location: str
 
 
-_FUNCTION = re.compile(r"func\.func (?:public|private) @([\w.\"$-]+)\(")
-_CALL = re.compile(r"\bcall @([\w.\"$-]+)\(")
+_FUNCTION = re.compile(r"func\.func (?:public|private) @(\"[^\"]*\"|[\w.$-]+)\(")
+_CALL = re.compile(r"\bcall @(\"[^\"]*\"|[\w.$-]+)\(")
 _LINE = re.compile(r"^\s*(%[\w#:]+) = (?:\"?stablehlo\.|call )(\w+)\"?(.*?)(?: loc\((#?\w+)\))?$")
 _CUSTOM = re.compile(r"@([\w$.]+)\(")
 _TENSOR = re.compile(r"tensor<([^>]*)>")

@@ -139,7 +139,10 @@ def run_steps(
     """
     if isinstance(source, Denoiser):
         source = fold(source, spec.phases[phase][2])
-    step = functools.partial(train_step, spec=spec, denoiser_spec=denoiser_spec, phase=phase)
+    # Jitted, so that the shapes of its scalars and the loop's body are of one trace.
+    step = jax.jit(
+        functools.partial(train_step, spec=spec, denoiser_spec=denoiser_spec, phase=phase)
+    )
     shapes = jax.eval_shape(step, state, source, key)[1]
     record = {name: jnp.zeros(capacity, jnp.float32) for name in shapes}
 

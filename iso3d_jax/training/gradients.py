@@ -123,6 +123,7 @@ def _in_parts(gathering, loss_fn, trained, frozen, inputs, parts: int) -> Gradie
     gradients = jax.value_and_grad(loss_and_sums, has_aux=True)
     if parts == 1:
         return gradients(trained, inputs)
+    gradients = jax.jit(gradients)  # its shapes and the loop's body are of one trace
     shares = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), inputs)
 
     def add(total, share):

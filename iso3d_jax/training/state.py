@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from iso3d_jax.models.params import FlatParams
-from iso3d_jax.training.optimizer import GuardState
+from iso3d_jax.training.optimizer import GuardState, global_norm
 
 
 @flax.struct.dataclass
@@ -65,6 +65,13 @@ def step_key(state: TrainState) -> jax.Array:
     return jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 
 
+@jax.jit
+def _move(weight, update, average, decay):
+    """A weight after its update, and its average; traced once a shape (training/optimizer.py)."""
+    moved = (weight + update).astype(weight.dtype)
+    return moved, average + (1.0 - decay) * (moved - average)
+
+
 def apply_gradients(
     state: TrainState,
     grads: FlatParams,
@@ -85,21 +92,21 @@ def apply_gradients(
       loss: what a guard watches (training/optimizer.py); the gradients' norm where left out.
     """
     trained = {path: state.params[path] for path in grads}
-    grad_norm = optax.tree.norm(grads)
-    if isinstance(state.opt_state, GuardState):
-        watched = grad_norm if loss is None else loss
-        guarded = cast(optax.GradientTransformationExtraArgs, tx)
-        updates, opt_state = guarded.update(grads, state.opt_state, trained, loss=watched)
-    else:
-        updates, opt_state = tx.update(grads, state.opt_state, trained)
-    moved = cast(FlatParams, optax.apply_updates(trained, updates))
+    grad_norm = global_norm(grads)
+    updates, opt_state = optax.with_extra_args_support(tx).update(
+        grads, state.opt_state, trained, loss=grad_norm if loss is None else loss,
+        grad_norm=grad_norm,
+    )  # fmt: skip
+    updates = cast(FlatParams, updates)
     step = state.step.astype(jnp.float32)
     decay = jnp.minimum(ema_decay, (1.0 + step) / (10.0 + step))
-    ema = jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), state.ema_params, moved)
+    moved, ema = {}, {}
+    for path, update in updates.items():
+        moved[path], ema[path] = _move(trained[path], update, state.ema_params[path], decay)
     norms = {
         "grad_norm": grad_norm,
-        "update_norm": optax.tree.norm(updates),
-        "param_norm": optax.tree.norm(moved),
+        "update_norm": global_norm(updates),
+        "param_norm": global_norm(moved),
     }
     if isinstance(opt_state, GuardState):
         norms |= {"skipped": opt_state.skipped, "skipped_in_row": opt_state.in_row}

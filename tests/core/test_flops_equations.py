@@ -75,7 +75,7 @@ def test_every_device_of_a_shared_program_counts():
         params=dict(jaxpr=inner, mesh=types.SimpleNamespace(shape=sizes),
                     newly_manual_axes={"data", "tensor"}),
     )  # fmt: skip
-    assert flops._count_equation(equation, False).executed == 10 * 2.0 * 2 * 3 * 4
+    assert flops._count_equation(equation, False, {}).executed == 10 * 2.0 * 2 * 3 * 4
 
 
 def kernel(name, query, key, pallas=True, more=()):
@@ -101,9 +101,9 @@ def test_kernels_of_pallas_by_what_they_are_called(name, products, before):
     """[N, L, D] by [N, M, D]: a product is 2 N L D M operations."""
     work = 2.0 * 3 * 10 * 8 * 20
     equation = kernel(name, (3, 10, 8), (3, 20, 8))
-    found = flops._count_equation(equation, False)
+    found = flops._count_equation(equation, False, {})
     assert found == Flops(products * work, before * work, products * work)
-    again = flops._count_equation(equation, True)
+    again = flops._count_equation(equation, True, {})
     repeated = products if name.endswith("fwd") else before  # a forward pass again is all twice
     assert again == Flops(products * work, repeated * work, products * work)
 
@@ -115,10 +115,22 @@ def test_kernels_of_pallas_by_what_they_are_called(name, products, before):
 def test_kernels_of_cudnn_have_the_length_before_the_heads(name, products, before):
     work = 2.0 * 2 * 10 * 3 * 8 * 20
     equation = kernel(name + "_wrapper", (2, 10, 3, 8), (2, 20, 3, 8), pallas=False)
-    found = flops._count_equation(equation, False)
+    found = flops._count_equation(equation, False, {})
     assert found == Flops(products * work, before * work, products * work)
 
 
 def test_a_kernel_of_another_name_is_none():
     equation = kernel("some_softmax", (3, 10, 8), (3, 20, 8))
-    assert flops._count_equation(equation, False) == Flops()
+    assert flops._count_equation(equation, False, {}) is None
+
+
+def test_a_part_that_is_called_again_is_counted_as_often_and_walked_once(monkeypatch):
+    part, seen = jax.jit(lambda x: x @ x), []
+    count = flops._count_equation
+    monkeypatch.setattr(
+        flops, "_count_equation",
+        lambda eqn, *rest: seen.append(eqn.primitive.name) or count(eqn, *rest),
+    )  # fmt: skip
+    found = counted(lambda x: part(part(part(x))), (4, 4))
+    assert found == Flops(3 * 2.0 * 4**3)
+    assert seen.count("dot_general") == 1

@@ -45,33 +45,19 @@ ISLANDS = {
 }
 
 
-# What is lowered each time: one program of each kind, for the newest card and for TPUs.
-FEW = ["sampling of 50 steps", "decoding", "SDS at 64", "step of 2-b"]
+TARGETS, DTYPES = ("a100", "h100", "tpu"), ("bfloat16", "float32")
 
 
-def asked(request):
-    """(programs, targets, types) of a parameter of `rows`."""
-    if request == "few":
-        return FEW, ("h100", "tpu"), ("bfloat16",)
-    return PROGRAMS, ("a100", "h100", "tpu"), ("bfloat16", "float32")
-
-
-@pytest.fixture(scope="module", params=["few", pytest.param("all", marks=pytest.mark.slow)])
-def rows(request, tmp_path_factory):
-    """The table, a process for each target of the first type and one for the other type."""
-    folder = tmp_path_factory.mktemp("lowering")
-    programs, targets, dtypes = asked(request.param)
-    running = {}
-    jobs = [(one, dtypes[0]) for one in targets]
-    jobs += [(",".join(targets), other) for other in dtypes[1:]]
-    for machines, dtype in jobs:
-        out = folder / f"{machines}_{dtype}.json"
-        command = [sys.executable, "-m", "iso3d_jax.planning.lowering", f"--dtypes={dtype}"]
-        if request.param == "few":
-            command.append(f"--programs={','.join(programs)}")
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """The table, a process for each type."""
+    folder, running = tmp_path_factory.mktemp("lowering"), {}
+    for dtype in DTYPES:
+        out = folder / f"{dtype}.json"
         running[out] = subprocess.Popen(
-            [*command, f"--targets={machines}", f"--out={out}"], cwd=ROOT,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            [sys.executable, "-m", "iso3d_jax.planning.lowering", f"--dtypes={dtype}",
+             f"--out={out}"],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
     found = []
     for out, process in running.items():
@@ -81,17 +67,10 @@ def rows(request, tmp_path_factory):
     return {(row["program"], row["target"], row["dtype"]): row for row in found}
 
 
-@pytest.fixture(scope="module")
-def everything(rows):
-    """Whether all programs were lowered."""
-    return len({program for program, *_ in rows}) == len(PROGRAMS)
-
-
-def test_every_program_lowers_for_every_machine_and_type(rows, everything):
-    programs, targets, dtypes = asked("all" if everything else "few")
-    machines = {(t, d) for d in dtypes for t in targets}
+def test_every_program_lowers_for_every_machine_and_type(rows):
+    machines = {(t, d) for d in DTYPES for t in TARGETS}
     machines.discard(("h100", "float32"))  # the same program as a100's: no kernel asks for the card
-    assert sorted(rows) == sorted((p, t, d) for p in programs for t, d in machines)
+    assert sorted(rows) == sorted((p, t, d) for p in PROGRAMS for t, d in machines)
 
 
 def test_attention_is_fused_in_half_precision(rows):
@@ -125,10 +104,12 @@ def test_convolutions_are_of_the_networks_type(rows):
             assert row["convolutions"] == {"bf16": wanted}
 
 
-def test_functions_that_are_shared_count_as_often_as_they_are_called():
-    def part(x):
-        return jnp.exp(x) @ x
+def part(x):
+    return jnp.exp(x) @ x
 
+
+@pytest.mark.parametrize("part", [part, lambda x: part(x)], ids=["named", "<lambda>"])
+def test_functions_that_are_shared_count_as_often_as_they_are_called(part):
     def program(x):
         shared = jax.jit(part)
         return shared(shared(shared(x)))
@@ -156,16 +137,14 @@ def test_scores_that_are_written_are_few(rows):
                 assert allowed, (name, target, found)
 
 
-def test_products_in_float32_are_explained(rows, everything):
+def test_products_in_float32_are_explained(rows):
     used = set()
     for (name, target, dtype), row in rows.items():
         for found in row["islands"]:
             why = next((p for p in ISLANDS if re.fullmatch(p, found["what"])), None)
             assert why, f"{name} for {target} in {dtype}: no reason for {found}"
             used.add(why)
-    assert used <= set(ISLANDS) and len(used) > 3
-    if everything:
-        assert used == set(ISLANDS)  # a reason that nothing needs any more goes
+    assert used == set(ISLANDS)  # a reason that nothing needs any more goes
 
 
 def test_what_is_slow_would_be_seen():

@@ -112,7 +112,7 @@ def test_another_seed_or_turntable_does_not_trace_the_iterations_again(
         )
         counts.append(len(traced))
         totals.append(history["guidance"])
-    assert counts[0] == counts[1] > 0
+    assert counts == [1, 1]  # one trace: the shapes of its scalars are of the same
     assert totals[0] != totals[1]
 
 

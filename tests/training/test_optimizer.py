@@ -2,13 +2,22 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.training.optimizer import GuardState, guard, make_optimizer, make_schedule
+from iso3d_jax.training.optimizer import (
+    GuardState,
+    by_weight,
+    clip,
+    global_norm,
+    guard,
+    make_optimizer,
+    make_schedule,
+)
 from iso3d_jax.training.spec import StageSpec, make_spec
 
 KERNEL = np.array([[0.5, -1.0, 2.0], [0.25, 3.0, -0.75]])
@@ -123,6 +132,65 @@ def test_three_steps_of_adafactor(make_config):
                 seen[step][name], want[name], atol=2e-6, err_msg=f"{name}, step {step}"
             )
     assert clips  # there was something to clip
+
+
+SHAPES = {"a": (2, 3), "b": (3,), "c": (2, 3), "d": (2, 3), "e": (3,)}
+
+
+def drawn(seed):
+    rng = np.random.default_rng(seed)
+    return {
+        path: jnp.asarray(rng.normal(size=shape), jnp.float32) for path, shape in SHAPES.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        optax.adamw(0.1, weight_decay=0.3, mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p)),
+        optax.chain(optax.scale_by_factored_rms(min_dim_size_to_factor=2), optax.scale(-0.1)),
+        optax.sgd(0.1, momentum=0.9),
+    ],
+    ids=["adamw", "factored", "momentum"],
+)
+def test_weight_by_weight_an_optimizer_does_what_it_does_to_all(tx):
+    ours, params = by_weight(tx), drawn(0)
+    state = theirs = tx.init(params)
+    for seed in (1, 2):
+        moved, state = ours.update(drawn(seed), state, params)
+        want, theirs = tx.update(drawn(seed), theirs, params)
+        assert jax.tree.structure((moved, state)) == jax.tree.structure((want, theirs))
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6), (moved, state), (want, theirs)
+        )
+
+
+def test_weights_of_one_shape_are_traced_once():
+    seen = []
+
+    def update(updates, state, params=None):
+        seen.append(params)
+        return updates, state
+
+    tx = by_weight(optax.GradientTransformation(optax.init_empty_state, update))
+    step = jax.jit(lambda grads, params: tx.update(grads, optax.EmptyState(), params)[0])
+    found = step(drawn(1), drawn(0))
+    assert len(seen) == 2  # a matrix and a vector, of five weights
+    for path, value in drawn(1).items():
+        np.testing.assert_array_equal(found[path], value)
+
+
+def test_clipping_is_optaxs_and_takes_the_norm_that_is_known():
+    grads = drawn(3)
+    norm = float(global_norm(grads))
+    np.testing.assert_allclose(norm, float(optax.tree.norm(grads)), rtol=1e-6)
+    for limit in (0.5 * norm, 2.0 * norm):
+        want, _ = optax.clip_by_global_norm(limit).update(grads, optax.EmptyState())
+        found, _ = clip(limit).update(grads, optax.EmptyState())
+        for path, value in want.items():
+            np.testing.assert_allclose(found[path], value, rtol=1e-6)
+    known, _ = clip(1.0).update(grads, optax.EmptyState(), grad_norm=jnp.float32(10.0))
+    np.testing.assert_allclose(known["b"], grads["b"] / 10.0, rtol=1e-6)
 
 
 def test_who_is_guarded(make_config):
