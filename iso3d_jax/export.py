@@ -2,8 +2,9 @@
 
     python -m iso3d_jax.export --run runs/chair --format obj
 
-glb: one file with the texture, Y up, metres. obj: with .mtl and .png beside it, Y up. ply: vertex
-colours, Z up.
+glb: one file with the texture, Y up, metres. obj: with .mtl and .png beside it, Y up. usdz: what
+iPhones and Macs show without an app. ply: vertex colours, Z up; with --points a cloud of points.
+stl, 3mf: for printers, --size_mm long and standing on the plate; 3mf has the texture.
 """
 
 from pathlib import Path
@@ -15,7 +16,9 @@ from iso3d_jax.core.files import make_folder
 flags = command_line.flags_for(__name__)
 
 _RUN = flags.DEFINE_string("run", None, "folder that reconstruct wrote", required=True)
-_FORMAT = flags.DEFINE_enum("format", "glb", ["glb", "obj", "ply"], "kind of file")
+_FORMAT = flags.DEFINE_enum(
+    "format", "glb", ["glb", "obj", "ply", "stl", "3mf", "usdz"], "kind of file"
+)
 _OUT = flags.DEFINE_string("out", None, "file to write; mesh.FORMAT in the run's folder by default")
 _THRESHOLD = flags.DEFINE_string(
     "threshold", None, "density on the surface (released: 25), or auto; the run's own by default"
@@ -31,6 +34,11 @@ _TEXTURE = flags.DEFINE_integer(
     "texture", None, "side of the texture, pixels; the run's own by default",
     lower_bound=64, upper_bound=8192,
 )  # fmt: skip
+_SIZE_MM = flags.DEFINE_float("size_mm", None, "longest side of stl and 3mf; 100 by default", 0.01)
+_UNLIT = flags.DEFINE_boolean("unlit", False, "the glb shows its colours without light")
+_POINTS = flags.DEFINE_integer(
+    "points", None, "the ply holds so many points and no faces", 1, command_line.MOST
+)
 _OVERWRITE = flags.DEFINE_boolean(
     "overwrite", False, "replace files that no export of this run has written"
 )
@@ -50,6 +58,9 @@ def main(argv):
     if out.suffix.lower() != f".{_FORMAT.value}":
         raise UserError(f"--out {out} does not end in .{_FORMAT.value}, the --format")
 
+    from iso3d_jax.mesh.files import FileOptions
+
+    FileOptions(_SIZE_MM.value, _UNLIT.value, _POINTS.value).check(out)
     paths.run("--run", _RUN.value)
     if out.is_dir():
         raise UserError(f"--out {out} is a folder: name a file in it")
@@ -60,6 +71,7 @@ def main(argv):
     facts = export_run(
         run, out, texture=_TEXTURE.value, faces=_FACES.value, resolution=_RESOLUTION.value,
         threshold="auto" if _THRESHOLD.value == "auto" else threshold, overwrite=_OVERWRITE.value,
+        size_mm=_SIZE_MM.value, unlit=_UNLIT.value, points=_POINTS.value,
     )  # fmt: skip
     alike = ""
     if "silhouette_iou" in facts:

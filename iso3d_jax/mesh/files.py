@@ -1,9 +1,10 @@
-"""Writes textured meshes as GLB, OBJ and PLY.
+"""Writes textured meshes as GLB, OBJ, PLY, STL, 3MF and USDZ.
 
 The scene is Z up and the picture shows it from +x. glTF is Y up and a model's front faces +Z: the
 axes are renamed (x, y, z) -> (y, z, x), a rotation. OBJ gets the same axes, which Blender's and
-most other importers expect (Y up, -Z forward is their word for the camera's side); PLY has no
-convention and stays Z up.
+most other importers expect (Y up, -Z forward is their word for the camera's side), and so does
+USDZ. PLY has no convention and stays Z up; so do STL and 3MF, which printers read
+(mesh/print_files.py).
 
 Colours are sRGB pixels throughout: glTF's baseColorTexture, OBJ's map_Kd and PLY's vertex colours
 are all sRGB by definition or custom, so nothing is converted. (glTF's vertex colours would be
@@ -12,7 +13,11 @@ linear: they are not used.)
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import trimesh
@@ -21,11 +26,15 @@ from trimesh.exchange import gltf, ply
 from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
+from iso3d_jax.core import extras
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.files import atomic_path, make_folder
+from iso3d_jax.mesh import print_files, usd_file
 from iso3d_jax.mesh.texture import TexturedMesh
+from iso3d_jax.mesh.welding import weld
 
-FORMATS = ("glb", "obj", "ply")
+FORMATS = ("glb", "obj", "ply", "stl", "3mf", "usdz")
+SIZE_MM = 100.0  # of what is printed, where nobody says
 ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963  # glTF 2.0, bufferView.target
 
 
@@ -44,26 +53,79 @@ def _material(mesh: TexturedMesh) -> PBRMaterial:
     )
 
 
-def write(path: str | Path, mesh: TexturedMesh) -> list[Path]:
+@dataclasses.dataclass(frozen=True)
+class FileOptions:
+    """What some formats leave open.
+
+    Attributes:
+      size_mm: the longest side of .stl and .3mf files, in millimetres; 100 where None.
+      unlit: the .glb shows its colours as they are, without light (KHR_materials_unlit).
+      points: the .ply holds so many points of the surface, with colours and normals, and no faces.
+      facts: where the mesh comes from, kept in the .glb (`asset.extras`).
+    """
+
+    size_mm: float | None = None
+    unlit: bool = False
+    points: int | None = None
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def check(self, path: Path) -> str:
+        """The format that a path names.
+
+        Raises:
+          UserError: none of ours, or one that an option says nothing to.
+        """
+        suffix = path.suffix.lower().lstrip(".")
+        if suffix not in FORMATS:
+            last = FORMATS[-1]
+            names = f"{', '.join(f'.{name}' for name in FORMATS[:-1])} or .{last}"
+            raise UserError(f"a mesh file ends in {names}, not in {path.name!r}")
+        for given, name, fit in (
+            (self.size_mm is not None, "size_mm", ("stl", "3mf")),
+            (self.unlit, "unlit", ("glb",)),
+            (self.points is not None, "points", ("ply",)),
+        ):
+            if given and suffix not in fit:
+                raise UserError(f"{name} is for {' and '.join(fit)} files, not for {path.name!r}")
+        if self.size_mm is not None and not 0 < self.size_mm < math.inf:
+            raise UserError(f"size_mm is above zero, not {self.size_mm:g}")
+        if self.points is not None and self.points < 1:
+            raise UserError(f"points is at least 1, not {self.points}")
+        if suffix == "usdz":
+            extras.require("pxr")
+        return suffix
+
+
+def write(path: str | Path, mesh: TexturedMesh, options: FileOptions | None = None) -> list[Path]:
     """Writes a mesh in the format of the path's suffix.
 
     Returns:
       The files written: one, or for OBJ also the .mtl and the .png beside it.
 
     Raises:
-      UserError: another suffix than .glb, .obj or .ply.
+      UserError: a suffix of no format, or an option that it does not have.
     """
-    path = Path(path)
-    suffix = path.suffix.lower().lstrip(".")
-    if suffix not in FORMATS:
-        raise UserError(f"a mesh file ends in .glb, .obj or .ply, not in {path.name!r}")
+    path, options = Path(path), options or FileOptions()
+    suffix = options.check(path)
     make_folder(path.parent)
+    size_mm = options.size_mm or SIZE_MM
+    if suffix == "obj":
+        return _write_obj(path, mesh)
     if suffix == "glb":
-        return [_write_glb(path, mesh)]
-    return _write_obj(path, mesh) if suffix == "obj" else [_write_ply(path, mesh)]
+        _write_glb(path, mesh, options)
+    elif suffix == "ply":
+        _write_points(path, mesh, options.points) if options.points else _write_ply(path, mesh)
+    elif suffix == "stl":
+        print_files.write_stl(path, weld(mesh), size_mm)
+    elif suffix == "3mf":
+        print_files.write_3mf(path, mesh, size_mm, str(options.facts.get("title", path.stem)))
+    else:
+        turned = mesh._replace(vertices=to_y_up(mesh.vertices), normals=to_y_up(mesh.normals))
+        usd_file.write_usdz(path, turned)
+    return [path]
 
 
-def _write_glb(path: Path, mesh: TexturedMesh) -> Path:
+def _write_glb(path: Path, mesh: TexturedMesh, options: FileOptions) -> None:
     visual = TextureVisuals(uv=mesh.uv, material=_material(mesh))
     model = trimesh.Trimesh(
         to_y_up(mesh.vertices), mesh.faces, vertex_normals=to_y_up(mesh.normals), visual=visual,
@@ -71,10 +133,19 @@ def _write_glb(path: Path, mesh: TexturedMesh) -> Path:
     )  # fmt: skip
     scene = trimesh.Scene()
     scene.add_geometry(model, node_name="object", geom_name="object")
-    data = gltf.export_glb(scene, include_normals=True, tree_postprocessor=_say_what_buffers_are)
+
+    def finish(tree: dict) -> None:
+        _say_what_buffers_are(tree)
+        if options.facts:
+            tree["asset"]["extras"] = dict(options.facts)
+        if options.unlit:
+            for material in tree["materials"]:
+                material["extensions"] = {"KHR_materials_unlit": {}}
+            tree["extensionsUsed"] = ["KHR_materials_unlit"]
+
+    data = gltf.export_glb(scene, include_normals=True, tree_postprocessor=finish)
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
-    return path
 
 
 def _say_what_buffers_are(tree: dict) -> None:
@@ -98,27 +169,6 @@ def _lines_of(word: str, rows: np.ndarray, digits: int) -> tuple[list[str], np.n
     return list(lines), index
 
 
-def weld(mesh: TexturedMesh) -> TexturedMesh:
-    """The mesh with one vertex where the unwrapping had cut; closed where it was.
-
-    Normals are averaged and colours are those of the first; `uv` is the first's and means nothing.
-    """
-    _, first, index = np.unique(mesh.vertices, axis=0, return_index=True, return_inverse=True)
-    order = np.argsort(first)  # as they came
-    index = np.argsort(order)[index.reshape(-1)]
-    first = first[order]
-    normals = np.zeros((len(first), 3), np.float64)
-    np.add.at(normals, index, mesh.normals)
-    lengths = np.linalg.norm(normals, axis=1, keepdims=True)
-    normals = np.where(lengths > 1e-6, normals / np.maximum(lengths, 1e-6), mesh.normals[first])
-    faces = index[mesh.faces]
-    whole = (faces != np.roll(faces, 1, axis=1)).all(axis=1)
-    return TexturedMesh(
-        mesh.vertices[first], normals.astype(mesh.normals.dtype), mesh.uv[first], faces[whole],
-        mesh.texture, mesh.colours[first],
-    )  # fmt: skip
-
-
 def _write_obj(path: Path, mesh: TexturedMesh) -> list[Path]:
     """Not by trimesh, which gives material and picture one name and says nothing of light."""
     points, point = _lines_of("v", to_y_up(mesh.vertices), 6)
@@ -140,7 +190,7 @@ def _write_obj(path: Path, mesh: TexturedMesh) -> list[Path]:
     return [path, material, image]
 
 
-def _write_ply(path: Path, mesh: TexturedMesh) -> Path:
+def _write_ply(path: Path, mesh: TexturedMesh) -> None:
     mesh = weld(mesh)
     alpha = np.full((len(mesh.colours), 1), 255, np.uint8)
     model = trimesh.Trimesh(
@@ -149,4 +199,40 @@ def _write_ply(path: Path, mesh: TexturedMesh) -> Path:
     )  # fmt: skip
     with atomic_path(path) as temporary:
         temporary.write_bytes(ply.export_ply(model, vertex_normal=True))
-    return path
+
+
+def sample_points(mesh: TexturedMesh, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points spread evenly over a surface, the same each time.
+
+    Returns:
+      Points [N, 3] and unit normals [N, 3], float32, and the texture's colours there [N, 3], uint8.
+    """
+    rng = np.random.default_rng(0)
+    corners = mesh.vertices[mesh.faces].astype(np.float64)  # [F, 3, 3]
+    sides = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    ends = np.cumsum(np.linalg.norm(sides, axis=-1))
+    chosen = np.searchsorted(ends, rng.random(count) * ends[-1], side="right")
+    faces = mesh.faces[np.minimum(chosen, len(mesh.faces) - 1)]
+    weights = rng.dirichlet(np.ones(3), count)[..., None]  # even over a triangle
+    points = (mesh.vertices[faces] * weights).sum(1)
+    normals = (mesh.normals[faces] * weights).sum(1)
+    normals /= np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-9)
+    u, v = (mesh.uv[faces] * weights).sum(1).T
+    height, width = mesh.texture.shape[:2]
+    row = np.clip(((1 - v) * height).astype(int), 0, height - 1)
+    colours = mesh.texture[row, np.clip((u * width).astype(int), 0, width - 1)]
+    return points.astype(np.float32), normals.astype(np.float32), colours
+
+
+def _write_points(path: Path, mesh: TexturedMesh, count: int) -> None:
+    """Binary PLY of points. Not by trimesh, whose point clouds have no normals."""
+    points, normals, colours = sample_points(mesh, count)
+    names = ("x", "y", "z", "nx", "ny", "nz", "red", "green", "blue")
+    kinds = [(name, "<f4") for name in names[:6]] + [(name, "u1") for name in names[6:]]
+    rows = np.empty(count, kinds)
+    for name, column in zip(names, [*points.T, *normals.T, *colours.T], strict=True):
+        rows[name] = column
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {count}"]
+    header += [f"property {'float' if kind == '<f4' else 'uchar'} {name}" for name, kind in kinds]
+    with atomic_path(path) as temporary:
+        temporary.write_bytes("\n".join([*header, "end_header\n"]).encode() + rows.tobytes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import math
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,20 @@ from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.json_files import need, read_object
 
 FILE = "report.json"
+
+
+def provenance(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Where a mesh comes from, to be kept in its file.
+
+    Args:
+      metadata: of the run, `state.load_metadata`.
+    """
+    return {
+        "generator": f"iso3d_jax {importlib.metadata.version('iso3d_jax')}",
+        "model": metadata.get("model", ""),
+        "seed": metadata["config"].get("seed", 0),
+        "picture_sha256": metadata.get("picture", ""),
+    }
 
 
 def read_report(folder: str | Path) -> dict[str, Any]:

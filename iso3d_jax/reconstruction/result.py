@@ -16,17 +16,16 @@ from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.files import atomic_path, explain_os_errors, make_folder
 from iso3d_jax.core.json_files import read_object
 from iso3d_jax.core.progress import Steps
+from iso3d_jax.mesh.files import FileOptions
 from iso3d_jax.reconstruction import pictures, state, surface
 from iso3d_jax.reconstruction.init import draft
-from iso3d_jax.reconstruction.report_file import read_report
+from iso3d_jax.reconstruction.report_file import provenance, read_report
 from iso3d_jax.reconstruction.spec import ReconstructionSpec, make_spec
 from iso3d_jax.reconstruction.state import State
 from iso3d_jax.views import Views
 
 if TYPE_CHECKING:
     import trimesh
-
-FORMATS = (".glb", ".obj", ".ply")
 
 
 @dataclasses.dataclass
@@ -98,17 +97,23 @@ class Reconstruction:
         resolution: int | None = None,
         threshold: float | str | None = None,
         overwrite: bool = False,
+        size_mm: float | None = None,
+        unlit: bool = False,
+        points: int | None = None,
     ) -> dict[str, Any]:
         """Extracts the mesh again and writes it; what is None is as it was in the run.
 
         Args:
-          path: .glb (one file, Y up), .obj (with .mtl and .png beside it) or .ply (vertex colours,
-            Z up).
+          path: .glb (one file, Y up), .obj (with .mtl and .png beside it), .usdz (Apple's; extra
+            `usd`), .ply (vertex colours, Z up), .stl or .3mf (for printers, Z up).
           texture: side of the texture in pixels.
           faces: at most so many triangles.
           resolution: of the marching cubes along the longest side.
           threshold: the density on the surface; "auto" chooses it whatever the run's config says.
           overwrite: replace files that are there and were not written by an export of this run.
+          size_mm: longest side of .stl and .3mf files in millimetres, 100 if None.
+          unlit: the .glb shows its colours without light.
+          points: the .ply holds so many points of the surface, and no faces.
 
         Returns:
           Facts: files, bytes, vertices, faces, threshold, and silhouette_iou where it was chosen.
@@ -118,7 +123,8 @@ class Reconstruction:
         """
         return export_mesh(
             self.folder, self.state, self.spec, path, texture=texture, faces=faces,
-            resolution=resolution, threshold=threshold, overwrite=overwrite,
+            resolution=resolution, threshold=threshold, overwrite=overwrite, size_mm=size_mm,
+            unlit=unlit, points=points,
         )  # fmt: skip
 
 
@@ -144,7 +150,8 @@ def export_run(folder: str | Path, path: str | Path, **options) -> dict[str, Any
 def export_mesh(
     run: Path, scene: State, spec: ReconstructionSpec, path: str | Path, *,
     texture: int | None = None, faces: int | None = None, resolution: int | None = None,
-    threshold: float | str | None = None, overwrite: bool = False,
+    threshold: float | str | None = None, overwrite: bool = False, size_mm: float | None = None,
+    unlit: bool = False, points: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Writes the mesh of a run's scene; see `Reconstruction.export`.
 
@@ -152,8 +159,8 @@ def export_mesh(
       run: the folder, whose views the surface may be chosen by.
     """
     path = Path(path).expanduser()
-    if path.suffix.lower() not in FORMATS:
-        raise UserError(f"{path} does not end in {', '.join(FORMATS)}: name one of these formats")
+    options = FileOptions(size_mm, unlit, points, provenance(state.load_metadata(run)))
+    options.check(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a file in it")
     make_folder(path.parent)
@@ -179,7 +186,7 @@ def export_mesh(
         steps.close()
     else:
         level = float(threshold)
-    written = surface.write_mesh(path, scene, spec, level, resolution) | facts
+    written = surface.write_mesh(path, scene, spec, level, resolution, options=options) | facts
     _note_own(run, _files_of(path))
     return written
 

@@ -35,9 +35,11 @@ from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.files import Difference, FolderLock, atomic_path, ensure_same_run, make_folder
 from iso3d_jax.core.progress import Progress, Steps, duration
 from iso3d_jax.data import grids
+from iso3d_jax.mesh.files import FileOptions
 from iso3d_jax.reconstruction import loop, parallel, pictures, settings, state, surface
 from iso3d_jax.reconstruction.init import draft
 from iso3d_jax.reconstruction.losses import Denoiser, DenoiserSpec, white_mask
+from iso3d_jax.reconstruction.report_file import provenance
 from iso3d_jax.reconstruction.result import Reconstruction, first_views
 from iso3d_jax.reconstruction.spec import ReconstructionSpec, make_spec
 from iso3d_jax.reconstruction.state import State
@@ -211,7 +213,10 @@ def _reconstruct(
     turn = pictures.turntable(out / "turntable.mp4", shown, spec)
     pictures.contact_sheet(out / "contact_sheet.png", prepared, views[0], turn)
     lap("turntable")
-    facts = surface.write_mesh(out / "mesh.glb", current, spec, threshold, turn=turn) | alike
+    facts = alike | surface.write_mesh(
+        out / "mesh.glb", current, spec, threshold, turn=turn,
+        options=FileOptions(facts=provenance(metadata)),
+    )  # fmt: skip
     lap("mesh")
     report = _report(metadata, history, current, seconds, phase_seconds, facts, spec)
     report = json.loads(json.dumps(report))  # as whoever reads the file has it

@@ -257,8 +257,9 @@ def agreement(mesh: texture.TexturedMesh, turn: Turntable) -> dict[str, float]:
 def write_mesh(
     path: Path, state: State, spec: ReconstructionSpec, threshold: float,
     resolution: int | None = None, turn: Turntable | None = None,
+    options: files.FileOptions | None = None,
 ) -> dict:  # fmt: skip
-    """Writes the scene's mesh as .glb, .obj or .ply; returns the facts for the report.
+    """Writes the scene's mesh in the format of the path; returns the facts for the report.
 
     With the frames of a turntable the facts include `agreement` with them, and with the scene as
     the optimisation left it, before its edge was sharpened (`as_optimised`).
@@ -272,7 +273,7 @@ def write_mesh(
         raw = all_round(state, spec, min(8, len(turn.rgb)))
         facts["as_optimised"] = agreement(mesh, raw)
     steps("writing", 0, 0)
-    written = files.write(path, mesh)
+    written = files.write(path, mesh, options)
     steps.close()
     return facts | {
         "files": [p.name for p in written],

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import json
 import re
 import types
 from pathlib import Path
@@ -120,8 +121,11 @@ def test_an_object_from_views_is_a_mesh_with_files(pipe, views, result, smallest
     assert result.spec.mesh.texture == 64
     coarse = result.export(tmp_path / "x.ply", faces=600, resolution=16)
     assert 100 < coarse["faces"] < facts["faces"]
-    with pytest.raises(iso3d.UserError, match=r"x.stl does not end in .glb, .obj, .ply"):
-        result.export(tmp_path / "x.stl")
+    with pytest.raises(iso3d.UserError, match=r"ends in .glb, .obj, .*, not in 'x.fbx'"):
+        result.export(tmp_path / "x.fbx")
+    data = (tmp_path / "x.glb").read_bytes()
+    tree = json.loads(data[20 : 20 + int.from_bytes(data[12:16], "little")])
+    assert tree["asset"]["extras"]["seed"] == result.spec.seed
 
     loaded = iso3d.Reconstruction.load(result.folder)
     np.testing.assert_array_equal(loaded.views.images, views.images)

@@ -1,6 +1,8 @@
 """Files of a mesh, read line by line; its axes, and what is written beside it."""
 
 import json
+import zipfile
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import trimesh
 from PIL import Image
 
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.mesh import files
+from iso3d_jax.mesh import files, print_files
 from iso3d_jax.mesh.texture import TexturedMesh
 
 
@@ -100,10 +102,143 @@ def test_a_glb_file_keeps_every_number(mesh, tmp_path):
     np.testing.assert_array_equal(np.asarray(material.baseColorTexture)[..., :3], mesh.texture)
 
 
-@pytest.mark.parametrize("name", ["m.stl", "m", "m.glb.txt"])
+@pytest.mark.parametrize("name", ["m.fbx", "m", "m.glb.txt"])
 def test_other_formats_are_refused_before_anything_is_made(mesh, tmp_path, name):
-    with pytest.raises(UserError, match="ends in .glb, .obj or .ply, not in"):
+    with pytest.raises(UserError, match="ends in .glb, .obj, .ply, .stl, .3mf or .usdz, not in"):
         files.write(tmp_path / "new" / name, mesh)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "name, options, words",
+    [
+        ("m.glb", dict(size_mm=80.0), "size_mm is for stl and 3mf files, not for 'm.glb'"),
+        ("m.ply", dict(unlit=True), "unlit is for glb files, not for 'm.ply'"),
+        ("m.obj", dict(points=5), "points is for ply files, not for 'm.obj'"),
+        ("m.stl", dict(size_mm=0.0), "size_mm is above zero, not 0"),
+        ("m.stl", dict(size_mm=float("nan")), "size_mm is above zero, not nan"),
+        ("m.ply", dict(points=0), "points is at least 1, not 0"),
+    ],
+)
+def test_options_that_a_format_has_not_are_refused(mesh, tmp_path, name, options, words):
+    with pytest.raises(UserError, match=words):
+        files.write(tmp_path / "new" / name, mesh, files.FileOptions(**options))
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_stl_file_is_closed_stands_on_the_plate_and_has_the_size(cut_cube, tmp_path):
+    tall = cut_cube._replace(vertices=cut_cube.vertices * np.float32([1, 2, 4]) + 7)
+    for size in (None, 30.0):
+        (path,) = files.write(tmp_path / "c.stl", tall, files.FileOptions(size_mm=size))
+        loaded = trimesh.load(path)
+        side = size or 100.0
+        np.testing.assert_allclose(
+            loaded.bounds, [[-side / 8, -side / 4, 0], [side / 8, side / 4, side]], atol=1e-4
+        )
+        assert loaded.is_watertight and loaded.volume == pytest.approx(side**3 / 8, rel=1e-5)
+
+
+def test_a_3mf_file_has_the_closed_mesh_with_its_texture(cut_cube, tmp_path):
+    title = files.FileOptions(facts={"title": "a < b"})
+    (path,) = files.write(tmp_path / "c.3mf", cut_cube, title)
+    first = path.read_bytes()
+    files.write(path, cut_cube, title)
+    assert path.read_bytes() == first
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        names = archive.namelist()
+        (relation,) = ElementTree.fromstring(archive.read("_rels/.rels"))
+        model = ElementTree.fromstring(archive.read(relation.get("Target")[1:]))
+        (picture,) = ElementTree.fromstring(archive.read("3D/_rels/3dmodel.model.rels"))
+        texture = np.asarray(Image.open(archive.open(picture.get("Target")[1:])))
+    assert names[0] == "[Content_Types].xml"
+    np.testing.assert_array_equal(texture, cut_cube.texture)
+    core, more = (f"{{{space}}}" for space in (print_files._CORE, print_files._MATERIALS))
+    assert model.get("unit") == "millimeter"
+    assert model.find(f"{core}metadata").text == "a < b"
+    find = lambda name, *keys: [[row.get(k) for k in keys] for row in model.iter(name)]  # noqa: E731
+    vertices = np.array(find(f"{core}vertex", "x", "y", "z"), float)
+    triangles = np.array(find(f"{core}triangle", "v1", "v2", "v3"), int)
+    loaded = trimesh.Trimesh(vertices, triangles, process=False)
+    assert len(vertices) == 8 and loaded.is_watertight
+    assert loaded.volume == pytest.approx(1e6)
+    places = np.array(find(f"{more}tex2coord", "u", "v"), float)
+    used = np.array(find(f"{core}triangle", "p1", "p2", "p3"), int)
+    np.testing.assert_allclose(places[used], cut_cube.uv[cut_cube.faces], atol=1e-6)
+    (group,) = set(map(tuple, find(f"{core}triangle", "pid")))
+    assert group == (model.find(f".//{more}texture2dgroup").get("id"),)
+    assert model.find(f".//{more}texture2d").get("path") == picture.get("Target")
+    (item,) = model.find(f"{core}build")
+    assert item.get("objectid") == model.find(f".//{core}object").get("id")
+
+
+def test_a_glb_says_where_it_comes_from_and_that_it_is_unlit(mesh, tmp_path):
+    options = files.FileOptions(unlit=True, facts={"seed": 3, "model": "tiny"})
+    (path,) = files.write(tmp_path / "m.glb", mesh, options)
+    data = path.read_bytes()
+    tree = json.loads(data[20 : 20 + int.from_bytes(data[12:16], "little")])
+    assert tree["asset"]["extras"] == {"seed": 3, "model": "tiny"}
+    assert tree["extensionsUsed"] == ["KHR_materials_unlit"]
+    assert tree["materials"][0]["extensions"] == {"KHR_materials_unlit": {}}
+    (path,) = files.write(tmp_path / "lit.glb", mesh)
+    data = path.read_bytes()
+    tree = json.loads(data[20 : 20 + int.from_bytes(data[12:16], "little")])
+    assert b"unlit" not in data and "extras" not in tree["asset"]
+
+
+def test_points_lie_evenly_on_the_surface_with_its_colours(cut_cube, tmp_path):
+    texture = np.zeros((2, 2, 3), np.uint8)
+    texture[0, 0], texture[1, 1] = (255, 0, 0), (0, 0, 255)  # v = 1 is the first row
+    uv = np.where(cut_cube.vertices[:, 2:] > 0, [[0.1, 0.9]], [[0.9, 0.1]]).astype(np.float32)
+    mesh = cut_cube._replace(texture=texture, uv=uv)
+    (path,) = files.write(tmp_path / "p.ply", mesh, files.FileOptions(points=6000))
+    loaded = trimesh.load(path)
+    points, colours = np.asarray(loaded.vertices), np.asarray(loaded.colors)[:, :3]
+    assert len(points) == 6000
+    side = np.argmax(np.abs(points), 1)
+    np.testing.assert_allclose(np.abs(points[np.arange(6000), side]), 0.5, atol=1e-6)
+    count = np.bincount(2 * side + (points[np.arange(6000), side] > 0), minlength=6)
+    assert count.min() > 850 and count.max() < 1150
+    flat = side == 2
+    want = np.where(points[flat, 2:] > 0, [[255, 0, 0]], [[0, 0, 255]])
+    np.testing.assert_array_equal(colours[flat], want)
+    header, _, body = path.read_bytes().partition(b"end_header\n")
+    rows = np.frombuffer(body, np.dtype([("p", "<f4", 3), ("n", "<f4", 3), ("c", "u1", 3)]))
+    np.testing.assert_allclose(np.abs(rows["n"][np.arange(6000), side]), 1.0, atol=1e-6)
+    again = files.write(tmp_path / "q.ply", mesh, files.FileOptions(points=6000))[0]
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_a_usdz_file_passes_the_checks_of_apples_packages(mesh, tmp_path):
+    from pxr import Usd, UsdGeom, UsdShade, UsdValidation
+
+    (path,) = files.write(tmp_path / "m.usdz", mesh)
+    stage = Usd.Stage.Open(str(path))
+    validators = UsdValidation.ValidationRegistry().GetOrLoadAllValidators()
+    assert len(validators) > 20  # what usdchecker runs
+    found = UsdValidation.ValidationContext(validators).Validate(stage)
+    assert [error.GetMessage() for error in found] == []
+    assert UsdGeom.GetStageUpAxis(stage) == "Y"
+    surface = UsdGeom.Mesh(stage.GetPrimAtPath("/object/surface"))
+    np.testing.assert_allclose(surface.GetPointsAttr().Get(), mesh.vertices[:, [1, 2, 0]])
+    np.testing.assert_array_equal(
+        np.reshape(surface.GetFaceVertexIndicesAttr().Get(), (-1, 3)), mesh.faces
+    )
+    places = UsdGeom.PrimvarsAPI(surface).GetPrimvar("st").Get()
+    np.testing.assert_allclose(places, mesh.uv)
+    material, _ = UsdShade.MaterialBindingAPI(surface.GetPrim()).ComputeBoundMaterial()
+    assert material.GetPath() == "/object/material"
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        texture = np.asarray(Image.open(archive.open(names[1])))
+    assert names[0].endswith(".usdc")
+    np.testing.assert_array_equal(texture, mesh.texture)
+
+
+def test_usdz_without_its_package_is_one_sentence(mesh, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"needs the package pxr.*iso3d_jax\[usd\]"):
+        files.write(tmp_path / "new" / "m.usdz", mesh)
     assert not (tmp_path / "new").exists()
 
 

@@ -146,5 +146,5 @@ def test_ply_keeps_the_scene_axes(textured, tmp_path):
     distance, same = KDTree(mesh.vertices).query(textured.vertices)
     assert distance.max() < 1e-6
     np.testing.assert_array_equal(mesh.visual.vertex_colors[same, :3], textured.colours)
-    with pytest.raises(UserError, match="glb, .obj or .ply"):
-        files.write(tmp_path / "m.stl", textured)
+    with pytest.raises(UserError, match="3mf or .usdz, not in 'm.fbx'"):
+        files.write(tmp_path / "m.fbx", textured)
