@@ -21,7 +21,7 @@ from iso3d_jax.reconstruction import loop, pictures, state
 from iso3d_jax.reconstruction import step as iterations
 from iso3d_jax.reconstruction.init import draft
 from iso3d_jax.reconstruction.losses import WANTED, DenoiserSpec
-from iso3d_jax.reconstruction.spec import check, make_spec
+from iso3d_jax.reconstruction.spec import make_spec
 from iso3d_jax.reconstruction.step import loss_weights
 
 CONFIG = Path(__file__).parents[2] / "configs" / "reconstruct.py"
@@ -290,17 +290,17 @@ def test_cameras_of_an_iteration():
 
 def test_settings_are_checked_and_phases_found(small_config):
     cfg = small_config
-    check(cfg)
+    make_spec(cfg)
     for key, value in (("mode", "magic"), ("memory", "huge"), ("picture", "round"), ("steps", 30)):
         wrong = ConfigDict(cfg.to_dict())
         wrong[key] = value
         with pytest.raises(UserError):
-            check(wrong)
+            make_spec(wrong)
     for sets in ((), ((0.0, 95.0),)):
         wrong = ConfigDict(cfg.to_dict())
         wrong.draft.sets = sets
         with pytest.raises(UserError, match="config.draft.sets"):
-            check(wrong)
+            make_spec(wrong)
     weights = loss_weights(make_spec(cfg), jnp.int32(0))
     assert float(weights["guidance"]) == 1.0 and "orientation" in weights
 

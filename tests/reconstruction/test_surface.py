@@ -7,7 +7,7 @@ import pytest
 from iso3d_jax.core.errors import EmptySurface, UserError
 from iso3d_jax.reconstruction import state, surface
 from iso3d_jax.reconstruction.init import draft
-from iso3d_jax.reconstruction.spec import check, make_spec
+from iso3d_jax.reconstruction.spec import make_spec
 
 
 def ball(radius, size=32):
@@ -66,7 +66,7 @@ def test_surface_follows_the_hull_of_the_views_where_the_config_says_so(small_co
     assert surface.choose_surface(blob, make_spec(cfg), None)[0] == outer
     cfg.show.surface = "middle"
     with pytest.raises(UserError, match=r"config\.show\.surface must be one of outline, hull"):
-        check(cfg)
+        make_spec(cfg)
 
 
 def points_of(size):
