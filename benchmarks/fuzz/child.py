@@ -22,7 +22,7 @@ from pathlib import Path
 
 MEMORY = 2 << 30  # bytes beyond what the process has after its warm-up
 SECONDS = 5.0  # of processor time, where a corpus says nothing else
-WALL = 6  # so many times that by the clock, for what waits without working
+WALL = 24  # so many times that by the clock, for what waits without working
 
 
 class _Late(BaseException):
