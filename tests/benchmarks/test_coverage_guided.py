@@ -1,4 +1,4 @@
-"""benchmarks/fuzz/coverage_guided.py, but for Atheris: its inputs, and what it makes of outcomes."""
+"""benchmarks/fuzz/coverage_guided.py, but for Atheris: its inputs, and what becomes of outcomes."""
 
 import json
 import random
