@@ -205,12 +205,6 @@ class ReconstructionSpec:
         return dataclasses.asdict(self)
 
 
-def _are_phases(values) -> bool:
-    rows = values if isinstance(values, tuple) else ()
-    good = [isinstance(r, tuple) and len(r) == 3 and all(type(n) is int for n in r) for r in rows]
-    return bool(good) and all(good)
-
-
 def make_spec(config: ConfigDict | Mapping[str, Any]) -> ReconstructionSpec:
     """The spec of a config: a ConfigDict of presets/reconstruct.py, or a dict that was one.
 
@@ -225,8 +219,6 @@ def make_spec(config: ConfigDict | Mapping[str, Any]) -> ReconstructionSpec:
             f"this is no config of a reconstruction by this version: {error}; start from "
             "configs/reconstruct.py, or reconstruct again"
         ) from None
-    if not _are_phases(made.phases):
-        raise UserError("config.phases must be rows of an iteration, a size and a number of groups")
     if made.phases[-1][0] < made.steps:
         raise UserError(
             f"config.phases end at iteration {made.phases[-1][0]} but config.steps is "
