@@ -32,7 +32,7 @@ from iso3d_jax.geometry.cameras import camera_condition  # noqa: E402
 from iso3d_jax.guidance import sds  # noqa: E402
 from iso3d_jax.nerf import field, render  # noqa: E402
 from iso3d_jax.reconstruction import losses, run, state, step  # noqa: E402
-from iso3d_jax.reconstruction.spec import check, make_spec  # noqa: E402
+from iso3d_jax.reconstruction.spec import make_spec  # noqa: E402
 from iso3d_jax.weights.bundle import load_model  # noqa: E402
 
 EXAMPLE = ROOT / "iso3d_jax" / "data" / "examples" / "trash_can.png"
@@ -153,7 +153,6 @@ def main():
     parser.add_argument("--result", type=Path)
     args = parser.parse_args()
     config = config_files.load_config(args.config)
-    check(config)
     spec = make_spec(config)
     model = load_model(args.model)
     (picture,) = sampling.prepare_all(model, [load_picture(EXAMPLE)])

@@ -42,7 +42,7 @@ def main(_argv):
 def check_paths(cfg) -> None:
     """Refuses a path that cannot be right, before anything that takes time is loaded."""
     from iso3d_jax.commands import paths
-    from iso3d_jax.core.files import make_folder
+    from iso3d_jax.core.files import check_folder
 
     paths.dataset("--config.data", cfg.data)
     sections = {f"stage2.{name}": cfg.stage2[name] for name in cfg.stage2}
@@ -51,7 +51,7 @@ def check_paths(cfg) -> None:
         section.data, section.data_encoded = "", section.data_encoded if name == "stage1" else ""
         section.init_from = ""  # the comparison's own
         paths.training(section, f"--config.{name}")
-    make_folder(_OUT.value)
+    check_folder(_OUT.value)
 
 
 def compare(config, out, names=None, dtype=None) -> dict:

@@ -50,26 +50,24 @@ def main(argv):
     del argv
     cfg = command_line.get_config()
     from iso3d_jax.commands import paths
-    from iso3d_jax.core.files import make_folder
     from iso3d_jax.data.pictures import load_picture
 
-    image = Path(_IMAGE.value)
+    image, out = Path(_IMAGE.value), Path(_OUT.value)
     if _SAVE_INPUT.value:
         check_save_input(_SAVE_INPUT.value, str(image))
+    paths.run_folder(out, WRITTEN, image)
+    paths.matting_model(_MATTING_MODEL.value)
+    paths.model("--model", _MODEL.value, "unet", "vae", "clip")
     picture = load_picture(
         image, remove_background=_REMOVE_BACKGROUND.value, matting_model=_MATTING_MODEL.value
     )
-    paths.run_folder(_OUT.value, WRITTEN, image)
-    paths.matting_model(_MATTING_MODEL.value)
-    paths.model("--model", _MODEL.value, "unet", "vae", "clip")
-    out = make_folder(_OUT.value)
 
     from iso3d_jax.pages.run_page import write_run_page
     from iso3d_jax.pipeline import Pipeline
     from iso3d_jax.reconstruction import loop
-    from iso3d_jax.reconstruction.spec import check
+    from iso3d_jax.reconstruction.spec import make_spec
 
-    check(cfg)
+    make_spec(cfg)  # refuses what makes no sense before a model is loaded
     clear(out)
     pipe = Pipeline.from_pretrained(_MODEL.value, dtype=_DTYPE.value)
     try:
@@ -103,6 +101,8 @@ def generate_examples(pipe: Pipeline, shown: Path) -> list:
 
 def clear(out: Path) -> None:
     """Removes an earlier result; refuses a folder that holds other things."""
+    if not out.is_dir():
+        return
     others = sorted({path.name for path in out.iterdir()} - set(RESULTS))
     if others and not (out / "report.json").exists() and not (out / "state.npz").exists():
         raise UserError(f"{out} holds other files ({others[0]}, ...): give another --out")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from iso3d_jax.commands import command_line, paths
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.core.files import make_folder
+from iso3d_jax.core.files import check_folder
 
 flags = command_line.flags_for(__name__)
 
@@ -64,7 +64,7 @@ def main(argv):
     paths.run("--run", _RUN.value)
     if out.is_dir():
         raise UserError(f"--out {out} is a folder: name a file in it")
-    make_folder(out.parent)
+    check_folder(out.parent)
 
     from iso3d_jax.reconstruction.result import export_run
 

@@ -34,7 +34,7 @@ from iso3d_jax.pages.run_page import write_run_page
 from iso3d_jax.presets import reconstruct as presets
 from iso3d_jax.reconstruction import batch, loop, run
 from iso3d_jax.reconstruction.result import Reconstruction
-from iso3d_jax.reconstruction.spec import ReconstructionSpec, check, make_spec
+from iso3d_jax.reconstruction.spec import ReconstructionSpec, make_spec
 from iso3d_jax.views import Views
 from iso3d_jax.weights import bundle, hub
 from iso3d_jax.weights.folders import find_bundle, model_digest
@@ -207,7 +207,6 @@ class Pipeline:
             cfg.picture = given.preprocessing
         if seed is not None:
             cfg.seed = seed
-        check(cfg)
         spec = make_spec(cfg)
         rgba = given.picture if given is not None else load_picture(
             picture,  # pyright: ignore[reportArgumentType]
@@ -256,9 +255,9 @@ class Pipeline:
         cfg = self._config(preset, config)
         if seed is not None:
             cfg.seed = seed
-        check(cfg)
+        spec = make_spec(cfg)
         return batch.reconstruct_all(
-            self.model, {name: Path(path) for name, path in pictures.items()}, out, make_spec(cfg),
+            self.model, {name: Path(path) for name, path in pictures.items()}, out, spec,
             model_id=self._model_id, init=cfg.init if init is None else init,
             reconstruct=reconstruct_with_page,
             load=functools.partial(

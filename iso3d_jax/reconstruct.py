@@ -72,7 +72,6 @@ def check_paths(init: str, given: str) -> None:
       given: the picture, or the folder of pictures.
     """
     from iso3d_jax.commands import paths
-    from iso3d_jax.core.files import make_folder
 
     written = set(WRITTEN)
     if (Path(_OUT.value) / "state.npz").is_file():  # it goes on, and its own picture stays
@@ -87,7 +86,6 @@ def check_paths(init: str, given: str) -> None:
     if _IMAGES.value:
         paths.folder("--images", _IMAGES.value)
     paths.model("--model", _MODEL.value, "unet", "vae", "clip")
-    make_folder(_OUT.value)
 
 
 def check_save_input(path: str, image: str | None) -> None:
@@ -113,22 +111,22 @@ def main(argv):
         raise UserError("give --image PICTURE or --images FOLDER, one of the two")
     if _SAVE_INPUT.value:
         check_save_input(_SAVE_INPUT.value, _IMAGE.value)
+    init = _INIT.value if _INIT.value is not None else cfg.init
+    check_paths(init, _IMAGE.value or _IMAGES.value or "")
     picture, name = None, ""
     if _IMAGE.value:  # refuses what it must before anything slow
         picture = load_picture(
             _IMAGE.value, remove_background=remove_background, matting_model=matting_model
         )
         name = Path(_IMAGE.value).name
-    init = _INIT.value if _INIT.value is not None else cfg.init
-    check_paths(init, _IMAGE.value or _IMAGES.value or "")
 
     from iso3d_jax.pipeline import Pipeline
     from iso3d_jax.reconstruction import batch, loop
-    from iso3d_jax.reconstruction.spec import check
+    from iso3d_jax.reconstruction.spec import make_spec
 
     if _MODE.value:
         cfg.mode = _MODE.value
-    check(cfg)
+    make_spec(cfg)  # refuses what makes no sense before a model is loaded
     several = batch.find_pictures(_IMAGES.value) if _IMAGES.value else {}
     pipe = Pipeline.from_pretrained(_MODEL.value, dtype=_DTYPE.value)
     failed = {}

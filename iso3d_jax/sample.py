@@ -83,7 +83,7 @@ _CELL = flags.DEFINE_integer(
 def main(argv):
     """Checks what was given, samples, writes."""
     del argv
-    from iso3d_jax.core.files import atomic_path, make_folder
+    from iso3d_jax.core.files import atomic_path, check_folder
     from iso3d_jax.data import grids, pictures
     from iso3d_jax.data.picture_folders import find_pictures, load_all, name_pictures
 
@@ -99,6 +99,8 @@ def main(argv):
         paths.check_output("--save_input", file, given)
         if file.resolve() == out.resolve():
             raise UserError(f"--save_input and --out are the same file, {out}: name another")
+    if _SEPARATE.value:
+        check_folder(out.with_suffix(""))
     paths.model("--model", _MODEL.value, "unet", "vae", "clip")
     loaded, failed = load_all(
         named,
@@ -107,9 +109,7 @@ def main(argv):
         ),
     )
     names = list(loaded)
-    for folder in {out.parent, *(file.parent for file in seen.values())}:
-        make_folder(folder)
-    views_folder = make_folder(out.with_suffix("")) if _SEPARATE.value else None
+    views_folder = out.with_suffix("") if _SEPARATE.value else None
 
     from iso3d_jax import sampling
     from iso3d_jax.core.progress import Progress

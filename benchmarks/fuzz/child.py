@@ -22,7 +22,7 @@ from pathlib import Path
 
 MEMORY = 2 << 30  # bytes beyond what the process has after its warm-up
 SECONDS = 5.0  # of processor time, where a corpus says nothing else
-WALL = 6  # so many times that by the clock, for what waits without working
+WALL = 24  # so many times that by the clock, for what waits without working
 
 
 class _Late(BaseException):
@@ -88,7 +88,8 @@ def _try(module, case, limit: float) -> tuple[str, str, float]:
         except _Late:
             verdict, detail = "hang", f"more than {limit:g} s of processor time"
         except (Exception, SystemExit) as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
+            frames = traceback.extract_tb(error.__traceback__)
+            place = ([f for f in frames if "iso3d_jax" in f.filename] or frames)[-1]
             verdict = "memory" if "RESOURCE_EXHAUSTED" in str(error) else "other"
             detail = f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
         return verdict, detail.replace(folder, "FOLDER"), time.process_time() - begin

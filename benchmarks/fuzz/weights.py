@@ -24,7 +24,7 @@ def warm_up() -> None:
     """JAX and the conversion, imported and used once."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.ckpt"
-        path.write_bytes(_zip(_structure(), _storages()))
+        path.write_bytes(zipped(_structure(), _storages()))
         attempt(path)
 
 
@@ -103,7 +103,7 @@ def _storages() -> list[bytes]:
     return [np.ascontiguousarray(v).tobytes() for v in _arrays().values()]
 
 
-def _zip(pickled: bytes, storages: list[bytes], **options) -> bytes:
+def zipped(pickled: bytes, storages: list[bytes], **options) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", **options) as archive:
         archive.writestr("a/data.pkl", pickled)
@@ -117,13 +117,26 @@ def _text(value: str) -> bytes:
     return b"X" + len(raw).to_bytes(4, "little") + raw
 
 
+@functools.cache
+def small() -> tuple[bytes, list[bytes]]:
+    """A pickle of two tensors and their storages, made without the networks."""
+    from iso3d_jax.weights.torch_file import write_torch
+
+    values = [np.arange(6, dtype=np.float32).reshape(2, 3), np.zeros(4, np.float32)]
+    entries = [(f"w{k}", v.shape, v.dtype, lambda v=v: v) for k, v in enumerate(values)]
+    with tempfile.TemporaryDirectory() as folder:
+        write_torch(Path(folder) / "x.ckpt", entries)
+        with zipfile.ZipFile(Path(folder) / "x.ckpt") as archive:
+            return archive.read("archive/data.pkl"), [v.tobytes() for v in values]
+
+
 def _inner(value, protocol: int = 2) -> bytes:
     """A value's pickle to be put into another one."""
     raw = pickle.dumps(value, protocol)
     return raw[2:-1] if protocol < 4 else raw[11:-1]
 
 
-def _lightning() -> bytes:
+def lightning(structure: bytes) -> bytes:
     """What Lightning puts around a state dict: classes as keys, objects, numbers of numpy."""
     import argparse
     import collections
@@ -138,11 +151,11 @@ def _lightning() -> bytes:
         b"\x80\x02}(" + _text("epoch") + b"K\x01" + _text("callbacks") + b"}" + callback
         + b"}" + _text("best") + _inner(np.float32(1.0)) + b"ss" + _text("hyper_parameters")
         + container + _text("beside") + _inner(beside) + _text("state_dict")
-        + _structure()[2:-1] + b"u."
+        + structure[2:-1] + b"u."
     )  # fmt: skip
 
 
-def _old(structure: bytes, storages: list[bytes]) -> bytes:
+def old(structure: bytes, storages: list[bytes]) -> bytes:
     machine = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"int": 4}}
     parts = [0x1950A86A20F9469CFC6C, 1001, machine]
     keys = [str(index) for index in range(len(storages))]
@@ -164,8 +177,8 @@ def _safetensors(header=None) -> bytes:
 def whole() -> Iterator[tuple[str, bytes, str]]:
     """Files that must be read."""
     yield "whole_zip", _archive(), ".ckpt"
-    yield "whole_old", _old(_structure(), _storages()), ".pth"
-    yield "whole_lightning", _zip(_lightning(), _storages()), ".ckpt"
+    yield "whole_old", old(_structure(), _storages()), ".pth"
+    yield "whole_lightning", zipped(lightning(_structure()), _storages()), ".ckpt"
     yield "whole_safetensors", _safetensors(), ".safetensors"
 
 
@@ -173,23 +186,23 @@ def whole() -> Iterator[tuple[str, bytes, str]]:
 
 
 def _mutated_pickle(draw) -> tuple[bytes, str]:
-    return _zip(mutate_bytes(draw, _structure()), _storages()), ".ckpt"
+    return zipped(mutate_bytes(draw, _structure()), _storages()), ".ckpt"
 
 
 def _mutated_lightning(draw) -> tuple[bytes, str]:
-    raw = _lightning()
+    raw = lightning(_structure())
     head = raw.index(b"state_dict")
-    return _zip(mutate_bytes(draw, raw[:head]) + raw[head:], _storages()), ".ckpt"
+    return zipped(mutate_bytes(draw, raw[:head]) + raw[head:], _storages()), ".ckpt"
 
 
 def _mutated_old(draw) -> tuple[bytes, str]:
-    raw = _old(_structure(), _storages())
+    raw = old(_structure(), _storages())
     head = len(raw) - sum(8 + len(s) for s in _storages())
     return mutate_bytes(draw, raw[:head]) + raw[head:], ".pth"
 
 
 def _mutated_file(draw) -> tuple[bytes, str]:
-    raw = _zip(_structure(), _storages()[:3]) if draw.integers(2) else _archive()
+    raw = zipped(_structure(), _storages()[:3]) if draw.integers(2) else _archive()
     if draw.integers(2):  # the directory, at the end
         return raw[:-400] + mutate_bytes(draw, raw[-400:]), ".ckpt"
     return mutate_bytes(draw, raw), ".ckpt"
@@ -229,7 +242,7 @@ def _random_program(draw) -> tuple[bytes, str]:
                 bytes([b"()]}NRQbtseaud0\x81\x85\x86\x87\x88\x8f\x90\x94"[draw.integers(23)]])
             )
     tail = (b"", b"u.", b"s.", b"tR.")[draw.integers(4)]
-    return _zip(b"".join(out) + tail + b".", _storages()[:2]), ".ckpt"
+    return zipped(b"".join(out) + tail + b".", _storages()[:2]), ".ckpt"
 
 
 def hostile() -> Iterator[tuple[str, bytes, str]]:
@@ -266,11 +279,11 @@ def hostile() -> Iterator[tuple[str, bytes, str]]:
     for name, body in code.items():
         options = {"compression": zipfile.ZIP_DEFLATED} if len(body) > 1 << 20 else {}
         kept = [] if options else storages
-        yield f"hostile_{name}", _zip(b"\x80\x02" + body + b".", kept, **options), ".ckpt"
-    yield "hostile_zip_bomb", _zip(bytes(1 << 28), [], compression=zipfile.ZIP_DEFLATED), ".ckpt"
+        yield f"hostile_{name}", zipped(b"\x80\x02" + body + b".", kept, **options), ".ckpt"
+    yield "hostile_zip_bomb", zipped(bytes(1 << 28), [], compression=zipfile.ZIP_DEFLATED), ".ckpt"
     yield "hostile_size_lies", _size_lies(), ".ckpt"
-    yield "hostile_expanded", _zip(_expanded(), [bytes(16)]), ".ckpt"
-    yield "hostile_many_entries", _zip(b".", [b""] * 20_000), ".ckpt"
+    yield "hostile_expanded", zipped(_expanded(), [bytes(16)]), ".ckpt"
+    yield "hostile_many_entries", zipped(b".", [b""] * 20_000), ".ckpt"
     one = b'{"a": {"dtype": "F32", "shape": [%s], "data_offsets": [0, 4]}}'
     for name, header in {
         "deep": b'{"a":' + b"[" * 100_000,
@@ -297,7 +310,7 @@ def hostile() -> Iterator[tuple[str, bytes, str]]:
 
 def _size_lies() -> bytes:
     """A zip whose directory promises a storage of 4 MB that is not there."""
-    raw = bytearray(_zip(_structure(), [bytes(16)]))
+    raw = bytearray(zipped(_structure(), [bytes(16)]))
     at = raw.rindex(b"PK\x01\x02")
     raw[at + 20 : at + 28] = struct.pack("<II", 1 << 22, 1 << 22)
     return bytes(raw)

@@ -15,7 +15,7 @@ from iso3d_jax.data.pictures import load_picture
 from iso3d_jax.nerf import field, hash_grid
 from iso3d_jax.reconstruction import run, state
 from iso3d_jax.reconstruction.losses import Denoiser, DenoiserSpec
-from iso3d_jax.reconstruction.spec import ReconstructionSpec, check, make_spec
+from iso3d_jax.reconstruction.spec import ReconstructionSpec, make_spec
 from iso3d_jax.reconstruction.step import run_steps
 
 
@@ -101,7 +101,6 @@ def _recipe(bench: Bench) -> Recipe:
     if "recipe" in bench.kept:
         return bench.kept["recipe"]
     config, model = bench.reconstruction(), bench.model
-    check(config)
     spec = make_spec(config)
     picture = sampling.prepare_all(model, [load_picture(breakdown.EXAMPLE)])[0]
     denoiser, denoiser_spec = run.make_denoiser(model, picture)

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from iso3d_jax.core import extras
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.files import check_folder
 from iso3d_jax.weights.folders import check_model
 
 # The networks that `init_from` of each kind of training must hold.
@@ -76,16 +77,19 @@ def pictures(flag: str, path: str) -> None:
 
 
 def check_output(flag: str, path: str | Path, given: Iterable[str | Path]) -> None:
-    """Refuses to write over what was given, or over a folder."""
+    """Refuses to write over what was given, over a folder, or where nothing can be written."""
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{flag} {path} is a folder: name a PNG in it")
     if any(_is_same(path, Path(g)) for g in given):
         raise UserError(f"{flag} {path} is the picture that was given: name another file")
+    with _of(flag):
+        check_folder(path.parent)
 
 
 def run_folder(path: str | Path, names: Iterable[str], given: str | Path) -> None:
-    """Refuses a folder of results in which the picture that was given would be written over.
+    """Refuses a folder in which nothing can be written, or the picture that was given would be
+    written over.
 
     Args:
       names: of the files that are written.
@@ -97,6 +101,8 @@ def run_folder(path: str | Path, names: Iterable[str], given: str | Path) -> Non
         what = "the pictures" if same else "the picture"
         raise UserError(f"--out {path} holds {what} that {'were' if same else 'was'} given: give "
                         "another folder")  # fmt: skip
+    with _of("--out"):
+        check_folder(path)
 
 
 def _is_same(path: Path, given: Path) -> bool:

@@ -29,8 +29,13 @@ def missing(package: str) -> UserError:
     )
 
 
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported, which it is not."""
+    return importlib.util.find_spec(package) is not None
+
+
 def require(*packages: str) -> None:
     """Refuses to begin where a package of an extra is not installed; none of them is imported."""
     for package in packages:
-        if importlib.util.find_spec(package) is None:
+        if not is_installed(package):
             raise missing(package)

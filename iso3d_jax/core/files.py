@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import sys
+import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,9 +25,10 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends without an error.
 
     The temporary name keeps the suffix, so that libraries that look at it write the right format.
+    Its folder is made; where nothing came of it, that is gone again.
     """
     path = Path(path)
-    make_folder(path.parent)
+    made = _make_folders(path.parent)
     end = f".{os.getpid()}{path.suffix}"
     stem = os.fsencode(path.stem)[: _MAX_NAME - 1 - len(os.fsencode(end))]
     temporary = path.with_name(f".{stem.decode(errors='ignore')}{end}")
@@ -37,6 +39,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+        _remove_empty(made)
 
 
 def readable_name(path: str | os.PathLike) -> str:
@@ -95,8 +98,29 @@ def _umask() -> int:
 
 def make_folder(path: str | os.PathLike) -> Path:
     """Makes a folder and those above it; refuses in one sentence where that cannot be done."""
-    path = Path(path)
+    _make_folders(Path(path))
+    return Path(path)
+
+
+def check_folder(path: str | os.PathLike) -> Path:
+    """Refuses a folder that cannot be made or written into; makes none that was not there."""
+    made = _make_folders(Path(path))
     try:
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"cannot write into the folder {shorten(path)}: {error.strerror}; give another"
+        ) from None
+    finally:
+        _remove_empty(made)
+    return Path(path)
+
+
+def _make_folders(path: Path) -> list[Path]:
+    """Makes a folder and those above it; returns those that were not there, the innermost first."""
+    try:
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"cannot make the folder {shorten(path)}: a file has that name") from None
@@ -105,7 +129,14 @@ def make_folder(path: str | os.PathLike) -> Path:
     except OSError as error:
         reason = describe_os_error(error) or str(error.strerror or error)
         raise UserError(f"cannot make the folder {shorten(path)}: {reason}") from None
-    return path
+    return missing
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Removes folders in this order, up to the first that holds something."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 class FolderLock:

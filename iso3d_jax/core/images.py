@@ -1,12 +1,29 @@
 """Pictures: the one place where floats become bytes, and where files of strangers are opened."""
 
 import io
+import os
 from collections.abc import Sequence
 from typing import IO
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
+
+
+class PictureFile(io.BufferedReader):
+    """A file that is asked for no more bytes than it has.
+
+    Decoders read as many as a length in the file says, and for those Python takes memory before
+    it looks for them: four gigabytes for a flipped bit.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        super().__init__(io.FileIO(path))
+        self._size = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = max(self._size - self.tell(), 0)
+        return super().read(left if size is None or size < 0 else min(size, left))
 
 
 def open_as(file: IO[bytes] | io.BytesIO, formats: Sequence[str]) -> Image.Image:

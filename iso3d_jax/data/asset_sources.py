@@ -17,7 +17,7 @@ import zipfile
 
 import numpy as np
 
-from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.errors import UserError, shorten
 from iso3d_jax.data import beside, gltf, meshes, obj, plain_meshes, ply, rules
 
 MESH_SUFFIXES = (".obj", ".glb", ".gltf", ".ply", ".stl", ".off")
@@ -305,13 +305,13 @@ def find_assets(places: list[str], up: str = "y") -> list[Asset]:
 
 
 def unwanted(asset: Asset) -> str | None:
-    """Why an object is left out before it is read, or None."""
+    """Why an object is left out before it is read, in one line that can be printed, or None."""
     if asset.fault:
-        return asset.fault
+        return shorten(asset.fault, 500)
     if asset.category.lower() in _UNWANTED_CATEGORIES:
         return f"category {asset.category}"
     if _UNWANTED_WORDS.search(asset.title):
-        return f"a door, window or stair by its name ({asset.title})"
+        return f"a door, window or stair by its name ({shorten(asset.title)})"
     return None
 
 

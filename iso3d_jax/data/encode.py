@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float
 from iso3d_jax.commands import command_line
 from iso3d_jax.commands.config_checks import SPLITS
 from iso3d_jax.core.errors import UserError, shorten
-from iso3d_jax.core.files import atomic_path, make_folder
+from iso3d_jax.core.files import atomic_path, check_folder
 from iso3d_jax.core.json_files import need, read_object
 from iso3d_jax.core.progress import Progress
 from iso3d_jax.data.colour import change_colours, on_white
@@ -67,7 +67,7 @@ class EncodedTable:
         return EncodedObject(self, index)
 
     def save(self, folder: str | Path) -> None:
-        folder = make_folder(folder)
+        folder = Path(folder)
         for name in _ARRAYS:
             with atomic_path(folder / f"{name}.npy") as temporary:
                 np.save(temporary, getattr(self, name))
@@ -284,7 +284,7 @@ def encode_dataset(
         paths.dataset("--data", path)
     paths.model("--vae", vae, "vae")
     paths.model("--clip", clip, "clip")
-    make_folder(out)
+    check_folder(out)
     autoencoder = load_model(vae, dtype, ("vae",))
     tower = load_model(clip, dtype, ("clip",))
     encoded = encode_table(

@@ -12,12 +12,12 @@ Specification: https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html; extens
 
 import dataclasses
 import importlib
-import importlib.util
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from iso3d_jax.core import extras
 from iso3d_jax.data.beside import NotThere, ReadFile
 from iso3d_jax.data.gltf_document import (
     Document,
@@ -44,6 +44,7 @@ _TRIANGLES, _STRIP, _FAN = 4, 5, 6
 _WRAPS = {33071: "clamp", 33648: "mirror", 10497: "repeat"}
 _NEAREST = 9728
 _DRACO = "KHR_draco_mesh_compression"
+_DRACO_PACKAGE = "DracoPy"
 _BASISU = "KHR_texture_basisu"
 _OTHER_SOURCES = ("EXT_texture_webp", "EXT_texture_avif", "MSFT_texture_dds")
 _GLOSSY = "KHR_materials_pbrSpecularGlossiness"
@@ -89,16 +90,14 @@ def read_gltf(data: bytes, read_file: ReadFile, note: Note) -> list[Part]:
 
 def _check_extensions(document: Document):
     for name in member(document.json, "extensionsRequired", list, []):
-        if name == _DRACO and _has_draco():
+        if name == _DRACO and extras.is_installed(_DRACO_PACKAGE):
             continue
         if name == _DRACO:
-            raise BadMesh(f"it requires {_DRACO}, which the package DracoPy reads: install it")
+            raise BadMesh(
+                f"it requires {_DRACO}, which the package {_DRACO_PACKAGE} reads: install it"
+            )
         if not isinstance(name, str) or name not in _KNOWN:
             raise BadMesh(f"it requires the extension {str(name)[:60]}, which is not read")
-
-
-def _has_draco() -> bool:
-    return importlib.util.find_spec("DracoPy") is not None
 
 
 @dataclasses.dataclass
@@ -448,12 +447,12 @@ class _Geometry:
         rule = _extension(primitive, _DRACO)
         if not rule:
             return None
-        if _has_draco():
+        if extras.is_installed(_DRACO_PACKAGE):
             return _Draco(bytes(self._document.view(rule.get("bufferView"))), rule)
         accessors = [*self._attributes.values(), primitive.get("indices")]
         plain = [self._document.item("accessors", a) for a in accessors if a is not None]
         if any(a.get("bufferView") is None for a in plain):
-            raise BadMesh(f"it is compressed by {_DRACO}, which the package DracoPy reads")
+            raise BadMesh(f"it is compressed by {_DRACO}, which the package {_DRACO_PACKAGE} reads")
         return None
 
     def _raw(self, name: str, width: int | None = None) -> np.ndarray:
@@ -556,7 +555,7 @@ class _Draco:
     def __init__(self, data: bytes, rule: dict):
         self.attributes = member(rule, "attributes", dict, {})
         try:
-            self._mesh = importlib.import_module("DracoPy").decode(data)
+            self._mesh = importlib.import_module(_DRACO_PACKAGE).decode(data)
             self.faces = np.asarray(self._mesh.faces, np.int64).ravel()
         except Exception as e:  # of the library's own kinds
             raise BadMesh(f"its {_DRACO} data cannot be unpacked ({e})") from None

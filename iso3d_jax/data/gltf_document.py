@@ -7,7 +7,6 @@ believed: every index, count and length is checked against what is there before 
 import base64
 import binascii
 import importlib
-import importlib.util
 import json
 import struct
 import urllib.parse
@@ -15,11 +14,13 @@ import urllib.parse
 import numpy as np
 from jaxtyping import Float, Int, Integer, Shaped
 
+from iso3d_jax.core import extras
 from iso3d_jax.data.beside import MOST_BYTES, NotThere, ReadFile
 from iso3d_jax.data.meshes import MOST_TRIANGLES, BadMesh
 
 _TYPES = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
 _COMPONENTS = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
+_MESHOPT_PACKAGE = "meshopt"
 _MESHOPT = ("KHR_meshopt_compression", "EXT_meshopt_compression")
 MOST_COUNT = 3 * MOST_TRIANGLES  # elements of an accessor
 MOST_MARKS = 4_000_000  # values in the JSON, a few hundred bytes each when read
@@ -146,11 +147,13 @@ class Document:
         name = next((e for e in _MESHOPT if e in extensions), None)
         if name is None:
             return self._slice(view, f"bufferView {index}")
-        if _has_meshopt():
+        if extras.is_installed(_MESHOPT_PACKAGE):
             if index not in self._unpacked:
                 self._unpacked[index] = self._unpack(member(extensions, name, dict, {}), name)
             return self._unpacked[index]
-        missing = f"it is compressed by {name}, which the package meshopt reads: install it"
+        missing = (
+            f"it is compressed by {name}, which the package {_MESHOPT_PACKAGE} reads: install it"
+        )
         if _is_placeholder(self.item("buffers", view.get("buffer"))):
             raise BadMesh(missing)
         try:
@@ -184,7 +187,7 @@ class Document:
         if not number:
             return memoryview(b"")
         try:
-            values = importlib.import_module("meshopt").decode_gltf_buffer(
+            values = importlib.import_module(_MESHOPT_PACKAGE).decode_gltf_buffer(
                 packed, number, stride, rule.get("mode"), rule.get("filter")
             )
         except Exception as e:  # of the library's own kinds
@@ -273,10 +276,6 @@ class Document:
 
     def is_normalized(self, index) -> bool:
         return self.item("accessors", index).get("normalized") is True
-
-
-def _has_meshopt() -> bool:
-    return importlib.util.find_spec("meshopt") is not None
 
 
 def _is_placeholder(buffer: dict) -> bool:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from iso3d_jax.core.errors import shorten
+
 # OBJ and glTF are Y-up with the front towards +z. Our world is Z-up with the front towards +x
 # (azimuth 0): x_world = z_file, y_world = x_file, z_world = y_file. This is the usual Y-up to Z-up
 # turn (front at azimuth -90) followed by a quarter turn about z.
@@ -25,7 +27,13 @@ Note = Callable[[str], None]  # is told what an object lacks that is rendered al
 
 
 class BadMesh(ValueError):
-    """A mesh that cannot be rendered; the message is the reason."""
+    """A mesh that cannot be rendered; the message is the reason, in one line that can be printed.
+
+    Reasons quote what files of strangers say.
+    """
+
+    def __init__(self, reason: str):
+        super().__init__(shorten(reason, 500))
 
 
 @dataclasses.dataclass

@@ -163,6 +163,8 @@ def read_obj(data: bytes, read_file: ReadFile, note: Note) -> list[Part]:
     if scan.lines_or_points:
         note(f"{scan.lines_or_points} lines or points are not drawn")
     v = np.array(scan.positions).reshape(-1, 3)
+    if not len(v):
+        raise BadMesh("the OBJ file has faces and no vertices")
     if not np.isfinite(v).all():
         raise BadMesh("coordinates that are not finite")
     vt = finite_uv(np.array(scan.uvs or [0.0, 0.0]).reshape(-1, 2))

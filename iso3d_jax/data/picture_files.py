@@ -20,7 +20,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 from iso3d_jax.core.errors import UserError, printable
 from iso3d_jax.core.files import readable_name
-from iso3d_jax.core.images import open_as, to_uint8
+from iso3d_jax.core.images import PictureFile, open_as, to_uint8
 
 SMALLEST = 16  # pixels; below that there is nothing to see
 # More is refused before it is decoded. A JPEG is reduced while it is decoded, the others are not.
@@ -81,7 +81,7 @@ def read_image(picture: PictureSource, largest: int) -> Image.Image:
     path = Path(picture).expanduser()
     _check_file(path, name)
     try:
-        with open(path, "rb") as file:
+        with PictureFile(path) as file:
             return _decode(lambda: open_as(file, FORMATS), name, largest)
     except OSError as error:
         raise UserError(f"{name} cannot be read: {_reason(error)}") from None

@@ -35,7 +35,7 @@ from jaxtyping import Float, UInt8
 
 from iso3d_jax.commands import command_line
 from iso3d_jax.core import child_processes
-from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.errors import UserError, shorten
 from iso3d_jax.core.files import Difference, atomic_path, ensure_same_folder, make_folder
 from iso3d_jax.data import asset_sources, meshes, multiview, rasterizer
 from iso3d_jax.data.names import hash_name
@@ -163,11 +163,11 @@ def _work(
     try:
         record: dict[str, Any] = dict(render_object(asset, machine, *how))
     except meshes.BadMesh as e:
-        return _one_line(str(e))
+        return str(e)
     except MemoryError:
         raise
     except Exception as e:  # a fault of a reader costs one object, not the run
-        return _one_line(f"a fault while it was read or drawn: {type(e).__name__}: {e}")
+        return shorten(f"a fault while it was read or drawn: {type(e).__name__}: {e}", 500)
     icon = asset_sources.icon_bytes(asset)
     if icon:
         with atomic_path(out / "icons" / f"{asset.name}.png") as path:
@@ -181,11 +181,6 @@ def limits(resolution: int, views: int) -> tuple[float, int]:
     """Seconds and bytes that one object may take: 60 s and 3 GiB, and what its pictures need."""
     pixels = (resolution * rasterizer.SUPERSAMPLING) ** 2
     return 60.0 + 1e-6 * views * pixels, (3 << 30) + 40 * pixels
-
-
-def _one_line(reason: str) -> str:
-    """A reason that can be written down: one line, no halves of characters."""
-    return " ".join(reason.encode("utf-8", "replace").decode().split())[:500]
 
 
 def _check_settings(out: pathlib.Path, settings: dict):
@@ -265,7 +260,7 @@ def _lacks(out: pathlib.Path, assets: list[asset_sources.Asset]) -> Iterator[tup
         with contextlib.suppress(OSError, KeyError, ValueError, zipfile.BadZipFile):
             with np.load(file) as record:
                 if lack := str(record["lacks"]):
-                    yield asset.name, _one_line(lack)
+                    yield asset.name, shorten(lack, 500)
 
 
 def write_credits(out: pathlib.Path):

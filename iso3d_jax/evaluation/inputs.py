@@ -41,7 +41,7 @@ def write_inputs(data: str, split: str, places: list[str], out: str | Path, coun
     from trimesh.exchange.ply import export_ply
 
     from iso3d_jax.core.errors import UserError
-    from iso3d_jax.core.files import atomic_path, make_folder
+    from iso3d_jax.core.files import atomic_path, check_folder
     from iso3d_jax.data import asset_sources
     from iso3d_jax.data.meshes import BadMesh
     from iso3d_jax.data.table import MultiViewTable
@@ -49,7 +49,8 @@ def write_inputs(data: str, split: str, places: list[str], out: str | Path, coun
 
     table = MultiViewTable.load(data, split)
     assets = {asset.name: asset for asset in asset_sources.find_assets(places)}
-    pictures, meshes = (make_folder(Path(out) / name) for name in ("pictures", "meshes"))
+    check_folder(out)
+    pictures, meshes = (Path(out) / name for name in ("pictures", "meshes"))
     chosen = spaced(len(table), count or len(table))
     picture_of = picture_views(table)
     for i in chosen:

@@ -10,7 +10,7 @@ from typing import Any
 
 from iso3d_jax.commands import config_files, paths
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.core.files import atomic_path, make_folder
+from iso3d_jax.core.files import atomic_path, check_folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ def evaluate(s: Evaluation, out: str | Path) -> dict[str, Any]:
     if bool(s.runs) != bool(s.meshes):
         raise UserError("--runs and --meshes belong together: results and the true meshes")
     networks = check_paths(s)
-    out = make_folder(out)
+    out = check_folder(out)
     if s.runs and s.meshes:
         report, pictures, answers = evaluate_shapes(s.runs, s.meshes, s.frame), None, None
     elif "unet" not in networks:

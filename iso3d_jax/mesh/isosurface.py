@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 
 import numpy as np
@@ -10,6 +9,7 @@ import trimesh
 from jaxtyping import Float
 from skimage import measure
 
+from iso3d_jax.core import extras
 from iso3d_jax.core.errors import EmptySurface, UserError
 from iso3d_jax.core.progress import Report, silent
 
@@ -129,7 +129,7 @@ def simplify(mesh: trimesh.Trimesh, max_faces: int) -> trimesh.Trimesh:
     """
     if len(mesh.faces) <= max_faces:
         return mesh
-    if importlib.util.find_spec("fast_simplification") is None:
+    if not extras.is_installed("fast_simplification"):
         raise UserError(
             "simplifying a mesh needs the package fast-simplification: "
             "pip install fast-simplification"

@@ -20,7 +20,7 @@ from iso3d_jax.mesh.files import FileOptions
 from iso3d_jax.reconstruction import pictures, state, surface
 from iso3d_jax.reconstruction.init import draft
 from iso3d_jax.reconstruction.report_file import provenance, read_report
-from iso3d_jax.reconstruction.spec import ReconstructionSpec, make_spec
+from iso3d_jax.reconstruction.spec import ReconstructionSpec
 from iso3d_jax.reconstruction.state import State
 from iso3d_jax.views import Views
 
@@ -59,8 +59,7 @@ class Reconstruction:
           UserError: the folder holds no finished reconstruction, or a damaged one.
         """
         folder = Path(folder).expanduser()
-        metadata = state.load_metadata(folder)
-        spec = make_spec(metadata["config"])
+        spec = state.load_spec(folder)
         report = read_report(folder)
         picture = pictures.load_input(folder)
         sampled = draft.load_views(folder / "views.npz")
@@ -143,7 +142,7 @@ def first_views(
 
 def export_run(folder: str | Path, path: str | Path, **options) -> dict[str, Any]:
     """Writes the mesh of a run that may not be finished; see `Reconstruction.export`."""
-    spec = make_spec(state.load_metadata(folder)["config"])
+    spec = state.load_spec(folder)
     return export_mesh(Path(folder), state.load(folder, spec), spec, path, **options)
 
 

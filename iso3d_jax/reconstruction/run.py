@@ -41,7 +41,7 @@ from iso3d_jax.reconstruction.init import draft
 from iso3d_jax.reconstruction.losses import Denoiser, DenoiserSpec, white_mask
 from iso3d_jax.reconstruction.report_file import provenance
 from iso3d_jax.reconstruction.result import Reconstruction, first_views
-from iso3d_jax.reconstruction.spec import ReconstructionSpec, make_spec
+from iso3d_jax.reconstruction.spec import ReconstructionSpec
 from iso3d_jax.reconstruction.state import State
 from iso3d_jax.views import Views
 
@@ -167,7 +167,7 @@ def _reconstruct(
         )
         current = draft.begin_from(current, spec)
     elif spec.mode == "sds" and init != "none":
-        theirs = make_spec(state.load_metadata(init)["config"])
+        theirs = state.load_spec(init)
         if theirs.field != spec.field:
             raise UserError(f"--init {init}: that scene has another size, see config.field")
         theirs = dataclasses.replace(theirs, mode="sds")

@@ -205,28 +205,24 @@ class ReconstructionSpec:
         return dataclasses.asdict(self)
 
 
-def check(config: ConfigDict | Mapping[str, Any]) -> None:
-    """Refuses settings that make no sense, in one sentence."""
-    config_checks.check(config)
-    phases, steps = config["phases"], config["steps"]
-    if phases[-1][0] < steps:
-        raise UserError(
-            f"config.phases end at iteration {phases[-1][0]} but config.steps is {steps}: "
-            "choose the number of iterations with the preset, as in configs/reconstruct.py:tiny,"
-            f"steps={steps}"
-        )
-
-
 def make_spec(config: ConfigDict | Mapping[str, Any]) -> ReconstructionSpec:
     """The spec of a config: a ConfigDict of presets/reconstruct.py, or a dict that was one.
 
     Raises:
-      UserError: a key is missing, or nobody knows it.
+      UserError: a key is missing, nobody knows it, or a value makes no sense.
     """
+    config_checks.check(config)
     try:
-        return specs.make(ReconstructionSpec, config)
+        made = specs.make(ReconstructionSpec, config)
     except TypeError as error:
         raise UserError(
             f"this is no config of a reconstruction by this version: {error}; start from "
             "configs/reconstruct.py, or reconstruct again"
         ) from None
+    if made.phases[-1][0] < made.steps:
+        raise UserError(
+            f"config.phases end at iteration {made.phases[-1][0]} but config.steps is "
+            f"{made.steps}: choose the number of iterations with the preset, as in "
+            f"configs/reconstruct.py:tiny,steps={made.steps}"
+        )
+    return made

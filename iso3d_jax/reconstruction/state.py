@@ -19,7 +19,7 @@ from iso3d_jax.core.json_files import parse_json
 from iso3d_jax.guidance.annealing import ramp
 from iso3d_jax.nerf import field, occupancy
 from iso3d_jax.nerf.occupancy import Grid
-from iso3d_jax.reconstruction.spec import ReconstructionSpec
+from iso3d_jax.reconstruction.spec import ReconstructionSpec, make_spec
 
 FILE = "state.npz"
 REMEDY = "delete it to start again"
@@ -116,6 +116,19 @@ def load_metadata(folder: str | Path) -> dict:
     if not isinstance(about, dict) or not isinstance(about.get("config"), dict):
         raise UserError(f"{path} is damaged; {REMEDY}")
     return about
+
+
+def load_spec(folder: str | Path) -> ReconstructionSpec:
+    """The numbers that the run was made with.
+
+    Raises:
+      UserError: no run, a damaged one, or one of a version with other numbers.
+    """
+    config = load_metadata(folder)["config"]
+    try:
+        return make_spec(config)
+    except UserError as error:
+        raise UserError(f"{Path(folder) / FILE}: {error}") from None
 
 
 def load_step(folder: str | Path) -> int:

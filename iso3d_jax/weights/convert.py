@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.files import check_folder
 from iso3d_jax.weights.folders import check_model
 from iso3d_jax.weights.sources import check_place
 
@@ -52,6 +53,7 @@ def convert(
             check_place(place)
         else:
             _check_folder(place)
+    check_folder(Path(out).parent if to == "torch" else out)
     if leftovers and not Path(leftovers).is_file():
         raise UserError(f"--leftovers {leftovers}: there is no such file")
     report = report or (lambda done, total, key: None)

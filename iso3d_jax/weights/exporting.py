@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.core.files import atomic_path, make_folder
+from iso3d_jax.core.files import atomic_path
 from iso3d_jax.models.clip import CLIPConfig
 from iso3d_jax.models.registry import SECTIONS
 from iso3d_jax.weights import bundle, compact
@@ -138,11 +138,10 @@ def export_diffusers(
         )
     for name, entries, settings in jobs:
         path = Path(out) / f"{name}.safetensors"
-        make_folder(path.parent)
         write_safetensors(path, reporting(entries, progress), {"format": "pt"})
         _write_json(path.with_name("config.json"), settings)
     scheduler = diffusers.scheduler_settings(config.parameterization or "eps")
-    _write_json(make_folder(Path(out) / "scheduler") / "scheduler_config.json", scheduler)
+    _write_json(Path(out) / "scheduler/scheduler_config.json", scheduler)
     return notes
 
 
@@ -152,7 +151,7 @@ def export_compact(model: str | Path, out: str | Path) -> list[str]:
     Returns:
       Notes for the user.
     """
-    source, folder = bundle.find_bundle(model), make_folder(out)
+    source, folder = bundle.find_bundle(model), Path(out)
     if folder.resolve() == source.resolve():
         raise UserError(f"--out {out} is the model itself: name another folder")
     config = bundle.load_config(source)

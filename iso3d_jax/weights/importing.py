@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from iso3d_jax.core.errors import UserError, shorten
-from iso3d_jax.core.files import atomic_path, make_folder
+from iso3d_jax.core.files import atomic_path
 from iso3d_jax.core.json_files import need
 from iso3d_jax.geometry.cameras import ENCODINGS
 from iso3d_jax.models.registry import SECTIONS
@@ -65,7 +65,6 @@ def import_weights(
       UserError: sources that cannot be read, recognised or matched.
     """
     arch = _check_arch(arch or {})
-    make_folder(out)
     parts: dict[str, Part] = {}
     settings: dict = dict(RELEASED)
     for place in places:

@@ -91,6 +91,29 @@ def test_a_wrong_path_is_refused_without_jax(run_python, folders, command, words
     (message,) = process.stderr.strip().splitlines()
     assert message.startswith("error: ") and words.format(tmp=folders) in message
     assert process.stdout.strip().endswith("without jax")
+    assert not (folders / "out").exists() and not (folders / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "command, words",
+    [
+        (COMPARE + " --runs=nothere", "there is no run 'nothere'"),
+        ("convert --from={tmp}/broken.ckpt --out={tmp}/out/model", "is not a checkpoint"),
+        ("convert --from={tmp}/cut --to=compact --out={tmp}/out/model", "inside the file"),
+        ("reconstruct --image={tmp}/file --out={tmp}/out", "is not a picture"),
+        ("demo --image={tmp}/file --out={tmp}/out", "is not a picture"),
+        # Where results go is looked at before the picture.
+        ("reconstruct --image={tmp}/file --out={tmp}/file/out", "--out: cannot make the folder"),
+        ("demo --image={tmp}/file --out={tmp}/file/out", "--out: cannot make the folder"),
+        ("demo --image={tmp}/file --out={tmp}/out --save_input={tmp}/file/x.png",
+         "--save_input: cannot make the folder"),
+    ],
+)  # fmt: skip
+def test_what_is_refused_leaves_no_folder(refused, folders, command, words):
+    (folders / "broken.ckpt").write_bytes(b"PK\3\4 and nothing else")
+    module, *flags = command.format(tmp=folders).split()
+    assert words in refused("-m", f"iso3d_jax.{module}", *flags)
+    assert not (folders / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """The progress line, and files that appear whole or not at all."""
 
+import errno
 import io
+import tempfile
 
 import pytest
 
@@ -9,6 +11,7 @@ from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.files import (
     FolderLock,
     atomic_path,
+    check_folder,
     differences,
     ensure_same_folder,
     ensure_same_run,
@@ -145,6 +148,27 @@ def test_atomic_path_writes_whole_files_or_none(tmp_path):
         temporary.write_text("two")
         raise RuntimeError
     assert target.read_text() == "one" and len(list(target.parent.iterdir())) == 1
+    with pytest.raises(RuntimeError), atomic_path(tmp_path / "a" / "b" / "x.txt"):
+        raise RuntimeError
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_folder_is_tried_and_not_left(tmp_path, monkeypatch):
+    assert check_folder(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    check_folder(tmp_path)
+    for path in (tmp_path / "file" / "below", tmp_path / ("x" * 300)):
+        with pytest.raises(UserError, match="cannot make the folder"):
+            check_folder(path)
+
+    def refuse(dir):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(UserError, match="cannot write into the folder .*: Permission denied"):
+        check_folder(tmp_path / "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_folder_where_a_file_is(tmp_path):

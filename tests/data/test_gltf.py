@@ -11,6 +11,7 @@ import pytest
 from gltf_files import INDICES, SQUARE, Gltf, png
 from PIL import Image
 
+from iso3d_jax.core import extras
 from iso3d_jax.data import gltf, gltf_document, meshes
 from iso3d_jax.data.beside import NotThere
 from iso3d_jax.data.meshes import BadMesh
@@ -343,7 +344,7 @@ def test_a_missing_texture_is_noted_and_its_factor_drawn():
     ],
 )
 def test_required_extensions_that_are_not_read_are_named(required, said, monkeypatch):
-    monkeypatch.setattr(gltf, "_has_draco", lambda: False)
+    monkeypatch.setattr(extras, "is_installed", lambda package: package != "DracoPy")
     file = simple()
     file.json["extensionsRequired"] = [required]
     with pytest.raises(BadMesh, match=said):
@@ -363,7 +364,7 @@ def test_textures_of_basis_alone_leave_the_object_out():
 
 def test_meshopt_is_read_where_the_data_are_there_too(monkeypatch):
     """Without its package; a buffer that only says how large the data would be is none."""
-    monkeypatch.setattr(gltf_document, "_has_meshopt", lambda: False)
+    monkeypatch.setattr(extras, "is_installed", lambda package: package != "meshopt")
     file = simple()
     view = file.json["bufferViews"][0]
     view["extensions"] = {"EXT_meshopt_compression": {"buffer": 0}}
@@ -441,7 +442,7 @@ def test_draco_by_its_library_or_by_the_data_beside_it_or_not_at_all(monkeypatch
     file = simple(TEXCOORD_0=UV)
     rule = {"bufferView": file.view(b"packed"), "attributes": {"POSITION": 5, "TEXCOORD_0": 6}}
     file.json["meshes"][0]["primitives"][0]["extensions"] = {"KHR_draco_mesh_compression": rule}
-    monkeypatch.setattr(gltf, "_has_draco", lambda: False)
+    monkeypatch.setattr(extras, "is_installed", lambda package: package != "DracoPy")
     assert len(read(file)) == 1
     for accessor in file.json["accessors"]:
         del accessor["bufferView"]
@@ -456,7 +457,7 @@ def test_draco_by_its_library_or_by_the_data_beside_it_or_not_at_all(monkeypatch
         found.get_attribute_by_unique_id = lambda key: {"data": held[key]}
         return found
 
-    monkeypatch.setattr(gltf, "_has_draco", lambda: True)
+    monkeypatch.setattr(extras, "is_installed", lambda package: package == "DracoPy")
     monkeypatch.setitem(sys.modules, "DracoPy", types.SimpleNamespace(decode=decode))
     np.testing.assert_array_equal(read(file)[0].positions, CORNERS)
     rule["attributes"]["POSITION"] = 9

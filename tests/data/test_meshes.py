@@ -79,3 +79,8 @@ def test_too_many_triangles_and_coordinates_beyond_measure_are_refused():
         meshes.check_count(2_000_001)
     with pytest.raises(meshes.BadMesh, match="not finite"):
         meshes.to_world([triangle(size=1e300)])
+
+
+def test_a_reason_is_one_line_whatever_it_quotes():
+    error = meshes.BadMesh("a node \ud800 and\n\x1b[31m a line " + "x" * 900)
+    assert str(error).isprintable() and len(str(error)) < 520 and "a node" in str(error)

@@ -103,6 +103,8 @@ def test_a_face_that_names_no_vertex_is_refused_at_either_end():
     for face in ("f 1 2 6", "f -6 1 2", "f 0 1 2"):
         with pytest.raises(BadMesh):
             read(OBJ + face + "\n")
+    with pytest.raises(BadMesh, match="no vertices"):
+        read("f 1 2 3\n")
     assert len(read(OBJ + "f 5 1 2\nf -5 1 2\n")[1].positions) == 4
     # Coordinates and normals that are not there are as good as none.
     (part,) = read("v 0 0 0\nv 1 0 0\nv 0 1 0\nvt 1 1\nvn 1 0 0\nf 1/2/2 2/1/1 3/9/9\n")

@@ -3,6 +3,7 @@
 import io
 import os
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -129,6 +130,20 @@ def test_a_declared_size_that_is_not_there(tmp_path):
     gif = bytearray(encoded(square("P"), "GIF"))
     gif[6:10] = struct.pack("<HH", 60000, 60000)
     assert "too many pixels" in refusal(bytes(gif))
+
+
+def test_a_length_that_is_not_there_takes_no_memory(tmp_path):
+    """A PNG whose pixels are whole, in a chunk that says it has four gigabytes."""
+    data = bytearray(encoded(square(), "PNG"))
+    at = data.index(b"IDAT")
+    data[at - 4 : at] = b"\xff\xff\xff\xf0"
+    (tmp_path / "long.png").write_bytes(data)
+    tracemalloc.start()
+    try:
+        read_image(tmp_path / "long.png", 4096)
+        assert tracemalloc.get_traced_memory()[1] < 1e8
+    finally:
+        tracemalloc.stop()
 
 
 # Whatever a decoder raises.

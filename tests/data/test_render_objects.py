@@ -252,5 +252,5 @@ def test_one_bad_object_never_ends_a_run_and_what_others_lack_is_written_down(
         lines = dict(line.split("\t") for line in (out / "skipped.txt").read_text().splitlines())
         assert lines["a"].startswith("rendered, but no materials: cube.mtl is not there")
         assert "the material 'front' is not there" in lines["c"] and lines["d"] == "known before"
-        fault = "a fault while it was read or drawn: IndexError: line one line two ?"
+        fault = "a fault while it was read or drawn: IndexError: line one line two \ufffd"
         assert lines["b"] == fault

@@ -14,7 +14,7 @@ from iso3d_jax.core.errors import UserError
 from iso3d_jax.reconstruct import default_config
 from iso3d_jax.reconstruction import batch, loop, run, settings, state
 from iso3d_jax.reconstruction.init import draft
-from iso3d_jax.reconstruction.spec import check, make_spec
+from iso3d_jax.reconstruction.spec import make_spec
 from iso3d_jax.weights.bundle import load_model
 
 Named = SimpleNamespace(dtype="float32")  # what a run asks a model whose folder it knows
@@ -137,7 +137,7 @@ def test_numbers_of_the_mesh_and_of_bad_steps_are_checked(small_config):
         wrong = small_config.copy_and_resolve_references()
         (wrong[group] if group else wrong)[key] = value
         with pytest.raises(UserError, match=f"config.{group + '.' if group else ''}{key} must be"):
-            check(wrong)
+            make_spec(wrong)
 
 
 def test_preset_follows_the_model(tmp_path):

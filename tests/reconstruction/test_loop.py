@@ -14,6 +14,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from iso3d_jax.commands import config_files
+from iso3d_jax.core import specs
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.geometry import camera_sets
 from iso3d_jax.nerf import field
@@ -21,7 +22,7 @@ from iso3d_jax.reconstruction import loop, pictures, state
 from iso3d_jax.reconstruction import step as iterations
 from iso3d_jax.reconstruction.init import draft
 from iso3d_jax.reconstruction.losses import WANTED, DenoiserSpec
-from iso3d_jax.reconstruction.spec import check, make_spec
+from iso3d_jax.reconstruction.spec import ReconstructionSpec, make_spec
 from iso3d_jax.reconstruction.step import loss_weights
 
 CONFIG = Path(__file__).parents[2] / "configs" / "reconstruct.py"
@@ -170,17 +171,17 @@ def test_a_run_without_a_finite_iteration_stops_and_goes_on_with_other_numbers(
     cfg = small_config
     cfg.max_bad_steps = 6
     cfg.guidance.scale = float("inf")  # times a difference of nothing
+    spec = specs.make(ReconstructionSpec, cfg)  # of numbers that no config may have
     metadata = {"config": cfg.to_dict()}
-    begin = jax.device_get(state.start(make_spec(cfg)))
+    begin = jax.device_get(state.start(spec))
     programs = {}
     for tries in (1, 2):  # the same command is not stuck at the same iteration
-        current = state.load(tmp_path, make_spec(cfg)) if tries > 1 else state.start(make_spec(cfg))
+        current = state.load(tmp_path, spec) if tries > 1 else state.start(spec)
         with pytest.raises(UserError, match=r"guidance loss was not a .* in 6 iterations in a row"):
             loop.optimize(
-                current, denoiser, make_spec(cfg), SPEC, tmp_path, metadata, label="x",
-                programs=programs,
-            )  # fmt: skip
-        saved = jax.device_get(state.load(tmp_path, make_spec(cfg)))
+                current, denoiser, spec, SPEC, tmp_path, metadata, label="x", programs=programs
+            )
+        saved = jax.device_get(state.load(tmp_path, spec))
         assert same((begin.params, begin.opt_state), (saved.params, saved.opt_state))
         assert (saved.step, saved.skipped, saved.in_a_row) == (6 * tries, 6 * tries, 0)
 
@@ -290,17 +291,17 @@ def test_cameras_of_an_iteration():
 
 def test_settings_are_checked_and_phases_found(small_config):
     cfg = small_config
-    check(cfg)
+    make_spec(cfg)
     for key, value in (("mode", "magic"), ("memory", "huge"), ("picture", "round"), ("steps", 30)):
         wrong = ConfigDict(cfg.to_dict())
         wrong[key] = value
         with pytest.raises(UserError):
-            check(wrong)
+            make_spec(wrong)
     for sets in ((), ((0.0, 95.0),)):
         wrong = ConfigDict(cfg.to_dict())
         wrong.draft.sets = sets
         with pytest.raises(UserError, match="config.draft.sets"):
-            check(wrong)
+            make_spec(wrong)
     weights = loss_weights(make_spec(cfg), jnp.int32(0))
     assert float(weights["guidance"]) == 1.0 and "orientation" in weights
 

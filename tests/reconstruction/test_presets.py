@@ -11,7 +11,7 @@ from iso3d_jax.commands import config_files
 from iso3d_jax.models.params import merge_params
 from iso3d_jax.reconstruction import state
 from iso3d_jax.reconstruction.losses import Denoiser, DenoiserSpec, fold
-from iso3d_jax.reconstruction.spec import check, make_spec
+from iso3d_jax.reconstruction.spec import make_spec
 from iso3d_jax.reconstruction.step import run_steps, train_step
 from iso3d_jax.weights import bundle
 from iso3d_jax.weights.model_spec import ModelSpec
@@ -43,7 +43,7 @@ def denoiser():
 def test_both_resolutions_of_a_preset_trace(denoiser, preset, phase, memory):
     cfg = config_files.load_config(f"{CONFIG}:{preset}")
     cfg.memory = memory
-    check(cfg)
+    make_spec(cfg)
     assert [p[1] for p in cfg.phases] == [64, 256]
     first_end = cfg.phases[0][0]
     assert [make_spec(cfg).phase_at(step) for step in (first_end - 1, first_end)] == [0, 1]

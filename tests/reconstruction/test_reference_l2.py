@@ -8,7 +8,7 @@ import pytest
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.reconstruction import state
 from iso3d_jax.reconstruction.losses import DenoiserSpec, active, reference_loss
-from iso3d_jax.reconstruction.spec import check, make_spec
+from iso3d_jax.reconstruction.spec import make_spec
 from iso3d_jax.reconstruction.step import run_steps
 
 
@@ -34,7 +34,7 @@ def test_an_empty_scene_is_off_by_the_picture(with_picture, small_config):
 def test_it_is_learned_where_it_has_a_weight(with_picture, small_config):
     assert not active(small_config.loss.reference_l2)  # the method has none
     small_config.loss.update(guidance=0.0, reference_l2=1000.0)
-    check(small_config)
+    make_spec(small_config)
     _, record = run_steps(
         state.start(make_spec(small_config)), with_picture, jnp.int32(20),
         jax.random.key(small_config.seed), capacity=20, spec=make_spec(small_config),
@@ -50,4 +50,4 @@ def test_without_the_picture_it_is_refused(denoiser, small_config):
         reference_loss({}, denoiser, jax.random.key(0), None, 16, make_spec(small_config))
     small_config.reference.fov_deg = 0.0
     with pytest.raises(UserError, match=r"config\.reference\.fov_deg must be an angle above 0"):
-        check(small_config)
+        make_spec(small_config)

@@ -88,3 +88,12 @@ def test_a_file_without_one_of_its_arrays_is_refused(small_config, tmp_path):
         small_config.occupancy.resolution = 8
         np.savez(file, **whole)
         state.load(tmp_path, make_spec(small_config))
+
+
+def test_numbers_that_no_config_may_have_are_refused_with_their_file(small_config, tmp_path):
+    begin = state.start(make_spec(small_config))
+    state.save(tmp_path, begin, {"config": small_config.to_dict()})
+    assert state.load_spec(tmp_path) == make_spec(small_config)
+    state.save(tmp_path, begin, {"config": small_config.to_dict() | {"steps": "many"}})
+    with pytest.raises(UserError, match=r"state\.npz: --config\.steps must be a whole number"):
+        state.load_spec(tmp_path)

@@ -110,7 +110,7 @@ def test_three_iterations_are_three_updates_of_adamw_with_two_rates(cfg, simple,
 def test_rates_end_at_their_share_in_the_second_half(cfg, simple):
     """Slopes of one sign, no epsilon and no decay: each update is the rate itself."""
     cfg.steps = 8
-    cfg.optimizer.update(final=0.2, eps=0.0, weight_decay=0.0)
+    cfg.optimizer.update(final=0.2, eps=1e-20, weight_decay=0.0)
     cfg.loss.update(guidance=0.0, orientation=(0, 1.0, 1.0, 10))
     current, fn = start(cfg, some(0)), iterate(cfg)
     rates = [1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2, 0.2]

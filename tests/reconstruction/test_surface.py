@@ -4,10 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from iso3d_jax.core import specs
 from iso3d_jax.core.errors import EmptySurface, UserError
 from iso3d_jax.reconstruction import state, surface
 from iso3d_jax.reconstruction.init import draft
-from iso3d_jax.reconstruction.spec import check, make_spec
+from iso3d_jax.reconstruction.spec import ReconstructionSpec, make_spec
 
 
 def ball(radius, size=32):
@@ -66,7 +67,7 @@ def test_surface_follows_the_hull_of_the_views_where_the_config_says_so(small_co
     assert surface.choose_surface(blob, make_spec(cfg), None)[0] == outer
     cfg.show.surface = "middle"
     with pytest.raises(UserError, match=r"config\.show\.surface must be one of outline, hull"):
-        check(cfg)
+        make_spec(cfg)
 
 
 def points_of(size):
@@ -76,10 +77,11 @@ def points_of(size):
 
 def test_an_empty_scene_has_no_surface(small_config):
     small_config.field.blob_scale, small_config.field.blob_std = -30.0, 1e3  # no density anywhere
-    empty = state.start(make_spec(small_config))
+    spec = specs.make(ReconstructionSpec, small_config)  # of numbers that no config may have
+    empty = state.start(spec)
     empty = empty._replace(occs=jnp.ones_like(empty.occs))
     with pytest.raises(EmptySurface):
-        surface.choose_surface(empty, make_spec(small_config), ball(0.3))
+        surface.choose_surface(empty, spec, ball(0.3))
 
 
 def test_the_hull_of_a_run_is_that_of_its_views(small_config, red_square, tmp_path):

@@ -107,7 +107,6 @@ def make_spec(config: ConfigDict) -> ComparisonSpec:
             f"config.scenes is {config.scenes} but config.objects {config.objects}: scenes are "
             "made of the first of the objects"
         )
-    reconstruction.check(config.reconstruct)
     trainings = {name: training.make_spec(StageSpec, config.stage2[name]) for name in config.stage2}
     made = {
         "stage1": training.make_spec(StageSpec, config.stage1),
