@@ -12,32 +12,44 @@ then further objects. `--warp W` does the same to each of six pieces of every ax
 An object's cameras and proportions depend on --seed and its name alone, so neither the order nor
 --workers changes the result, and a second run goes on where the first one stopped.
 `DIR/multiview` is the data set for `iso3d_jax.data.multiview.open_dataset(DIR, split)`,
-`DIR/objects/NAME.npz` are the renders one by one, `DIR/icons/NAME.png` the catalogue's own
+`DIR/manifests` say what became of each object, `DIR/icons/NAME.png` are the catalogue's own
 pictures, `DIR/CREDITS.md` says who made what under which licence, and `DIR/skipped.txt` what was
 left out and why, and what others lack that were rendered: a texture or material that is not there.
 Meshes stand with their y axis up, as glTF says; `--up z` turns those that were made otherwise.
 An object that takes a minute or 3 GiB, or ends its worker process, is left out for that reason.
+What was left out once stays so until `--retry_refused` asks for it again.
+
+The work is in shards of about a thousand objects, told by a hash of their names. `--shard 3/100`
+renders the fourth of a hundred and no more: on other machines the others, all with one DIR, which
+may be in a bucket (gs://, s3://). `python -m iso3d_jax.data.join --data DIR` then makes the data
+set of them, the same, bit for bit, as one command does without --shard.
 """
 
+import base64
+import collections
 import contextlib
+import dataclasses
 import difflib
 import functools
+import json
 import os
-import pathlib
 import pkgutil
 import time
-import zipfile
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+from etils import epath
 from jaxtyping import Float, UInt8
 
 from iso3d_jax.commands import command_line
 from iso3d_jax.core import child_processes
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.core.files import Difference, atomic_path, ensure_same_folder, make_folder
-from iso3d_jax.data import asset_sources, meshes, multiview, rasterizer
+from iso3d_jax.core.files import Difference, ensure_same_run
+from iso3d_jax.core.json_files import parse_json
+from iso3d_jax.core.progress import Progress
+from iso3d_jax.data import asset_sources, meshes, places, rasterizer
+from iso3d_jax.data.multiview import joining, records, shards
 from iso3d_jax.data.names import hash_name
 from iso3d_jax.data.table import SET
 
@@ -46,6 +58,7 @@ flags = command_line.flags_for(__name__)
 FOV_RANGE = (15.0, 60.0)
 ELEVATION_RANGE = (0.0, 30.0)
 DISTANCE_SCALE_RANGE = (1.0, 1.15)
+LARGEST_ICON = 1 << 20  # bytes of a catalogue's picture that is kept
 # What --stretch and --warp ask for, imported only then: `change(parts, name, seed, stretch, warp)`.
 PROPORTIONS = "iso3d_jax.tiny.proportions:change"
 
@@ -123,7 +136,13 @@ def render_object(
     covered = (record["images"][..., 3] > 0).mean((1, 2))
     if covered.min() < 0.005:
         raise meshes.BadMesh(f"hardly visible: {100 * covered.min():.2f}% of a view is covered")
-    metadata = {
+    texts = _texts(asset) | {"lacks": "; ".join(dict.fromkeys(notes))}
+    return record | {key: np.array(value) for key, value in texts.items()}
+
+
+def _texts(asset: asset_sources.Asset) -> dict[str, str]:
+    """What is known of an object before it is read."""
+    return {
         "name": asset.name,
         "title": asset.title,
         "category": asset.category,
@@ -131,9 +150,7 @@ def render_object(
         "license": asset.license,
         "source": asset.source,
         "split": asset_sources.assign_split(asset.name),
-        "lacks": "; ".join(dict.fromkeys(notes)),
     }
-    return record | {key: np.array(value) for key, value in metadata.items()}
 
 
 _ASSETS = flags.DEFINE_list(
@@ -148,6 +165,13 @@ _STRETCH = flags.DEFINE_float("stretch", 0.0, "change of proportions, as a logar
 _WARP = flags.DEFINE_float("warp", 0.0, "the same for six pieces of each axis", 0.0, 2.0)
 _WORKERS = flags.DEFINE_integer("workers", 0, "processes; 0 is one a core", 0, 1024)
 _UP = flags.DEFINE_enum("up", "y", ["x", "y", "z"], "axis of the mesh files that points up")
+_SHARD = flags.DEFINE_string(
+    "shard", None, "render this shard alone, as in 3/100; data.join makes the data set of all"
+)
+_SHARDS = flags.DEFINE_integer(
+    "shards", 0, "how many without --shard; 0 is one a thousand objects", 0, shards.MOST_SHARDS
+)
+_RETRY = flags.DEFINE_boolean("retry_refused", False, "render again what was left out before")
 _ONLY = flags.DEFINE_list("only", None, "names of the objects to render, with commas; default all")
 
 
@@ -156,25 +180,36 @@ def _make_machine(resolution: int) -> rasterizer.Rasterizer:
     return rasterizer.Rasterizer(resolution)
 
 
-def _work(
-    machine: rasterizer.Rasterizer, asset: asset_sources.Asset, out: pathlib.Path, how: tuple
-) -> str | None:
-    """Renders one object to its file; returns why it was skipped, or None."""
+class Made(NamedTuple):
+    """What became of an object: its entry in the manifest, and its record if it was rendered."""
+
+    entry: dict[str, Any]
+    record: dict[str, Any] | None = None
+
+
+def _refused(asset: asset_sources.Asset, reason: str) -> Made:
+    return Made(_texts(asset) | {"status": shards.REFUSED, "reason": _one_line(reason)})
+
+
+def _work(machine: Renderer, asset: asset_sources.Asset, how: "How") -> Made:
+    """Renders one object, or says why it is left out."""
     try:
-        record: dict[str, Any] = dict(render_object(asset, machine, *how))
+        record: dict[str, Any] = render_object(
+            asset, machine, how.seed, how.sets, how.stretch, how.warp
+        )
     except meshes.BadMesh as e:
-        return _one_line(str(e))
+        return _refused(asset, str(e))
     except MemoryError:
         raise
     except Exception as e:  # a fault of a reader costs one object, not the run
-        return _one_line(f"a fault while it was read or drawn: {type(e).__name__}: {e}")
+        return _refused(asset, f"a fault while it was read or drawn: {type(e).__name__}: {e}")
+    lacks = _one_line(str(record.pop("lacks")))
+    entry = _texts(asset) | {"status": shards.RENDERED, "lacks": lacks}
     icon = asset_sources.icon_bytes(asset)
-    if icon:
-        with atomic_path(out / "icons" / f"{asset.name}.png") as path:
-            path.write_bytes(icon)
-    with atomic_path(out / "objects" / f"{asset.name}.npz") as path:
-        np.savez_compressed(path, **record)
-    return None
+    if icon and len(icon) <= LARGEST_ICON:
+        entry["icon"] = base64.b64encode(icon).decode()
+    record["strip"] = records.encode_strip(record.pop("images"))
+    return Made(entry, record)
 
 
 def limits(resolution: int, views: int) -> tuple[float, int]:
@@ -188,7 +223,35 @@ def _one_line(reason: str) -> str:
     return " ".join(reason.encode("utf-8", "replace").decode().split())[:500]
 
 
-def _check_settings(out: pathlib.Path, settings: dict):
+@dataclasses.dataclass(frozen=True)
+class How:
+    """Settings that all objects of a data set share; see `render_dataset`."""
+
+    resolution: int = 64
+    sets: int = 6
+    seed: int = 0
+    stretch: float = 0.0
+    warp: float = 0.0
+    up: str = "y"
+
+
+def _noted_settings(out: epath.Path) -> dict[str, Any] | None:
+    """The settings of a folder that something was rendered into."""
+    file = out / "settings.json"
+    if not file.exists():
+        return None
+    try:
+        noted = parse_json(file.read_bytes())
+    except ValueError as e:
+        raise UserError(f"{file} is damaged: {e}; give another --out") from None
+    if not isinstance(noted, dict):
+        raise UserError(f"{file} is damaged: it is no JSON object; give another --out")
+    if "shards" not in noted:
+        raise UserError(f"{out} is of an earlier version, or not rendered; give another --out")
+    return noted
+
+
+def _check_settings(out: epath.Path, settings: dict[str, Any]) -> None:
     """A folder holds one data set: refuses to mix resolutions, sets, seeds or proportions."""
 
     def refusal(found: list[Difference]) -> str:
@@ -198,89 +261,105 @@ def _check_settings(out: pathlib.Path, settings: dict):
             "on with it, or another --out"
         )
 
-    ensure_same_folder(out / "settings.json", settings, refusal)
+    noted = _noted_settings(out)
+    if noted is None:
+        places.write_text(places.make(out) / "settings.json", json.dumps(settings, indent=2))
+    else:
+        ensure_same_run(noted, json.loads(json.dumps(settings)), refusal)
 
 
-def render_all(
-    assets: list[asset_sources.Asset],
-    out: pathlib.Path,
-    resolution: int = 64,
-    sets: int = 6,
-    seed: int = 0,
+def render_shards(
+    assets: Sequence[asset_sources.Asset],
+    out: epath.Path,
+    wanted: Sequence[shards.Shard],
+    how: How,
     workers: int = 1,
-    stretch: float = 0.0,
-    warp: float = 0.0,
-    up: str = "y",
-) -> dict[str, str]:
-    """Renders what is not there yet. Returns {name: reason} of the objects left out.
+    retry_refused: bool = False,
+) -> None:
+    """Renders what is not there yet of some shards of a data set.
+
+    Args:
+      assets: objects; those of other shards are passed over.
+      out: folder of the data set.
+      wanted: shards of one number.
+      how: settings; not compared with the folder's.
+      workers: processes.
+      retry_refused: render again what was left out before.
 
     Raises:
-      UserError: no EGL context, or `out` holds a data set made with other settings.
+      UserError: no EGL context, or another process is at one of the shards.
     """
-    for folder in ("objects", "icons"):
-        make_folder(out / folder)
-    settings = dict(resolution=resolution, sets=sets, seed=seed, stretch=stretch, warp=warp, up=up)
-    _check_settings(out, settings)
-    skipped = {a.name: reason for a in assets if (reason := asset_sources.unwanted(a))}
-    todo = [a for a in assets if a.name not in skipped]
-    todo = [a for a in todo if not (out / "objects" / f"{a.name}.npz").exists()]
-    start, done = time.time(), 0
-    print(f"{len(assets)} objects, {len(todo)} to render, {len(skipped)} left out", flush=True)
-    if todo:
-        rasterizer.Rasterizer(resolution).close()  # fail here, in one sentence, not in a worker
-        seconds, memory = limits(resolution, SET * sets)
+    of_shard: dict[int, list[asset_sources.Asset]] = collections.defaultdict(list)
+    indices = {shard.index for shard in wanted}
+    for asset in assets:
+        index = hash_name(asset.name) % wanted[0].count
+        if index in indices:
+            of_shard[index].append(asset)
+    total = sum(map(len, of_shard.values()))
+    progress = Progress(total, "render", unit="objects")
+    print(f"{total} objects in {len(wanted)} of {wanted[0].count} shards", flush=True)
+    done = 0  # objects, drawn or found
+    open_shards: dict[int, tuple[shards.ShardWriter, set[str]]] = {}  # and what they wait for
+
+    with contextlib.ExitStack() as stack:
+
+        def tasks() -> Iterator[asset_sources.Asset]:
+            nonlocal done
+            looked = False
+            for shard in wanted:
+                mine = of_shard[shard.index]
+                names = [asset.name for asset in mine]
+                retry = names if retry_refused else []
+                before = shards.read_done(out, shard)
+                if before is not None and all(
+                    name in before and not (retry and before[name] == shards.REFUSED)
+                    for name in names
+                ):
+                    done += len(mine)
+                    continue
+                writer = stack.enter_context(shards.ShardWriter(out, shard, retry=retry))
+                todo = []
+                for asset in mine:
+                    reason = asset_sources.unwanted(asset)
+                    if asset.name not in writer.entries and reason is None:
+                        todo.append(asset)
+                        continue
+                    done += 1
+                    if asset.name not in writer.entries and reason is not None:
+                        writer.add(_refused(asset, reason).entry, None)
+                if not todo:
+                    writer.finish()
+                    continue
+                if not looked:  # fail here, in one sentence, not in a worker
+                    rasterizer.Rasterizer(how.resolution).close()
+                    looked = True
+                open_shards[shard.index] = writer, {asset.name for asset in todo}
+                yield from todo
+
+        seconds, memory = limits(how.resolution, SET * how.sets)
         results = child_processes.run_each(
-            todo,
-            functools.partial(_make_machine, resolution),
-            functools.partial(_work, out=out, how=(seed, sets, stretch, warp)),
+            tasks(),
+            functools.partial(_make_machine, how.resolution),
+            functools.partial(_work, how=how),
             workers=workers,
             seconds=seconds,
             memory=memory,
         )
         for asset, result in results:
+            if isinstance(result, child_processes.Lost):
+                result = _refused(asset, result.reason)
+            index = hash_name(asset.name) % wanted[0].count
+            writer, waiting = open_shards[index]
+            record = None if result.record is None else records.serialize(result.record)
+            writer.add(result.entry, record)
+            waiting.remove(asset.name)
+            if not waiting:
+                del open_shards[index]
+                writer.finish()
             done += 1
-            if result is not None:
-                lost = isinstance(result, child_processes.Lost)
-                skipped[asset.name] = result.reason if lost else result
-            if done % 20 == 0 or done == len(todo):
-                spent = time.time() - start
-                eta = spent / done * (len(todo) - done)
-                print(f"{done}/{len(todo)}  {spent:.0f} s spent  ETA {eta:.0f} s", flush=True)
-    for folder in ("objects", "icons"):  # what processes left that ended while they wrote
-        for unfinished in (out / folder).glob(".*"):
-            unfinished.unlink()
-    remarks = {name: f"rendered, but {lack}" for name, lack in _lacks(out, assets)} | skipped
-    with atomic_path(out / "skipped.txt") as path:
-        lines = [f"{name}\t{remarks[name]}\n" for name in sorted(remarks)]
-        path.write_text("".join(lines), encoding="utf-8")
-    return skipped
-
-
-def _lacks(out: pathlib.Path, assets: list[asset_sources.Asset]) -> Iterator[tuple[str, str]]:
-    """What objects that are rendered lack, by name, as their records say."""
-    for asset in assets:
-        file = out / "objects" / f"{asset.name}.npz"
-        if not file.exists():
-            continue
-        with contextlib.suppress(OSError, KeyError, ValueError, zipfile.BadZipFile):
-            with np.load(file) as record:
-                if lack := str(record["lacks"]):
-                    yield asset.name, _one_line(lack)
-
-
-def write_credits(out: pathlib.Path):
-    """Lists every object of `out` with its maker and licence in CREDITS.md."""
-    lines = [
-        "# Credits\n\nThe pictures here are renders of these objects.\n\n",
-        "| object | title | creator | licence | source |\n| --- | --- | --- | --- | --- |\n",
-    ]
-    for file in sorted((out / "objects").glob("*.npz")):
-        with np.load(file) as record:
-            keys = ("name", "title", "creator", "license", "source")
-            cells = [str(record[key]).replace("|", "/") for key in keys]
-        lines.append("| " + " | ".join(cells) + " |\n")
-    with atomic_path(out / "CREDITS.md") as path:
-        path.write_text("".join(lines), encoding="utf-8")
+            progress.update(done)
+    if progress.worth_an_end():
+        progress.close()
 
 
 def choose(assets: list[asset_sources.Asset], names: list[str] | None) -> list[asset_sources.Asset]:
@@ -302,7 +381,7 @@ def choose(assets: list[asset_sources.Asset], names: list[str] | None) -> list[a
 
 def render_dataset(
     assets: Sequence[str],
-    out: str | pathlib.Path,
+    out: str | os.PathLike,
     *,
     only: Sequence[str] | None = None,
     resolution: int = 64,
@@ -312,12 +391,15 @@ def render_dataset(
     stretch: float = 0.0,
     warp: float = 0.0,
     up: str = "y",
+    shard: str | None = None,
+    count: int = 0,
+    retry_refused: bool = False,
 ) -> dict[str, int]:
     """Makes a multi-view data set from meshes; the same call goes on where it was stopped.
 
     Args:
       assets: folders of meshes, mesh files, .sh3f catalogues, or 'procedural:N'.
-      out: folder of the data set, for `data.multiview.open_dataset`.
+      out: folder of the data set, for `data.multiview.open_dataset`; may be in a bucket.
       only: names of the objects to render; all if None.
       resolution: side of a picture in pixels.
       sets: of four orthogonal views, for each object.
@@ -325,27 +407,37 @@ def render_dataset(
       workers: processes; 0 is one a core.
       stretch, warp: change of proportions, as logarithms (the module's docstring).
       up: axis of the mesh files that points up: x, y or z; catalogues say it themselves.
+      shard: as in '3/100', the one to render; all, and join them, if None.
+      count: of shards where all are rendered; 0 is one a thousand objects.
+      retry_refused: render again what was left out before.
 
     Returns:
-      Objects by split, and under 'left out' how many are not in it.
+      Objects by split, and under 'left out' how many are not in it, of the data set or the shard.
 
     Raises:
       UserError: no such assets, nothing that can be rendered, no EGL context, or a folder with a
         data set of other settings.
     """
-    out = pathlib.Path(out)
+    root = places.place(out)
+    one = None if shard is None else shards.Shard.parse(shard)
+    keep = one.holds if one is not None and only is None else lambda name: True
     chosen = choose(
-        asset_sources.find_assets(list(assets), up), None if only is None else list(only)
+        asset_sources.find_assets(list(assets), up, keep), None if only is None else list(only)
     )
-    workers = workers or os.cpu_count() or 1
-    skipped = render_all(chosen, out, resolution, sets, seed, workers, stretch, warp, up)
-    multiview.prepare(out, out)
-    write_credits(out)
-    counts = {}
-    for split in ("train", "validation", "test"):
-        with contextlib.suppress(UserError):
-            counts[split] = len(multiview.open_dataset(out, split))
-    return counts | {"left out": len(skipped)}
+    noted = _noted_settings(root) or {}
+    if one is not None:
+        count = one.count
+    count = count or noted.get("shards") or shards.choose_count(len(chosen))
+    how = How(resolution, sets, seed, stretch, warp, up)
+    _check_settings(root, dataclasses.asdict(how) | {"shards": count})
+    wanted = [shards.Shard(k, count) for k in range(count)] if one is None else [one]
+    render_shards(chosen, root, wanted, how, workers or os.cpu_count() or 1, retry_refused)
+    if one is None:
+        return joining.join_shards(root)
+    counts = collections.Counter()
+    for entry in shards.read_manifest(shards.manifest_file(root, one)):
+        counts["left out" if entry["status"] == shards.REFUSED else entry["split"]] += 1
+    return {"left out": 0} | counts
 
 
 def main(argv):
@@ -355,13 +447,14 @@ def main(argv):
     counts = render_dataset(
         _ASSETS.value, _OUT.value, only=_ONLY.value, resolution=_RESOLUTION.value,
         sets=_SETS.value, seed=_SEED.value, workers=_WORKERS.value, stretch=_STRETCH.value,
-        warp=_WARP.value, up=_UP.value,
+        warp=_WARP.value, up=_UP.value, shard=_SHARD.value, count=_SHARDS.value,
+        retry_refused=_RETRY.value,
     )  # fmt: skip
     left_out = counts.pop("left out")
-    out = pathlib.Path(_OUT.value)
-    folder = multiview.find_dataset(str(out))
-    print(f"{', '.join(f'{s} {n}' for s, n in counts.items())} objects in {folder}")
-    print(f"left out {left_out}, see {out / 'skipped.txt'}; {time.time() - start:.0f} s in all")
+    where = "" if _SHARD.value is None else f"shard {_SHARD.value} of "
+    print(f"{', '.join(f'{s} {n}' for s, n in counts.items())} objects in {where}{_OUT.value}")
+    said = "skipped.txt in it" if _SHARD.value is None else "its manifest"
+    print(f"left out {left_out}, see {said}; {time.time() - start:.0f} s in all")
 
 
 if __name__ == "__main__":

@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from furniture_files import AZIMUTH, COLOURS, cube_mtl, cube_obj, write_catalogue, write_folder
+from furniture_files import AZIMUTH, COLOURS, cube_mtl, cube_obj, write_folder
 
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.data import asset_sources, meshes, obj, render
-from iso3d_jax.data.multiview import open_dataset, prepare
+from iso3d_jax.data import asset_sources, meshes, obj, places, render
+from iso3d_jax.data.multiview import joining, open_dataset
 from iso3d_jax.data.rasterizer import Rasterizer, shrink
 from iso3d_jax.geometry import cameras
 from iso3d_jax.tiny import proportions
@@ -142,14 +142,25 @@ def test_render_command_makes_a_data_set_and_goes_on(machine, tmp_path, run_pyth
     np.testing.assert_array_equal(alone["images"], records["object10"]["images"])
     np.testing.assert_allclose(alone["c2w"], records["object10"]["c2w"], atol=1e-6)
 
-    with pytest.raises(UserError, match="was rendered with --seed 0, not 5"):
-        render.render_all([], out, 16, 2, seed=5)
-    with pytest.raises(UserError, match=r"was rendered with --stretch 0.0, not 0.3"):
-        render.render_all([], out, 16, 2, stretch=0.3)
     settings = json.loads((out / "settings.json").read_text())
     assert settings == {
-        "resolution": 16, "sets": 2, "seed": 0, "stretch": 0.0, "warp": 0.0, "up": "y",
+        "resolution": 16, "sets": 2, "seed": 0, "stretch": 0.0, "warp": 0.0, "up": "y", "shards": 1,
     }  # fmt: skip
+    # On two machines: the same bits.
+    other = tmp_path / "other"
+    for arguments in (dict(shard="1/2", workers=1), dict(shard="0/2", workers=2)):
+        render.render_dataset([str(assets)], other, sets=2, resolution=16, **arguments)
+    joining.join_shards(places.place(other))
+    render.render_dataset([str(assets)], tmp_path / "one", sets=2, resolution=16, count=2)
+    assert tree(other) == tree(tmp_path / "one")
+    found = {r["name"]: r for r in open_dataset(other, "test")}
+    np.testing.assert_array_equal(found["object11"]["images"], records["object11"]["images"])
+
+
+def tree(folder):
+    """The bytes of each file in a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def test_stretched_cube_is_a_box_in_the_unit_sphere_with_a_boxs_normals():
@@ -192,25 +203,6 @@ def test_warped_pieces_of_an_axis_change_apart_and_left_is_as_right():
     assert np.abs(np.log(drawn)).max() <= 0.5 and np.ptp(drawn) > 0.1
     np.testing.assert_array_equal(drawn, proportions.draw_slopes("a", 3, 0.5))
     assert (proportions.draw_slopes("b", 3, 0.5) != drawn).all(1).all()
-
-
-def test_second_run_renders_only_what_is_missing(machine, tmp_path, capsys):
-    catalogue = write_catalogue(
-        tmp_path / "c.sh3f", [{"stem": "object4"}, {"stem": "rug", "size": (1, 0.01, 1)}]
-    )
-    assets = asset_sources.find_assets([str(catalogue)])
-    done = tmp_path / "out" / "objects" / "c-object4.npz"
-    done.parent.mkdir(parents=True)
-    done.write_bytes(b"there already")
-    skipped = render.render_all(assets[:1], tmp_path / "out", 16, 1)
-    assert skipped == {} and done.read_bytes() == b"there already"
-    assert "1 objects, 0 to render" in capsys.readouterr().out
-
-
-def test_nothing_rendered_is_refused(tmp_path):
-    (tmp_path / "objects").mkdir()
-    with pytest.raises(UserError, match="could be rendered"):
-        prepare(tmp_path, tmp_path)
 
 
 def test_only_names_the_nearest_object():

@@ -1,16 +1,14 @@
 """Strips of views, indices of a split and the folders in which a data set is looked for."""
 
 import io
-import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from iso3d_jax.core.errors import UserError
 from iso3d_jax.data import multiview
-from iso3d_jax.data.multiview import MultiViewDataset, find_dataset, open_dataset, prepare
-from iso3d_jax.data.multiview.multiview_dataset_builder import TEXTS, decode_strip, encode_strip
+from iso3d_jax.data.multiview import MultiViewDataset, find_dataset
+from iso3d_jax.data.multiview.records import decode_strip, encode_strip
 from iso3d_jax.geometry import cameras
 
 VIEWS = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 4)).astype(np.uint8)
@@ -58,42 +56,3 @@ def test_where_a_data_set_is_looked_for(tmp_path):
     assert find_dataset(str(tmp_path / "c")) == tmp_path / "c/1.0.0"
     for shipped in (None, "samples"):
         assert multiview.SAMPLES in find_dataset(shipped).parents
-
-
-def write_rendered(folder, names):
-    (folder / "objects").mkdir(parents=True)
-    (folder / "settings.json").write_text(json.dumps({"resolution": 6, "sets": 1, "seed": 3}))
-    for k, name in enumerate(names):
-        numbers = np.arange(3, dtype=np.float32) + k
-        np.savez(
-            folder / "objects" / f"{name}.npz", images=VIEWS + np.uint8(k),
-            azimuth_deg=numbers, elevation_deg=numbers / 10, fov_deg=numbers + 20,
-            distance=numbers + 2, set_index=np.zeros(3, np.int32),
-            **{text: f"{text} of {name}" for text in TEXTS} | dict(split="validation", name=name),
-        )  # fmt: skip
-
-
-def test_preparing_again_replaces_what_was_there(tmp_path):
-    write_rendered(tmp_path / "one", ["b", "a"])
-    folder = prepare(tmp_path / "one", tmp_path / "out")
-    assert folder == tmp_path / "out" / "multiview" / "1.0.0"
-    data = open_dataset(tmp_path / "out", "all")
-    records = {record["name"]: record for record in data}
-    assert (
-        set(records) == {"a", "b"} and data.resolution == 6 and data.path == str(tmp_path / "out")
-    )
-    record = records["a"]
-    np.testing.assert_array_equal(record["images"], VIEWS + np.uint8(1))
-    for name, first in dict(azimuth_deg=1.0, elevation_deg=0.1, fov_deg=21.0, distance=3.0).items():
-        assert record[name][0] == pytest.approx(first), name
-    for text in set(TEXTS) - {"split", "name"}:
-        assert record[text] == f"{text} of a"
-    with pytest.raises(UserError, match=r"train split .* is empty \(it has validation 2\)"):
-        open_dataset(tmp_path / "out", "train")
-    write_rendered(tmp_path / "two", ["c"])
-    prepare(tmp_path / "two", tmp_path / "out")
-    assert [r["name"] for r in open_dataset(tmp_path / "out", "validation")] == ["c"]
-    assert not (tmp_path / "out" / ".preparing").exists()
-    (tmp_path / "none" / "objects").mkdir(parents=True)
-    with pytest.raises(UserError, match="no object in .* could be rendered"):
-        prepare(tmp_path / "none", tmp_path / "out")
