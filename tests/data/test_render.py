@@ -73,8 +73,8 @@ def test_rotating_the_camera_and_the_object_together_changes_nothing(machine):
 
 
 def test_edges_keep_the_objects_colour():
-    side = np.zeros((8, 8, 4), np.float32)
-    side[:, :3] = [0.2, 0.4, 0.6, 1.0]  # three of four columns of a pixel are covered
+    side = np.zeros((8, 8, 4), np.uint8)
+    side[:, :3] = [51, 102, 153, 255]  # three of four columns of a pixel are covered
     out = shrink(side, 4)
     np.testing.assert_array_equal(out[:, 0], [[51, 102, 153, 191]] * 2)
     np.testing.assert_array_equal(out[:, 1], 0)

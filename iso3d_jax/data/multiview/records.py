@@ -18,6 +18,8 @@ from PIL import Image
 
 from iso3d_jax.core.images import open_as
 
+# Of zlib: a third less time than its default for 3% more bytes.
+LEVEL = 5
 NAME = "multiview"
 VERSION = "1.0.0"
 SPLITS = ("train", "validation", "test")
@@ -29,7 +31,7 @@ def encode_strip(images: UInt8[np.ndarray, "N H W 4"]) -> bytes:
     """Views side by side as one lossless PNG."""
     strip = np.ascontiguousarray(np.concatenate(list(images), axis=1))
     buffer = io.BytesIO()
-    Image.fromarray(strip).save(buffer, "PNG")
+    Image.fromarray(strip).save(buffer, "PNG", compress_level=LEVEL)
     return buffer.getvalue()
 
 
