@@ -307,7 +307,7 @@ def main() -> None:
                 given = {k: v for k, v in given.items() if v and (k == "--only" or name == "rate")}
                 words = [f"{flag} {value}" for flag, value in given.items()]
                 found[name]["command"] = " ".join([_NAME, *words])
-    report(found, args.result)
+            report(found, args.result)
     sys.exit(not all(found.get(n, {}).get("the same bytes", True) for n in ("shards", "kills")))
 
 

@@ -6,6 +6,8 @@
 
 Manifests alone are read: a million objects take a minute or two and little memory. What they make
 is the same, bit for bit, as where one command rendered everything. DIR may be in a bucket.
+With --drop_duplicates objects that look as an earlier one does are left out first, and the shards
+that had them are written anew; for it `data.render --filters` must have named "duplicate".
 """
 
 import time
@@ -17,13 +19,19 @@ from iso3d_jax.data.multiview import joining
 flags = command_line.flags_for(__name__)
 
 _DATA = flags.DEFINE_string("data", None, "folder that data.render --out wrote", required=True)
+_DROP = flags.DEFINE_boolean(
+    "drop_duplicates", False, "leave out what looks as another object does"
+)
 
 
 def main(argv):
     """Joins and says how many objects each split has."""
     del argv
     start = time.time()
-    counts = joining.join_shards(places.place(_DATA.value))
+    root = places.place(_DATA.value)
+    if _DROP.value:
+        print(f"{joining.drop_duplicates(root)} objects look as another one does", flush=True)
+    counts = joining.join_shards(root)
     left_out = counts.pop("left out")
     print(f"{', '.join(f'{s} {n}' for s, n in counts.items())} objects in {_DATA.value}")
     print(f"left out {left_out}, see skipped.txt in it; {time.time() - start:.0f} s in all")

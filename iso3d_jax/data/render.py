@@ -17,7 +17,9 @@ pictures, `DIR/CREDITS.md` says who made what under which licence, and `DIR/skip
 left out and why, and what others lack that were rendered: a texture or material that is not there.
 Meshes stand with their y axis up, as glTF says; `--up z` turns those that were made otherwise.
 An object that takes a minute or 3 GiB, or ends its worker process, is left out for that reason.
-What was left out once stays so until `--retry_refused` asks for it again.
+What was left out once stays so until `--retry_refused` asks for it again. `--filters` names what
+leaves an object out (`data/quality.py`), `--licenses` the licences of those to take, `--uids` a
+list of them, and `--metadata` what Objaverse knows of them: licence, creator, category.
 
 The work is in shards of about a thousand objects, told by a hash of their names. `--shard 3/100`
 renders the fourth of a hundred and no more: on other machines the others, all with one DIR, which
@@ -35,7 +37,7 @@ import json
 import os
 import pkgutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -48,7 +50,7 @@ from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.files import Difference, ensure_same_run
 from iso3d_jax.core.json_files import parse_json
 from iso3d_jax.core.progress import Progress
-from iso3d_jax.data import asset_sources, meshes, places, rasterizer
+from iso3d_jax.data import asset_sources, meshes, object_lists, places, quality, rasterizer
 from iso3d_jax.data.multiview import joining, records, shards
 from iso3d_jax.data.names import hash_name
 from iso3d_jax.data.table import SET
@@ -113,18 +115,19 @@ def render_object(
     sets: int,
     stretch: float = 0.0,
     warp: float = 0.0,
+    filters: Collection[str] = quality.DEFAULT,
 ) -> dict[str, np.ndarray]:
     """One record of the data set: cameras, `images` uint8 [4 * sets, res, res, 4] and the names;
-    `lacks` says what of the object could not be drawn.
+    `lacks` says what of the object could not be drawn, `quality` is a dict of what was measured.
 
     Raises:
-      meshes.BadMesh: the object cannot be read, is flat, thin or cannot be seen.
+      meshes.BadMesh: the object cannot be read, or a filter leaves it out.
     """
     notes: list[str] = []
     parts = asset_sources.load_asset(asset, notes.append)
     refusal = asset_sources.shape_refusal(parts)
-    if refusal:
-        raise meshes.BadMesh(refusal)
+    if refusal and "shape" in filters:
+        raise quality.LowQuality("shape", refusal)
     if stretch or warp:
         change = pkgutil.resolve_name(PROPORTIONS)
         parts = change(parts, asset.name, seed, stretch, warp)
@@ -133,11 +136,22 @@ def render_object(
     record["images"] = np.stack(
         [machine.render(c, f) for c, f in zip(record["c2w"], record["fov_deg"], strict=True)]
     )
-    covered = (record["images"][..., 3] > 0).mean((1, 2))
-    if covered.min() < 0.005:
-        raise meshes.BadMesh(f"hardly visible: {100 * covered.min():.2f}% of a view is covered")
-    texts = _texts(asset) | {"lacks": "; ".join(dict.fromkeys(notes))}
+    measures = quality.measure(record["images"])
+    quality.judge(measures, notes, filters)
+    if "duplicate" in filters:
+        measures["hash"] = quality.hash_picture(machine.render(*_fixed_view()))
+    texts: dict[str, Any] = _texts(asset) | {"lacks": "; ".join(dict.fromkeys(notes))}
+    texts["quality"] = measures
     return record | {key: np.array(value) for key, value in texts.items()}
+
+
+@functools.lru_cache(1)
+def _fixed_view() -> tuple[np.ndarray, float]:
+    """A camera that is every object's, for their likeness: two sides and the top are seen."""
+    from iso3d_jax.geometry import cameras
+
+    distance = 1.05 / np.tan(np.radians(15.0))
+    return np.asarray(cameras.camera_to_world(25.0, 35.0, distance), np.float32), 30.0
 
 
 def _texts(asset: asset_sources.Asset) -> dict[str, str]:
@@ -172,6 +186,16 @@ _SHARDS = flags.DEFINE_integer(
     "shards", 0, "how many without --shard; 0 is one a thousand objects", 0, shards.MOST_SHARDS
 )
 _RETRY = flags.DEFINE_boolean("retry_refused", False, "render again what was left out before")
+_FILTERS = flags.DEFINE_list(
+    "filters", list(quality.DEFAULT), "what leaves objects out: " + ", ".join(quality.FILTERS)
+)
+_LICENSES = flags.DEFINE_list(
+    "licenses", None, "SPDX names of the licences to take, as in CC0-1.0,CC-BY-4.0; default all"
+)
+_UIDS = flags.DEFINE_string("uids", None, "list of the objects to render, such as Objaverse's")
+_METADATA = flags.DEFINE_string(
+    "metadata", None, "JSON with titles, categories, creators and licences by uid, or its folder"
+)
 _ONLY = flags.DEFINE_list("only", None, "names of the objects to render, with commas; default all")
 
 
@@ -187,16 +211,28 @@ class Made(NamedTuple):
     record: dict[str, Any] | None = None
 
 
-def _refused(asset: asset_sources.Asset, reason: str) -> Made:
-    return Made(_texts(asset) | {"status": shards.REFUSED, "reason": _one_line(reason)})
+def _refused(asset: asset_sources.Asset, reason: str, **more: Any) -> Made:
+    return Made(_texts(asset) | {"status": shards.REFUSED, "reason": _one_line(reason)} | more)
+
+
+def _refuse_unread(asset: asset_sources.Asset, licenses: Sequence[str] | None) -> Made | None:
+    """Leaves out an object by what is known of it before it is read."""
+    if reason := asset_sources.unwanted(asset):
+        return _refused(asset, reason)
+    if licenses is not None and asset.license.lower() not in {name.lower() for name in licenses}:
+        reason = f"its licence is {asset.license}, which is not one of --licenses"
+        return _refused(asset, reason, filter="license")
+    return None
 
 
 def _work(machine: Renderer, asset: asset_sources.Asset, how: "How") -> Made:
     """Renders one object, or says why it is left out."""
     try:
         record: dict[str, Any] = render_object(
-            asset, machine, how.seed, how.sets, how.stretch, how.warp
+            asset, machine, how.seed, how.sets, how.stretch, how.warp, how.filters
         )
+    except quality.LowQuality as e:
+        return _refused(asset, str(e), filter=e.filter, quality=e.measures)
     except meshes.BadMesh as e:
         return _refused(asset, str(e))
     except MemoryError:
@@ -204,7 +240,8 @@ def _work(machine: Renderer, asset: asset_sources.Asset, how: "How") -> Made:
     except Exception as e:  # a fault of a reader costs one object, not the run
         return _refused(asset, f"a fault while it was read or drawn: {type(e).__name__}: {e}")
     lacks = _one_line(str(record.pop("lacks")))
-    entry = _texts(asset) | {"status": shards.RENDERED, "lacks": lacks}
+    entry: dict[str, Any] = _texts(asset) | {"status": shards.RENDERED, "lacks": lacks}
+    entry["quality"] = record.pop("quality").item()
     icon = asset_sources.icon_bytes(asset)
     if icon and len(icon) <= LARGEST_ICON:
         entry["icon"] = base64.b64encode(icon).decode()
@@ -233,6 +270,7 @@ class How:
     stretch: float = 0.0
     warp: float = 0.0
     up: str = "y"
+    filters: tuple[str, ...] = quality.DEFAULT
 
 
 def _noted_settings(out: epath.Path) -> dict[str, Any] | None:
@@ -275,6 +313,7 @@ def render_shards(
     how: How,
     workers: int = 1,
     retry_refused: bool = False,
+    licenses: Sequence[str] | None = None,
 ) -> None:
     """Renders what is not there yet of some shards of a data set.
 
@@ -285,6 +324,7 @@ def render_shards(
       how: settings; not compared with the folder's.
       workers: processes.
       retry_refused: render again what was left out before.
+      licenses: those of objects to take; all if None.
 
     Raises:
       UserError: no EGL context, or another process is at one of the shards.
@@ -320,13 +360,13 @@ def render_shards(
                 writer = stack.enter_context(shards.ShardWriter(out, shard, retry=retry))
                 todo = []
                 for asset in mine:
-                    reason = asset_sources.unwanted(asset)
-                    if asset.name not in writer.entries and reason is None:
-                        todo.append(asset)
-                        continue
+                    if asset.name not in writer.entries:
+                        refusal = _refuse_unread(asset, licenses)
+                        if refusal is None:
+                            todo.append(asset)
+                            continue
+                        writer.add(refusal.entry, None)
                     done += 1
-                    if asset.name not in writer.entries and reason is not None:
-                        writer.add(_refused(asset, reason).entry, None)
                 if not todo:
                     writer.finish()
                     continue
@@ -379,6 +419,25 @@ def choose(assets: list[asset_sources.Asset], names: list[str] | None) -> list[a
     return [by_name[name] for name in names]
 
 
+def _look_up(
+    assets: list[asset_sources.Asset], uids: str | None, metadata: str | None
+) -> list[asset_sources.Asset]:
+    """The objects of a list, with what is known of them."""
+    if uids is not None:
+        listed = object_lists.read_uids(uids)
+        assets = [asset for asset in assets if asset.path.stem in listed]
+        print(f"{len(assets)} of the {len(listed)} objects of {uids} are here", flush=True)
+    if metadata is None:
+        return assets
+    known = object_lists.read_metadata(metadata, {asset.path.stem for asset in assets})
+
+    def with_known(asset: asset_sources.Asset) -> asset_sources.Asset:
+        about = known.get(asset.path.stem, object_lists.Known())
+        return dataclasses.replace(asset, **{k: v for k, v in about._asdict().items() if v})
+
+    return [with_known(asset) for asset in assets]
+
+
 def render_dataset(
     assets: Sequence[str],
     out: str | os.PathLike,
@@ -394,6 +453,10 @@ def render_dataset(
     shard: str | None = None,
     count: int = 0,
     retry_refused: bool = False,
+    filters: Sequence[str] = quality.DEFAULT,
+    licenses: Sequence[str] | None = None,
+    uids: str | None = None,
+    metadata: str | None = None,
 ) -> dict[str, int]:
     """Makes a multi-view data set from meshes; the same call goes on where it was stopped.
 
@@ -410,6 +473,10 @@ def render_dataset(
       shard: as in '3/100', the one to render; all, and join them, if None.
       count: of shards where all are rendered; 0 is one a thousand objects.
       retry_refused: render again what was left out before.
+      filters: names of what leaves an object out, see `data/quality.py`.
+      licenses: SPDX names of the licences to take; all if None.
+      uids: file with the uids of the objects to take, see `data/object_lists.py`; all if None.
+      metadata: file or folder of what is known of objects by uid.
 
     Returns:
       Objects by split, and under 'left out' how many are not in it, of the data set or the shard.
@@ -428,10 +495,13 @@ def render_dataset(
     if one is not None:
         count = one.count
     count = count or noted.get("shards") or shards.choose_count(len(chosen))
-    how = How(resolution, sets, seed, stretch, warp, up)
+    chosen = _look_up(chosen, uids, metadata)
+    how = How(resolution, sets, seed, stretch, warp, up, quality.check_filters(filters))
     _check_settings(root, dataclasses.asdict(how) | {"shards": count})
     wanted = [shards.Shard(k, count) for k in range(count)] if one is None else [one]
-    render_shards(chosen, root, wanted, how, workers or os.cpu_count() or 1, retry_refused)
+    render_shards(
+        chosen, root, wanted, how, workers or os.cpu_count() or 1, retry_refused, licenses
+    )
     if one is None:
         return joining.join_shards(root)
     counts = collections.Counter()
@@ -448,7 +518,8 @@ def main(argv):
         _ASSETS.value, _OUT.value, only=_ONLY.value, resolution=_RESOLUTION.value,
         sets=_SETS.value, seed=_SEED.value, workers=_WORKERS.value, stretch=_STRETCH.value,
         warp=_WARP.value, up=_UP.value, shard=_SHARD.value, count=_SHARDS.value,
-        retry_refused=_RETRY.value,
+        retry_refused=_RETRY.value, filters=_FILTERS.value, licenses=_LICENSES.value,
+        uids=_UIDS.value, metadata=_METADATA.value,
     )  # fmt: skip
     left_out = counts.pop("left out")
     where = "" if _SHARD.value is None else f"shard {_SHARD.value} of "

@@ -161,6 +161,7 @@ def test_all_settings_reach_every_object_and_are_written_down(
         "render_object",
         lambda a, m, *how: asked.append((a.name, *how)) or original(a, m, *how),
     )
+    filters = ("shape", "coverage")
     (tmp_path / "m" / "flat.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
     out = tmp_path / "out"
     Notes.made.clear()
@@ -168,9 +169,11 @@ def test_all_settings_reach_every_object_and_are_written_down(
     counts = render.render_dataset([str(tmp_path / "m")], out, **how)
     assert counts["left out"] == 1 and sum(counts.values()) == 4
     assert (out / "skipped.txt").read_text().startswith("flat\tflat: sides")
-    assert sorted(asked) == [(name, 7, 2, 0.25, 0.5) for name in ("a", "b", "c", "flat")]
+    assert sorted(asked) == [(name, 7, 2, 0.25, 0.5, filters) for name in ("a", "b", "c", "flat")]
     assert {machine.resolution for machine in Notes.made} == {12}
-    assert json.loads((out / "settings.json").read_text()) == how | {"shards": 1}
+    assert json.loads((out / "settings.json").read_text()) == how | {
+        "shards": 1, "filters": list(filters)
+    }  # fmt: skip
     assert {record["images"].shape for record in open_dataset(out, "all")} == {(8, 12, 12, 4)}
     # Again: only what is not there, and what was refused where it is asked for.
     for options, drawn in ((dict(), []), (dict(retry_refused=True, only=["a"]), []),
@@ -220,10 +223,13 @@ def test_the_commands_flags_reach_the_rendering(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(render, "render_shards", lambda *a: asked.append(a))
     monkeypatch.setattr(joining, "join_shards", lambda out: {"train": 1, "left out": 3})
     write_folder(tmp_path / "m", ["a", "b"])
+    (tmp_path / "list").write_text("b\n")
+    (tmp_path / "known.json").write_text('{"b": {"license": "by", "name": "B"}}')
     names = dict(
         _ASSETS=[str(tmp_path / "m")], _OUT=str(tmp_path / "out"), _RESOLUTION=24, _SETS=3, _SEED=5,
         _STRETCH=0.25, _WARP=0.75, _WORKERS=2, _ONLY=["b"], _UP="z", _SHARD=None, _SHARDS=3,
-        _RETRY=True,
+        _RETRY=True, _FILTERS=["grey", "shape"], _LICENSES=["CC0-1.0"],
+        _UIDS=str(tmp_path / "list"), _METADATA=str(tmp_path / "known.json"),
     )  # fmt: skip
     for name, value in names.items():
         assert isinstance(getattr(render, name), flags.FlagHolder)
@@ -231,9 +237,9 @@ def test_the_commands_flags_reach_the_rendering(monkeypatch, tmp_path, capsys):
     render.main([])
     ((assets, *rest),) = asked
     out = places.place(tmp_path / "out")
-    how = render.How(24, 3, 5, 0.25, 0.75, "z")
-    assert [a.name for a in assets] == ["b"]
-    assert rest == [out, [Shard(k, 3) for k in range(3)], how, 2, True]
+    how = render.How(24, 3, 5, 0.25, 0.75, "z", ("shape", "grey"))
+    assert [(a.name, a.license, a.title) for a in assets] == [("b", "CC-BY-4.0", "B")]
+    assert rest == [out, [Shard(k, 3) for k in range(3)], how, 2, True, ["CC0-1.0"]]
     assert assets[0].rotation == (1, 0, 0, 0, 0, 1, 0, -1, 0)
     assert "left out 3" in capsys.readouterr().out
 

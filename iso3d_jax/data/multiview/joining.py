@@ -8,6 +8,7 @@ it is written as it is read, in the order of the shards.
 
 from __future__ import annotations
 
+import array
 import base64
 import collections
 import contextlib
@@ -15,13 +16,15 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.progress import Progress
-from iso3d_jax.data import places
+from iso3d_jax.data import places, quality
 from iso3d_jax.data.multiview import records, shards
 
 _CREDITS = (
@@ -113,6 +116,58 @@ def join_shards(out: epath.Path) -> dict[str, int]:
     if not places.is_remote(out):
         shutil.rmtree(os.fspath(out / "partial"), ignore_errors=True)
     return {s: sum(lengths[s]) for s in records.SPLITS if sizes[s]} | {"left out": left_out}
+
+
+def drop_duplicates(out: epath.Path) -> int:
+    """Leaves out objects that look as an earlier one does, and writes their shards anew.
+
+    Earlier means in an earlier shard, or by name within one. Needs the hashes that `data.render`
+    notes with the filter "duplicate"; objects without one stay.
+
+    Returns:
+      How many.
+
+    Raises:
+      UserError: some shards are not done, or no object has a hash.
+    """
+    wanted = find_shards(out)
+    hashes, ends = array.array("Q"), []
+    for shard in wanted:
+        hashes.extend(entry["quality"]["hash"] for entry in _hashed(out, shard))
+        ends.append(len(hashes))
+    if not hashes:
+        raise UserError(
+            f"no object of {out} has a hash; render with --filters naming duplicate among others"
+        )
+    found = quality.find_duplicates(np.frombuffer(hashes, np.uint64))
+    kept = dict.fromkeys(found.earlier.tolist(), "")
+    first = 0
+    for shard, end in zip(wanted, ends, strict=True):
+        for index, entry in enumerate(_hashed(out, shard), first):
+            if index in kept:
+                kept[index] = entry["name"]
+        first = end
+    first, earlier = 0, dict(zip(found.later.tolist(), found.earlier.tolist(), strict=True))
+    for shard, end in zip(wanted, ends, strict=True):
+        names = {
+            entry["name"]: kept[earlier[index]]
+            for index, entry in enumerate(_hashed(out, shard), first)
+            if index in earlier
+        }
+        if names:
+            with shards.ShardWriter(out, shard) as writer:
+                for name, other in names.items():
+                    writer.refuse(name, "duplicate", f"it looks as {other} does")
+                writer.finish()
+        first = end
+    return len(earlier)
+
+
+def _hashed(out: epath.Path, shard: shards.Shard) -> Iterator[dict[str, Any]]:
+    """The entries of a shard's objects whose likeness is known."""
+    for entry in shards.read_manifest(shards.manifest_file(out, shard)):
+        if entry["status"] == shards.RENDERED and "hash" in entry.get("quality", {}):
+            yield entry
 
 
 def _text_file(stack: contextlib.ExitStack, file: epath.Path):

@@ -9,6 +9,7 @@ names, so the files depend on neither the order in which they were made nor on w
 An entry of a manifest has `name`, `split`, `status` ("rendered" or "refused"), `reason` (of what
 was refused), `title`, `category`, `creator`, `license`, `source`, `lacks` (what could not be drawn
 of an object that was), `bytes` of its record, and `icon`, a PNG in base64, where there is one.
+`quality` has what `data/quality.py` measured, and `filter` the name of the filter that refused it.
 """
 
 from __future__ import annotations
@@ -209,6 +210,11 @@ class ShardWriter:
         late = time.monotonic() - self._saved >= SAVE_SECONDS
         if late or self._pending_bytes >= SAVE_BYTES:
             self.save()
+
+    def refuse(self, name: str, filter: str, reason: str) -> None:
+        """Leaves out an object that it has, by a filter."""
+        entry = {k: v for k, v in self.entries[name].items() if k not in ("bytes", "icon")}
+        self.add(entry | {"status": REFUSED, "filter": filter, "reason": reason}, None)
 
     def save(self) -> None:
         """Writes what was added since to the disk."""
