@@ -24,7 +24,9 @@ list of them, and `--metadata` what Objaverse knows of them: licence, creator, c
 The work is in shards of about a thousand objects, told by a hash of their names. `--shard 3/100`
 renders the fourth of a hundred and no more: on other machines the others, all with one DIR, which
 may be in a bucket (gs://, s3://). `python -m iso3d_jax.data.join --data DIR` then makes the data
-set of them, the same, bit for bit, as one command does without --shard.
+set of them, the same, bit for bit, as one command does without --shard. launch/render_slurm.sh and
+render_job.sh do so as an array of SLURM and as an indexed job of Kubernetes; `--beam OPTIONS` as a
+pipeline of Apache Beam, on the runner that its options name.
 """
 
 import base64
@@ -50,7 +52,15 @@ from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.files import Difference, ensure_same_run
 from iso3d_jax.core.json_files import parse_json
 from iso3d_jax.core.progress import Progress
-from iso3d_jax.data import asset_sources, meshes, object_lists, places, quality, rasterizer
+from iso3d_jax.data import (
+    asset_sources,
+    meshes,
+    object_lists,
+    pipelines,
+    places,
+    quality,
+    rasterizer,
+)
 from iso3d_jax.data.multiview import joining, records, shards
 from iso3d_jax.data.names import hash_name
 from iso3d_jax.data.table import SET
@@ -195,6 +205,9 @@ _LICENSES = flags.DEFINE_list(
 _UIDS = flags.DEFINE_string("uids", None, "list of the objects to render, such as Objaverse's")
 _METADATA = flags.DEFINE_string(
     "metadata", None, "JSON with titles, categories, creators and licences by uid, or its folder"
+)
+_BEAM = flags.DEFINE_string(
+    "beam", None, "render as an Apache Beam pipeline with these options, as in --runner=FlinkRunner"
 )
 _ONLY = flags.DEFINE_list("only", None, "names of the objects to render, with commas; default all")
 
@@ -457,6 +470,7 @@ def render_dataset(
     licenses: Sequence[str] | None = None,
     uids: str | None = None,
     metadata: str | None = None,
+    beam: str | None = None,
 ) -> dict[str, int]:
     """Makes a multi-view data set from meshes; the same call goes on where it was stopped.
 
@@ -477,6 +491,8 @@ def render_dataset(
       licenses: SPDX names of the licences to take; all if None.
       uids: file with the uids of the objects to take, see `data/object_lists.py`; all if None.
       metadata: file or folder of what is known of objects by uid.
+      beam: options of an Apache Beam pipeline that renders the shards; in processes of this machine
+        if None. Its workers must see `assets` and `out`, and have this package and EGL.
 
     Returns:
       Objects by split, and under 'left out' how many are not in it, of the data set or the shard.
@@ -485,6 +501,7 @@ def render_dataset(
       UserError: no such assets, nothing that can be rendered, no EGL context, or a folder with a
         data set of other settings.
     """
+    arguments = dict(locals())
     root = places.place(out)
     one = None if shard is None else shards.Shard.parse(shard)
     keep = one.holds if one is not None and only is None else lambda name: True
@@ -499,9 +516,11 @@ def render_dataset(
     how = How(resolution, sets, seed, stretch, warp, up, quality.check_filters(filters))
     _check_settings(root, dataclasses.asdict(how) | {"shards": count})
     wanted = [shards.Shard(k, count) for k in range(count)] if one is None else [one]
-    render_shards(
-        chosen, root, wanted, how, workers or os.cpu_count() or 1, retry_refused, licenses
-    )
+    if beam is None:
+        cores = workers or os.cpu_count() or 1
+        render_shards(chosen, root, wanted, how, cores, retry_refused, licenses)
+    else:
+        pipelines.run(beam, wanted, arguments | {"beam": None})
     if one is None:
         return joining.join_shards(root)
     counts = collections.Counter()
@@ -519,7 +538,7 @@ def main(argv):
         sets=_SETS.value, seed=_SEED.value, workers=_WORKERS.value, stretch=_STRETCH.value,
         warp=_WARP.value, up=_UP.value, shard=_SHARD.value, count=_SHARDS.value,
         retry_refused=_RETRY.value, filters=_FILTERS.value, licenses=_LICENSES.value,
-        uids=_UIDS.value, metadata=_METADATA.value,
+        uids=_UIDS.value, metadata=_METADATA.value, beam=_BEAM.value,
     )  # fmt: skip
     left_out = counts.pop("left out")
     where = "" if _SHARD.value is None else f"shard {_SHARD.value} of "

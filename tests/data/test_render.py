@@ -7,7 +7,7 @@ import pytest
 from furniture_files import AZIMUTH, COLOURS, cube_mtl, cube_obj, write_folder
 
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.data import asset_sources, meshes, obj, places, render
+from iso3d_jax.data import asset_sources, meshes, obj, places, quality, render
 from iso3d_jax.data.multiview import joining, open_dataset
 from iso3d_jax.data.rasterizer import Rasterizer, shrink
 from iso3d_jax.geometry import cameras
@@ -156,6 +156,20 @@ def test_render_command_makes_a_data_set_and_goes_on(machine, tmp_path, run_pyth
     assert tree(other) == tree(tmp_path / "one")
     found = {r["name"]: r for r in open_dataset(other, "test")}
     np.testing.assert_array_equal(found["object11"]["images"], records["object11"]["images"])
+
+
+def test_twins_have_one_hash_and_others_another(tmp_path):
+    """Their cameras differ with their names; what is hashed is a view that all have."""
+    found = {}
+    for name, side in (("first", 1.0), ("second", 1.0), ("other", 0.4)):
+        write_folder(tmp_path / name, [name], x=side)
+        (asset,) = asset_sources.find_assets([str(tmp_path / name)])
+        with Rasterizer(32) as machine:
+            record = render.render_object(asset, machine, 0, 1, filters=["duplicate"])
+        found[name] = record["quality"].item()["hash"]
+        assert record["images"].shape == (4, 32, 32, 4)
+    assert found["first"] == found["second"] != 0
+    assert (found["first"] ^ found["other"]).bit_count() > quality.ALIKE
 
 
 def tree(folder):
