@@ -117,7 +117,7 @@ def licence_name(text: str) -> str:
     return text.strip() or "unknown"
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
     """A name of lower-case letters and digits of any script, short enough for a file name."""
     text = unicodedata.normalize("NFC", _printable(text).lower())
     kept = "".join(c if unicodedata.category(c)[0] in "LMN" else "_" for c in text)
@@ -167,7 +167,7 @@ def _catalogue(path: pathlib.Path) -> list[Asset]:
                 fault = f"its {key} holds half a character (a lone surrogate)"
         found.append(
             Asset(
-                name=f"{_slug(path.stem)}-{_slug(posixpath.splitext(posixpath.basename(model))[0])}",
+                name=f"{slug(path.stem)}-{slug(posixpath.splitext(posixpath.basename(model))[0])}",
                 title=_printable(texts["name"]),
                 category=_printable(texts["category"]),
                 creator=_printable(texts["creator"]) or "unknown",
@@ -227,7 +227,7 @@ def _folder(path: pathlib.Path, up: str) -> list[Asset]:
         suffix = file.suffix.lower()
         if suffix not in (".sh3f", *MESH_SUFFIXES) or not file.is_file():
             continue
-        name = _slug(str(file.relative_to(path).with_suffix("")))
+        name = slug(str(file.relative_to(path).with_suffix("")))
         if suffix != ".sh3f":
             found.append(_mesh_file(file, name, source, up))
             continue
@@ -281,7 +281,7 @@ def _find(place: str, up: str) -> Iterator[_Found]:
     elif path.suffix.lower() == ".sh3f":
         found = _catalogue(path)
     elif path.suffix.lower() in MESH_SUFFIXES:
-        found = [_mesh_file(path, _slug(path.stem), path.resolve().parent.name, up)]
+        found = [_mesh_file(path, slug(path.stem), path.resolve().parent.name, up)]
     else:
         raise UserError(
             f"--assets {place}: not a mesh or a catalogue; the formats are .sh3f, "
