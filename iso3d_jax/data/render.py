@@ -61,7 +61,7 @@ from iso3d_jax.data import (
     quality,
     rasterizer,
 )
-from iso3d_jax.data.multiview import joining, records, shards
+from iso3d_jax.data.multiview import joining, records, shards, strips
 from iso3d_jax.data.names import hash_name
 from iso3d_jax.data.table import SET
 
@@ -258,7 +258,7 @@ def _work(machine: Renderer, asset: asset_sources.Asset, how: "How") -> Made:
     icon = asset_sources.icon_bytes(asset)
     if icon and len(icon) <= LARGEST_ICON:
         entry["icon"] = base64.b64encode(icon).decode()
-    record["strip"] = records.encode_strip(record.pop("images"))
+    record["strip"] = strips.encode_views(record.pop("images"))
     return Made(entry, record)
 
 

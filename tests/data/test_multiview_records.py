@@ -1,4 +1,4 @@
-"""Strips of views, indices of a split and the folders in which a data set is looked for."""
+"""Records of both versions, indices of a split, and where a data set is looked for."""
 
 import io
 
@@ -8,24 +8,24 @@ from PIL import Image
 
 from iso3d_jax.data import multiview
 from iso3d_jax.data.multiview import MultiViewDataset, find_dataset
-from iso3d_jax.data.multiview.records import decode_strip, encode_strip
+from iso3d_jax.data.multiview.strips import encode_views
 from iso3d_jax.geometry import cameras
 
 VIEWS = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 4)).astype(np.uint8)
 
 
-def test_views_lie_side_by_side_in_their_order():
-    strip = np.asarray(Image.open(io.BytesIO(encode_strip(VIEWS))))
-    assert strip.shape == (4, 18, 4)
-    for k in range(3):
-        np.testing.assert_array_equal(strip[:, 6 * k : 6 * k + 6], VIEWS[k])
-    np.testing.assert_array_equal(decode_strip(encode_strip(VIEWS), 3), VIEWS)
+def encode_strip(images):
+    """Views as version 1.0.0 has them: one PNG, side by side."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.concatenate(list(images), axis=1)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
-def test_a_record_is_decoded_when_it_is_asked_for():
+@pytest.mark.parametrize("encode", [encode_strip, encode_views])
+def test_a_record_is_decoded_when_it_is_asked_for(encode):
     angles = np.array([0.0, 90.0, 200.0], np.float32)
     source = [
-        {"strip": encode_strip(VIEWS), "azimuth_deg": angles + i, "elevation_deg": angles / 10,
+        {"strip": encode(VIEWS), "azimuth_deg": angles + i, "elevation_deg": angles / 10,
          "distance": angles / 100 + 2, "name": f"Café {i}".encode()}
         for i in range(4)
     ]  # fmt: skip

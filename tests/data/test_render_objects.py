@@ -229,7 +229,7 @@ def test_the_commands_flags_reach_the_rendering(monkeypatch, tmp_path, capsys):
         _ASSETS=[str(tmp_path / "m")], _OUT=str(tmp_path / "out"), _RESOLUTION=24, _SETS=3, _SEED=5,
         _STRETCH=0.25, _WARP=0.75, _WORKERS=2, _ONLY=["b"], _UP="z", _SHARD=None, _SHARDS=3,
         _RETRY=True, _FILTERS=["grey", "shape"], _LICENSES=["CC0-1.0"],
-        _UIDS=str(tmp_path / "list"), _METADATA=str(tmp_path / "known.json"),
+        _UIDS=str(tmp_path / "list"), _METADATA=str(tmp_path / "known.json"), _BEAM=None,
     )  # fmt: skip
     for name, value in names.items():
         assert isinstance(getattr(render, name), flags.FlagHolder)

@@ -24,7 +24,7 @@ from etils import epath
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data import places
-from iso3d_jax.data.multiview import records, shards
+from iso3d_jax.data.multiview import records, shards, strips
 
 SAMPLES = pathlib.Path(__file__).parent.parent / "samples"
 _HOW = (
@@ -62,7 +62,7 @@ class MultiViewDataset(Sequence):
             key: value.decode() if isinstance(value, bytes) else np.asarray(value)
             for key, value in stored.items()
         }
-        record["images"] = records.decode_strip(strip, len(record["azimuth_deg"]))
+        record["images"] = strips.decode_views(strip, len(record["azimuth_deg"]))
         record["c2w"] = np.asarray(
             cameras.camera_to_world(
                 record["elevation_deg"], record["azimuth_deg"], record["distance"]

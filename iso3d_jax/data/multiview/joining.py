@@ -31,7 +31,10 @@ _CREDITS = (
     "# Credits\n\nThe pictures here are renders of these objects.\n\n"
     "| object | title | creator | licence | source |\n| --- | --- | --- | --- | --- |\n"
 )
-_RELEASE_NOTES = {"1.0.0": "First format: PNG strips, cameras, names, licences."}
+_RELEASE_NOTES = {
+    "1.0.0": "First format: PNG strips, cameras, names, licences.",
+    "1.1.0": "Each view a PNG of its own.",
+}
 
 
 def find_shards(out: epath.Path) -> list[shards.Shard]:

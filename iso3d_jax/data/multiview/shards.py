@@ -1,7 +1,7 @@
 """One shard of a data set: its files, its manifest, and how a killed process goes on with it.
 
     OUT/manifests/00003-of-00100.jsonl                 one JSON line an object; the shard is done
-    OUT/multiview/1.0.0/multiview-train.array_record-00003-of-00100   and the same of other splits
+    OUT/multiview/1.1.0/multiview-train.array_record-00003-of-00100   and the same of other splits
     OUT/partial/00003-of-00100/00000.array_record      what an unfinished shard has so far
 
 A hash of its name says which shard an object is in. In a shard objects lie in the order of their
