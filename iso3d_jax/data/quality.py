@@ -72,14 +72,14 @@ def measure(images: UInt8[np.ndarray, "V H W 4"]) -> dict[str, float]:
       covered neighbours in a row whose brightness is more than `EDGE` levels apart, both of the
       first four views.
     """
-    alpha = images[..., 3]
-    first = images[:4].astype(np.int16)
-    covered = first[..., 3] > 127
-    channels = first[..., :3]
-    coloured = np.ptp(channels, axis=-1)[covered] > COLOURED
-    steps = np.abs(np.diff(channels.sum(-1), axis=-1))[covered[..., 1:] & covered[..., :-1]]
+    red, green, blue, alpha = (np.ascontiguousarray(images[:4, ..., k]) for k in range(4))
+    covered = alpha > 127
+    least, most = np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
+    coloured = (most - least)[covered] > COLOURED
+    brightness = red.astype(np.int16) + green + blue
+    steps = np.abs(np.diff(brightness, axis=-1))[covered[..., 1:] & covered[..., :-1]]
     found = {
-        "coverage": (alpha > 0).mean((1, 2)).min(),
+        "coverage": np.count_nonzero(images[..., 3], axis=(1, 2)).min() / alpha[0].size,
         "coloured": coloured.mean() if coloured.size else 0.0,
         "edges": (steps > 3 * EDGE).mean() if steps.size else 0.0,
     }
