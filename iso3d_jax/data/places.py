@@ -70,8 +70,13 @@ def whole_file(path: epath.Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="iso3d-") as folder:
         temporary = Path(folder, path.name)
         yield temporary
-        with open(temporary, "rb") as source, path.open("wb") as target:
-            shutil.copyfileobj(source, target, _BLOCK)
+        try:
+            with open(temporary, "rb") as source, path.open("wb") as target:
+                shutil.copyfileobj(source, target, _BLOCK)
+        except BaseException:  # closing has put what there was so far in its place
+            with contextlib.suppress(Exception):
+                path.unlink(missing_ok=True)
+            raise
 
 
 def write_text(path: epath.Path, text: str) -> None:

@@ -4,10 +4,11 @@
 
 Each object is rendered from `--sets` sets of four orthogonal cameras. A set has one elevation in
 [0, 30] degrees, one field of view in [15, 60] degrees and one distance s / tan(fov / 2) with s in
-[1, 1.15]; its azimuths are a random base + 0, 90, 180, 270 degrees. Objects sit in the unit
-sphere, Z-up, with their front at azimuth 0. With `--stretch S` each is first made longer or shorter
-along its three axes, by factors between exp(-S) and exp(S): further seeds of the same meshes are
-then further objects. `--warp W` does the same to each of six pieces of every axis.
+[1, 1.15], or what `--cameras` names; its azimuths are a random base + 0, 90, 180, 270 degrees.
+Objects sit in the unit sphere, Z-up, with their front at azimuth 0. With `--stretch S` each is first
+made longer or shorter along its three axes, by factors between exp(-S) and exp(S): further seeds of
+the same meshes are then further objects. `--warp W` does the same to each of six pieces of every
+axis.
 
 An object's cameras and proportions depend on --seed and its name alone, so neither the order nor
 --workers changes the result, and a second run goes on where the first one stopped.
@@ -69,7 +70,12 @@ flags = command_line.flags_for(__name__)
 
 FOV_RANGE = (15.0, 60.0)
 ELEVATION_RANGE = (0.0, 30.0)
-DISTANCE_SCALE_RANGE = (1.0, 1.15)
+# Of s in distances s / tan(fov / 2): at 1 the unit sphere touches the frame's sides.
+DISTANCE_SCALES = {
+    "whole": (1.0, 1.15),  # nothing is cut off
+    "mvdream": (0.9, 1.1),  # MVDream's training data
+    "sds": (0.8, 1.0),  # what the recipe's score distillation sees
+}
 LARGEST_ICON = 1 << 20  # bytes of a catalogue's picture that is kept
 # What --stretch and --warp ask for, imported only then: `change(parts, name, seed, stretch, warp)`.
 PROPORTIONS = "iso3d_jax.tiny.proportions:change"
@@ -90,21 +96,27 @@ class Renderer(Protocol):
         ...
 
 
-def sample_cameras(name: str, seed: int, sets: int) -> dict[str, np.ndarray]:
+def sample_cameras(
+    name: str, seed: int, sets: int, cameras: str = "whole"
+) -> dict[str, np.ndarray]:
     """The cameras of an object: a pure function of its name and the seed.
+
+    Args:
+      cameras: which of `DISTANCE_SCALES`.
 
     Returns:
       azimuth_deg, elevation_deg, fov_deg, distance float32 [4 * sets], set_index int32 [4 * sets],
       c2w float32 [4 * sets, 4, 4].
     """
-    from iso3d_jax.geometry import cameras  # imports JAX, which wrong flags need not wait for
+    # It imports JAX, which wrong flags need not wait for.
+    from iso3d_jax.geometry.cameras import camera_to_world
 
     rng = np.random.default_rng([seed, hash_name(name)])
     columns = []
     for _ in range(sets):
         base = rng.uniform(0, 360)
         elevation, fov = rng.uniform(*ELEVATION_RANGE), rng.uniform(*FOV_RANGE)
-        distance = rng.uniform(*DISTANCE_SCALE_RANGE) / np.tan(np.radians(fov) / 2)
+        distance = rng.uniform(*DISTANCE_SCALES[cameras]) / np.tan(np.radians(fov) / 2)
         for k in range(SET):
             columns.append(((base + 90 * k) % 360, elevation, fov, distance))
     azimuth, elevation, fov, distance = np.array(columns, np.float32).T
@@ -114,7 +126,7 @@ def sample_cameras(name: str, seed: int, sets: int) -> dict[str, np.ndarray]:
         "fov_deg": fov,
         "distance": distance,
         "set_index": np.repeat(np.arange(sets, dtype=np.int32), SET),
-        "c2w": np.asarray(cameras.camera_to_world(elevation, azimuth, distance), np.float32),
+        "c2w": np.asarray(camera_to_world(elevation, azimuth, distance), np.float32),
     }
 
 
@@ -126,6 +138,7 @@ def render_object(
     stretch: float = 0.0,
     warp: float = 0.0,
     filters: Collection[str] = quality.DEFAULT,
+    cameras: str = "whole",
 ) -> dict[str, np.ndarray]:
     """One record of the data set: cameras, `images` uint8 [4 * sets, res, res, 4] and the names;
     `lacks` says what of the object could not be drawn, `quality` is a dict of what was measured.
@@ -141,7 +154,7 @@ def render_object(
     if stretch or warp:
         change = pkgutil.resolve_name(PROPORTIONS)
         parts = change(parts, asset.name, seed, stretch, warp)
-    record = sample_cameras(asset.name, seed, sets)
+    record = sample_cameras(asset.name, seed, sets, cameras)
     machine.load(parts)
     record["images"] = np.stack(
         [machine.render(c, f) for c, f in zip(record["c2w"], record["fov_deg"], strict=True)]
@@ -206,6 +219,9 @@ _UIDS = flags.DEFINE_string("uids", None, "list of the objects to render, such a
 _METADATA = flags.DEFINE_string(
     "metadata", None, "JSON with titles, categories, creators and licences by uid, or its folder"
 )
+_CAMERAS = flags.DEFINE_enum(
+    "cameras", "whole", list(DISTANCE_SCALES), "range of distances: all is seen, MVDream's, SDS's"
+)
 _BEAM = flags.DEFINE_string(
     "beam", None, "render as an Apache Beam pipeline with these options, as in --runner=FlinkRunner"
 )
@@ -242,7 +258,7 @@ def _work(machine: Renderer, asset: asset_sources.Asset, how: "How") -> Made:
     """Renders one object, or says why it is left out."""
     try:
         record: dict[str, Any] = render_object(
-            asset, machine, how.seed, how.sets, how.stretch, how.warp, how.filters
+            asset, machine, how.seed, how.sets, how.stretch, how.warp, how.filters, how.cameras
         )
     except quality.LowQuality as e:
         return _refused(asset, str(e), filter=e.filter, quality=e.measures)
@@ -284,6 +300,7 @@ class How:
     warp: float = 0.0
     up: str = "y"
     filters: tuple[str, ...] = quality.DEFAULT
+    cameras: str = "whole"
 
 
 def _noted_settings(out: epath.Path) -> dict[str, Any] | None:
@@ -471,6 +488,7 @@ def render_dataset(
     uids: str | None = None,
     metadata: str | None = None,
     beam: str | None = None,
+    cameras: str = "whole",
 ) -> dict[str, int]:
     """Makes a multi-view data set from meshes; the same call goes on where it was stopped.
 
@@ -493,6 +511,7 @@ def render_dataset(
       metadata: file or folder of what is known of objects by uid.
       beam: options of an Apache Beam pipeline that renders the shards; in processes of this machine
         if None. Its workers must see `assets` and `out`, and have this package and EGL.
+      cameras: range of their distances, which of `DISTANCE_SCALES`.
 
     Returns:
       Objects by split, and under 'left out' how many are not in it, of the data set or the shard.
@@ -513,7 +532,7 @@ def render_dataset(
         count = one.count
     count = count or noted.get("shards") or shards.choose_count(len(chosen))
     chosen = _look_up(chosen, uids, metadata)
-    how = How(resolution, sets, seed, stretch, warp, up, quality.check_filters(filters))
+    how = How(resolution, sets, seed, stretch, warp, up, quality.check_filters(filters), cameras)
     _check_settings(root, dataclasses.asdict(how) | {"shards": count})
     wanted = [shards.Shard(k, count) for k in range(count)] if one is None else [one]
     if beam is None:
@@ -538,7 +557,7 @@ def main(argv):
         sets=_SETS.value, seed=_SEED.value, workers=_WORKERS.value, stretch=_STRETCH.value,
         warp=_WARP.value, up=_UP.value, shard=_SHARD.value, count=_SHARDS.value,
         retry_refused=_RETRY.value, filters=_FILTERS.value, licenses=_LICENSES.value,
-        uids=_UIDS.value, metadata=_METADATA.value, beam=_BEAM.value,
+        uids=_UIDS.value, metadata=_METADATA.value, beam=_BEAM.value, cameras=_CAMERAS.value,
     )  # fmt: skip
     left_out = counts.pop("left out")
     where = "" if _SHARD.value is None else f"shard {_SHARD.value} of "

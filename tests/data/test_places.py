@@ -69,6 +69,19 @@ def test_files_appear_whole_or_not_at_all(bucket, tmp_path):
     assert os.fspath(places.place("~")) == os.path.expanduser("~")
 
 
+def test_what_is_half_in_a_bucket_goes(bucket, monkeypatch):
+    file = places.place(bucket) / "manifests" / "a.jsonl"
+
+    def interrupted(source, target, length):
+        target.write(source.read(3))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(places.shutil, "copyfileobj", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        places.write_text(file, "several lines")
+    assert not file.exists()
+
+
 def test_a_bucket_that_cannot_be_reached_is_a_sentence(monkeypatch):
     def missing(name):
         raise ImportError("Install s3fs to access S3")

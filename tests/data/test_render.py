@@ -111,6 +111,12 @@ def test_cameras_obey_their_ranges_and_depend_on_seed_and_name_alone():
     assert scale.min() >= 0.9999 and scale.max() <= 1.1501
     assert views["elevation_deg"].min() >= 0 and views["elevation_deg"].max() <= 30
     assert views["fov_deg"].min() >= 15 and views["fov_deg"].max() <= 60
+    for name, least, most in (("mvdream", 0.9, 1.1), ("sds", 0.8, 1.0)):
+        other = render.sample_cameras("chair", 0, 40, name)
+        scale = other["distance"] * np.tan(np.radians(other["fov_deg"]) / 2)
+        assert (
+            least <= scale.min() + 1e-4 < least + 0.03 and most - 0.03 < scale.max() <= most + 1e-4
+        )
     again = render.sample_cameras("chair", 0, 6)
     np.testing.assert_array_equal(views["c2w"], again["c2w"])
     assert (render.sample_cameras("chair2", 0, 6)["fov_deg"] != views["fov_deg"]).all()
@@ -145,7 +151,7 @@ def test_render_command_makes_a_data_set_and_goes_on(machine, tmp_path, run_pyth
     settings = json.loads((out / "settings.json").read_text())
     assert settings == {
         "resolution": 16, "sets": 2, "seed": 0, "stretch": 0.0, "warp": 0.0, "up": "y", "shards": 1,
-        "filters": ["shape", "coverage"],
+        "filters": ["shape", "coverage"], "cameras": "whole",
     }  # fmt: skip
     # On two machines: the same bits.
     other = tmp_path / "other"

@@ -165,11 +165,13 @@ def test_all_settings_reach_every_object_and_are_written_down(
     (tmp_path / "m" / "flat.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
     out = tmp_path / "out"
     Notes.made.clear()
-    how = dict(resolution=12, sets=2, seed=7, stretch=0.25, warp=0.5, up="y")
+    how = dict(resolution=12, sets=2, seed=7, stretch=0.25, warp=0.5, up="y", cameras="mvdream")
     counts = render.render_dataset([str(tmp_path / "m")], out, **how)
     assert counts["left out"] == 1 and sum(counts.values()) == 4
     assert (out / "skipped.txt").read_text().startswith("flat\tflat: sides")
-    assert sorted(asked) == [(name, 7, 2, 0.25, 0.5, filters) for name in ("a", "b", "c", "flat")]
+    assert sorted(asked) == [
+        (name, 7, 2, 0.25, 0.5, filters, "mvdream") for name in ("a", "b", "c", "flat")
+    ]
     assert {machine.resolution for machine in Notes.made} == {12}
     assert json.loads((out / "settings.json").read_text()) == how | {
         "shards": 1, "filters": list(filters)
@@ -186,7 +188,7 @@ def test_all_settings_reach_every_object_and_are_written_down(
     assert [name for name, *_ in asked] == ["d"]
     # With the same settings alone.
     for name, value in (how | {"shards": 1}).items():
-        other = how | {name: "z" if name == "up" else value + 1}
+        other = how | {name: {"up": "z", "cameras": "sds"}.get(name) or value + 1}
         other |= {"count": other.pop("shards", 1)}
         with pytest.raises(UserError, match=f"--{name} {value}, not {other.get(name, 2)}"):
             render.render_dataset([str(tmp_path / "m")], out, **other)
@@ -230,6 +232,7 @@ def test_the_commands_flags_reach_the_rendering(monkeypatch, tmp_path, capsys):
         _STRETCH=0.25, _WARP=0.75, _WORKERS=2, _ONLY=["b"], _UP="z", _SHARD=None, _SHARDS=3,
         _RETRY=True, _FILTERS=["grey", "shape"], _LICENSES=["CC0-1.0"],
         _UIDS=str(tmp_path / "list"), _METADATA=str(tmp_path / "known.json"), _BEAM=None,
+        _CAMERAS="sds",
     )  # fmt: skip
     for name, value in names.items():
         assert isinstance(getattr(render, name), flags.FlagHolder)
@@ -237,7 +240,7 @@ def test_the_commands_flags_reach_the_rendering(monkeypatch, tmp_path, capsys):
     render.main([])
     ((assets, *rest),) = asked
     out = places.place(tmp_path / "out")
-    how = render.How(24, 3, 5, 0.25, 0.75, "z", ("shape", "grey"))
+    how = render.How(24, 3, 5, 0.25, 0.75, "z", ("shape", "grey"), "sds")
     assert [(a.name, a.license, a.title) for a in assets] == [("b", "CC-BY-4.0", "B")]
     assert rest == [out, [Shard(k, 3) for k in range(3)], how, 2, True, ["CC0-1.0"]]
     assert assets[0].rotation == (1, 0, 0, 0, 0, 1, 0, -1, 0)
