@@ -5,10 +5,10 @@
 Each object is rendered from `--sets` sets of four orthogonal cameras. A set has one elevation in
 [0, 30] degrees, one field of view in [15, 60] degrees and one distance s / tan(fov / 2) with s in
 [1, 1.15], or what `--cameras` names; its azimuths are a random base + 0, 90, 180, 270 degrees.
-Objects sit in the unit sphere, Z-up, with their front at azimuth 0. With `--stretch S` each is first
-made longer or shorter along its three axes, by factors between exp(-S) and exp(S): further seeds of
-the same meshes are then further objects. `--warp W` does the same to each of six pieces of every
-axis.
+Objects sit in the unit sphere, Z-up, with their front at azimuth 0. With `--stretch S` each is
+first made longer or shorter along its three axes, by factors between exp(-S) and exp(S): further
+seeds of the same meshes are then further objects. `--warp W` does the same to each of six pieces of
+every axis.
 
 An object's cameras and proportions depend on --seed and its name alone, so neither the order nor
 --workers changes the result, and a second run goes on where the first one stopped.
