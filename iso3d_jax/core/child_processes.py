@@ -8,6 +8,7 @@ each cost the task that they happen in; its process is replaced by a new one. Th
 import collections
 import contextlib
 import dataclasses
+import itertools
 import math
 import multiprocessing
 import os
@@ -47,7 +48,7 @@ def run_each(
     """Gives each task to one of several processes; yields (task, result) as they come.
 
     Args:
-      tasks: can be pickled, like `make` and `work`.
+      tasks: can be pickled, like `make` and `work`; asked for as processes come free.
       make: called once in each process, before any clock runs and its memory is bounded.
       work: called with what `make` gave and a task. What it raises ends its process.
       workers: processes at once.
@@ -61,7 +62,8 @@ def run_each(
     Raises:
       UserError: from `make`, or a process ended there.
     """
-    waiting = collections.deque(tasks)
+    source = iter(tasks)
+    waiting = collections.deque(itertools.islice(source, workers))
     children: list[_Child] = []
     try:
         while waiting or any(child.busy for child in children):
@@ -71,6 +73,7 @@ def run_each(
             for child in children:
                 if child.idle and waiting:
                     child.give(waiting.popleft(), seconds)
+                    waiting.extend(itertools.islice(source, 1))
             for child in _ready(children):
                 task, was_busy = child.task, child.busy
                 result = child.answer(seconds, memory)

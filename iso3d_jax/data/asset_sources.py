@@ -7,6 +7,7 @@ the rules that `iso3d_jax.data.rules` finds.
 """
 
 import dataclasses
+import functools
 import hashlib
 import os
 import pathlib
@@ -14,6 +15,7 @@ import posixpath
 import re
 import unicodedata
 import zipfile
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -49,7 +51,7 @@ def assign_split(name: str) -> str:
     return "train" if u < 0.85 else "validation" if u < 0.90 else "test"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Asset:
     """One object before it is read.
 
@@ -82,6 +84,9 @@ class Asset:
     fault: str = ""
 
 
+_Found = tuple[str, Callable[[], Asset]]  # an object's name, and what makes it
+
+
 def parse_properties(text: str) -> tuple[dict[str, str], list[dict[str, str]]]:
     """Java properties of a furniture catalogue: (those of the catalogue, one dict an object)."""
     general: dict[str, str] = {}
@@ -112,7 +117,7 @@ def licence_name(text: str) -> str:
     return text.strip() or "unknown"
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
     """A name of lower-case letters and digits of any script, short enough for a file name."""
     text = unicodedata.normalize("NFC", _printable(text).lower())
     kept = "".join(c if unicodedata.category(c)[0] in "LMN" else "_" for c in text)
@@ -162,7 +167,7 @@ def _catalogue(path: pathlib.Path) -> list[Asset]:
                 fault = f"its {key} holds half a character (a lone surrogate)"
         found.append(
             Asset(
-                name=f"{_slug(path.stem)}-{_slug(posixpath.splitext(posixpath.basename(model))[0])}",
+                name=f"{slug(path.stem)}-{slug(posixpath.splitext(posixpath.basename(model))[0])}",
                 title=_printable(texts["name"]),
                 category=_printable(texts["category"]),
                 creator=_printable(texts["creator"]) or "unknown",
@@ -222,7 +227,7 @@ def _folder(path: pathlib.Path, up: str) -> list[Asset]:
         suffix = file.suffix.lower()
         if suffix not in (".sh3f", *MESH_SUFFIXES) or not file.is_file():
             continue
-        name = _slug(str(file.relative_to(path).with_suffix("")))
+        name = slug(str(file.relative_to(path).with_suffix("")))
         if suffix != ".sh3f":
             found.append(_mesh_file(file, name, source, up))
             continue
@@ -241,66 +246,80 @@ def _mesh_file(file: pathlib.Path, name: str, source: str, up: str) -> Asset:
     )
 
 
-def _procedural(place: str) -> list[Asset]:
+def _procedural(place: str) -> Iterator[_Found]:
     count = place.removeprefix(PROCEDURAL)
     if not count.isdigit() or not 1 <= int(count) <= 1_000_000:
         raise UserError(
             f"--assets {place}: the number of procedural objects is between 1 and 1,000,000, as in "
             f"{PROCEDURAL}1000"
         )
-    made = rules.find("procedural")
-    return [
-        Asset(
-            name=f"procedural-{n:06d}", title=made.choose_kind(n), category="procedural",
-            creator="iso3d_jax", license="Apache-2.0", source="procedural",
-            path=pathlib.Path("procedural"), number=n,
+    for n in range(int(count)):
+        yield f"procedural-{n:06d}", functools.partial(_procedural_asset, n)
+
+
+def _procedural_asset(number: int) -> Asset:
+    return Asset(
+        name=f"procedural-{number:06d}", title=rules.find("procedural").choose_kind(number),
+        category="procedural", creator="iso3d_jax", license="Apache-2.0", source="procedural",
+        path=pathlib.Path("procedural"), number=number,
+    )  # fmt: skip
+
+
+def _find(place: str, up: str) -> Iterator[_Found]:
+    """The objects of one place."""
+    if place.startswith(PROCEDURAL):
+        yield from _procedural(place)
+        return
+    path = pathlib.Path(place)
+    if not path.exists():
+        raise UserError(
+            f"--assets {place}: there is no such file or folder; give a .sh3f file (Debian "
+            "package sweethome3d-furniture) or a folder of OBJ or GLB meshes"
         )
-        for n in range(int(count))
-    ]  # fmt: skip
+    if path.is_dir():
+        found = _folder(path, up)
+    elif path.suffix.lower() == ".sh3f":
+        found = _catalogue(path)
+    elif path.suffix.lower() in MESH_SUFFIXES:
+        found = [_mesh_file(path, slug(path.stem), path.resolve().parent.name, up)]
+    else:
+        raise UserError(
+            f"--assets {place}: not a mesh or a catalogue; the formats are .sh3f, "
+            + ", ".join(MESH_SUFFIXES)
+        )
+    if not found:
+        raise UserError(f"--assets {place}: no OBJ, GLB or .sh3f file in there")
+    for asset in found:
+        yield asset.name, lambda asset=asset: asset
 
 
-def find_assets(places: list[str], up: str = "y") -> list[Asset]:
+def find_assets(
+    places: list[str], up: str = "y", keep: Callable[[str], bool] = lambda name: True
+) -> list[Asset]:
     """All objects of .sh3f catalogues, mesh files and folders of either, in a fixed order.
 
-    A place may also be `procedural:N`. `up` is the axis of mesh files that points up: x, y or z.
-
     Two objects of the same name get "-2", "-3" and so on in that order.
+
+    Args:
+      places: a place may also be `procedural:N`.
+      up: the axis of mesh files that points up: x, y or z.
+      keep: which names to return; of the others nothing is held.
 
     Raises:
       UserError: a place that does not exist or holds no objects.
     """
-    found: list[Asset] = []
-    for place in places:
-        if place.startswith(PROCEDURAL):
-            found += _procedural(place)
-            continue
-        path = pathlib.Path(place)
-        if not path.exists():
-            raise UserError(
-                f"--assets {place}: there is no such file or folder; give a .sh3f file (Debian "
-                "package sweethome3d-furniture) or a folder of OBJ or GLB meshes"
-            )
-        if path.is_dir():
-            new = _folder(path, up)
-        elif path.suffix.lower() == ".sh3f":
-            new = _catalogue(path)
-        elif path.suffix.lower() in MESH_SUFFIXES:
-            new = [_mesh_file(path, _slug(path.stem), path.resolve().parent.name, up)]
-        else:
-            raise UserError(
-                f"--assets {place}: not a mesh or a catalogue; the formats are .sh3f, "
-                + ", ".join(MESH_SUFFIXES)
-            )
-        if not new:
-            raise UserError(f"--assets {place}: no OBJ, GLB or .sh3f file in there")
-        found += new
     seen: dict[str, int] = {}
     unique = []
-    for asset in found:
-        seen[asset.name] = count = seen.get(asset.name, 0) + 1
-        unique.append(
-            asset if count == 1 else dataclasses.replace(asset, name=f"{asset.name}-{count}")
-        )
+    for place in places:
+        for name, make in _find(place, up):
+            given = name
+            while given in seen:
+                seen[name] += 1
+                given = f"{name}-{seen[name]}"
+            seen[given] = 1
+            if keep(given):
+                asset = make()
+                unique.append(asset if given == name else dataclasses.replace(asset, name=given))
     return unique
 
 

@@ -15,7 +15,6 @@ from jaxtyping import Float, UInt8
 
 from iso3d_jax.core import extras
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.core.images import to_uint8
 from iso3d_jax.data.meshes import Part
 from iso3d_jax.data.textures import srgb_to_linear
 
@@ -33,13 +32,13 @@ void main() {
   gl_Position = projection_from_world * vec4(in_position, 1.0);
 }
 """
+# Each part has a program of what it needs and no more: software renderers run both sides of an if.
 _FRAGMENT = """
 #version 330
+CONSTANTS
 uniform vec3 eye; uniform vec4 colour; uniform vec3 glow;
-uniform bool tinted; uniform bool linear; uniform bool unlit; uniform bool whole;
 uniform float low; uniform float high;  // alphas below and from which nothing is drawn
-uniform bool textured; uniform sampler2D image; uniform bvec2 mirrored;
-uniform bool glow_textured; uniform sampler2D glow_image; uniform bvec2 glow_mirrored;
+uniform sampler2D image; uniform sampler2D glow_image;
 in vec3 position; in vec3 normal; in vec2 uv; in vec4 tint; in vec2 glow_uv;
 out vec4 result;
 vec3 to_srgb(vec3 x) {
@@ -58,9 +57,7 @@ void main() {
   if (textured) base *= texel(image, uv, mirrored);
   if (tinted) base *= tint;
   if (linear) base.rgb = to_srgb(base.rgb);
-  vec3 own = glow;
-  if (glow_textured) own *= texel(glow_image, glow_uv, glow_mirrored).rgb;
-  if (base.a < low || base.a >= high) discard;
+  if (cut && (base.a < low || base.a >= high)) discard;
   if (whole) base.a = 1.0;
   vec3 to_eye = normalize(eye - position);
   vec3 n = normalize(normal);
@@ -68,7 +65,11 @@ void main() {
   if (dot(n, to_eye) < 0.0) n = -n;
   float light = unlit ? 1.0 : min(0.42 + 0.14 * (1.0 + n.z) + 0.40 * dot(n, to_eye), 1.0);
   vec3 seen = clamp(base.rgb * light, 0.0, 1.0);
-  if (own != vec3(0.0)) seen = to_srgb(to_linear(seen) + own);
+  if (glowing) {
+    vec3 own = glow;
+    if (glow_textured) own *= texel(glow_image, glow_uv, glow_mirrored).rgb;
+    if (own != vec3(0.0)) seen = to_srgb(to_linear(seen) + own);
+  }
   result = vec4(seen * base.a, base.a);
 }
 """
@@ -97,19 +98,41 @@ def world_to_camera(c2w: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, "4 4"]:
     return inverse
 
 
-def shrink(premultiplied: Float[np.ndarray, "H W 4"], factor: int) -> UInt8[np.ndarray, "h w 4"]:
+def shrink(premultiplied: UInt8[np.ndarray, "H W 4"], factor: int) -> UInt8[np.ndarray, "h w 4"]:
     """Box-filters a premultiplied picture and returns straight alpha.
 
     Edge pixels keep the colour of the object: colours are averaged premultiplied and divided by
     the averaged alpha. Where alpha is 0 the colour is 0.
+
+    Args:
+      premultiplied: sides that `factor` divides.
+      factor: 16 at most: sums have 16 bits.
     """
     h, w = premultiplied.shape[0] // factor, premultiplied.shape[1] // factor
-    mean = premultiplied.reshape(h, factor, w, factor, 4).mean((1, 3))
-    alpha = mean[..., 3:]
-    straight = np.where(alpha > 0, mean[..., :3] / np.maximum(alpha, 1e-6), 0.0)
-    out = to_uint8(np.concatenate([straight, alpha], -1))
+    rows = premultiplied.reshape(h, factor, w * factor, 4)
+    sums = rows[:, 0].astype(np.uint16)
+    for k in range(1, factor):
+        sums += rows[:, k]
+    # Four sums of 16 bits are added as one number of 64: none of them carries into the next.
+    columns = np.ascontiguousarray(sums).view(np.uint64).reshape(h, w, factor)
+    total = columns[..., 0].copy()
+    for k in range(1, factor):
+        total += columns[..., k]
+    means = total.view(np.uint16).reshape(h, w, 4).astype(np.float32)
+    alpha = means[..., 3:]
+    means[..., :3] *= 255 / np.maximum(alpha, 1)
+    alpha *= 1 / factor**2
+    out = np.minimum(np.rint(means), 255).astype(np.uint8)
     out[out[..., 3] == 0] = 0
     return out
+
+
+def _occupied(mask: np.ndarray, factor: int) -> slice:
+    """From the first to the last that is not zero, in whole multiples of `factor`."""
+    found = np.flatnonzero(mask)
+    if not found.size:
+        return slice(0, 0)
+    return slice(int(found[0]) // factor * factor, (int(found[-1]) // factor + 1) * factor)
 
 
 class Rasterizer:
@@ -137,8 +160,8 @@ class Rasterizer:
         self._target = self._ctx.framebuffer(
             [self._ctx.texture((side, side), 4)], self._ctx.depth_renderbuffer((side, side))
         )
-        self._program = self._ctx.program(vertex_shader=_VERTEX, fragment_shader=_FRAGMENT)
-        self._uniforms: Any = self._program  # moderngl's types leave open what a name stands for
+        self._pixels = np.empty((side, side, 4), np.uint8)
+        self._programs: dict[_Needs, Any] = {}
         self._loaded: list[_Item] = []
 
     def __enter__(self):
@@ -151,12 +174,14 @@ class Rasterizer:
         """Frees the context."""
         self._free()
         self._target.release()
-        self._program.release()
+        for program in self._programs.values():
+            program.release()
         self._ctx.release()
 
     def _free(self):
         for item in self._loaded:
-            for resource in (item.array, item.buffer, item.texture, item.glow):
+            arrays = [array for _, array, _ in item.passes]
+            for resource in (*arrays, item.buffer, item.texture, item.glow):
                 if resource is not None:
                     resource.release()
         self._loaded = []
@@ -165,59 +190,53 @@ class Rasterizer:
         """Puts the parts of one object on the device, in place of the last one's."""
         self._free()
         for part in parts:
-            passes, blended = _passes(part)
-            if not passes and not blended:
+            passes = _passes(part)
+            if not passes:
                 continue
-            buffer, array = self._upload(part)
             glow = part.glow
             colour = np.asarray(part.colour, np.float64)
+            colour = srgb_to_linear(colour) if part.linear else colour
+            uniforms: dict[str, Any] = {"colour": (*colour, part.opacity)}
+            textures = [self._texture(part.texture, part.wrap, part.nearest, part.linear), None]
+            if glow is not None:
+                uniforms["glow"] = tuple(glow.colour)
+                textures[1] = self._texture(glow.texture, glow.wrap, glow.nearest, True)
+            columns, data = _corners(part)
+            buffer = self._ctx.buffer(data)
+            drawn = []
+            for how in passes:
+                program = self._find_program(_needs(part, how))
+                drawn.append((how, self._read_by(program, buffer, columns), program))
             self._loaded.append(
                 _Item(
-                    array=array,
                     buffer=buffer,
-                    texture=self._texture(part.texture, part.wrap, part.nearest, part.linear),
-                    glow=None
-                    if glow is None
-                    else self._texture(glow.texture, glow.wrap, glow.nearest, True),
-                    uniforms={
-                        "colour": (
-                            *(srgb_to_linear(colour) if part.linear else colour),
-                            part.opacity,
-                        ),
-                        "tinted": part.tint is not None,
-                        "linear": part.linear,
-                        "unlit": part.unlit,
-                        "textured": part.texture is not None,
-                        "mirrored": tuple(w == "mirror" for w in part.wrap),
-                        "glow": (0.0, 0.0, 0.0) if glow is None else tuple(glow.colour),
-                        "glow_textured": glow is not None and glow.texture is not None,
-                        "glow_mirrored": (False, False)
-                        if glow is None
-                        else tuple(w == "mirror" for w in glow.wrap),
-                    },
-                    passes=passes,
-                    blended=blended,
+                    texture=textures[0],
+                    glow=textures[1],
+                    uniforms=uniforms,
+                    passes=drawn,
                     two_sided=part.two_sided,
                     centre=part.positions.mean((0, 1)),
                 )
             )
 
-    def _upload(self, part: Part):
-        """The corners of a part on the device: the buffer and how it is read."""
-        columns = {"in_position": part.positions, "in_normal": part.normals, "in_uv": part.uv}
-        if part.tint is not None:
-            columns["in_tint"] = part.tint
-        if part.glow is not None and part.glow.uv is not None:
-            columns["in_glow_uv"] = part.glow.uv
-        data = np.empty((3 * len(part.positions), sum(c.shape[-1] for c in columns.values())), "f4")
-        at = 0
-        for column in columns.values():
-            width = column.shape[-1]
-            data[:, at : at + width] = column.reshape(-1, width)
-            at += width
-        buffer = self._ctx.buffer(data)
-        layout = " ".join(f"{c.shape[-1]}f" for c in columns.values())
-        return buffer, self._ctx.vertex_array(self._program, [(buffer, layout, *columns)])
+    def _find_program(self, needs: "_Needs") -> Any:
+        """The program for parts of such needs, made when it is first asked for."""
+        if needs not in self._programs:
+            constants = [f"const bool {k} = {_glsl(v)};" for k, v in needs._asdict().items()
+                         if not isinstance(v, tuple)]  # fmt: skip
+            constants += [f"const bvec2 {k} = bvec2({_glsl(v[0])}, {_glsl(v[1])});"
+                          for k, v in needs._asdict().items() if isinstance(v, tuple)]  # fmt: skip
+            self._programs[needs] = self._ctx.program(
+                vertex_shader=_VERTEX,
+                fragment_shader=_FRAGMENT.replace("CONSTANTS", "\n".join(constants)),
+            )
+        return self._programs[needs]
+
+    def _read_by(self, program: Any, buffer: Any, columns: dict[str, int]) -> Any:
+        """How a program reads the corners; it has no names for columns that it does not need."""
+        layout = " ".join(f"{n}f" if c in program else f"{4 * n}x" for c, n in columns.items())
+        used = [c for c in columns if c in program]
+        return self._ctx.vertex_array(program, [(buffer, layout, *used)])
 
     def _texture(self, picture: np.ndarray | None, wrap, nearest: bool, linear: bool):
         if picture is None:
@@ -254,76 +273,152 @@ class Rasterizer:
         ctx.depth_func = "<="
         ctx.blend_func = (gl.ONE, gl.ONE_MINUS_SRC_ALPHA)
         ctx.front_face, ctx.cull_face = "ccw", "back"
-        uniforms = self._uniforms
-        uniforms["projection_from_world"].write(matrix.T.astype("f4").tobytes())
-        uniforms["eye"].value = tuple(eye)
-        uniforms["image"].value, uniforms["glow_image"].value = 0, 1
+        view = {"projection_from_world": matrix.T.astype("f4").tobytes()}
+        values = {"eye": tuple(eye), "image": 0, "glow_image": 1}
+        for program in self._programs.values():
+            _set(program, values)
+            for name, content in view.items():
+                program[name].write(content)
         for item in self._loaded:
-            for how in item.passes:
-                self._render(item, how, depth=True)
-        see_through = [(item, item.blended) for item in self._loaded if item.blended is not None]
+            for drawn in item.passes:
+                if drawn[0].fills:
+                    self._render(item, *drawn)
+        see_through = [
+            (item, drawn) for item in self._loaded for drawn in item.passes if not drawn[0].fills
+        ]
         see_through.sort(key=lambda pair: -float(np.linalg.norm(pair[0].centre - eye)))
-        for item, how in see_through:
-            self._render(item, how, depth=False)
+        for item, drawn in see_through:
+            self._render(item, *drawn)
         self._target.depth_mask = True
-        raw = np.frombuffer(self._target.read(components=4), np.uint8)
-        picture = raw.reshape(self._side, self._side, 4)[::-1].astype(np.float32) / 255
-        return shrink(picture, self.supersampling)
+        self._target.read_into(self._pixels, components=4)
+        return self._shrunk()
 
-    def _render(self, item: "_Item", how: "_Pass", depth: bool):
+    def _shrunk(self) -> UInt8[np.ndarray, "res res 4"]:
+        """The pixels as a picture; where there is nothing nothing is added up."""
+        factor, side = self.supersampling, self.resolution
+        whole = self._pixels.view(np.uint32)[..., 0]
+        rows = _occupied(np.asarray(whole.any(1)), factor)
+        columns = _occupied(np.asarray(whole[rows].any(0)), factor)
+        out = np.zeros((side, side, 4), np.uint8)
+        if rows.stop and columns.stop:
+            small = shrink(self._pixels[rows, columns], factor)
+            top, left = rows.start // factor, columns.start // factor
+            out[top : top + len(small), left : left + small.shape[1]] = small
+        return np.ascontiguousarray(out[::-1])  # OpenGL's row 0 is the bottom
+
+    def _render(self, item: "_Item", how: "_Pass", array: Any, program: Any):
         gl = self._gl
         culled = 0 if item.two_sided else gl.CULL_FACE
-        self._ctx.enable_only(gl.DEPTH_TEST | gl.BLEND | culled)
-        self._target.depth_mask = depth
-        for name, value in (item.uniforms | how._asdict()).items():
-            self._uniforms[name].value = value
+        blend = 0 if how.whole else gl.BLEND
+        self._ctx.enable_only(gl.DEPTH_TEST | blend | culled)
+        self._target.depth_mask = how.fills
+        _set(program, item.uniforms | {"low": how.low, "high": how.high})
         for unit, texture in enumerate((item.texture, item.glow)):
             if texture is not None:
                 texture.use(unit)
-        item.array.render(gl.TRIANGLES)
+        array.render(gl.TRIANGLES)
+
+
+def _set(program: Any, values: dict[str, Any]):
+    """Sets those uniforms that a program has."""
+    for name, value in values.items():
+        if name in program:
+            program[name].value = value
+
+
+def _glsl(value: bool) -> str:
+    return "true" if value else "false"
 
 
 class _Pass(NamedTuple):
-    """Which alphas are drawn, [low, high), and whether as if they were 1."""
+    """Which alphas are drawn, [low, high), whether as if they were 1, and into the depth buffer."""
 
     low: float
     high: float
     whole: bool
+    fills: bool
+
+
+class _Needs(NamedTuple):
+    """What a part's program is made for."""
+
+    textured: bool
+    tinted: bool
+    linear: bool
+    unlit: bool
+    glowing: bool
+    glow_textured: bool
+    cut: bool
+    whole: bool
+    mirrored: tuple[bool, bool]
+    glow_mirrored: tuple[bool, bool]
+
+
+def _needs(part: Part, how: _Pass) -> _Needs:
+    glow = part.glow
+    return _Needs(
+        textured=part.texture is not None,
+        tinted=part.tint is not None,
+        linear=part.linear,
+        unlit=part.unlit,
+        glowing=glow is not None,
+        glow_textured=glow is not None and glow.texture is not None,
+        cut=how.low > 0 or how.high < _ALL,
+        whole=how.whole,
+        mirrored=_mirrored(part.wrap),
+        glow_mirrored=(False, False) if glow is None else _mirrored(glow.wrap),
+    )
+
+
+def _mirrored(wrap) -> tuple[bool, bool]:
+    return wrap[0] == "mirror", wrap[1] == "mirror"
+
+
+def _corners(part: Part) -> tuple[dict[str, int], Float[np.ndarray, "N C"]]:
+    """The corners of a part as the device takes them: the width of each column, and the table."""
+    columns = {"in_position": part.positions, "in_normal": part.normals, "in_uv": part.uv}
+    if part.tint is not None:
+        columns["in_tint"] = part.tint
+    if part.glow is not None and part.glow.uv is not None:
+        columns["in_glow_uv"] = part.glow.uv
+    flat = [
+        np.asarray(column, "f4").reshape(3 * len(part.positions), -1) for column in columns.values()
+    ]
+    widths = {name: column.shape[1] for name, column in zip(columns, flat, strict=True)}
+    return widths, np.concatenate(flat, axis=1)
 
 
 @dataclasses.dataclass
 class _Item:
-    """A part on the device: `passes` fill the depth buffer, `blended` follows and does not."""
+    """A part on the device; of each pass its corners and program."""
 
-    array: Any
     buffer: Any
     texture: Any
     glow: Any
     uniforms: dict[str, Any]
-    passes: list[_Pass]
-    blended: _Pass | None
+    passes: list[tuple[_Pass, Any, Any]]
     two_sided: bool
     centre: np.ndarray
 
 
-def _passes(part: Part) -> tuple[list[_Pass], _Pass | None]:
-    """How the alpha of a part is drawn: what is solid, and what is mixed with what is behind."""
-    solid = _Pass(-_ALL, _ALL, True)
+def _passes(part: Part) -> list[_Pass]:
+    """How the alpha of a part is drawn: what is solid, then what is mixed with what is behind."""
+    solid = _Pass(-_ALL, _ALL, True, True)
     if part.alpha == "opaque":
-        return [solid], None
+        return [solid]
     if part.alpha == "mask":
-        return [solid._replace(low=part.cutoff)], None
+        return [solid._replace(low=part.cutoff)]
     if part.opacity < INVISIBLE:
-        return [], None
+        return []
     if part.alpha == "blend":
         # What is as good as solid hides what is behind it, in whatever order parts are drawn.
-        return [solid._replace(low=SOLID)], _Pass(1 / 512, SOLID, False)
+        return [solid._replace(low=SOLID), _Pass(1 / 512, SOLID, False, False)]
     if part.opacity < SOLID:
-        return [], _Pass(0.0, _ALL, False)
+        return [_Pass(0.0, _ALL, False, False)]
     if part.texture is not None and (part.texture[..., 3] < 250).any():
         # Leaves and lattices are cut out; stained glass and the like are blended.
         alpha = part.texture[..., 3]
         if ((alpha < 26) | (alpha > 229)).mean() > 0.8:
-            return [solid._replace(low=0.5)], None
-        return [], _Pass(0.02, _ALL, False)
-    return [_Pass(0.0, _ALL, False)], None
+            return [solid._replace(low=0.5)]
+        return [_Pass(0.02, _ALL, False, False)]
+    return [_Pass(0.0, _ALL, False, True)]

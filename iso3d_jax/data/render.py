@@ -4,40 +4,65 @@
 
 Each object is rendered from `--sets` sets of four orthogonal cameras. A set has one elevation in
 [0, 30] degrees, one field of view in [15, 60] degrees and one distance s / tan(fov / 2) with s in
-[1, 1.15]; its azimuths are a random base + 0, 90, 180, 270 degrees. Objects sit in the unit
-sphere, Z-up, with their front at azimuth 0. With `--stretch S` each is first made longer or shorter
-along its three axes, by factors between exp(-S) and exp(S): further seeds of the same meshes are
-then further objects. `--warp W` does the same to each of six pieces of every axis.
+[1, 1.15], or what `--cameras` names; its azimuths are a random base + 0, 90, 180, 270 degrees.
+Objects sit in the unit sphere, Z-up, with their front at azimuth 0. With `--stretch S` each is
+first made longer or shorter along its three axes, by factors between exp(-S) and exp(S): further
+seeds of the same meshes are then further objects. `--warp W` does the same to each of six pieces of
+every axis.
 
 An object's cameras and proportions depend on --seed and its name alone, so neither the order nor
 --workers changes the result, and a second run goes on where the first one stopped.
 `DIR/multiview` is the data set for `iso3d_jax.data.multiview.open_dataset(DIR, split)`,
-`DIR/objects/NAME.npz` are the renders one by one, `DIR/icons/NAME.png` the catalogue's own
+`DIR/manifests` say what became of each object, `DIR/icons/NAME.png` are the catalogue's own
 pictures, `DIR/CREDITS.md` says who made what under which licence, and `DIR/skipped.txt` what was
 left out and why, and what others lack that were rendered: a texture or material that is not there.
 Meshes stand with their y axis up, as glTF says; `--up z` turns those that were made otherwise.
 An object that takes a minute or 3 GiB, or ends its worker process, is left out for that reason.
+What was left out once stays so until `--retry_refused` asks for it again. `--filters` names what
+leaves an object out (`data/quality.py`), `--licenses` the licences of those to take, `--uids` a
+list of them, and `--metadata` what Objaverse knows of them: licence, creator, category.
+
+The work is in shards of about a thousand objects, told by a hash of their names. `--shard 3/100`
+renders the fourth of a hundred and no more: on other machines the others, all with one DIR, which
+may be in a bucket (gs://, s3://). `python -m iso3d_jax.data.join --data DIR` then makes the data
+set of them, the same, bit for bit, as one command does without --shard. launch/render_slurm.sh and
+render_job.sh do so as an array of SLURM and as an indexed job of Kubernetes; `--beam OPTIONS` as a
+pipeline of Apache Beam, on the runner that its options name.
 """
 
+import base64
+import collections
 import contextlib
+import dataclasses
 import difflib
 import functools
+import json
 import os
-import pathlib
 import pkgutil
 import time
-import zipfile
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+from etils import epath
 from jaxtyping import Float, UInt8
 
 from iso3d_jax.commands import command_line
 from iso3d_jax.core import child_processes
 from iso3d_jax.core.errors import UserError, shorten
-from iso3d_jax.core.files import Difference, atomic_path, ensure_same_folder, make_folder
-from iso3d_jax.data import asset_sources, meshes, multiview, rasterizer
+from iso3d_jax.core.files import Difference, ensure_same_run
+from iso3d_jax.core.json_files import parse_json
+from iso3d_jax.core.progress import Progress
+from iso3d_jax.data import (
+    asset_sources,
+    meshes,
+    object_lists,
+    pipelines,
+    places,
+    quality,
+    rasterizer,
+)
+from iso3d_jax.data.multiview import joining, records, shards, strips
 from iso3d_jax.data.names import hash_name
 from iso3d_jax.data.table import SET
 
@@ -45,7 +70,13 @@ flags = command_line.flags_for(__name__)
 
 FOV_RANGE = (15.0, 60.0)
 ELEVATION_RANGE = (0.0, 30.0)
-DISTANCE_SCALE_RANGE = (1.0, 1.15)
+# Of s in distances s / tan(fov / 2): at 1 the unit sphere touches the frame's sides.
+DISTANCE_SCALES = {
+    "whole": (1.0, 1.15),  # nothing is cut off
+    "mvdream": (0.9, 1.1),  # MVDream's training data
+    "sds": (0.8, 1.0),  # what the recipe's score distillation sees
+}
+LARGEST_ICON = 1 << 20  # bytes of a catalogue's picture that is kept
 # What --stretch and --warp ask for, imported only then: `change(parts, name, seed, stretch, warp)`.
 PROPORTIONS = "iso3d_jax.tiny.proportions:change"
 
@@ -65,21 +96,27 @@ class Renderer(Protocol):
         ...
 
 
-def sample_cameras(name: str, seed: int, sets: int) -> dict[str, np.ndarray]:
+def sample_cameras(
+    name: str, seed: int, sets: int, cameras: str = "whole"
+) -> dict[str, np.ndarray]:
     """The cameras of an object: a pure function of its name and the seed.
+
+    Args:
+      cameras: which of `DISTANCE_SCALES`.
 
     Returns:
       azimuth_deg, elevation_deg, fov_deg, distance float32 [4 * sets], set_index int32 [4 * sets],
       c2w float32 [4 * sets, 4, 4].
     """
-    from iso3d_jax.geometry import cameras  # imports JAX, which wrong flags need not wait for
+    # It imports JAX, which wrong flags need not wait for.
+    from iso3d_jax.geometry.cameras import camera_to_world
 
     rng = np.random.default_rng([seed, hash_name(name)])
     columns = []
     for _ in range(sets):
         base = rng.uniform(0, 360)
         elevation, fov = rng.uniform(*ELEVATION_RANGE), rng.uniform(*FOV_RANGE)
-        distance = rng.uniform(*DISTANCE_SCALE_RANGE) / np.tan(np.radians(fov) / 2)
+        distance = rng.uniform(*DISTANCE_SCALES[cameras]) / np.tan(np.radians(fov) / 2)
         for k in range(SET):
             columns.append(((base + 90 * k) % 360, elevation, fov, distance))
     azimuth, elevation, fov, distance = np.array(columns, np.float32).T
@@ -89,7 +126,7 @@ def sample_cameras(name: str, seed: int, sets: int) -> dict[str, np.ndarray]:
         "fov_deg": fov,
         "distance": distance,
         "set_index": np.repeat(np.arange(sets, dtype=np.int32), SET),
-        "c2w": np.asarray(cameras.camera_to_world(elevation, azimuth, distance), np.float32),
+        "c2w": np.asarray(camera_to_world(elevation, azimuth, distance), np.float32),
     }
 
 
@@ -100,30 +137,49 @@ def render_object(
     sets: int,
     stretch: float = 0.0,
     warp: float = 0.0,
+    filters: Collection[str] = quality.DEFAULT,
+    cameras: str = "whole",
 ) -> dict[str, np.ndarray]:
     """One record of the data set: cameras, `images` uint8 [4 * sets, res, res, 4] and the names;
-    `lacks` says what of the object could not be drawn.
+    `lacks` says what of the object could not be drawn, `quality` is a dict of what was measured.
 
     Raises:
-      meshes.BadMesh: the object cannot be read, is flat, thin or cannot be seen.
+      meshes.BadMesh: the object cannot be read, or a filter leaves it out.
     """
     notes: list[str] = []
     parts = asset_sources.load_asset(asset, notes.append)
     refusal = asset_sources.shape_refusal(parts)
-    if refusal:
-        raise meshes.BadMesh(refusal)
+    if refusal and "shape" in filters:
+        raise quality.LowQuality("shape", refusal)
     if stretch or warp:
         change = pkgutil.resolve_name(PROPORTIONS)
         parts = change(parts, asset.name, seed, stretch, warp)
-    record = sample_cameras(asset.name, seed, sets)
+    record = sample_cameras(asset.name, seed, sets, cameras)
     machine.load(parts)
     record["images"] = np.stack(
         [machine.render(c, f) for c, f in zip(record["c2w"], record["fov_deg"], strict=True)]
     )
-    covered = (record["images"][..., 3] > 0).mean((1, 2))
-    if covered.min() < 0.005:
-        raise meshes.BadMesh(f"hardly visible: {100 * covered.min():.2f}% of a view is covered")
-    metadata = {
+    measures = quality.measure(record["images"])
+    quality.judge(measures, notes, filters)
+    if "duplicate" in filters:
+        measures["hash"] = quality.hash_picture(machine.render(*_fixed_view()))
+    texts: dict[str, Any] = _texts(asset) | {"lacks": "; ".join(dict.fromkeys(notes))}
+    texts["quality"] = measures
+    return record | {key: np.array(value) for key, value in texts.items()}
+
+
+@functools.lru_cache(1)
+def _fixed_view() -> tuple[np.ndarray, float]:
+    """A camera that is every object's, for their likeness: two sides and the top are seen."""
+    from iso3d_jax.geometry import cameras
+
+    distance = 1.05 / np.tan(np.radians(15.0))
+    return np.asarray(cameras.camera_to_world(25.0, 35.0, distance), np.float32), 30.0
+
+
+def _texts(asset: asset_sources.Asset) -> dict[str, str]:
+    """What is known of an object before it is read."""
+    return {
         "name": asset.name,
         "title": asset.title,
         "category": asset.category,
@@ -131,9 +187,7 @@ def render_object(
         "license": asset.license,
         "source": asset.source,
         "split": asset_sources.assign_split(asset.name),
-        "lacks": "; ".join(dict.fromkeys(notes)),
     }
-    return record | {key: np.array(value) for key, value in metadata.items()}
 
 
 _ASSETS = flags.DEFINE_list(
@@ -148,6 +202,29 @@ _STRETCH = flags.DEFINE_float("stretch", 0.0, "change of proportions, as a logar
 _WARP = flags.DEFINE_float("warp", 0.0, "the same for six pieces of each axis", 0.0, 2.0)
 _WORKERS = flags.DEFINE_integer("workers", 0, "processes; 0 is one a core", 0, 1024)
 _UP = flags.DEFINE_enum("up", "y", ["x", "y", "z"], "axis of the mesh files that points up")
+_SHARD = flags.DEFINE_string(
+    "shard", None, "render this shard alone, as in 3/100; data.join makes the data set of all"
+)
+_SHARDS = flags.DEFINE_integer(
+    "shards", 0, "how many without --shard; 0 is one a thousand objects", 0, shards.MOST_SHARDS
+)
+_RETRY = flags.DEFINE_boolean("retry_refused", False, "render again what was left out before")
+_FILTERS = flags.DEFINE_list(
+    "filters", list(quality.DEFAULT), "what leaves objects out: " + ", ".join(quality.FILTERS)
+)
+_LICENSES = flags.DEFINE_list(
+    "licenses", None, "SPDX names of the licences to take, as in CC0-1.0,CC-BY-4.0; default all"
+)
+_UIDS = flags.DEFINE_string("uids", None, "list of the objects to render, such as Objaverse's")
+_METADATA = flags.DEFINE_string(
+    "metadata", None, "JSON with titles, categories, creators and licences by uid, or its folder"
+)
+_CAMERAS = flags.DEFINE_enum(
+    "cameras", "whole", list(DISTANCE_SCALES), "range of distances: all is seen, MVDream's, SDS's"
+)
+_BEAM = flags.DEFINE_string(
+    "beam", None, "render as an Apache Beam pipeline with these options, as in --runner=FlinkRunner"
+)
 _ONLY = flags.DEFINE_list("only", None, "names of the objects to render, with commas; default all")
 
 
@@ -156,25 +233,49 @@ def _make_machine(resolution: int) -> rasterizer.Rasterizer:
     return rasterizer.Rasterizer(resolution)
 
 
-def _work(
-    machine: rasterizer.Rasterizer, asset: asset_sources.Asset, out: pathlib.Path, how: tuple
-) -> str | None:
-    """Renders one object to its file; returns why it was skipped, or None."""
+class Made(NamedTuple):
+    """What became of an object: its entry in the manifest, and its record if it was rendered."""
+
+    entry: dict[str, Any]
+    record: dict[str, Any] | None = None
+
+
+def _refused(asset: asset_sources.Asset, reason: str, **more: Any) -> Made:
+    return Made(_texts(asset) | {"status": shards.REFUSED, "reason": shorten(reason, 500)} | more)
+
+
+def _refuse_unread(asset: asset_sources.Asset, licenses: Sequence[str] | None) -> Made | None:
+    """Leaves out an object by what is known of it before it is read."""
+    if reason := asset_sources.unwanted(asset):
+        return _refused(asset, reason)
+    if licenses is not None and asset.license.lower() not in {name.lower() for name in licenses}:
+        reason = f"its licence is {asset.license}, which is not one of --licenses"
+        return _refused(asset, reason, filter="license")
+    return None
+
+
+def _work(machine: Renderer, asset: asset_sources.Asset, how: "How") -> Made:
+    """Renders one object, or says why it is left out."""
     try:
-        record: dict[str, Any] = dict(render_object(asset, machine, *how))
+        record: dict[str, Any] = render_object(
+            asset, machine, how.seed, how.sets, how.stretch, how.warp, how.filters, how.cameras
+        )
+    except quality.LowQuality as e:
+        return _refused(asset, str(e), filter=e.filter, quality=e.measures)
     except meshes.BadMesh as e:
-        return str(e)
+        return _refused(asset, str(e))
     except MemoryError:
         raise
     except Exception as e:  # a fault of a reader costs one object, not the run
-        return shorten(f"a fault while it was read or drawn: {type(e).__name__}: {e}", 500)
+        return _refused(asset, f"a fault while it was read or drawn: {type(e).__name__}: {e}")
+    lacks = shorten(str(record.pop("lacks")), 500)
+    entry: dict[str, Any] = _texts(asset) | {"status": shards.RENDERED, "lacks": lacks}
+    entry["quality"] = record.pop("quality").item()
     icon = asset_sources.icon_bytes(asset)
-    if icon:
-        with atomic_path(out / "icons" / f"{asset.name}.png") as path:
-            path.write_bytes(icon)
-    with atomic_path(out / "objects" / f"{asset.name}.npz") as path:
-        np.savez_compressed(path, **record)
-    return None
+    if icon and len(icon) <= LARGEST_ICON:
+        entry["icon"] = base64.b64encode(icon).decode()
+    record["strip"] = strips.encode_views(record.pop("images"))
+    return Made(entry, record)
 
 
 def limits(resolution: int, views: int) -> tuple[float, int]:
@@ -183,7 +284,37 @@ def limits(resolution: int, views: int) -> tuple[float, int]:
     return 60.0 + 1e-6 * views * pixels, (3 << 30) + 40 * pixels
 
 
-def _check_settings(out: pathlib.Path, settings: dict):
+@dataclasses.dataclass(frozen=True)
+class How:
+    """Settings that all objects of a data set share; see `render_dataset`."""
+
+    resolution: int = 64
+    sets: int = 6
+    seed: int = 0
+    stretch: float = 0.0
+    warp: float = 0.0
+    up: str = "y"
+    filters: tuple[str, ...] = quality.DEFAULT
+    cameras: str = "whole"
+
+
+def _noted_settings(out: epath.Path) -> dict[str, Any] | None:
+    """The settings of a folder that something was rendered into."""
+    file = out / "settings.json"
+    if not file.exists():
+        return None
+    try:
+        noted = parse_json(file.read_bytes())
+    except ValueError as e:
+        raise UserError(f"{file} is damaged: {e}; give another --out") from None
+    if not isinstance(noted, dict):
+        raise UserError(f"{file} is damaged: it is no JSON object; give another --out")
+    if "shards" not in noted:
+        raise UserError(f"{out} is of an earlier version, or not rendered; give another --out")
+    return noted
+
+
+def _check_settings(out: epath.Path, settings: dict[str, Any]) -> None:
     """A folder holds one data set: refuses to mix resolutions, sets, seeds or proportions."""
 
     def refusal(found: list[Difference]) -> str:
@@ -193,89 +324,107 @@ def _check_settings(out: pathlib.Path, settings: dict):
             "on with it, or another --out"
         )
 
-    ensure_same_folder(out / "settings.json", settings, refusal)
+    noted = _noted_settings(out)
+    if noted is None:
+        places.write_text(places.make(out) / "settings.json", json.dumps(settings, indent=2))
+    else:
+        ensure_same_run(noted, json.loads(json.dumps(settings)), refusal)
 
 
-def render_all(
-    assets: list[asset_sources.Asset],
-    out: pathlib.Path,
-    resolution: int = 64,
-    sets: int = 6,
-    seed: int = 0,
+def render_shards(
+    assets: Sequence[asset_sources.Asset],
+    out: epath.Path,
+    wanted: Sequence[shards.Shard],
+    how: How,
     workers: int = 1,
-    stretch: float = 0.0,
-    warp: float = 0.0,
-    up: str = "y",
-) -> dict[str, str]:
-    """Renders what is not there yet. Returns {name: reason} of the objects left out.
+    retry_refused: bool = False,
+    licenses: Sequence[str] | None = None,
+) -> None:
+    """Renders what is not there yet of some shards of a data set.
+
+    Args:
+      assets: objects; those of other shards are passed over.
+      out: folder of the data set.
+      wanted: shards of one number.
+      how: settings; not compared with the folder's.
+      workers: processes.
+      retry_refused: render again what was left out before.
+      licenses: those of objects to take; all if None.
 
     Raises:
-      UserError: no EGL context, or `out` holds a data set made with other settings.
+      UserError: no EGL context, or another process is at one of the shards.
     """
-    for folder in ("objects", "icons"):
-        make_folder(out / folder)
-    settings = dict(resolution=resolution, sets=sets, seed=seed, stretch=stretch, warp=warp, up=up)
-    _check_settings(out, settings)
-    skipped = {a.name: reason for a in assets if (reason := asset_sources.unwanted(a))}
-    todo = [a for a in assets if a.name not in skipped]
-    todo = [a for a in todo if not (out / "objects" / f"{a.name}.npz").exists()]
-    start, done = time.time(), 0
-    print(f"{len(assets)} objects, {len(todo)} to render, {len(skipped)} left out", flush=True)
-    if todo:
-        rasterizer.Rasterizer(resolution).close()  # fail here, in one sentence, not in a worker
-        seconds, memory = limits(resolution, SET * sets)
+    of_shard: dict[int, list[asset_sources.Asset]] = collections.defaultdict(list)
+    indices = {shard.index for shard in wanted}
+    for asset in assets:
+        index = hash_name(asset.name) % wanted[0].count
+        if index in indices:
+            of_shard[index].append(asset)
+    total = sum(map(len, of_shard.values()))
+    progress = Progress(total, "render", unit="objects")
+    print(f"{total} objects in {len(wanted)} of {wanted[0].count} shards", flush=True)
+    done = 0  # objects, drawn or found
+    open_shards: dict[int, tuple[shards.ShardWriter, set[str]]] = {}  # and what they wait for
+
+    with contextlib.ExitStack() as stack:
+
+        def tasks() -> Iterator[asset_sources.Asset]:
+            nonlocal done
+            looked = False
+            for shard in wanted:
+                mine = of_shard[shard.index]
+                names = [asset.name for asset in mine]
+                retry = names if retry_refused else []
+                before = shards.read_done(out, shard)
+                if before is not None and all(
+                    name in before and not (retry and before[name] == shards.REFUSED)
+                    for name in names
+                ):
+                    done += len(mine)
+                    continue
+                writer = stack.enter_context(shards.ShardWriter(out, shard, retry=retry))
+                todo = []
+                for asset in mine:
+                    if asset.name not in writer.entries:
+                        refusal = _refuse_unread(asset, licenses)
+                        if refusal is None:
+                            todo.append(asset)
+                            continue
+                        writer.add(refusal.entry, None)
+                    done += 1
+                if not todo:
+                    writer.finish()
+                    continue
+                if not looked:  # fail here, in one sentence, not in a worker
+                    rasterizer.Rasterizer(how.resolution).close()
+                    looked = True
+                open_shards[shard.index] = writer, {asset.name for asset in todo}
+                yield from todo
+
+        seconds, memory = limits(how.resolution, SET * how.sets)
         results = child_processes.run_each(
-            todo,
-            functools.partial(_make_machine, resolution),
-            functools.partial(_work, out=out, how=(seed, sets, stretch, warp)),
+            tasks(),
+            functools.partial(_make_machine, how.resolution),
+            functools.partial(_work, how=how),
             workers=workers,
             seconds=seconds,
             memory=memory,
         )
         for asset, result in results:
+            if isinstance(result, child_processes.Lost):
+                result = _refused(asset, result.reason)
+            index = hash_name(asset.name) % wanted[0].count
+            writer, waiting = open_shards[index]
+            record = None if result.record is None else records.serialize(result.record)
+            writer.add(result.entry, record)
+            waiting.remove(asset.name)
+            if not waiting:
+                del open_shards[index]
+                writer.finish()
             done += 1
-            if result is not None:
-                lost = isinstance(result, child_processes.Lost)
-                skipped[asset.name] = result.reason if lost else result
-            if done % 20 == 0 or done == len(todo):
-                spent = time.time() - start
-                eta = spent / done * (len(todo) - done)
-                print(f"{done}/{len(todo)}  {spent:.0f} s spent  ETA {eta:.0f} s", flush=True)
-    for folder in ("objects", "icons"):  # what processes left that ended while they wrote
-        for unfinished in (out / folder).glob(".*"):
-            unfinished.unlink()
-    remarks = {name: f"rendered, but {lack}" for name, lack in _lacks(out, assets)} | skipped
-    with atomic_path(out / "skipped.txt") as path:
-        lines = [f"{name}\t{remarks[name]}\n" for name in sorted(remarks)]
-        path.write_text("".join(lines), encoding="utf-8")
-    return skipped
-
-
-def _lacks(out: pathlib.Path, assets: list[asset_sources.Asset]) -> Iterator[tuple[str, str]]:
-    """What objects that are rendered lack, by name, as their records say."""
-    for asset in assets:
-        file = out / "objects" / f"{asset.name}.npz"
-        if not file.exists():
-            continue
-        with contextlib.suppress(OSError, KeyError, ValueError, zipfile.BadZipFile):
-            with np.load(file) as record:
-                if lack := str(record["lacks"]):
-                    yield asset.name, shorten(lack, 500)
-
-
-def write_credits(out: pathlib.Path):
-    """Lists every object of `out` with its maker and licence in CREDITS.md."""
-    lines = [
-        "# Credits\n\nThe pictures here are renders of these objects.\n\n",
-        "| object | title | creator | licence | source |\n| --- | --- | --- | --- | --- |\n",
-    ]
-    for file in sorted((out / "objects").glob("*.npz")):
-        with np.load(file) as record:
-            keys = ("name", "title", "creator", "license", "source")
-            cells = [str(record[key]).replace("|", "/") for key in keys]
-        lines.append("| " + " | ".join(cells) + " |\n")
-    with atomic_path(out / "CREDITS.md") as path:
-        path.write_text("".join(lines), encoding="utf-8")
+            progress.update(done)
+    if progress.worth_an_end():
+        progress.close()
 
 
 def choose(assets: list[asset_sources.Asset], names: list[str] | None) -> list[asset_sources.Asset]:
@@ -295,9 +444,28 @@ def choose(assets: list[asset_sources.Asset], names: list[str] | None) -> list[a
     return [by_name[name] for name in names]
 
 
+def _look_up(
+    assets: list[asset_sources.Asset], uids: str | None, metadata: str | None
+) -> list[asset_sources.Asset]:
+    """The objects of a list, with what is known of them."""
+    if uids is not None:
+        listed = object_lists.read_uids(uids)
+        assets = [asset for asset in assets if asset.path.stem in listed]
+        print(f"{len(assets)} of the {len(listed)} objects of {uids} are here", flush=True)
+    if metadata is None:
+        return assets
+    known = object_lists.read_metadata(metadata, {asset.path.stem for asset in assets})
+
+    def with_known(asset: asset_sources.Asset) -> asset_sources.Asset:
+        about = known.get(asset.path.stem, object_lists.Known())
+        return dataclasses.replace(asset, **{k: v for k, v in about._asdict().items() if v})
+
+    return [with_known(asset) for asset in assets]
+
+
 def render_dataset(
     assets: Sequence[str],
-    out: str | pathlib.Path,
+    out: str | os.PathLike,
     *,
     only: Sequence[str] | None = None,
     resolution: int = 64,
@@ -307,12 +475,21 @@ def render_dataset(
     stretch: float = 0.0,
     warp: float = 0.0,
     up: str = "y",
+    shard: str | None = None,
+    count: int = 0,
+    retry_refused: bool = False,
+    filters: Sequence[str] = quality.DEFAULT,
+    licenses: Sequence[str] | None = None,
+    uids: str | None = None,
+    metadata: str | None = None,
+    beam: str | None = None,
+    cameras: str = "whole",
 ) -> dict[str, int]:
     """Makes a multi-view data set from meshes; the same call goes on where it was stopped.
 
     Args:
       assets: folders of meshes, mesh files, .sh3f catalogues, or 'procedural:N'.
-      out: folder of the data set, for `data.multiview.open_dataset`.
+      out: folder of the data set, for `data.multiview.open_dataset`; may be in a bucket.
       only: names of the objects to render; all if None.
       resolution: side of a picture in pixels.
       sets: of four orthogonal views, for each object.
@@ -320,27 +497,50 @@ def render_dataset(
       workers: processes; 0 is one a core.
       stretch, warp: change of proportions, as logarithms (the module's docstring).
       up: axis of the mesh files that points up: x, y or z; catalogues say it themselves.
+      shard: as in '3/100', the one to render; all, and join them, if None.
+      count: of shards where all are rendered; 0 is one a thousand objects.
+      retry_refused: render again what was left out before.
+      filters: names of what leaves an object out, see `data/quality.py`.
+      licenses: SPDX names of the licences to take; all if None.
+      uids: file with the uids of the objects to take, see `data/object_lists.py`; all if None.
+      metadata: file or folder of what is known of objects by uid.
+      beam: options of an Apache Beam pipeline that renders the shards; in processes of this machine
+        if None. Its workers must see `assets` and `out`, and have this package and EGL.
+      cameras: range of their distances, which of `DISTANCE_SCALES`.
 
     Returns:
-      Objects by split, and under 'left out' how many are not in it.
+      Objects by split, and under 'left out' how many are not in it, of the data set or the shard.
 
     Raises:
       UserError: no such assets, nothing that can be rendered, no EGL context, or a folder with a
         data set of other settings.
     """
-    out = pathlib.Path(out)
+    arguments = dict(locals())
+    root = places.place(out)
+    one = None if shard is None else shards.Shard.parse(shard)
+    keep = one.holds if one is not None and only is None else lambda name: True
     chosen = choose(
-        asset_sources.find_assets(list(assets), up), None if only is None else list(only)
+        asset_sources.find_assets(list(assets), up, keep), None if only is None else list(only)
     )
-    workers = workers or os.cpu_count() or 1
-    skipped = render_all(chosen, out, resolution, sets, seed, workers, stretch, warp, up)
-    multiview.prepare(out, out)
-    write_credits(out)
-    counts = {}
-    for split in ("train", "validation", "test"):
-        with contextlib.suppress(UserError):
-            counts[split] = len(multiview.open_dataset(out, split))
-    return counts | {"left out": len(skipped)}
+    noted = _noted_settings(root) or {}
+    if one is not None:
+        count = one.count
+    count = count or noted.get("shards") or shards.choose_count(len(chosen))
+    chosen = _look_up(chosen, uids, metadata)
+    how = How(resolution, sets, seed, stretch, warp, up, quality.check_filters(filters), cameras)
+    _check_settings(root, dataclasses.asdict(how) | {"shards": count})
+    wanted = [shards.Shard(k, count) for k in range(count)] if one is None else [one]
+    if beam is None:
+        cores = workers or os.cpu_count() or 1
+        render_shards(chosen, root, wanted, how, cores, retry_refused, licenses)
+    else:
+        pipelines.run(beam, wanted, arguments | {"beam": None})
+    if one is None:
+        return joining.join_shards(root)
+    counts = collections.Counter()
+    for entry in shards.read_manifest(shards.manifest_file(root, one)):
+        counts["left out" if entry["status"] == shards.REFUSED else entry["split"]] += 1
+    return {"left out": 0} | counts
 
 
 def main(argv):
@@ -350,13 +550,15 @@ def main(argv):
     counts = render_dataset(
         _ASSETS.value, _OUT.value, only=_ONLY.value, resolution=_RESOLUTION.value,
         sets=_SETS.value, seed=_SEED.value, workers=_WORKERS.value, stretch=_STRETCH.value,
-        warp=_WARP.value, up=_UP.value,
+        warp=_WARP.value, up=_UP.value, shard=_SHARD.value, count=_SHARDS.value,
+        retry_refused=_RETRY.value, filters=_FILTERS.value, licenses=_LICENSES.value,
+        uids=_UIDS.value, metadata=_METADATA.value, beam=_BEAM.value, cameras=_CAMERAS.value,
     )  # fmt: skip
     left_out = counts.pop("left out")
-    out = pathlib.Path(_OUT.value)
-    folder = multiview.find_dataset(str(out))
-    print(f"{', '.join(f'{s} {n}' for s, n in counts.items())} objects in {folder}")
-    print(f"left out {left_out}, see {out / 'skipped.txt'}; {time.time() - start:.0f} s in all")
+    where = "" if _SHARD.value is None else f"shard {_SHARD.value} of "
+    print(f"{', '.join(f'{s} {n}' for s, n in counts.items())} objects in {where}{_OUT.value}")
+    said = "skipped.txt in it" if _SHARD.value is None else "its manifest"
+    print(f"left out {left_out}, see {said}; {time.time() - start:.0f} s in all")
 
 
 if __name__ == "__main__":

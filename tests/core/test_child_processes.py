@@ -52,6 +52,19 @@ def test_what_ends_hangs_or_grows_costs_one_task():
         assert found["grow"] == Lost("it needs more than 0.2 GiB of memory")
 
 
+def test_tasks_are_asked_for_as_processes_come_free():
+    asked = []
+
+    def tasks():
+        for k in range(1, 13):
+            asked.append(k)
+            yield k
+
+    for done, _ in enumerate(run_each(tasks(), made, work, workers=2), 1):
+        assert len(asked) <= done + 4
+    assert done == 12
+
+
 def test_a_process_takes_many_tasks_and_none_outlives_the_loop():
     found = list(run_each(range(1, 6), made, work))
     assert [task for task, _ in found] == [1, 2, 3, 4, 5]

@@ -1,7 +1,6 @@
 """The shipped samples, opening and making data sets, and batches."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ import pytest
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data import multiview
 from iso3d_jax.data.asset_sources import assign_split
-from iso3d_jax.data.multiview import open_dataset, prepare
+from iso3d_jax.data.multiview import open_dataset, write_dataset
 from iso3d_jax.data.render import sample_cameras
 from iso3d_jax.data.table import MultiViewTable, join
 
@@ -21,24 +20,20 @@ def table():
     return MultiViewTable.load("samples", "train")
 
 
-def write_rendered(folder, names, resolution=8, sets=2):
-    """A folder as `data.render` leaves it, with random pictures."""
-    (folder / "objects").mkdir(parents=True)
-    (folder / "settings.json").write_text(
-        json.dumps({"resolution": resolution, "sets": sets, "seed": 0})
-    )
+def write_random(folder, names, resolution=8, sets=2):
+    """A data set of random pictures; returns them by name."""
     rng = np.random.default_rng(0)
     images = {}
-    for name in names:
-        images[name] = rng.integers(0, 256, (4 * sets, resolution, resolution, 4), np.uint8)
-        about = dict(name=name, title="Café", category="c", creator="d", license="e", source="f")
-        np.savez(
-            folder / "objects" / f"{name}.npz",
-            images=images[name],
-            split=assign_split(name),
-            **sample_cameras(name, 0, sets),
-            **about,
-        )
+
+    def items():
+        for name in names:
+            images[name] = rng.integers(0, 256, (4 * sets, resolution, resolution, 4), np.uint8)
+            yield sample_cameras(name, 0, sets) | dict(
+                name=name, title="Café", category="c", creator="d", license="e", source="f",
+                split=assign_split(name), images=images[name],
+            )  # fmt: skip
+
+    write_dataset(folder, items(), {"resolution": resolution, "sets": sets, "seed": 0}, count=2)
     return images
 
 
@@ -69,8 +64,7 @@ def test_samples_have_credits():
 
 
 def test_round_trip_keeps_every_pixel(tmp_path):
-    images = write_rendered(tmp_path, ["object1", "object2", "object4", "object10"])
-    prepare(tmp_path, tmp_path)
+    images = write_random(tmp_path, ["object1", "object2", "object4", "object10"])
     found = {}
     for record in open_dataset(tmp_path, "all"):
         found[record["name"]] = record["images"]
@@ -83,14 +77,17 @@ def test_round_trip_keeps_every_pixel(tmp_path):
         open_dataset(tmp_path, "test")[1]
 
 
-def test_part_of_a_folder_and_its_empty_splits(tmp_path):
-    write_rendered(tmp_path / "r", ["object1", "object2"])
-    prepare(tmp_path / "r", tmp_path / "d", names=["object2"])
+def test_empty_and_unknown_splits(tmp_path):
+    write_random(tmp_path / "d", ["object2"])
     assert [r["name"] for r in open_dataset(tmp_path / "d", "train")] == ["object2"]
     with pytest.raises(UserError, match=r"test split .* is empty \(it has train 1\)"):
         open_dataset(tmp_path / "d", "test")
     with pytest.raises(UserError, match="unknown split 'tset'"):
         open_dataset(tmp_path / "d", "tset")
+    with pytest.raises(UserError, match="holds a data set already"):
+        write_random(tmp_path / "d", ["object4"])
+    with pytest.raises(UserError, match="no object in"):
+        write_random(tmp_path / "none", [])
 
 
 def test_not_a_data_set(tmp_path):
@@ -101,7 +98,7 @@ def test_not_a_data_set(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="is a file"):
         open_dataset(tmp_path / "file", "train")
-    (tmp_path / "half" / "objects").mkdir(parents=True)
+    (tmp_path / "half" / "manifests").mkdir(parents=True)
     with pytest.raises(UserError, match="not finished"):
         open_dataset(tmp_path / "half", "train")
     (tmp_path / "dataset_info.json").write_text("{")
@@ -109,17 +106,17 @@ def test_not_a_data_set(tmp_path):
         open_dataset(tmp_path, "train")
 
 
-def test_reading_and_preparing_need_no_tensorflow(tmp_path, run_python):
-    write_rendered(tmp_path, ["object1"])
+def test_reading_and_writing_need_no_tensorflow(tmp_path, run_python):
     code = (
         "import sys\n"
-        "from iso3d_jax.data.multiview import open_dataset, prepare\n"
-        f"prepare({str(tmp_path)!r}, {str(tmp_path)!r})\n"
-        f"print(len(open_dataset({str(tmp_path)!r}, 'train')), len(open_dataset(None, 'test')))\n"
+        "from iso3d_jax.data.multiview import open_dataset, write_dataset\n"
+        "records = list(open_dataset(None, 'test'))\n"
+        f"write_dataset({str(tmp_path / 'd')!r}, records, {{'resolution': 64}})\n"
+        f"print(len(open_dataset({str(tmp_path / 'd')!r}, 'test')))\n"
         "print('tensorflow' in sys.modules)"
     )
     process = run_python("-c", code)
-    assert process.stdout.split() == ["1", "4", "False"], process.stderr
+    assert process.stdout.split() == ["4", "False"], process.stderr
 
 
 def test_tables_are_joined_in_order_and_unlike_ones_refused(table):

@@ -43,16 +43,23 @@ def test_the_worlds_matrix_undoes_the_cameras():
 
 def test_pixels_are_means_of_their_own_squares_in_straight_alpha():
     """Of 2 by 3 squares of 2 by 2; colours weigh by their alpha."""
-    picture = np.zeros((4, 6, 4))
-    picture[0, 0], picture[1, 1] = [0.8, 0.4, 0.0, 0.8], [0.0, 0.1, 0.2, 0.2]  # premultiplied
-    picture[2:, 4:] = [0.25, 0.5, 0.75, 1.0]
-    picture[0, 2] = [0.9, 0.9, 0.9, 0.0]  # what has no alpha has no colour
-    picture[0, 4] = [1.0, 1.0, 1.0, 0.007]  # below half a byte when shared by four
+    picture = np.zeros((4, 6, 4), np.uint8)
+    picture[0, 0], picture[1, 1] = [204, 102, 0, 204], [0, 24, 51, 51]  # premultiplied
+    picture[2:, 4:] = [64, 128, 191, 255]
+    picture[0, 2] = [230, 230, 230, 0]  # what has no alpha has no colour
+    picture[0, 4] = [2, 2, 2, 2]  # half a byte when shared by four
     out = rasterizer.shrink(picture, 2)
     assert out.shape == (2, 3, 4) and out.dtype == np.uint8
-    np.testing.assert_array_equal(out[0, 0], np.round([204, 127.5, 51, 63.75]).astype(int))
+    np.testing.assert_array_equal(out[0, 0], [204, 126, 51, 64])
     np.testing.assert_array_equal(out[1, 2], [64, 128, 191, 255])
     assert not out[0, 1].any() and not out[0, 2].any() and not out[1, :2].any()
+    full = np.full((32, 32, 4), 255, np.uint8)  # the most that is added up
+    np.testing.assert_array_equal(rasterizer.shrink(full, 16), np.full((2, 2, 4), 255))
+    some = np.random.default_rng(0).integers(0, 256, (12, 20, 4)).astype(np.uint8)
+    some[..., :3] = some[..., :3] * (some[..., 3:] / 255)
+    mean = some.reshape(3, 4, 5, 4, 4).mean((1, 3))
+    want = np.concatenate([mean[..., :3] / mean[..., 3:] * 255, mean[..., 3:]], -1)
+    assert np.abs(rasterizer.shrink(some, 4) - want).max() <= 0.501
 
 
 def test_a_wall_is_where_it_is_and_has_its_light(machine):
@@ -137,6 +144,18 @@ def test_sharp_holes_are_cut_out_and_soft_ones_are_mixed(machine):
 def test_a_texture_of_a_see_through_material_is_mixed(machine):
     ((a, _), _) = corners(draw(machine, wall(opacity=0.5, texture=textured(255, 0, 255, 255))))
     assert abs(a[3] - 128) <= 2
+
+
+def test_edges_of_the_frame_are_drawn_too(machine):
+    """Where nothing is nothing is added up; so the outermost pixels matter."""
+    corner = wall(0.0, 2.0)
+    assert (draw(machine, corner)[..., 3] == 255).all()
+    corner.positions = corner.positions + np.array([0.0, 2.6, 2.6])  # the upper corner
+    seen = draw(machine, corner)[..., 3] > 127
+    inside = np.zeros_like(seen)
+    inside[:5, -5:] = True
+    assert seen[0, -1] and not seen[-1, 0] and (seen != inside).sum() <= 12
+    assert not draw(machine).any()
 
 
 def test_objects_replace_one_another(machine):

@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from furniture_files import AZIMUTH, COLOURS, cube_mtl, cube_obj, write_catalogue, write_folder
+from furniture_files import AZIMUTH, COLOURS, cube_mtl, cube_obj, write_folder
 
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.data import asset_sources, meshes, obj, render
-from iso3d_jax.data.multiview import open_dataset, prepare
+from iso3d_jax.data import asset_sources, meshes, obj, places, quality, render
+from iso3d_jax.data.multiview import joining, open_dataset
 from iso3d_jax.data.rasterizer import Rasterizer, shrink
 from iso3d_jax.geometry import cameras
 from iso3d_jax.tiny import proportions
@@ -73,8 +73,8 @@ def test_rotating_the_camera_and_the_object_together_changes_nothing(machine):
 
 
 def test_edges_keep_the_objects_colour():
-    side = np.zeros((8, 8, 4), np.float32)
-    side[:, :3] = [0.2, 0.4, 0.6, 1.0]  # three of four columns of a pixel are covered
+    side = np.zeros((8, 8, 4), np.uint8)
+    side[:, :3] = [51, 102, 153, 255]  # three of four columns of a pixel are covered
     out = shrink(side, 4)
     np.testing.assert_array_equal(out[:, 0], [[51, 102, 153, 191]] * 2)
     np.testing.assert_array_equal(out[:, 1], 0)
@@ -111,6 +111,12 @@ def test_cameras_obey_their_ranges_and_depend_on_seed_and_name_alone():
     assert scale.min() >= 0.9999 and scale.max() <= 1.1501
     assert views["elevation_deg"].min() >= 0 and views["elevation_deg"].max() <= 30
     assert views["fov_deg"].min() >= 15 and views["fov_deg"].max() <= 60
+    for name, least, most in (("mvdream", 0.9, 1.1), ("sds", 0.8, 1.0)):
+        other = render.sample_cameras("chair", 0, 40, name)
+        scale = other["distance"] * np.tan(np.radians(other["fov_deg"]) / 2)
+        assert (
+            least <= scale.min() + 1e-4 < least + 0.03 and most - 0.03 < scale.max() <= most + 1e-4
+        )
     again = render.sample_cameras("chair", 0, 6)
     np.testing.assert_array_equal(views["c2w"], again["c2w"])
     assert (render.sample_cameras("chair2", 0, 6)["fov_deg"] != views["fov_deg"]).all()
@@ -142,14 +148,40 @@ def test_render_command_makes_a_data_set_and_goes_on(machine, tmp_path, run_pyth
     np.testing.assert_array_equal(alone["images"], records["object10"]["images"])
     np.testing.assert_allclose(alone["c2w"], records["object10"]["c2w"], atol=1e-6)
 
-    with pytest.raises(UserError, match="was rendered with --seed 0, not 5"):
-        render.render_all([], out, 16, 2, seed=5)
-    with pytest.raises(UserError, match=r"was rendered with --stretch 0.0, not 0.3"):
-        render.render_all([], out, 16, 2, stretch=0.3)
     settings = json.loads((out / "settings.json").read_text())
     assert settings == {
-        "resolution": 16, "sets": 2, "seed": 0, "stretch": 0.0, "warp": 0.0, "up": "y",
+        "resolution": 16, "sets": 2, "seed": 0, "stretch": 0.0, "warp": 0.0, "up": "y", "shards": 1,
+        "filters": ["shape", "coverage"], "cameras": "whole",
     }  # fmt: skip
+    # On two machines: the same bits.
+    other = tmp_path / "other"
+    for arguments in (dict(shard="1/2", workers=1), dict(shard="0/2", workers=2)):
+        render.render_dataset([str(assets)], other, sets=2, resolution=16, **arguments)
+    joining.join_shards(places.place(other))
+    render.render_dataset([str(assets)], tmp_path / "one", sets=2, resolution=16, count=2)
+    assert tree(other) == tree(tmp_path / "one")
+    found = {r["name"]: r for r in open_dataset(other, "test")}
+    np.testing.assert_array_equal(found["object11"]["images"], records["object11"]["images"])
+
+
+def test_twins_have_one_hash_and_others_another(tmp_path):
+    """Their cameras differ with their names; what is hashed is a view that all have."""
+    found = {}
+    for name, side in (("first", 1.0), ("second", 1.0), ("other", 0.4)):
+        write_folder(tmp_path / name, [name], x=side)
+        (asset,) = asset_sources.find_assets([str(tmp_path / name)])
+        with Rasterizer(32) as machine:
+            record = render.render_object(asset, machine, 0, 1, filters=["duplicate"])
+        found[name] = record["quality"].item()["hash"]
+        assert record["images"].shape == (4, 32, 32, 4)
+    assert found["first"] == found["second"] != 0
+    assert (found["first"] ^ found["other"]).bit_count() > quality.ALIKE
+
+
+def tree(folder):
+    """The bytes of each file in a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def test_stretched_cube_is_a_box_in_the_unit_sphere_with_a_boxs_normals():
@@ -192,25 +224,6 @@ def test_warped_pieces_of_an_axis_change_apart_and_left_is_as_right():
     assert np.abs(np.log(drawn)).max() <= 0.5 and np.ptp(drawn) > 0.1
     np.testing.assert_array_equal(drawn, proportions.draw_slopes("a", 3, 0.5))
     assert (proportions.draw_slopes("b", 3, 0.5) != drawn).all(1).all()
-
-
-def test_second_run_renders_only_what_is_missing(machine, tmp_path, capsys):
-    catalogue = write_catalogue(
-        tmp_path / "c.sh3f", [{"stem": "object4"}, {"stem": "rug", "size": (1, 0.01, 1)}]
-    )
-    assets = asset_sources.find_assets([str(catalogue)])
-    done = tmp_path / "out" / "objects" / "c-object4.npz"
-    done.parent.mkdir(parents=True)
-    done.write_bytes(b"there already")
-    skipped = render.render_all(assets[:1], tmp_path / "out", 16, 1)
-    assert skipped == {} and done.read_bytes() == b"there already"
-    assert "1 objects, 0 to render" in capsys.readouterr().out
-
-
-def test_nothing_rendered_is_refused(tmp_path):
-    (tmp_path / "objects").mkdir()
-    with pytest.raises(UserError, match="could be rendered"):
-        prepare(tmp_path, tmp_path)
 
 
 def test_only_names_the_nearest_object():

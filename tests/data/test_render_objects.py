@@ -11,7 +11,9 @@ from furniture_files import write_catalogue, write_folder
 
 from iso3d_jax.core import child_processes
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.data import asset_sources, meshes, multiview, rasterizer, render
+from iso3d_jax.data import asset_sources, meshes, places, rasterizer, render
+from iso3d_jax.data.multiview import joining, open_dataset
+from iso3d_jax.data.multiview.shards import Shard
 from iso3d_jax.data.names import hash_name
 from iso3d_jax.tiny import proportions
 
@@ -42,12 +44,27 @@ class Notes:
 WORK = render._work
 
 
-def end_at_b(machine, asset, out, how):
+def end_at_b(machine, asset, how):
     """What a worker process does, which ends at the object b."""
     if asset.name == "b":
-        (out / "objects" / ".b.1.npz").write_bytes(b"half of it")
         os.kill(os.getpid(), signal.SIGSEGV)
-    return WORK(machine, asset, out, how)
+    return WORK(machine, asset, how)
+
+
+def manifest(out):
+    """The entries of a data set's objects, by name."""
+    files = sorted((out / "manifests").iterdir())
+    entries = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    return {entry["name"]: entry for entry in entries}
+
+
+def render_all(everything, out, how, **options):
+    """Renders one shard and joins; what was left out and why, by name."""
+    root = places.place(out)
+    render._check_settings(root, dataclasses.asdict(how) | {"shards": 1})
+    render.render_shards(everything, root, [Shard(0, 1)], how, **options)
+    joining.join_shards(root)
+    return {n: e["reason"] for n, e in manifest(out).items() if e["status"] == "refused"}
 
 
 @pytest.fixture
@@ -144,63 +161,97 @@ def test_all_settings_reach_every_object_and_are_written_down(
         "render_object",
         lambda a, m, *how: asked.append((a.name, *how)) or original(a, m, *how),
     )
+    filters = ("shape", "coverage")
     (tmp_path / "m" / "flat.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
-    everything = asset_sources.find_assets([str(tmp_path / "m")])
     out = tmp_path / "out"
-    out.mkdir()
     Notes.made.clear()
-    skipped = render.render_all(everything, out, 12, 2, seed=7, workers=1, stretch=0.25, warp=0.5)
-    assert set(skipped) == {"flat"} and "flat\tflat" in (out / "skipped.txt").read_text()
-    assert sorted(asked) == [(name, 7, 2, 0.25, 0.5) for name in ("a", "b", "c", "flat")]
+    how = dict(resolution=12, sets=2, seed=7, stretch=0.25, warp=0.5, up="y", cameras="mvdream")
+    counts = render.render_dataset([str(tmp_path / "m")], out, **how)
+    assert counts["left out"] == 1 and sum(counts.values()) == 4
+    assert (out / "skipped.txt").read_text().startswith("flat\tflat: sides")
+    assert sorted(asked) == [
+        (name, 7, 2, 0.25, 0.5, filters, "mvdream") for name in ("a", "b", "c", "flat")
+    ]
     assert {machine.resolution for machine in Notes.made} == {12}
-    settings = dict(resolution=12, sets=2, seed=7, stretch=0.25, warp=0.5, up="y")
-    assert json.loads((out / "settings.json").read_text()) == settings
-    assert sorted(p.name for p in (out / "objects").iterdir()) == ["a.npz", "b.npz", "c.npz"]
-    assert np.load(out / "objects" / "b.npz")["images"].shape == (8, 12, 12, 4)
-    # Again: only what is not there, and with the same settings alone.
-    asked.clear()
-    (out / "objects" / "b.npz").unlink()
-    render.render_all(everything, out, 12, 2, seed=7, workers=1, stretch=0.25, warp=0.5)
-    assert sorted(name for name, *_ in asked) == ["b", "flat"]
-    for name in settings:
-        other = settings | {name: "z" if name == "up" else settings[name] + 1}
-        with pytest.raises(UserError, match=f"--{name} {settings[name]}, not {other[name]}"):
-            render.render_all(everything, out, other["resolution"], other["sets"], other["seed"], 1,
-                              other["stretch"], other["warp"], other["up"])  # fmt: skip
-    assert "4 objects, 2 to render, 0 left out" in capsys.readouterr().out
+    assert json.loads((out / "settings.json").read_text()) == how | {
+        "shards": 1, "filters": list(filters)
+    }  # fmt: skip
+    assert {record["images"].shape for record in open_dataset(out, "all")} == {(8, 12, 12, 4)}
+    # Again: only what is not there, and what was refused where it is asked for.
+    for options, drawn in ((dict(), []), (dict(retry_refused=True, only=["a"]), []),
+                           (dict(retry_refused=True), ["flat"]), (dict(), [])):  # fmt: skip
+        asked.clear()
+        render.render_dataset([str(tmp_path / "m")], out, **how, **options)
+        assert [name for name, *_ in asked] == drawn
+    write_folder(tmp_path / "m", ["d"], y=0.5)
+    assert sum(render.render_dataset([str(tmp_path / "m")], out, **how).values()) == 5
+    assert [name for name, *_ in asked] == ["d"]
+    # With the same settings alone.
+    for name, value in (how | {"shards": 1}).items():
+        other = how | {name: {"up": "z", "cameras": "sds"}.get(name) or value + 1}
+        other |= {"count": other.pop("shards", 1)}
+        with pytest.raises(UserError, match=f"--{name} {value}, not {other.get(name, 2)}"):
+            render.render_dataset([str(tmp_path / "m")], out, **other)
+    (out / "settings.json").write_text('{"seed": 7}')
+    with pytest.raises(UserError, match="is of an earlier version"):
+        render.render_dataset([str(tmp_path / "m")], out, **how)
+    (out / "settings.json").write_text("[")
+    with pytest.raises(UserError, match="settings.json is damaged"):
+        render.render_dataset([str(tmp_path / "m")], out, **how)
+
+
+def test_a_shard_is_of_its_objects_alone(tmp_path, in_process, capsys):
+    names = [f"object{k}" for k in range(12)]
+    write_folder(tmp_path / "m", names, y=0.5)
+    out = tmp_path / "out"
+    how = dict(resolution=8, sets=1)
+    counts = render.render_dataset([str(tmp_path / "m")], out, **how, shard="1/3")
+    mine = [name for name in names if Shard(1, 3).holds(name)]
+    assert sorted(manifest(out)) == sorted(mine) and 0 < len(mine) < 12
+    assert counts["left out"] == 0 and sum(counts.values()) == len(mine)
+    with pytest.raises(UserError, match="not finished"):
+        open_dataset(out, "train")
+    with pytest.raises(UserError, match="--shards 3, not 2"):
+        render.render_dataset([str(tmp_path / "m")], out, **how, shard="1/2")
+    # Without --shard all are rendered that are not there: of as many as there are.
+    counts = render.render_dataset([str(tmp_path / "m")], out, **how)
+    assert sum(counts.values()) == 12 and len(open_dataset(out, "all")) == 12
 
 
 def test_the_commands_flags_reach_the_rendering(monkeypatch, tmp_path, capsys):
     from absl import flags
 
     asked = []
-    monkeypatch.setattr(render, "render_all", lambda *a: asked.append(a) or {})
-    monkeypatch.setattr(render, "write_credits", lambda out: None)
-    monkeypatch.setattr(multiview, "prepare", lambda rendered, out: asked.append((rendered, out)))
-    monkeypatch.setattr(multiview, "find_dataset", lambda path: path)
+    monkeypatch.setattr(render, "render_shards", lambda *a: asked.append(a))
+    monkeypatch.setattr(joining, "join_shards", lambda out: {"train": 1, "left out": 3})
     write_folder(tmp_path / "m", ["a", "b"])
+    (tmp_path / "list").write_text("b\n")
+    (tmp_path / "known.json").write_text('{"b": {"license": "by", "name": "B"}}')
     names = dict(
         _ASSETS=[str(tmp_path / "m")], _OUT=str(tmp_path / "out"), _RESOLUTION=24, _SETS=3, _SEED=5,
-        _STRETCH=0.25, _WARP=0.75, _WORKERS=2, _ONLY=["b"], _UP="z",
+        _STRETCH=0.25, _WARP=0.75, _WORKERS=2, _ONLY=["b"], _UP="z", _SHARD=None, _SHARDS=3,
+        _RETRY=True, _FILTERS=["grey", "shape"], _LICENSES=["CC0-1.0"],
+        _UIDS=str(tmp_path / "list"), _METADATA=str(tmp_path / "known.json"), _BEAM=None,
+        _CAMERAS="sds",
     )  # fmt: skip
     for name, value in names.items():
         assert isinstance(getattr(render, name), flags.FlagHolder)
         monkeypatch.setattr(render, name, type("Flag", (), {"value": value}))
     render.main([])
-    ((assets, *rest), prepared) = asked
-    out = tmp_path / "out"
-    assert [a.name for a in assets] == ["b"] and rest == [out, 24, 3, 5, 2, 0.25, 0.75, "z"]
+    ((assets, *rest),) = asked
+    out = places.place(tmp_path / "out")
+    how = render.How(24, 3, 5, 0.25, 0.75, "z", ("shape", "grey"), "sds")
+    assert [(a.name, a.license, a.title) for a in assets] == [("b", "CC-BY-4.0", "B")]
+    assert rest == [out, [Shard(k, 3) for k in range(3)], how, 2, True, ["CC0-1.0"]]
     assert assets[0].rotation == (1, 0, 0, 0, 0, 1, 0, -1, 0)
-    assert prepared == (out, out)
-    assert "left out 0" in capsys.readouterr().out
+    assert "left out 3" in capsys.readouterr().out
 
 
 def test_icons_are_kept_beside_the_objects_and_credits_name_the_makers(tmp_path, in_process):
     path = write_catalogue(tmp_path / "c.sh3f", [{"stem": "lamp", "creator": "A|B"}])
     assets = asset_sources.find_assets([str(path)])
-    render.render_all(assets, tmp_path, 8, 1)
+    render_all(assets, tmp_path, render.How(8, 1))
     assert (tmp_path / "icons" / f"{assets[0].name}.png").read_bytes() == b"icon of lamp"
-    render.write_credits(tmp_path)
     rows = (tmp_path / "CREDITS.md").read_text().splitlines()
     assert rows[-1] == "| c-lamp | lamp | A/B | CC0-1.0 | c |"
 
@@ -213,17 +264,17 @@ def test_an_object_that_ends_its_process_is_left_out_and_the_others_are_rendered
     monkeypatch.setattr(rasterizer, "Rasterizer", Notes)
     monkeypatch.setattr(render, "_make_machine", Notes)
     monkeypatch.setattr(render, "_work", end_at_b)
-    skipped = render.render_all(everything, tmp_path / "out", 8, 1, workers=workers)
+    skipped = render_all(everything, tmp_path / "out", render.How(8, 1), workers=workers)
     assert skipped == {"b": "its process ended with SIGSEGV"}
     assert "b\tits process ended with SIGSEGV" in (tmp_path / "out" / "skipped.txt").read_text()
-    assert sorted(p.name for p in (tmp_path / "out" / "objects").iterdir()) == ["a.npz", "c.npz"]
+    assert [record["name"] for record in open_dataset(tmp_path / "out", "all")] == ["a", "c"]
 
 
-def test_too_little_memory_is_the_processs_end_and_no_fault(assets, tmp_path):
+def test_too_little_memory_is_the_processs_end_and_no_fault(assets):
     machine = Notes(8)
     machine.load = lambda parts: np.empty(2**58)  # numpy's own kind of MemoryError
     with pytest.raises(MemoryError):
-        render._work(machine, assets[0], tmp_path, (0, 1))
+        render._work(machine, assets[0], render.How(8, 1))
 
 
 def test_limits_grow_with_the_pictures():
@@ -247,7 +298,7 @@ def test_one_bad_object_never_ends_a_run_and_what_others_lack_is_written_down(
     faulty = [dataclasses.replace(assets[2], name="d", fault="known before")]
     out = tmp_path / "out"
     for _ in range(2):  # the second run says the same of what the first one rendered
-        skipped = render.render_all([*assets, *faulty], out, 8, 1)
+        skipped = render_all([*assets, *faulty], out, render.How(8, 1))
         assert set(skipped) == {"b", "d"}
         lines = dict(line.split("\t") for line in (out / "skipped.txt").read_text().splitlines())
         assert lines["a"].startswith("rendered, but no materials: cube.mtl is not there")

@@ -202,3 +202,43 @@ def test_the_container_holds_all_that_a_training_needs(tmp_path):
     )
     # It gets as far as the weights that this call does not name: config and checks are there.
     assert process.returncode == 2 and "missing are: (1)" in process.stderr, process.stderr
+
+
+def test_slurms_array_shares_out_the_shards(tmp_path):
+    python = fake_command(tmp_path, "python", "")
+    environment = os.environ | {
+        "PYTHON": str(tmp_path / "python"), "SHARDS": "7", "SLURM_ARRAY_TASK_COUNT": "3",
+        "SLURM_CPUS_PER_TASK": "5",
+    }  # fmt: skip
+    for task in range(3):
+        subprocess.run(
+            [LAUNCH / "render_slurm.sh", "--assets", "my meshes", "--out", "d"],
+            env=environment | {"SLURM_ARRAY_TASK_ID": str(task)},
+            check=True,
+        )
+    subprocess.run([LAUNCH / "render_slurm.sh", "join", "d"], env=environment, check=True)
+    *calls, join = python.read_text().splitlines()
+    start, end = "-m iso3d_jax.data.render --shard ", " --workers 5 --assets my meshes --out d"
+    shards = [call.removeprefix(start).removesuffix(end) for call in calls]
+    assert shards == [f"{k}/7" for k in (0, 3, 6, 1, 4, 2, 5)]
+    assert join == "-m iso3d_jax.data.join --data d"
+    # Not in an array, or where a shard fails: it says so.
+    process = subprocess.run([LAUNCH / "render_slurm.sh"], env=environment, capture_output=True)
+    assert process.returncode and b"--array" in process.stderr
+    fake_command(tmp_path, "python", "exit 2")
+    failed = environment | {"SLURM_ARRAY_TASK_ID": "0"}
+    assert subprocess.run([LAUNCH / "render_slurm.sh"], env=failed).returncode == 2
+
+
+def test_an_indexed_job_gives_each_pod_its_shard():
+    yaml = pytest.importorskip("yaml")
+    flags = ["--assets", "/mnt/my meshes", "--out", "gs://bucket/objects"]
+    environment = os.environ | {"IMAGE": "registry/iso3d", "SHARDS": "50", "CORES": "8"}
+    text = subprocess.check_output([LAUNCH / "render_job.sh", *flags], env=environment, text=True)
+    job = yaml.safe_load(text)["spec"]
+    assert (job["completionMode"], job["completions"]) == ("Indexed", 50)
+    (container,) = job["template"]["spec"]["containers"]
+    assert container["command"] == ["python", "-m", "iso3d_jax.data.render"]
+    shard = "$(JOB_COMPLETION_INDEX)/50"  # the kubelet puts the index in its place
+    assert container["args"] == ["--shard", shard, "--workers", "8", *flags]
+    assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [2]

@@ -1,29 +1,32 @@
-"""Multi-view data sets on disk: opening one and making one from rendered objects.
+"""Multi-view data sets on disk: opening one and making one from records.
 
     from iso3d_jax.data.multiview import open_dataset
     data = open_dataset("samples", "train")
     len(data), data[0]["images"].shape        # 18, (24, 64, 64, 4)
 
-Reading goes through tensorflow-datasets' `as_data_source` on ArrayRecord files and preparing
-through its builder; neither needs TensorFlow.
+Records are in ArrayRecord files, read through tensorflow-datasets' `as_data_source`; neither
+reading nor writing needs TensorFlow. `shards.py` has the files of a data set while it is made.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
+import bisect
+import hashlib
+import itertools
+import json
 import os
 import pathlib
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.data import places
+from iso3d_jax.data.multiview import records, shards, strips
 
 SAMPLES = pathlib.Path(__file__).parent.parent / "samples"
-BUILDER_NAME = "multiview"
 _HOW = (
     "make one with: python -m iso3d_jax.data.render --assets DIR_OR_SH3F --out DIR; or give "
     "'samples' for the small one that ships with the package"
@@ -49,7 +52,6 @@ class MultiViewDataset(Sequence):
         return len(self._source)
 
     def __getitem__(self, index: int) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        from iso3d_jax.data.multiview.multiview_dataset_builder import decode_strip
         from iso3d_jax.geometry import cameras
 
         if not -len(self) <= index < len(self):
@@ -60,7 +62,7 @@ class MultiViewDataset(Sequence):
             key: value.decode() if isinstance(value, bytes) else np.asarray(value)
             for key, value in stored.items()
         }
-        record["images"] = decode_strip(strip, len(record["azimuth_deg"]))
+        record["images"] = strips.decode_views(strip, len(record["azimuth_deg"]))
         record["c2w"] = np.asarray(
             cameras.camera_to_world(
                 record["elevation_deg"], record["azimuth_deg"], record["distance"]
@@ -72,20 +74,23 @@ class MultiViewDataset(Sequence):
         return f"MultiViewDataset({self.path!r}, split={self.split!r}, objects={len(self)})"
 
 
-def _prepared_folder(path: pathlib.Path) -> pathlib.Path:
+def _prepared_folder(path: epath.Path) -> epath.Path:
     """The folder that holds dataset_info.json: `path` itself or path/multiview/VERSION."""
-    candidates = [path, *sorted(path.glob(f"{BUILDER_NAME}/*")), *sorted(path.glob("*.*.*"))]
+    versions = sorted(places.names(path / records.NAME))
+    inside = sorted(name for name in places.names(path) if name.count(".") == 2)
+    candidates = [path, *(path / records.NAME / v for v in versions), *(path / v for v in inside)]
     for folder in reversed(candidates):
         if (folder / "dataset_info.json").is_file():
             return folder
-    if (path / "objects").is_dir():
+    if any((path / name).is_dir() for name in ("partial", "manifests")):
         raise UserError(
-            f"{path} holds renders that are not finished: run the same data.render command again"
+            f"{path} holds renders that are not finished: run the same data.render command again, "
+            "and data.join where shards were rendered apart"
         )
     raise UserError(f"{path} is not a multi-view data set (no dataset_info.json in it); {_HOW}")
 
 
-def find_dataset(path: str | os.PathLike | None) -> pathlib.Path:
+def find_dataset(path: str | os.PathLike | None) -> epath.Path:
     """The folder of a data set's files; says without reading them whether there is one.
 
     Args:
@@ -94,7 +99,7 @@ def find_dataset(path: str | os.PathLike | None) -> pathlib.Path:
     Raises:
       UserError: no such folder, or no data set in it.
     """
-    root = SAMPLES if path is None or str(path) == "samples" else pathlib.Path(path)
+    root = places.place(SAMPLES if path is None or str(path) == "samples" else path)
     if not root.exists():
         raise UserError(f"there is no data set at {root}; {_HOW}")
     if not root.is_dir():
@@ -128,7 +133,7 @@ def open_dataset(path: str | os.PathLike | None, split: str) -> MultiViewDataset
         ) from e
     features = builder.info.features
     if (
-        builder.name != BUILDER_NAME
+        builder.name != records.NAME
         or not isinstance(features, tfds.features.FeaturesDict)
         or "strip" not in features
     ):
@@ -145,47 +150,77 @@ def open_dataset(path: str | os.PathLike | None, split: str) -> MultiViewDataset
             f"the {split} split of {folder} is empty (it has {counts}); render more objects, or "
             "choose another split"
         )
-    source = builder.as_data_source(split=split)  # pyright: ignore[reportCallIssue]
+    source: Any = builder.as_data_source(split=split)  # pyright: ignore[reportCallIssue]
+    if places.is_remote(folder):
+        source.data_source = _Copies(folder, builder.info.splits[split].file_instructions)
     resolution = (builder.info.metadata or {}).get("resolution")
     return MultiViewDataset(source, split, str(path or "samples"), resolution)
 
 
-def prepare(
-    rendered: str | os.PathLike, out: str | os.PathLike, names: Sequence[str] | None = None
-) -> pathlib.Path:
-    """Turns a folder of renders into a data set that `open_dataset` reads, replacing an old one.
+class _Copies:
+    """Records of files in a bucket, each file copied to the user's cache when it is first read.
+
+    The copies belong to one state of the data set, which its dataset_info.json tells from others.
+    """
+
+    def __init__(self, folder: epath.Path, files: Sequence[Any]):
+        state = os.fspath(folder).encode() + (folder / "dataset_info.json").read_bytes()
+        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        self._cache = cache / "iso3d_jax" / "data" / hashlib.sha256(state).hexdigest()[:16]
+        self._files = [epath.Path(file.filename) for file in files]
+        self._ends = list(itertools.accumulate(file.examples_in_shard for file in files))
+        self._readers: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> bytes:
+        file = bisect.bisect_right(self._ends, index)
+        if file not in self._readers:
+            copy = self._cache / self._files[file].name
+            if not copy.exists():
+                places.download(self._files[file], copy)
+            self._readers[file] = shards.open_array_record(copy)
+        first = self._ends[file - 1] if file else 0
+        return self._readers[file].read([index - first])[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_readers": {}}
+
+
+def write_dataset(
+    out: str | os.PathLike,
+    items: Iterable[Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    *,
+    count: int = 1,
+) -> epath.Path:
+    """Makes a data set that `open_dataset` reads of records that are made already.
 
     Args:
-      rendered: folder with objects/*.npz and settings.json.
-      out: folder of the data set; may be the same.
-      names: the objects to take; all of the folder if None.
+      out: a folder without a data set; may be in a bucket.
+      items: records as `MultiViewDataset` gives them.
+      settings: what the records have in common; 'resolution' at least.
+      count: of shards.
 
     Returns:
       The folder of the records.
 
     Raises:
-      UserError: nothing was rendered.
+      UserError: there is a data set already, or no record.
     """
-    import tensorflow_datasets as tfds
+    from iso3d_jax.data.multiview import joining
 
-    from iso3d_jax.data.multiview.multiview_dataset_builder import Builder
+    root = places.place(out)
+    if (root / "settings.json").exists():
+        raise UserError(f"{root} holds a data set already; give another folder")
 
-    rendered, out = pathlib.Path(rendered), pathlib.Path(out)
-    if not any((rendered / "objects").glob("*.npz")):
-        raise UserError(f"no object in {rendered} could be rendered; see {rendered}/skipped.txt")
-    partial = out / ".preparing"
-    shutil.rmtree(partial, ignore_errors=True)
-    builder = Builder(
-        rendered=str(rendered),
-        names=None if names is None else list(names),
-        data_dir=str(partial),
-        file_format="array_record",
-    )
-    tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(io.StringIO()):  # it says it downloads; nothing is
-        builder.download_and_prepare()
-    final = out / BUILDER_NAME
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(partial / BUILDER_NAME, final)
-    shutil.rmtree(partial, ignore_errors=True)
-    return final / str(builder.version)
+    def shard_items():
+        for item in items:
+            entry = {key: str(item[key]) for key in records.TEXTS}
+            yield entry | {"status": shards.RENDERED, "lacks": ""}, records.serialize(item)
+
+    shards.write_shards(root, count, shard_items())
+    places.write_text(root / "settings.json", json.dumps({**settings, "shards": count}, indent=2))
+    joining.join_shards(root)
+    return shards.records_folder(root)

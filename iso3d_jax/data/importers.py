@@ -1,0 +1,415 @@
+"""Makes a data set of renders that others made, or writes one's pictures and cameras for others.
+
+    python -m iso3d_jax.data.importers --source DIR --form zero123 --out data/theirs
+    python -m iso3d_jax.data.importers --source data/theirs --form ours --out DIR
+
+DIR is one object's folder, or holds a folder an object. Forms:
+  transforms   transforms.json (nerfstudio) or transforms_train.json (NeRF-synthetic), and pictures
+  zero123      000.png and 000.npy and so on: world to camera as Blender has it, [3, 4]
+  syncdreamer  000.png to 015.png, from its sixteen fixed cameras
+  ours         a data set of ours; becomes a folder with transforms.json and pictures an object
+
+Our cameras look at the origin, +z is up, and pictures are square with a transparent background;
+what is not so is left out, by object, with the reason in skipped.txt. Four views of one height,
+distance and field of view at azimuths 90 degrees apart make a set. Views that make none are left
+out too, unless --any_views takes them four by four as they come.
+
+Zero123 and SyncDreamer show objects as Blender imports them, with the front at -y and the longest
+side 1; here the front is at +x and the radius is about 1, so cameras turn and distances double. For
+transforms `--front` is the azimuth of the front in their world, and nothing is scaled.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from iso3d_jax.commands import command_line
+from iso3d_jax.core.errors import UserError, shorten
+from iso3d_jax.core.files import atomic_path, make_folder
+from iso3d_jax.core.json_files import need, read_object
+from iso3d_jax.data import asset_sources, meshes, places
+from iso3d_jax.data.multiview import joining, open_dataset, records, shards
+from iso3d_jax.data.picture_files import read_image
+from iso3d_jax.data.table import SET
+
+flags = command_line.flags_for(__name__)
+
+BLENDER_FRONT, BLENDER_SCALE = -90.0, 2.0  # degrees; of Zero123's and SyncDreamer's worlds
+BLENDER_FOV = math.degrees(2 * math.atan(32 / 70))  # a lens of 35 mm before a sensor of 32 mm
+LARGEST = 4096  # side of a picture that is read
+SAME_ANGLE, SAME_DISTANCE = 1.0, 0.01  # degrees, and a share, within which cameras are alike
+
+
+class Posed(NamedTuple):
+    """An object's pictures and cameras, in the world that they came with."""
+
+    pictures: list[Path]
+    c2w: Float[np.ndarray, "N 4 4"]  # OpenGL
+    fov_deg: Float[np.ndarray, " N"]
+
+
+def read_transforms(folder: Path) -> Posed | None:
+    """An object of NeRF-synthetic or nerfstudio; None where the folder holds none.
+
+    Raises:
+      UserError: the file is damaged.
+      meshes.BadMesh: its cameras are of a kind that records have not.
+    """
+    files = [folder / name for name in ("transforms.json", "transforms_train.json")]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        return None
+    content = read_object(file)
+    frames = need(content, "frames", list, file)
+    pictures, poses, fovs = [], [], []
+    for number, frame in enumerate(frames):
+        if not isinstance(frame, dict):
+            raise UserError(f"{file} is damaged: frame {number} is no object")
+        path = folder / need(frame, "file_path", str, f"frame {number} of {file}")
+        pictures.append(path if path.suffix else path.with_suffix(".png"))
+        poses.append(_matrix(frame.get("transform_matrix"), f"frame {number} of {file}", 4))
+        fovs.append(_field_of_view(content | frame, f"frame {number} of {file}"))
+    if not pictures:
+        raise meshes.BadMesh("no frames")
+    return Posed(pictures, np.stack(poses), np.array(fovs))
+
+
+def _matrix(value: Any, where: str, rows: int) -> np.ndarray:
+    """A pose as [4, 4]."""
+    try:
+        matrix = np.array(value, np.float64)
+    except (ValueError, TypeError):
+        matrix = np.zeros(0)
+    if matrix.shape not in ((rows, 4), (4, 4)) or not np.isfinite(matrix).all():
+        raise UserError(f"{where} has a camera that is no matrix of {rows} times 4 numbers")
+    return np.concatenate([matrix[:3], [[0.0, 0.0, 0.0, 1.0]]])
+
+
+def _field_of_view(camera: dict[str, Any], where: str) -> float:
+    """Degrees over the whole side of a square picture, of a pinhole at its middle."""
+    if any(camera.get(key) for key in ("k1", "k2", "k3", "k4", "p1", "p2")):
+        raise meshes.BadMesh("a lens that distorts")
+    w, h = camera.get("w"), camera.get("h")
+    if w != h:
+        raise meshes.BadMesh(f"pictures of {w} x {h} that are not square")
+    for key in ("cx", "cy"):
+        if w and key in camera and abs(need(camera, key, float, where) - w / 2) > 0.01 * w:
+            raise meshes.BadMesh("a picture whose middle is not on the camera's axis")
+    if "fl_x" in camera:
+        focal = need(camera, "fl_x", float, where, least=1e-6)
+        return math.degrees(2 * math.atan(need(camera, "w", float, where, least=1) / 2 / focal))
+    return math.degrees(need(camera, "camera_angle_x", float, where, least=1e-3, most=3.1))
+
+
+def read_zero123(folder: Path) -> Posed | None:
+    """An object as Zero123's rendering script leaves it; None where the folder holds none."""
+    pictures = [p for p in _numbered(folder) if p.with_suffix(".npy").is_file()]
+    if not pictures:
+        return None
+    poses = []
+    for picture in pictures:
+        try:
+            matrix = np.load(picture.with_suffix(".npy"), allow_pickle=False)
+        except (OSError, ValueError, EOFError) as e:
+            raise meshes.BadMesh(f"{picture.stem}.npy cannot be read: {shorten(e)}") from None
+        poses.append(np.linalg.inv(_matrix(matrix, f"{picture.stem}.npy", 3)))
+    return Posed(pictures, np.stack(poses), np.full(len(poses), BLENDER_FOV))
+
+
+def read_syncdreamer(folder: Path) -> Posed | None:
+    """An object as SyncDreamer's script renders it for training; None where there is none."""
+    from iso3d_jax.geometry import cameras
+
+    pictures = _numbered(folder)
+    if len(pictures) != 16:
+        return None
+    c2w = cameras.camera_to_world(np.full(16, 30.0), np.arange(16) * 22.5, 1.5)
+    return Posed(pictures, np.asarray(c2w, np.float64), np.full(16, BLENDER_FOV))
+
+
+def _numbered(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.glob("*.png") if re.fullmatch(r"\d{3}\.png", p.name))
+
+
+class Form(NamedTuple):
+    """How objects of a form are read, and how their world lies in ours."""
+
+    read: Callable[[Path], Posed | None]
+    front: float
+    scale: float
+
+
+FORMS = {
+    "transforms": Form(read_transforms, 0.0, 1.0),
+    "zero123": Form(read_zero123, BLENDER_FRONT, BLENDER_SCALE),
+    "syncdreamer": Form(read_syncdreamer, BLENDER_FRONT, BLENDER_SCALE),
+}
+
+
+def find_angles(
+    c2w: Float[np.ndarray, "N 4 4"], front: float = 0.0, scale: float = 1.0
+) -> dict[str, Float[np.ndarray, " N"]]:
+    """Azimuth, elevation and distance of cameras that look at the origin.
+
+    Args:
+      c2w: OpenGL camera to world, +z up.
+      front: azimuth of the object's front in that world, in degrees.
+      scale: of distances.
+
+    Raises:
+      meshes.BadMesh: a camera looks elsewhere, or is turned about its axis.
+    """
+    from iso3d_jax.geometry import cameras
+
+    position = c2w[:, :3, 3]
+    distance = np.linalg.norm(position, axis=-1)
+    azimuth = np.degrees(np.arctan2(position[:, 1], position[:, 0]))
+    elevation = np.degrees(np.arcsin(position[:, 2] / np.maximum(distance, 1e-9)))
+    elevation = np.clip(elevation, -89.9, 89.9)
+    ours = np.asarray(cameras.camera_to_world(elevation, azimuth, distance))
+    cosines = np.trace(np.swapaxes(ours, -1, -2)[:, :3, :3] @ c2w[:, :3, :3], axis1=1, axis2=2) - 1
+    apart = np.degrees(np.arccos(np.clip(cosines / 2, -1, 1)))
+    if apart.max() > 2 * SAME_ANGLE:
+        raise meshes.BadMesh(
+            f"camera {int(apart.argmax())} is turned {apart.max():.1f} degrees from one that looks "
+            "at the origin with +z up"
+        )
+    return {
+        "azimuth_deg": ((azimuth - front) % 360).astype(np.float32),
+        "elevation_deg": elevation.astype(np.float32),
+        "distance": (distance * scale).astype(np.float32),
+    }
+
+
+def find_sets(cameras: dict[str, np.ndarray], any_views: bool = False) -> list[int]:
+    """Indices of views, four by four those of a set: each a quarter turn after the one before.
+
+    Args:
+      cameras: azimuth_deg, elevation_deg, fov_deg, distance [N].
+      any_views: four by four as they come.
+    """
+    count = len(cameras["azimuth_deg"])
+    if any_views:
+        return list(range(count // SET * SET))
+    free, chosen = list(range(count)), []
+    while free:
+        first = free.pop(0)
+        found = [first]
+        for quarter in range(1, SET):
+            wanted = cameras["azimuth_deg"][first] + 90.0 * quarter
+            alike = [
+                k for k in free
+                if abs((cameras["azimuth_deg"][k] - wanted + 180) % 360 - 180) <= SAME_ANGLE
+                and abs(cameras["elevation_deg"][k] - cameras["elevation_deg"][first]) <= SAME_ANGLE
+                and abs(cameras["fov_deg"][k] - cameras["fov_deg"][first]) <= SAME_ANGLE
+                and abs(cameras["distance"][k] / cameras["distance"][first] - 1) <= SAME_DISTANCE
+            ]  # fmt: skip
+            found += alike[:1]
+        if len(found) == SET:
+            chosen += found
+            free = [k for k in free if k not in found]
+    return chosen
+
+
+def read_picture(file: Path, resolution: int | None) -> UInt8[np.ndarray, "S S 4"]:
+    """A square picture in straight alpha, of that side; of its own if None.
+
+    Raises:
+      meshes.BadMesh: it cannot be read or is not square.
+    """
+    try:
+        image = read_image(file, LARGEST).convert("RGBA")
+    except UserError as e:
+        raise meshes.BadMesh(str(e)) from None
+    if image.width != image.height:
+        raise meshes.BadMesh(f"{file.name} is {image.width} x {image.height}, not square")
+    if resolution and image.width != resolution:
+        box = Image.Resampling.BOX if image.width % resolution == 0 else Image.Resampling.LANCZOS
+        image = image.convert("RGBa").resize((resolution, resolution), box).convert("RGBA")
+    return np.asarray(image)
+
+
+def make_record(
+    posed: Posed, form: Form, resolution: int | None = None, any_views: bool = False
+) -> dict[str, np.ndarray]:
+    """Cameras and pictures of a record, without its names.
+
+    Raises:
+      meshes.BadMesh: the object is left out, for this reason.
+    """
+    columns = find_angles(posed.c2w, form.front, form.scale)
+    columns["fov_deg"] = posed.fov_deg.astype(np.float32)
+    chosen = find_sets(columns, any_views)
+    if not chosen:
+        raise meshes.BadMesh(f"none of its {len(posed.pictures)} views make a set of four")
+    images = [read_picture(posed.pictures[k], resolution) for k in chosen]
+    if len({image.shape for image in images}) > 1:
+        raise meshes.BadMesh("its pictures are of several sizes")
+    if min(image[..., 3].min() for image in images) > 0:
+        raise meshes.BadMesh("its pictures have no transparent background")
+    record = {key: column[chosen] for key, column in columns.items()}
+    record["images"] = np.stack(images)
+    record["set_index"] = np.arange(len(chosen), dtype=np.int32) // SET
+    return record
+
+
+def _objects(source: Path, form: Form) -> Iterator[tuple[Path, Posed | Exception]]:
+    """Folders of objects: the source itself, or those in it."""
+
+    def attempt(folder: Path) -> Posed | Exception | None:
+        try:
+            return form.read(folder)
+        except (meshes.BadMesh, UserError) as e:
+            return e
+
+    found = attempt(source)
+    if found is not None:
+        yield source.resolve(), found
+        return
+    for folder in sorted(path for path in source.iterdir() if path.is_dir()):
+        found = attempt(folder)
+        if found is not None:
+            yield folder, found
+
+
+def import_dataset(
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    form: str,
+    *,
+    resolution: int | None = None,
+    any_views: bool = False,
+    front: float | None = None,
+    creator: str = "unknown",
+    license: str = "unknown",
+) -> dict[str, int]:
+    """Makes a data set for `open_dataset` of others' renders.
+
+    Args:
+      source: an object's folder, or a folder of such.
+      out: a folder without a data set; may be in a bucket.
+      form: 'transforms', 'zero123' or 'syncdreamer'.
+      resolution: side of the pictures; that of the first object's if None.
+      any_views: take views that make no sets, four by four.
+      front: azimuth of the front in their world; the form's if None.
+      creator, license: noted of all objects.
+
+    Returns:
+      Objects by split, and under 'left out' how many are not in it.
+
+    Raises:
+      UserError: no objects of that form, none that can be taken, or a data set is there already.
+    """
+    root, folder = places.place(out), Path(source).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"--source {shorten(source)}: there is no such folder")
+    if (root / "settings.json").exists():
+        raise UserError(f"{root} holds a data set already; give another folder")
+    how = FORMS[form] if front is None else FORMS[form]._replace(front=front)
+    side, taken = resolution, set()
+
+    def items() -> Iterator[tuple[dict[str, Any], bytes | None]]:
+        nonlocal side
+        for path, posed in _objects(folder, how):
+            name = asset_sources.slug(path.name)
+            while name in taken:
+                name += "-2"
+            taken.add(name)
+            entry = dict(
+                name=name, title=path.name, category="", creator=creator, license=license,
+                source=form, split=asset_sources.assign_split(name),
+            )  # fmt: skip
+            try:
+                if isinstance(posed, Exception):
+                    raise posed
+                record = make_record(posed, how, side, any_views)
+            except (meshes.BadMesh, UserError) as e:
+                yield entry | {"status": shards.REFUSED, "reason": " ".join(str(e).split())}, None
+                continue
+            side = record["images"].shape[1]
+            yield (
+                entry | {"status": shards.RENDERED, "lacks": ""},
+                records.serialize(entry | record),
+            )
+
+    shards.write_shards(root, 1, items())
+    if not taken:
+        raise UserError(f"--source {folder}: no object of the form {form} in there")
+    settings = {"resolution": side, "form": form, "any_views": any_views, "shards": 1}
+    places.write_text(root / "settings.json", json.dumps(settings, indent=2))
+    return joining.join_shards(root)
+
+
+def export_transforms(data: str | os.PathLike, out: str | os.PathLike, split: str = "all") -> int:
+    """Writes a data set's pictures and cameras as nerfstudio and NeRF codes read them.
+
+    Args:
+      data: the data set.
+      out: a folder; gets one an object, with transforms.json and images/000.png and so on.
+      split: of the data set.
+
+    Returns:
+      How many objects.
+    """
+    dataset = open_dataset(data, split)
+    for record in dataset:
+        folder = make_folder(Path(out) / record["name"] / "images").parent
+        side = record["images"].shape[1]
+        frames = []
+        for k, image in enumerate(record["images"]):
+            with atomic_path(folder / "images" / f"{k:03d}.png") as temporary:
+                Image.fromarray(image).save(temporary)
+            focal = side / 2 / math.tan(math.radians(record["fov_deg"][k]) / 2)
+            frames.append({
+                "file_path": f"images/{k:03d}.png", "fl_x": focal, "fl_y": focal,
+                "cx": side / 2, "cy": side / 2, "w": side, "h": side,
+                "transform_matrix": np.asarray(record["c2w"][k], np.float64).tolist(),
+            })  # fmt: skip
+        content: dict[str, Any] = {"camera_model": "OPENCV", "frames": frames}
+        if np.ptp(record["fov_deg"]) == 0:  # what NeRF's own code reads
+            content["camera_angle_x"] = math.radians(record["fov_deg"][0])
+        with atomic_path(folder / "transforms.json") as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n")
+    return len(dataset)
+
+
+_SOURCE = flags.DEFINE_string("source", None, "folder of an object, or of such", required=True)
+_FORM = flags.DEFINE_enum("form", None, [*FORMS, "ours"], "what is in it", required=True)
+_OUT = flags.DEFINE_string("out", None, "folder of the data set, or of the objects", required=True)
+_RESOLUTION = flags.DEFINE_integer(
+    "resolution", None, "side of the pictures; the first object's if left out", 8, LARGEST
+)
+_ANY = flags.DEFINE_boolean("any_views", False, "take views that make no sets, four by four")
+_FRONT = flags.DEFINE_float("front", None, "azimuth of the front in their world", -360.0, 360.0)
+_CREATOR = flags.DEFINE_string("creator", "unknown", "who made the objects")
+_LICENSE = flags.DEFINE_string("license", "unknown", "their licence, as SPDX names it")
+
+
+def main(argv):
+    """Imports, or exports, and says how many objects."""
+    del argv
+    if _FORM.value == "ours":
+        number = export_transforms(_SOURCE.value, _OUT.value)
+        print(f"{number} objects in {_OUT.value}")
+        return
+    counts = import_dataset(
+        _SOURCE.value, _OUT.value, _FORM.value, resolution=_RESOLUTION.value,
+        any_views=_ANY.value, front=_FRONT.value, creator=_CREATOR.value, license=_LICENSE.value,
+    )  # fmt: skip
+    left_out = counts.pop("left out")
+    print(f"{', '.join(f'{s} {n}' for s, n in counts.items())} objects in {_OUT.value}")
+    print(f"left out {left_out}, see skipped.txt in it")
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Renders a data set in shards as an indexed job of Kubernetes, one shard a pod.
+#
+#   IMAGE=... launch/render_job.sh --assets /mnt/meshes --out /mnt/data/objects --resolution 256 \
+#       | kubectl apply -f -
+#   kubectl wait --for=condition=complete --timeout=-1s job/iso3d-render
+#   python -m iso3d_jax.data.join --data DIR                  # wherever DIR can be seen
+#
+# The image is built by launch/Dockerfile with EXTRA=render. Meshes and the data set are on a volume
+# that all pods may write; --out may also be in a bucket, for which the image needs gcsfs or s3fs.
+# A pod that is evicted starts again and goes on where it stopped.
+set -euo pipefail
+
+# --- set these ------------------------------------------------------------------------------------
+NAME=${NAME:-iso3d-render}
+IMAGE=${IMAGE:?set IMAGE to the pushed container image}
+SHARDS=${SHARDS:-100}
+PARALLEL=${PARALLEL:-20}        # pods at once
+CORES=${CORES:-16}              # of each
+MEMORY=${MEMORY:-32Gi}
+VOLUME_CLAIM=${VOLUME_CLAIM:-iso3d-data}
+# --------------------------------------------------------------------------------------------------
+
+flags=
+# shellcheck disable=SC2016 # the pod puts its number in
+for flag in --shard '$(JOB_COMPLETION_INDEX)'"/$SHARDS" --workers "$CORES" "$@"; do
+  flags+=$(printf '\n            - "%s"' "${flag//\"/\\\"}")
+done
+
+cat <<YAML
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: $NAME
+spec:
+  completionMode: Indexed
+  completions: $SHARDS
+  parallelism: $PARALLEL
+  backoffLimitPerIndex: 5
+  maxFailedIndexes: $SHARDS # the other shards are made all the same
+  podFailurePolicy:
+    rules:
+      - action: FailJob # mistakes in what was given are not repaired by a restart
+        onExitCodes: { containerName: render, operator: In, values: [2] }
+      - action: Ignore # evicted or preempted: no failure
+        onPodConditions: [{ type: DisruptionTarget }]
+  template:
+    spec:
+      restartPolicy: Never
+      containers:
+        - name: render
+          image: $IMAGE
+          command: [python, -m, iso3d_jax.data.render]
+          args:$flags
+          resources:
+            requests: { cpu: $CORES, memory: $MEMORY }
+            limits: { memory: $MEMORY }
+          volumeMounts: [{ name: data, mountPath: /mnt }]
+      volumes:
+        - name: data
+          persistentVolumeClaim: { claimName: $VOLUME_CLAIM }
+YAML
