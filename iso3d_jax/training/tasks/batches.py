@@ -2,25 +2,29 @@
 
 A resumed run sees what an unbroken one would have seen, on any number of hosts. `Batches` draws
 objects of a set in memory with replacement, step by step; `GrainBatches` goes through a set on disk
-in a global shuffle, epoch after epoch, read ahead by threads. Both read latents computed once
-(`data/encode.py`) or pictures (`data/picture_table.py`).
+in a global shuffle, epoch after epoch, read ahead by threads or processes. Both read latents
+computed once (`data/encoded.py`), pictures (`data/picture_table.py`), or a mixture of several sets
+(`mixtures.py`). In the place of an object that cannot be read comes the one after it.
 """
 
 from __future__ import annotations
 
 import zlib
-from typing import cast
+from collections.abc import Iterator
+from typing import Any, cast
 
 import numpy as np
 
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.data.encode import EncodedTable
-from iso3d_jax.data.picture_table import PictureTable
+from iso3d_jax.data.encoded_shards import DamagedRecord
 from iso3d_jax.data.table import SET, sample_targets
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.training.spec import StageSpec
+from iso3d_jax.training.tasks.damage import Damage
+from iso3d_jax.training.tasks.mixtures import Mixture, Table
 
-READ_AHEAD = 8  # batches, and as many threads
+READ_AHEAD = 2  # batches, and at least as many rows as there are threads
+THREADS = 16  # that read rows
 
 
 DIGESTED = 64  # objects that tell a set from another
@@ -41,24 +45,28 @@ def branch_shares(cfg: StageSpec) -> dict[str, float]:
     return {branch: share for branch, share in shares.items() if share > 0}
 
 
-def data_digest(table: EncodedTable | PictureTable) -> int:
+def data_digest(table: Table) -> int:
     """Tells a set of objects from another: its size, and names and cameras of up to 64 of them.
 
     Latents are left out: another device encodes the same pictures to others in the last bit.
     """
     digest = zlib.crc32(str(len(table)).encode())
     for index in np.unique(np.linspace(0, len(table) - 1, DIGESTED).astype(int)):
-        record = table.record(int(index))
+        try:
+            record, name = table.record(int(index)), table.name(int(index))
+        except DamagedRecord:
+            continue
         angles = np.stack([record.azimuth_deg, record.elevation_deg]).astype(np.float32)
-        digest = zlib.crc32(table.name(int(index)).encode() + angles.tobytes(), digest)
+        digest = zlib.crc32(name.encode() + angles.tobytes(), digest)
     return digest
 
 
 class Batches:
     """Views, cameras and embeddings of objects drawn from a set in memory."""
 
-    def __init__(self, cfg: StageSpec, table: EncodedTable | PictureTable):
+    def __init__(self, cfg: StageSpec, table: Table):
         self.cfg, self.table = cfg, table
+        self.damage = Damage(table, cfg.max_damaged_share)
         sets = table.num_views // SET
         needed = -(-cfg.num_views // SET)
         if sets < needed + (cfg.num_views > SET):
@@ -77,7 +85,7 @@ class Batches:
     def names(self, step: int) -> list[str]:
         """The objects of a step's batch."""
         rng = np.random.default_rng([self.cfg.seed, step])
-        return [self.table.name(i) for i in rng.integers(len(self.table), size=self.cfg.batch_size)]
+        return [self.table.name(i) for i in self._objects(rng)]
 
     def position(self) -> dict[str, int]:
         """What a checkpoint has to say of where the loader is, beside the step: nothing."""
@@ -86,11 +94,18 @@ class Batches:
     def restore_position(self, position: dict[str, int]) -> None:
         """Goes on from a checkpoint's position."""
 
+    def _objects(self, rng: np.random.Generator) -> np.ndarray:
+        """A step's objects; of a weighted mixture each set's share is its weight."""
+        size, table = self.cfg.batch_size, self.table
+        if not isinstance(table, Mixture) or table.weights is None:
+            return rng.integers(len(table), size=size)
+        which = rng.choice(len(table.weights), size=size, p=table.weights)
+        return table.starts[which] + rng.integers(table.lengths[which])
+
     def __call__(self, step: int, rows: slice | np.ndarray = slice(None)) -> dict[str, np.ndarray]:
         """The step's batch, or those of its rows that `rows` picks."""
         rng = np.random.default_rng([self.cfg.seed, step])
-        objects = rng.integers(len(self.table), size=self.cfg.batch_size)
-        records = [self.table.record(i) for i in objects]
+        records = [self.damage.record(int(i)) for i in self._objects(rng)]
         drawn = self._draw(rng, step, records)
         chosen = range(self.cfg.batch_size)[rows] if isinstance(rows, slice) else rows
         return self._finish(
@@ -116,7 +131,11 @@ class Batches:
         return ref, variant, views[:, : 1 if self.branch(step).endswith("a") else cfg.num_views]
 
     def _read(self, step: int, record, ref, variant, views) -> dict:
-        """One row of a batch; azimuths count from the reference."""
+        """One row of a batch, of the object or where it is damaged of the next that is not."""
+        return self.damage.skip(record, lambda record: self._row(step, record, ref, variant, views))
+
+    def _row(self, step: int, record, ref, variant, views) -> dict:
+        """Views of an object; azimuths count from the reference."""
         sign = -1.0 if self.table.mirrored[variant] else 1.0
         azimuth, elevation = record.azimuth_deg, record.elevation_deg
         return {
@@ -143,16 +162,15 @@ class GrainBatches(Batches):
     """All objects in a global shuffle by the seed, another one each epoch; rows read ahead.
 
     Object number p of the run is the shuffle's entry p, whichever host reads it, so each host reads
-    its own rows of every step's batch and the run is the same on any number of hosts.
+    its own rows of every step's batch and the run is the same on any number of hosts. Of a weighted
+    mixture each set has a shuffle of its own, and they take turns by their weights.
     """
 
-    def __init__(self, cfg: StageSpec, table: EncodedTable | PictureTable):
-        import grain
-
+    def __init__(self, cfg: StageSpec, table: Table):
         super().__init__(cfg, table)
-        self._order = grain.MapDataset.range(len(table)).shuffle(seed=cfg.seed).repeat()
-        self._iterator, self._rows = None, np.arange(0)
-        self._start: dict[str, int] | None = None
+        self._order = _shuffled(cfg.seed, table)
+        self._iterator: Iterator[dict] | None = None
+        self._rows, self._next = np.arange(0), 0
 
     def _object(self, step: int, row: int) -> int:
         return cast(int, self._order[step * self.cfg.batch_size + row])
@@ -161,39 +179,81 @@ class GrainBatches(Batches):
         return [self.table.name(self._object(step, row)) for row in range(self.cfg.batch_size)]
 
     def position(self) -> dict[str, int]:
-        """The iterator's own state: how many batches it has given."""
-        return {} if self._iterator is None else self._iterator.get_state()
+        """The step of the next batch."""
+        return {} if self._iterator is None else {"next_index": self._next}
 
     def restore_position(self, position: dict[str, int]) -> None:
-        self._start = position
+        self._next = position.get("next_index", 0)
 
     def __call__(self, step: int, rows: slice | np.ndarray = slice(None)) -> dict[str, np.ndarray]:
         chosen = np.arange(self.cfg.batch_size)[rows]
-        if self._iterator is None or not np.array_equal(chosen, self._rows):
-            self._iterator, self._rows = self._read_ahead(chosen), chosen
-            if self._start:
-                self._iterator.set_state(self._start)
-                self._start = None
-        if self._iterator.get_state()["next_index"] != step:
-            self._iterator.set_state({"next_index": step})
-        return self._finish(next(self._iterator))
+        if self._iterator is None or self._next != step or not np.array_equal(chosen, self._rows):
+            self._iterator, self._rows = self._read_ahead(step, chosen), chosen
+        batch = next(self._iterator)
+        self._next = step + 1
+        return self._finish(batch)
 
-    def _read_ahead(self, rows: np.ndarray):
-        """An iterator over these rows of each step's batch; its state counts the steps."""
+    def read_row(self, step: int, row: int) -> dict:
+        """A row of a step's batch, by itself."""
+        record = self.damage.record(self._object(step, row))
+        rng = np.random.default_rng([self.cfg.seed, step, row, 2])
+        return self._read(step, record, *(d[0] for d in self._draw(rng, step, [record])))
+
+    def _read_ahead(self, first: int, rows: np.ndarray) -> Iterator[dict]:
+        """These rows of the batches from a step on.
+
+        In threads of this process each reads single rows. In processes each makes every n-th batch,
+        so that no row is sent by itself.
+        """
         import grain
 
-        def read(number: int) -> dict:
-            step, row = number // len(rows), int(rows[number % len(rows)])
-            record = self.table.record(self._object(step, row))
-            rng = np.random.default_rng([self.cfg.seed, step, row, 2])
-            return self._read(step, record, *(d[0] for d in self._draw(rng, step, [record])))
+        size, processes = len(rows), self.cfg.read_processes
+        numbers = grain.MapDataset.range(first * size, max(self.cfg.steps, first + 1) * size)
+        read = numbers.map(_Reader(self, rows))
+        if processes:
+            options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
+            batches = read.batch(size, batch_fn=_stack).to_iter_dataset(options)
+            return iter(batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=processes)))
+        options = grain.ReadOptions(
+            num_threads=THREADS, prefetch_buffer_size=max(THREADS, READ_AHEAD * size)
+        )
+        return iter(read.to_iter_dataset(options).batch(size, batch_fn=_stack))
 
-        numbers = grain.MapDataset.range(self.cfg.steps * len(rows))
-        options = grain.ReadOptions(num_threads=READ_AHEAD, prefetch_buffer_size=READ_AHEAD)
-        return iter(numbers.map(read).batch(len(rows), batch_fn=_stack).to_iter_dataset(options))
+    def __getstate__(self) -> dict[str, Any]:
+        return {"cfg": self.cfg, "table": self.table}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["cfg"], state["table"])
 
 
-def make_batches(cfg: StageSpec, table: EncodedTable | PictureTable) -> Batches:
+class _Reader:
+    """From a number among a run's rows to the row; it is sent to processes."""
+
+    def __init__(self, batches: GrainBatches, rows: np.ndarray):
+        self._batches, self._rows = batches, rows
+
+    def __call__(self, number: int) -> dict:
+        step, row = divmod(number, len(self._rows))
+        return self._batches.read_row(step, int(self._rows[row]))
+
+
+def _shuffled(seed: int, table: Table):
+    """The run's objects in order, without end."""
+    import grain
+
+    def shuffled(first: int, count: int, seed: int):
+        return grain.MapDataset.range(first, first + count).shuffle(seed=seed).repeat()
+
+    if not isinstance(table, Mixture) or table.weights is None:
+        return shuffled(0, len(table), seed)
+    parts = zip(table.starts.tolist(), table.lengths.tolist(), strict=True)
+    return grain.MapDataset.mix(
+        [shuffled(first, count, seed + k) for k, (first, count) in enumerate(parts)],
+        weights=table.weights.tolist(),
+    )
+
+
+def make_batches(cfg: StageSpec, table: Table) -> Batches:
     """The loader that `cfg.loader` names."""
     return {"memory": Batches, "grain": GrainBatches}[cfg.loader](cfg, table)
 

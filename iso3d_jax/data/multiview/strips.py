@@ -1,0 +1,102 @@
+"""An object's views as bytes of a record: one PNG a view, so that some are decoded alone.
+
+A row of a batch shows five views of twenty-four, and decoding is what reading pictures costs. So
+the bytes are a table of contents and then each view's own PNG, of the box in which it is not all
+zeros:
+
+    MARK, count, height, width                    little-endian, 16 bytes
+    count times: y, x, height, width, length      of the box and its PNG; all zeros of an empty view
+    the PNGs one after another
+
+`decode_views` also reads the strips of before, one PNG with all views side by side.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from iso3d_jax.core.images import open_as
+
+MARK = b"I3V1"
+_HEAD = struct.Struct("<4sIII")
+_ENTRY = struct.Struct("<IIIII")
+_PNG = b"\x89PNG"
+
+
+def encode_views(images: UInt8[np.ndarray, "N H W 4"]) -> bytes:
+    """Views of straight RGBA, lossless to the last byte."""
+    entries, pictures = [], []
+    for view in images:
+        seen = view.any(-1)
+        rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
+        if not rows.size:
+            entries.append((0, 0, 0, 0, 0))
+            continue
+        y, x = int(rows[0]), int(columns[0])
+        height, width = int(rows[-1]) + 1 - y, int(columns[-1]) + 1 - x
+        buffer = io.BytesIO()
+        cut = np.ascontiguousarray(view[y : y + height, x : x + width])
+        Image.fromarray(cut).save(buffer, "PNG")
+        pictures.append(buffer.getvalue())
+        entries.append((y, x, height, width, len(pictures[-1])))
+    head = _HEAD.pack(MARK, *images.shape[:3])
+    return b"".join([head, *(_ENTRY.pack(*entry) for entry in entries), *pictures])
+
+
+def decode_views(
+    data: bytes, count: int, views: Sequence[int] | None = None
+) -> UInt8[np.ndarray, "V H W 4"]:
+    """Some views of an object.
+
+    Args:
+      data: what `encode_views` gave, or a strip of before.
+      count: how many views the object has.
+      views: which; all if None. Of a strip all are decoded in any case.
+
+    Raises:
+      ValueError, OSError, SyntaxError: damaged bytes.
+    """
+    views = range(count) if views is None else views
+    if data[:4] == _PNG:
+        strip = np.asarray(open_as(io.BytesIO(data), ["PNG"]).convert("RGBA"))
+        height, width = strip.shape[0], strip.shape[1] // count
+        return np.ascontiguousarray(strip.reshape(height, count, width, 4).swapaxes(0, 1)[views])
+    if len(data) < _HEAD.size + count * _ENTRY.size:
+        raise ValueError("the views' table of contents is cut off")
+    mark, there, height, width = _HEAD.unpack_from(data)
+    if mark != MARK or there != count:
+        raise ValueError("the bytes are no views of this object")
+    entries = [_ENTRY.unpack_from(data, _HEAD.size + k * _ENTRY.size) for k in range(count)]
+    starts = np.cumsum([_HEAD.size + count * _ENTRY.size] + [entry[-1] for entry in entries])
+    out = np.zeros((len(views), height, width, 4), np.uint8)
+    for row, view in zip(out, views, strict=True):
+        y, x, h, w, length = entries[view]
+        if not length:
+            continue
+        start = int(starts[view])
+        picture = open_as(io.BytesIO(data[start : start + length]), ["PNG"])
+        if picture.mode != "RGBA" or picture.size != (w, h):
+            raise ValueError(f"view {view} has a picture of another size")
+        row[y : y + h, x : x + w] = np.asarray(picture)
+    return out
+
+
+def read_stored(dataset: Any, index: int) -> dict[str, Any]:
+    """A record of `open_dataset` with its views as they are stored, under `strip`.
+
+    Raises:
+      whatever the file's reader raises on damaged bytes.
+    """
+    stored = dict(dataset._source[int(index)])
+    strip = stored.pop("strip")
+    return {
+        key: value.decode() if isinstance(value, bytes) else np.asarray(value)
+        for key, value in stored.items()
+    } | {"strip": strip}
