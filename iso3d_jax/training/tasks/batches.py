@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, cast
 
+import absl.flags
 import numpy as np
 
 from iso3d_jax.core.errors import UserError
@@ -211,6 +212,8 @@ class GrainBatches(Batches):
         numbers = grain.MapDataset.range(first * size, max(self.cfg.steps, first + 1) * size)
         read = numbers.map(_Reader(self, rows))
         if processes:
+            if not absl.flags.FLAGS.is_parsed():  # called from Python: grain asks them there
+                absl.flags.FLAGS.mark_as_parsed()
             options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
             batches = read.batch(size, batch_fn=_stack).to_iter_dataset(options)
             return iter(batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=processes)))
