@@ -1,6 +1,6 @@
 """Encoding and loading of large data sets: memory, time of the processor, starts, kills.
 
-    python benchmarks/data_at_scale_training.py --result benchmarks/results/data_at_scale_training.json
+    python benchmarks/data_at_scale_training.py --result FILE
     python benchmarks/data_at_scale_training.py --only start,raw
 
 Objects are the shipped ones made larger, 24 views of 256 x 256, and latents of the released size
@@ -180,8 +180,13 @@ def kills(folder: Path, count: int = 4) -> dict:
         kept.append(len(list(out.glob("objects-*.npz"))))
     child("encode_some", out, *arguments)
     whole, killed = digests(folder / "whole"), digests(out)
-    return {"kills": count, "shards_kept_after_each": kept, "shards": 6,
-            "same_bytes": whole == killed, "left_over_files": sorted(set(killed) - set(whole))}  # fmt: skip
+    return {
+        "kills": count,
+        "shards_kept_after_each": kept,
+        "shards": 6,
+        "same_bytes": whole == killed,
+        "left_over_files": sorted(set(killed) - set(whole)),
+    }
 
 
 def fake_encoded(folder: Path, objects: int, latent, width: int, each: int = 1000) -> None:

@@ -140,5 +140,6 @@ def training(cfg: ConfigDict | Mapping[str, Any], prefix: str = "--config") -> N
             model(f"{prefix}.init.{name}", path, *(() if name == "drawing" else (name,)))
     for path in filter(None, cfg.get("data", "").split(",")):
         dataset(f"{prefix}.data", path)
-    for path in filter(None, cfg.get("data_encoded", "").split(",")):
-        encoded(f"{prefix}.data_encoded", path)
+    for key in ("data_encoded", "data_pictures"):
+        for path in filter(None, cfg.get(key, "").split(",")):
+            encoded(f"{prefix}.{key}", path)

@@ -32,10 +32,12 @@ from iso3d_jax.core.errors import UserError, shorten
 from iso3d_jax.core.files import Difference, ensure_same_folder, make_folder
 from iso3d_jax.core.progress import Progress
 from iso3d_jax.data import encoded_shards
+from iso3d_jax.data.camera_ranges import identify_range, range_of_records
 from iso3d_jax.data.colour import change_colours, on_white
 from iso3d_jax.data.encoded import EncodedSet, EncodedTable
 from iso3d_jax.data.encoded_shards import DAMAGE, MAX_DAMAGED_SHARE, ShardWriter
 from iso3d_jax.data.pictures import MODES
+from iso3d_jax.data.plain_pictures import PlainPictures
 from iso3d_jax.data.prepared_views import prepare_views
 from iso3d_jax.data.table import MultiViewTable
 from iso3d_jax.models.vae import encode_pictures
@@ -292,6 +294,9 @@ def encode_table(
         azimuth_deg=table.azimuth_deg,
         elevation_deg=table.elevation_deg,
         names=table.names,
+        camera_range=identify_range(
+            *(column.ravel() for column in (table.elevation_deg, table.fov_deg, table.distance))
+        ),
     )
 
 
@@ -410,6 +415,9 @@ _CLIP = flags.DEFINE_string(
 )
 _OUT = flags.DEFINE_string("out", None, "folder to write", required=True)
 _VARIANTS = flags.DEFINE_integer("variants", 4, "variants of colours", 1, 1000)
+_PLAIN = flags.DEFINE_string(
+    "plain", None, "encode a folder of plain pictures instead, for --config.data_pictures"
+)
 _SHARD = flags.DEFINE_string(
     "shard", None, "i/n: make every n-th shard from the i-th on, for n processes with one --out"
 )
@@ -475,6 +483,7 @@ def encode_dataset(
     shard: str | None = None,
     shard_objects: int = SHARD_OBJECTS,
     max_damaged_share: float = MAX_DAMAGED_SHARE,
+    plain: str | Path | None = None,
 ) -> EncodedSet | None:
     """Encodes rendered data sets with frozen networks and writes the result, shard by shard.
 
@@ -491,6 +500,8 @@ def encode_dataset(
         several, which is all where there is one.
       shard_objects: the most of a shard, which is what a kill loses.
       max_damaged_share: of the objects; so many that cannot be read are left out.
+      plain: a folder of plain pictures, in the place of `data` and `pictures`; each becomes an
+        object of one view (`plain_pictures.py`).
 
     Returns:
       The set, or None where shards of other processes are not there yet.
@@ -507,18 +518,25 @@ def encode_dataset(
     if unknown:
         raise UserError(f"--pictures has {', '.join(unknown)}: there are {', '.join(MODES)}")
     part = parse_part(shard)
-    for path in data:
+    if plain:
+        paths.pictures("--plain", str(plain))
+    for path in () if plain else data:
         paths.dataset("--data", path)
     paths.model("--vae", vae, "vae")
     paths.model("--clip", clip, "clip")
     make_folder(out)
     autoencoder = load_model(vae, dtype, ("vae",))
     tower = load_model(clip, dtype, ("clip",))
-    ways = list(pictures or [tower.config.picture])
-    records = Joined([open_dataset(path, split) for path in data])
+    if plain:
+        ways = ["framed"]  # as they are
+        records: Sequence[dict[str, Any]] = PlainPictures(plain, autoencoder.config.resolution)
+    else:
+        ways = list(pictures or [tower.config.picture])
+        records = Joined([open_dataset(path, split) for path in data])
     facts = {
         "split": split, "colours": variants, "references": ways,
         "networks": _digest_networks(autoencoder.vae, tower.clip), "data": _digest_objects(records),
+        "camera_range": range_of_records(records),
     }  # fmt: skip
     encoder = Encoder(autoencoder.vae, tower.clip, variants=variants, pictures=ways)
     complete = encode_shards(
@@ -535,7 +553,7 @@ def main(argv):
         _DATA.value, _OUT.value, split=_SPLIT.value, vae=_VAE.value, clip=_CLIP.value,
         variants=_VARIANTS.value, pictures=_PICTURES.value, dtype=_DTYPE.value,
         shard=_SHARD.value, shard_objects=_SHARD_OBJECTS.value,
-        max_damaged_share=_MAX_DAMAGED_SHARE.value,
+        max_damaged_share=_MAX_DAMAGED_SHARE.value, plain=_PLAIN.value,
     )  # fmt: skip
     if encoded is None:
         print(f"{_OUT.value}: this process's shards are done; others are not there yet")

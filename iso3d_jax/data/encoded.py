@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from iso3d_jax.core.files import make_folder
+from iso3d_jax.core.json_files import need
 from iso3d_jax.data.encoded_shards import ShardReader, ShardWriter, finish
 
 
@@ -77,7 +78,8 @@ class EncodedObject:
 class EncodedTable:
     """A set in memory, for a few hundred objects.
 
-    `names` are the objects'; a set without them has numbers in their place.
+    `names` are the objects'; a set without them has numbers in their place. `camera_range` says
+    from where they are seen (`camera_ranges.py`), where it is known.
     """
 
     moments: Float[np.ndarray, "A N M h w D2"]
@@ -86,6 +88,7 @@ class EncodedTable:
     azimuth_deg: Float[np.ndarray, "N M"]
     elevation_deg: Float[np.ndarray, "N M"]
     names: list[str] = dataclasses.field(default_factory=list)
+    camera_range: str = ""
 
     def __len__(self) -> int:
         return self.moments.shape[1]
@@ -132,7 +135,7 @@ class EncodedTable:
                     self.moments[:, i],
                     self.embedding[:, i],
                 )
-        finish(folder, 1, {})
+        finish(folder, 1, {"camera_range": self.camera_range})
 
 
 class EncodedSet:
@@ -147,6 +150,7 @@ class EncodedSet:
         layout = self.shards.layout
         self.mirrored = np.arange(layout.variants) % 2 == 1
         self.num_views, self.latent, self.width = layout.views, layout.latent, layout.width
+        self.camera_range = need(self.shards.facts, "camera_range", str, folder, default="")
 
     def __len__(self) -> int:
         return len(self.shards)

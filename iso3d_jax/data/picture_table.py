@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from iso3d_jax.core.errors import shorten
+from iso3d_jax.data.camera_ranges import range_of_records
 from iso3d_jax.data.encoded_shards import DAMAGE, DamagedRecord
 from iso3d_jax.data.multiview import MultiViewDataset
 from iso3d_jax.data.multiview.strips import decode_views, read_stored
@@ -39,7 +40,9 @@ class PictureTable:
 
     def __post_init__(self):
         self.mirrored = np.arange(2 * self.variants) % 2 == 1
-        self.num_views = len(self._stored(0)["azimuth_deg"])
+        first = [self._stored(k) for k in range(min(8, len(self)))]
+        self.num_views = len(first[0]["azimuth_deg"])
+        self.camera_range = range_of_records(first)
 
     def name(self, index: int) -> str:
         return str(self._stored(index)["name"])

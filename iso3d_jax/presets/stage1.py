@@ -30,6 +30,8 @@ def stage(cfg, preset, number):
     cfg.init = common.ConfigDict(dict(vae="", clip="", drawing=""))
     cfg.data_encoded = ""
     cfg.data_weights = ()  # of several sets, given with commas; none: each object is as likely
+    cfg.data_pictures = ""  # an encoded set of plain pictures (data.encode --plain)
+    cfg.picture_share = 0.0  # of the steps that read it; MVDream: 0.3 of LAION
     cfg.data_variants = 4
     cfg.encoding = "once"  # or online: latents and embeddings anew in each step, from pictures
     cfg.loader = "memory"  # or grain: a global shuffle of a set on disk, read ahead by threads

@@ -97,6 +97,8 @@ class StageSpec(TrainingSpec):
     init: InitSpec
     data_encoded: str
     data_weights: tuple[float, ...]
+    data_pictures: str
+    picture_share: float
     data_variants: int
     encoding: str
     loader: str

@@ -305,7 +305,7 @@ def test_the_commands_flags_reach_the_encoding(monkeypatch, records, tmp_path, c
     values = dict(
         _DATA=["a", "b"], _SPLIT="test", _DTYPE="float32", _VAE="v", _CLIP="c",
         _OUT=str(tmp_path / "out"), _VARIANTS=3, _PICTURES=None, _SHARD=None, _SHARD_OBJECTS=9,
-        _MAX_DAMAGED_SHARE=0.5,
+        _MAX_DAMAGED_SHARE=0.5, _PLAIN=None,
     )  # fmt: skip
 
     def give(name, value):
@@ -331,6 +331,7 @@ def test_the_commands_flags_reach_the_encoding(monkeypatch, records, tmp_path, c
     found = EncodedSet(tmp_path / "out")
     assert found.shards.sizes.tolist() == [7, 7] and len(found.mirrored) == 6
     said = json.loads((tmp_path / "out" / "encoding.json").read_text())
+    assert said["camera_range"] == found.camera_range == ""  # the records have no distances
     assert said["references"] == ["launch"] and said["split"] == "test" and said["colours"] == 3
     assert capsys.readouterr().out == f"{tmp_path / 'out'}: 0 MB of latents, 14 objects\n"
     give("_OUT", str(tmp_path / "parts"))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import absl.flags
 import numpy as np
@@ -23,8 +23,10 @@ from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.training.spec import StageSpec
 from iso3d_jax.training.tasks.damage import Damage
 from iso3d_jax.training.tasks.mixtures import Mixture, Table
+from iso3d_jax.training.tasks.order import Order
 
 READ_AHEAD = 2  # batches, and at least as many rows as there are threads
+KEPT = 1000  # branches of steps
 THREADS = 16  # that read rows
 
 
@@ -34,12 +36,13 @@ DIGESTED = 64  # objects that tell a set from another
 def branch_shares(cfg: StageSpec) -> dict[str, float]:
     """What share of the steps each branch of a stage has; those that no step runs are left out.
 
-    The shares of `Batches.branch`: one view or several, and in stage 2 with or without the
-    reference, drawn independently.
+    The shares of `Batches.branch`: plain pictures or not, one view or several, and in stage 2 with
+    or without the reference, drawn independently.
     """
     without = cfg.reference_dropout if cfg.stage == 2 else 1.0
-    shares = {
-        f"{stage}-{views}": of_stage * of_views
+    others = 1.0 - cfg.picture_share
+    shares = {"0-a": cfg.picture_share} | {
+        f"{stage}-{views}": others * of_stage * of_views
         for stage, of_stage in (("1", without), ("2", 1.0 - without))
         for views, of_views in (("a", cfg.single_view_share), ("b", 1.0 - cfg.single_view_share))
     }
@@ -65,9 +68,16 @@ def data_digest(table: Table) -> int:
 class Batches:
     """Views, cameras and embeddings of objects drawn from a set in memory."""
 
-    def __init__(self, cfg: StageSpec, table: Table):
-        self.cfg, self.table = cfg, table
+    def __init__(self, cfg: StageSpec, table: Table, pictures: Table | None = None):
+        """
+        Args:
+          pictures: plain ones, an object's single view each, which steps of branch 0-a read.
+        """
+        self.cfg, self.table, self.pictures = cfg, table, pictures
+        self._branches: dict[int, str] = {}
         self.damage = Damage(table, cfg.max_damaged_share)
+        if pictures is not None:
+            self._damage_of_pictures = Damage(pictures, cfg.max_damaged_share)
         sets = table.num_views // SET
         needed = -(-cfg.num_views // SET)
         if sets < needed + (cfg.num_views > SET):
@@ -77,16 +87,48 @@ class Batches:
             )
 
     def branch(self, step: int) -> str:
-        """'1-a', '1-b', '2-a' or '2-b'; in stage 2 a '1-' step is one without the reference."""
+        """'1-a', '1-b', '2-a' or '2-b'; in stage 2 a '1-' step is one without the reference.
+        '0-a' is one of plain pictures."""
+        name = self._branches.get(step)  # every row of a step asks
+        if name is None:
+            if len(self._branches) > KEPT:
+                self._branches = {}
+            name = self._branches[step] = self._draw_branch(step)
+        return name
+
+    def _draw_branch(self, step: int) -> str:
         cfg = self.cfg
-        single, with_reference = np.random.default_rng([cfg.seed, step, 1]).random(2)
+        single, with_reference, plain = np.random.default_rng([cfg.seed, step, 1]).random(3)
+        if plain < cfg.picture_share:
+            return "0-a"
         stage = "2" if cfg.stage == 2 and with_reference >= cfg.reference_dropout else "1"
         return f"{stage}-{'a' if single < cfg.single_view_share else 'b'}"
 
     def names(self, step: int) -> list[str]:
         """The objects of a step's batch."""
+        if self.branch(step) == "0-a":
+            return self._names_of_pictures(step)
         rng = np.random.default_rng([self.cfg.seed, step])
         return [self.table.name(i) for i in self._objects(rng)]
+
+    def _names_of_pictures(self, step: int) -> list[str]:
+        rows = range(self.cfg.batch_size)
+        return [_given(self.pictures).name(self._picture(step, row)) for row in rows]
+
+    def _picture(self, step: int, row: int) -> int:
+        """Which picture a row of a step of branch 0-a shows."""
+        rng = np.random.default_rng([self.cfg.seed, step, row, 3])
+        return int(rng.integers(len(_given(self.pictures))))
+
+    def _read_picture(self, step: int, row: int) -> dict:
+        """A picture as the single view, its own embedding the context; no camera."""
+        pictures = _given(self.pictures)
+        rng = np.random.default_rng([self.cfg.seed, step, row, 2])
+        variant = int(rng.integers(len(pictures.mirrored)))
+        record = self._damage_of_pictures.record(self._picture(step, row))
+        return self._damage_of_pictures.skip(
+            record, lambda record: record.read(variant, 0, np.array([0]), False)
+        )
 
     def position(self) -> dict[str, int]:
         """What a checkpoint has to say of where the loader is, beside the step: nothing."""
@@ -105,6 +147,9 @@ class Batches:
 
     def __call__(self, step: int, rows: slice | np.ndarray = slice(None)) -> dict[str, np.ndarray]:
         """The step's batch, or those of its rows that `rows` picks."""
+        if self.branch(step) == "0-a":
+            chosen = np.arange(self.cfg.batch_size)[rows]
+            return _stack([self._read_picture(step, int(row)) for row in chosen])
         rng = np.random.default_rng([self.cfg.seed, step])
         records = [self.damage.record(int(i)) for i in self._objects(rng)]
         drawn = self._draw(rng, step, records)
@@ -148,6 +193,8 @@ class Batches:
 
     def _finish(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Angles to cameras."""
+        if "azimuth_deg" not in batch:  # of plain pictures
+            return batch
         azimuth, elevation = batch.pop("azimuth_deg"), batch.pop("elevation_deg")
         reference = batch.pop("reference_elevation_deg")
         encoding = self.cfg.model.camera_encoding
@@ -167,16 +214,21 @@ class GrainBatches(Batches):
     mixture each set has a shuffle of its own, and they take turns by their weights.
     """
 
-    def __init__(self, cfg: StageSpec, table: Table):
-        super().__init__(cfg, table)
-        self._order = _shuffled(cfg.seed, table)
+    def __init__(self, cfg: StageSpec, table: Table, pictures: Table | None = None):
+        super().__init__(cfg, table, pictures)
+        if isinstance(table, Mixture) and table.weights is not None:
+            self._order = Order(cfg.seed, table.lengths.tolist(), table.weights.tolist())
+        else:
+            self._order = Order(cfg.seed, [len(table)])
         self._iterator: Iterator[dict] | None = None
         self._rows, self._next = np.arange(0), 0
 
     def _object(self, step: int, row: int) -> int:
-        return cast(int, self._order[step * self.cfg.batch_size + row])
+        return self._order[step * self.cfg.batch_size + row]
 
     def names(self, step: int) -> list[str]:
+        if self.branch(step) == "0-a":
+            return self._names_of_pictures(step)
         return [self.table.name(self._object(step, row)) for row in range(self.cfg.batch_size)]
 
     def position(self) -> dict[str, int]:
@@ -196,6 +248,8 @@ class GrainBatches(Batches):
 
     def read_row(self, step: int, row: int) -> dict:
         """A row of a step's batch, by itself."""
+        if self.branch(step) == "0-a":
+            return self._read_picture(step, row)
         record = self.damage.record(self._object(step, row))
         rng = np.random.default_rng([self.cfg.seed, step, row, 2])
         return self._read(step, record, *(d[0] for d in self._draw(rng, step, [record])))
@@ -223,10 +277,10 @@ class GrainBatches(Batches):
         return iter(read.to_iter_dataset(options).batch(size, batch_fn=_stack))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"cfg": self.cfg, "table": self.table}
+        return {"cfg": self.cfg, "table": self.table, "pictures": self.pictures}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["cfg"], state["table"])
+        self.__init__(**state)
 
 
 class _Reader:
@@ -240,25 +294,16 @@ class _Reader:
         return self._batches.read_row(step, int(self._rows[row]))
 
 
-def _shuffled(seed: int, table: Table):
-    """The run's objects in order, without end."""
-    import grain
-
-    def shuffled(first: int, count: int, seed: int):
-        return grain.MapDataset.range(first, first + count).shuffle(seed=seed).repeat()
-
-    if not isinstance(table, Mixture) or table.weights is None:
-        return shuffled(0, len(table), seed)
-    parts = zip(table.starts.tolist(), table.lengths.tolist(), strict=True)
-    return grain.MapDataset.mix(
-        [shuffled(first, count, seed + k) for k, (first, count) in enumerate(parts)],
-        weights=table.weights.tolist(),
-    )
-
-
-def make_batches(cfg: StageSpec, table: Table) -> Batches:
+def make_batches(cfg: StageSpec, table: Table, pictures: Table | None = None) -> Batches:
     """The loader that `cfg.loader` names."""
-    return {"memory": Batches, "grain": GrainBatches}[cfg.loader](cfg, table)
+    return {"memory": Batches, "grain": GrainBatches}[cfg.loader](cfg, table, pictures)
+
+
+def _given(pictures: Table | None) -> Table:
+    """Plain pictures, of a run that has a share for them."""
+    if pictures is None:
+        raise ValueError("a run with a picture_share needs pictures")
+    return pictures
 
 
 def _stack(rows) -> dict[str, np.ndarray]:

@@ -27,6 +27,11 @@ class Table(Protocol):
         """Of each object."""
         ...
 
+    @property
+    def camera_range(self) -> str:
+        """From where objects are seen (`data/camera_ranges.py`); "" where nobody knows."""
+        ...
+
     def name(self, index: int) -> str: ...
 
     def record(self, index: int) -> Any:
@@ -86,6 +91,7 @@ class Mixture:
         self.starts = np.cumsum(self.lengths) - self.lengths
         self.weights = np.asarray(weights, float) / sum(weights) if weights else None
         self.mirrored, self.num_views = first.mirrored, first.num_views
+        self.camera_range = ", ".join(sorted({t.camera_range for t in tables} - {""}))
 
     def __len__(self) -> int:
         return int(self.lengths.sum())

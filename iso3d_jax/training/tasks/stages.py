@@ -133,8 +133,14 @@ class DenoiserTask(BaseTask):
             )
         if cfg.sample_every or cfg.ablate_every:
             self._check_size(self.held_out.images.shape[2])
-        self.batches = batches.make_batches(cfg, self._table())
+        pictures = self._plain_pictures()
+        self.batches = batches.make_batches(cfg, self._table(), pictures)
+        seen = self.batches.table.camera_range
+        if seen:  # what distillation and evaluation may be compared with
+            self.config = dataclasses.replace(self.config, camera_range=seen)
         self._digest = batches.data_digest(self.batches.table)
+        if pictures is not None:
+            self._digest ^= batches.data_digest(pictures)
         self._encode: Callable[[dict], dict] | None = None
         self.sharding_rules = denoiser.sharding_rules(cfg)
         self.graphdef, self.abstract_params, self.init_params = network(
@@ -200,6 +206,20 @@ class DenoiserTask(BaseTask):
         for table, path in zip(tables, pictures, strict=True):
             self._check_encoded(table, path)
         return mixtures.mix(tables, pictures, cfg.data_weights)
+
+    def _plain_pictures(self) -> mixtures.Table | None:
+        """What steps of plain pictures read, if there are any."""
+        path = self.cfg.data_pictures
+        if not path:
+            return None
+        pictures = EncodedSet(path)
+        self._check_encoded(pictures, path)
+        if pictures.num_views != 1:
+            raise UserError(
+                f"data_pictures: {path} has {pictures.num_views} views of each object: plain "
+                "pictures are encoded with data.encode --plain FOLDER"
+            )
+        return pictures
 
     def _open(self, path: str) -> Sequence[dict]:
         records = open_dataset(path, "train")
