@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import resource
 import subprocess
 import sys
@@ -143,10 +144,10 @@ def encode_some(out: str, count: str, shard: str, variants: str, seconds: str) -
 
 
 def encode_memory(folder: Path) -> dict:
-    """Peak memory of encoding 16 objects and four times as many, eight variants of each."""
+    """Peak memory of encoding 32 objects, and more, an object and its mirror image each."""
     return {
-        f"{count} objects": child("encode_some", folder / f"e{count}", count, 32, 4, 0)
-        for count in (16, 64)
+        f"{count} objects": child("encode_some", folder / f"e{count}", count, 16, 1, 0)
+        for count in (32, 64, 128)
     }
 
 
@@ -169,10 +170,10 @@ def kills(folder: Path, count: int = 4) -> dict:
             line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
         for text in process.stderr:  # until it works
-            if text.startswith("encoding: ") and "compiling" not in text:
+            if re.match(r"encoding: \d+/", text):
                 break
         try:
-            process.wait(rng.uniform(0.2, 3.0))
+            process.wait(rng.uniform(0.2, 6.0))
         except subprocess.TimeoutExpired:
             process.kill()
         process.stderr.close()
