@@ -14,7 +14,7 @@ import functools
 import math
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from iso3d_jax.data.pictures import FILL, prepare_picture, visible_box
@@ -55,12 +55,21 @@ def _resampled(view: UInt8[np.ndarray, "H W 4"], resolution: int, mode: str):
     picture = Image.frombuffer("CMYK", (columns, rows), canvas, "raw", "CMYK", 0, 1)
     size = (resolution, resolution)
     seen = np.asarray(picture.resize(size, Image.Resampling.BICUBIC, box=frame))
-    clear = seen[..., 3]
-    out = np.empty_like(seen)
+    out = np.zeros_like(seen)
+    part = _occupied(seen[..., 3] < 255)  # elsewhere nothing is nothing
+    clear = seen[part][..., 3]
     row = clear.astype(np.intp)[..., None] << 8
-    out[..., :3] = _straight()[row | seen[..., :3]]
-    np.subtract(255, clear, out=out[..., 3])
+    out[part][..., :3] = _straight()[row | seen[part][..., :3]]
+    np.subtract(255, clear, out=out[part][..., 3])
     return out
+
+
+def _occupied(mask: Bool[np.ndarray, "H W"]) -> tuple[slice, slice]:
+    """The rows and columns that have anything."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not rows.size:
+        return slice(0), slice(0)
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
 def _framed(view, box, fill: float):
@@ -73,7 +82,10 @@ def _framed(view, box, fill: float):
     height, width = view.shape[:2]
     cx0, cy0, cx1, cy1 = max(fx0, 0), max(fy0, 0), min(fx1, width), min(fy1, height)
     canvas = np.full((fy1 - fy0, fx1 - fx0, 4), 255, np.uint8)
-    canvas[cy0 - fy0 : cy1 - fy0, cx0 - fx0 : cx1 - fx0] = _white_and_clear(view[cy0:cy1, cx0:cx1])
+    part = canvas[cy0 - fy0 : cy1 - fy0, cx0 - fx0 : cx1 - fx0]
+    shown = view[cy0:cy1, cx0:cx1]
+    occupied = _occupied(shown[..., 3] > 0)  # the rest is white already
+    part[occupied] = _white_and_clear(shown[occupied])
     return canvas, (left - fx0, top - fy0, left - fx0 + side, top - fy0 + side)
 
 

@@ -52,6 +52,16 @@ def test_every_colour_and_alpha_on_white():
     np.testing.assert_array_equal(found[..., 3], 255 - view[..., 3])
 
 
+def test_a_speck_may_vanish():
+    """A wide view is made a square, in which one pixel of it is nothing."""
+    view = np.zeros((1, 8, 800, 4), np.uint8)
+    view[0, 3, 400] = 200
+    for mode in ("framed", "i2i"):
+        found = prepare_views(view, mode)
+        np.testing.assert_array_equal(found[0], by_two_pictures(view[0], mode))
+        assert found.any() == (mode == "i2i")  # which stretches it
+
+
 def test_a_view_of_nothing_stays_nothing_and_the_views_are_left_alone():
     views = VIEWS["noise"].copy()
     views[1, ..., 3] = np.minimum(views[1, ..., 3], 127)
