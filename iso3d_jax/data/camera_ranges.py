@@ -58,11 +58,10 @@ def find_range(name: str) -> CameraRange:
     )
 
 
-def range_of_records(records: Sequence[Mapping[str, Any]], most: int = 8) -> str:
-    """The range that a data set's first objects tell; "" where records have no cameras."""
-    some = [records[k] for k in range(min(most, len(records)))]
+def range_of_records(some: Sequence[Mapping[str, Any]]) -> str:
+    """The range that a few objects of a data set tell; "" where records have no cameras."""
     keys = ("elevation_deg", "fov_deg", "distance")
-    if not some or any(key not in some[0] for key in keys):
+    if any(key not in some[0] for key in keys):
         return ""
     return identify_range(*(np.concatenate([record[key] for record in some]) for key in keys))
 

@@ -34,8 +34,9 @@ from iso3d_jax.core.progress import Progress
 from iso3d_jax.data import encoded_shards
 from iso3d_jax.data.camera_ranges import identify_range, range_of_records
 from iso3d_jax.data.colour import change_colours, on_white
+from iso3d_jax.data.damaged import DAMAGE, MAX_DAMAGED_SHARE, first_readable
 from iso3d_jax.data.encoded import EncodedSet, EncodedTable
-from iso3d_jax.data.encoded_shards import DAMAGE, MAX_DAMAGED_SHARE, ShardWriter
+from iso3d_jax.data.encoded_shards import ShardWriter
 from iso3d_jax.data.pictures import MODES
 from iso3d_jax.data.plain_pictures import PlainPictures
 from iso3d_jax.data.prepared_views import prepare_views
@@ -344,7 +345,7 @@ def encode_shards(
       UserError: a folder of another encoding, or objects with other pictures than the first.
     """
     folder = make_folder(out)
-    shape = records[0]["images"].shape
+    shape = first_readable(records, 1)[0]["images"].shape
     facts = facts | {"objects": len(records), "pictures": list(shape), "shard": shard_objects}
 
     def refusal(found: list[Difference]) -> str:
@@ -536,7 +537,7 @@ def encode_dataset(
     facts = {
         "split": split, "colours": variants, "references": ways,
         "networks": _digest_networks(autoencoder.vae, tower.clip), "data": _digest_objects(records),
-        "camera_range": range_of_records(records),
+        "camera_range": range_of_records(first_readable(records, 8)),
     }  # fmt: skip
     encoder = Encoder(autoencoder.vae, tower.clip, variants=variants, pictures=ways)
     complete = encode_shards(

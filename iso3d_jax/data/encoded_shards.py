@@ -37,19 +37,13 @@ from jaxtyping import Float
 from iso3d_jax.core.errors import UserError, shorten
 from iso3d_jax.core.files import atomic_path
 from iso3d_jax.core.json_files import need, read_object
+from iso3d_jax.data.damaged import DAMAGE, DamagedRecord
 from iso3d_jax.data.table import SET
 
 HEADER = struct.Struct("<4sIHH4x")  # 16 bytes, so that float16 arrays behind it are aligned
 MARK = b"I3E2"
 OPEN_FILES = 256  # shards that are open at a time; a process may often have 1,024 files
-MAX_DAMAGED_SHARE = 0.001  # of the objects of a set
-# What readers of data sets raise on bytes that are not what they were.
-DAMAGE = (RuntimeError, ValueError, KeyError, IndexError, OSError, SyntaxError, EOFError)
 _AGAIN = "encode the data set again"
-
-
-class DamagedRecord(UserError):
-    """A record of a data set that cannot be read, while others can."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -335,7 +329,7 @@ class ShardReader:
         try:
             data = self._reader(shard).read(number, number + 1)[0]
             return self.layout.from_bytes(data, item, variant, group)
-        except (RuntimeError, ValueError, IndexError, OSError) as error:
+        except DAMAGE as error:
             file = latents_file(self.folder, shard, len(self.sizes))
             raise DamagedRecord(
                 f"record {number} of {file} is damaged ({shorten(error, 120)}): delete the file "

@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 
 from iso3d_jax.core.errors import shorten
 from iso3d_jax.data.camera_ranges import range_of_records
-from iso3d_jax.data.encoded_shards import DAMAGE, DamagedRecord
+from iso3d_jax.data.damaged import DAMAGE, DamagedRecord, first_readable
 from iso3d_jax.data.multiview import MultiViewDataset
 from iso3d_jax.data.multiview.strips import decode_views, read_stored
 from iso3d_jax.data.prepared_views import prepare_views
@@ -40,7 +40,7 @@ class PictureTable:
 
     def __post_init__(self):
         self.mirrored = np.arange(2 * self.variants) % 2 == 1
-        first = [self._stored(k) for k in range(min(8, len(self)))]
+        first = first_readable(_Stored(self), 8)
         self.num_views = len(first[0]["azimuth_deg"])
         self.camera_range = range_of_records(first)
 
@@ -65,6 +65,19 @@ class PictureTable:
             f"object {index} of the data set {path} is damaged ({shorten(error, 120)}): render it "
             "again"
         )
+
+
+class _Stored(Sequence):
+    """A table's records as they are stored."""
+
+    def __init__(self, table: PictureTable):
+        self._table = table
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self._table._stored(index)
 
 
 @dataclasses.dataclass

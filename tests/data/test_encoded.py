@@ -11,9 +11,10 @@ import pytest
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data import encode, encoded_shards, multiview
+from iso3d_jax.data.damaged import DamagedRecord, first_readable
 from iso3d_jax.data.encode import Encoder, encode_shards, encode_table
 from iso3d_jax.data.encoded import EncodedSet, EncodedTable
-from iso3d_jax.data.encoded_shards import DamagedRecord, latents_file, objects_file, ranges
+from iso3d_jax.data.encoded_shards import latents_file, objects_file, ranges
 from iso3d_jax.data.table import MultiViewTable
 from tests.data.test_encode import SIZE, Clip, Vae
 
@@ -260,6 +261,16 @@ def test_objects_that_cannot_be_read_are_left_out_up_to_a_share(
         assert found.name(i) == table.name(number)
         row = found.record(i).read(2, 1, np.array([3]), False)
         np.testing.assert_array_equal(row["moments"], table.moments[2, number, [3]])
+
+
+def test_the_first_objects_are_those_that_can_be_read(records):
+    broken = Broken(records)
+    broken.bad = (0, 2)
+    assert [r["name"] for r in first_readable(broken, 2)] == [records[k]["name"] for k in (1, 3)]
+    assert len(first_readable(broken, 9)) == 5
+    broken.bad = range(7)
+    with pytest.raises(UserError, match=r"none of the first 7 objects .*\(broken PNG\)"):
+        first_readable(broken, 1)
 
 
 def test_pictures_of_another_size_are_refused(records, encoder, tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from iso3d_jax.data import picture_table
-from iso3d_jax.data.encoded_shards import DamagedRecord
+from iso3d_jax.data.damaged import DamagedRecord
 from iso3d_jax.data.multiview import open_dataset
 from iso3d_jax.data.multiview.strips import read_stored
 from iso3d_jax.data.picture_table import PicturedObject, PictureTable

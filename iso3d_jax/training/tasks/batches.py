@@ -17,7 +17,7 @@ import absl.flags
 import numpy as np
 
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.data.encoded_shards import DamagedRecord
+from iso3d_jax.data.damaged import DamagedRecord
 from iso3d_jax.data.table import SET, sample_targets
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.training.spec import StageSpec

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.data.encoded_shards import DamagedRecord
+from iso3d_jax.data.damaged import DamagedRecord
 from iso3d_jax.training.tasks.mixtures import Table
 
 Row = TypeVar("Row")

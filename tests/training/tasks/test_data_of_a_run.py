@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.data.encoded_shards import DamagedRecord
+from iso3d_jax.data.damaged import DamagedRecord
 from iso3d_jax.data.multiview import EmptySplit
 from iso3d_jax.training.tasks import stages
 from iso3d_jax.training.tasks.batches import data_digest

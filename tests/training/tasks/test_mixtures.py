@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.data.damaged import DamagedRecord
 from iso3d_jax.data.encoded import EncodedSet
-from iso3d_jax.data.encoded_shards import DamagedRecord
 from iso3d_jax.training.tasks import batches
 from iso3d_jax.training.tasks.mixtures import Mixture, mix
 from tests.small_training import encoded_table, small_stage
