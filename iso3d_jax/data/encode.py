@@ -13,9 +13,12 @@ the machine; several machines share one --out, each with its --shard i/n.
 
 from __future__ import annotations
 
+import collections
 import functools
+import itertools
+import threading
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,7 +52,8 @@ flags = command_line.flags_for(__name__)
 # eight pictures of 256 x 256, whose activations at full size are a few hundred megabytes.
 PIXELS = 1 << 19
 AT_A_TIME = 8  # objects of a device's program at most
-READ_AHEAD = 4  # batches of objects whose pictures are prepared while the devices work
+READ_AHEAD = 2  # batches of objects that are read and prepared while the devices work
+WORKERS = 16  # threads that do it
 SHARD_OBJECTS = 1024
 
 
@@ -158,6 +162,17 @@ class Encoded(NamedTuple):
     embedding: np.ndarray  # [A, M, D]
 
 
+class Loaded(NamedTuple):
+    """An object that is ready to be encoded."""
+
+    number: int
+    record: dict[str, Any]
+    ways: np.ndarray  # [K, M, H, W, 4], all views by each way of preparing references
+
+
+Read = Callable[[int], dict[str, Any] | None]
+
+
 class Encoder:
     """Encodes objects over all devices of this process, the same program on each.
 
@@ -198,70 +213,79 @@ class Encoder:
         )  # fmt: skip
         return program.lower(self._networks, *arrays, np.int32(0)).compile()
 
-    def _prepare(self, chunk: list[tuple[int, dict]]):
-        """Pictures of a batch as the program takes them; what is missing repeats the last."""
+    def _load(self, number: int, read: Read) -> Loaded | None:
+        """An object with its references prepared by each way, [K, M, H, W, 4]."""
+        record = read(number)
+        if record is None:
+            return None
+        ways = np.stack([prepare_views(record["images"], way) for way in self._pictures])
+        return Loaded(number, record, ways)
+
+    def _batch(self, chunk: list[Loaded]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Arrays of the program's size; what is missing repeats the last object."""
         filled = chunk + [chunk[-1]] * (self._size - len(chunk))
-        images = np.stack([record["images"] for _, record in chunk])
-        ways = np.stack(
-            [[prepare_views(views, way) for way in self._pictures] for views in images]
-        )  # [B, K, M, H, W, 4]
-        pad = np.minimum(np.arange(self._size), len(chunk) - 1)
-        return images[pad], ways[pad], np.array([number for number, _ in filled], np.int32)
+        return (
+            np.stack([one.record["images"] for one in filled]),
+            np.stack([one.ways for one in filled]),
+            np.array([one.number for one in filled], np.int32),
+        )
 
     def __call__(
-        self, objects: Iterable[tuple[int, dict[str, Any]]], progress: Progress, done: int = 0
+        self, numbers: Iterable[int], read: Read, progress: Progress, done: int = 0
     ) -> Iterator[Encoded]:
-        """Encodes objects one after another.
+        """Encodes objects one after another; they are read and prepared by threads meanwhile.
 
         Args:
-          objects: each one's number, which decides its colours, and its record.
+          numbers: the objects', which decide their colours.
+          read: gives an object's record, or None for one that is left out; several threads call it.
           progress: told of each object and variant.
           done: what it was told of already.
         """
-        objects = iter(objects)
-        first = next(objects, None)
-        if first is None:
-            return
-        pictures = int(np.prod(first[1]["images"].shape[:3]))
-        each = max(1, min(AT_A_TIME, PIXELS // pictures))
-        self._size = each * len(self._mesh.devices)
-        with ThreadPoolExecutor(READ_AHEAD) as pool:
-            waiting: list[tuple[list, Future]] = []
+        left = iter(numbers)
+        waiting: collections.deque[Future[Loaded | None]] = collections.deque()
+        window = WORKERS
+        with ThreadPoolExecutor(WORKERS) as pool:
 
-            def fill() -> None:
-                while len(waiting) < READ_AHEAD and (chunk := take()):
-                    waiting.append((chunk, pool.submit(self._prepare, chunk)))
+            def loaded() -> Iterator[Loaded]:
+                while True:
+                    for number in itertools.islice(left, max(0, window - len(waiting))):
+                        waiting.append(pool.submit(self._load, number, read))
+                    if not waiting:
+                        return
+                    if (one := waiting.popleft().result()) is not None:
+                        yield one
 
-            def take() -> list:
-                nonlocal first
-                chunk = [] if first is None else [first]
-                first = None
-                for _ in range(self._size - len(chunk)):
-                    if (one := next(objects, None)) is None:
-                        break
-                    chunk.append(one)
-                return chunk
+            try:
+                objects = loaded()
+                chunk = list(itertools.islice(objects, 1))
+                if chunk:
+                    pictures = int(np.prod(chunk[0].record["images"].shape[:3]))
+                    each = max(1, min(AT_A_TIME, PIXELS // pictures))
+                    self._size = each * len(self._mesh.devices)
+                    window = max(WORKERS, READ_AHEAD * self._size)
+                while chunk:
+                    chunk += itertools.islice(objects, self._size - len(chunk))
+                    done += self.variants * len(chunk)
+                    yield from self._encode(chunk, progress, done)
+                    chunk = list(itertools.islice(objects, 1))
+            finally:
+                pool.shutdown(cancel_futures=True)
 
-            fill()
-            while waiting:
-                chunk, prepared = waiting.pop(0)
-                arrays = prepared.result()
-                fill()
-                if self._compiled is None:
-                    with progress.compiling():
-                        self._compiled = self._program(arrays)
-                on_devices = jax.device_put(arrays, self._rows)
-                outputs = []
-                for variant in range(self.variants):
-                    found = self._compiled(self._networks, *on_devices, np.int32(variant))
-                    outputs.append(jax.device_get(found))
-                    done += len(chunk)
-                    progress.update(done)
-                for row, (number, record) in enumerate(chunk):
-                    moments, embedding = (
-                        np.stack([found[k][row] for found in outputs]) for k in range(2)
-                    )
-                    yield Encoded(number, record, moments, embedding)
+    def _encode(self, chunk: list[Loaded], progress: Progress, done: int) -> Iterator[Encoded]:
+        """All variants of a batch's objects; `done` is what is done after them."""
+        arrays = self._batch(chunk)
+        if self._compiled is None:
+            with progress.compiling():
+                self._compiled = self._program(arrays)
+        on_devices = jax.device_put(arrays, self._rows)
+        outputs = []
+        for variant in range(self.variants):
+            found = self._compiled(self._networks, *on_devices, np.int32(variant))
+            outputs.append(jax.device_get(found))
+            progress.update(done - (self.variants - variant - 1) * len(chunk))
+        for row, one in enumerate(chunk):
+            moments, embedding = (np.stack([found[k][row] for found in outputs]) for k in range(2))
+            yield Encoded(one.number, one.record, moments, embedding)
 
 
 def encode_table(
@@ -285,8 +309,7 @@ def encode_table(
     """
     encoder = Encoder(vae, clip, variants=variants, pictures=pictures, seed=seed)
     progress = Progress(2 * variants * len(table), label, unit="object")
-    objects = ((i, {"images": table.images[i]}) for i in range(len(table)))
-    encoded = list(encoder(objects, progress))
+    encoded = list(encoder(range(len(table)), lambda i: {"images": table.images[i]}, progress))
     progress.close()
     return EncodedTable(
         moments=np.stack([one.moments for one in encoded], 1),
@@ -366,14 +389,14 @@ def encode_shards(
     if len(todo) < len(mine):
         progress.note(f"{label}: {len(mine) - len(todo)} of {len(mine)} shards are there already")
 
-    damaged = 0
+    damaged, lock = 0, threading.Lock()
 
-    def read(numbers: range) -> Iterator[tuple[int, dict[str, Any]]]:
+    def read(number: int) -> dict[str, Any] | None:
         nonlocal damaged
-        for number in numbers:
-            try:
-                record = records[number]
-            except DAMAGE as error:
+        try:
+            record = records[number]
+        except DAMAGE as error:
+            with lock:
                 damaged += 1
                 progress.note(f"{label}: object {number} is left out: {shorten(error)}")
                 if damaged > max_damaged_share * len(records):
@@ -382,20 +405,19 @@ def encode_shards(
                         f"{number} ({shorten(error)}); render the set again, or allow more with "
                         "--max_damaged_share"
                     ) from None
-                continue
-            if record["images"].shape != shape:
-                raise UserError(
-                    "data sets have pictures of different number or size: "
-                    f"{list(shape)} and, of {record['name']}, {list(record['images'].shape)} "
-                    "(views, height, width, channels); render them with equal --sets and "
-                    "--resolution"
-                )
-            yield number, record
+            return None
+        if record["images"].shape != shape:
+            raise UserError(
+                "data sets have pictures of different number or size: "
+                f"{list(shape)} and, of {record['name']}, {list(record['images'].shape)} "
+                "(views, height, width, channels); render them with equal --sets and --resolution"
+            )
+        return record
 
     done = encoder.variants * sum(len(shards[k]) for k in mine if k not in todo)
     for k in todo:
         with ShardWriter(folder, k, len(shards)) as shard:
-            for one in encoder(read(shards[k]), progress, done):
+            for one in encoder(shards[k], read, progress, done):
                 shard.add(
                     str(one.record["name"]), one.record["azimuth_deg"],
                     one.record["elevation_deg"], one.moments, one.embedding,

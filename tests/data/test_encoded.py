@@ -171,7 +171,7 @@ def test_a_killed_run_goes_on_with_the_shard_it_was_at_to_the_same_bytes(
     (tmp_path / f".{latents_file(tmp_path, 2, 3).stem}.77.array_record").write_bytes(b"half")
     stopping.at, stopping.read = None, []
     assert make(stopping, tmp_path, encoder)
-    assert stopping.read == [0, 4, 5, 6]  # the first is looked at for its size
+    assert sorted(stopping.read) == [0, 4, 5, 6]  # the first is looked at for its size
     assert "2 of 3 shards are there already" in capsys.readouterr().err
     assert digests(tmp_path) == digests(on_disk)
     stopping.read = []
