@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from iso3d_jax.data.encode import EncodedTable
+from iso3d_jax.data.encoded import EncodedTable
 from iso3d_jax.training.spec import StageSpec, make_spec
 from iso3d_jax.training.tasks import batches, denoiser, stages, trainable
 
@@ -26,7 +26,9 @@ def small_config(**changes) -> ConfigDict:
         loss_weighting="plain", min_snr_gamma=5.0, noise_offset=0.0, trainable="all", lora_rank=2,
         lora_alpha=2.0, accumulate=1, dtype="float32", remat="none", optimizer="adamw",
         on_bad_step="stop", spike_factor=0.0, max_skips=3, timestep_bias=0.0,
-        loader="memory", encoding="once",
+        loader="memory", encoding="once", data_weights=(), data_pictures="",
+        picture_share=0.0, read_processes=0,
+        max_damaged_share=0.001,
         model=dict(
             resolution=16, parameterization="v", camera_encoding="mvdream", scale_factor=0.7,
             unet=dict(in_channels=4, out_channels=4, model_channels=16, attention_resolutions=[1],

@@ -87,7 +87,7 @@ SAMPLED_WITH = (*TRAINED_WITH, "isotropic3d_sampling")
 RULES: tuple[tuple[str, Rule], ...] = (
     # every config
     (r"seed", whole(0)),
-    (r"preset|data|data_encoded|init_from|init\.\w+|model\.name", TEXT),
+    (r"preset|data|data_encoded|data_pictures|init_from|init\.\w+|model\.name", TEXT),
     (r"steps|batch_size|accumulate|data_variants|objects|seeds|keep", COUNT),
     (r"dtype", choice(*DTYPES)),
     # training (presets/common.py and the files beside it)
@@ -107,6 +107,10 @@ RULES: tuple[tuple[str, Rule], ...] = (
         lambda v: is_number(v) and (v == 0 or 1 < v <= LARGE),
     )),
     (r"max_skips", COUNT),
+    (r"data_weights", row(POSITIVE)),
+    (r"picture_share", BELOW_ONE),
+    (r"read_processes", whole(0, 1024)),
+    (r"max_damaged_share", BELOW_ONE),
     (r"log_every|checkpoint_every", COUNT),
     (r"(sample|ablate|save|preview)_every", OR_NEVER),
     (r"mesh\.(fsdp|tensor)", COUNT),

@@ -53,11 +53,16 @@ def dataset(flag: str, path: str | Path | None) -> None:
 
 def encoded(flag: str, path: str) -> None:
     """A set that `data.encode` wrote."""
-    if not (Path(path) / "encoded.json").is_file():
+    if (Path(path) / "encoded.json").is_file():
+        return
+    if (Path(path) / "encoding.json").is_file():
         raise UserError(
-            f"{flag}: no encoded data set in {path}: make one with python -m "
-            f"iso3d_jax.data.encode --data DIR --out {path}"
+            f"{flag}: the encoding in {path} is not complete: run its data.encode command again"
         )
+    raise UserError(
+        f"{flag}: no encoded data set in {path}: make one with python -m "
+        f"iso3d_jax.data.encode --data DIR --out {path}"
+    )
 
 
 def folder(flag: str, path: str) -> None:
@@ -141,5 +146,6 @@ def training(cfg: ConfigDict | Mapping[str, Any], prefix: str = "--config") -> N
             model(f"{prefix}.init.{name}", path, *(() if name == "drawing" else (name,)))
     for path in filter(None, cfg.get("data", "").split(",")):
         dataset(f"{prefix}.data", path)
-    if cfg.get("data_encoded"):
-        encoded(f"{prefix}.data_encoded", cfg["data_encoded"])
+    for key in ("data_encoded", "data_pictures"):
+        for path in filter(None, cfg.get(key, "").split(",")):
+            encoded(f"{prefix}.{key}", path)

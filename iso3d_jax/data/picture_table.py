@@ -1,7 +1,7 @@
 """A data set of pictures as training reads it when latents are computed in each step.
 
-`encode.EncodedTable` is its counterpart with latents computed once. Pictures are read from disk
-object by object, so a set may be larger than the memory.
+`data/encoded.py` is its counterpart with latents computed once. Pictures are read from disk
+object by object and view by view, so a set may be larger than the memory.
 """
 
 from __future__ import annotations
@@ -11,9 +11,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
-from iso3d_jax.data.table import prepare_references
+from iso3d_jax.core.errors import shorten
+from iso3d_jax.data.camera_ranges import range_of_records
+from iso3d_jax.data.damaged import DAMAGE, DamagedRecord, first_readable
+from iso3d_jax.data.multiview import MultiViewDataset
+from iso3d_jax.data.multiview.strips import decode_views, read_stored
+from iso3d_jax.data.prepared_views import prepare_views
 
 
 @dataclasses.dataclass
@@ -35,30 +40,72 @@ class PictureTable:
 
     def __post_init__(self):
         self.mirrored = np.arange(2 * self.variants) % 2 == 1
-        self.num_views = len(self.records[0]["azimuth_deg"])
+        first = first_readable(_Stored(self), 8)
+        self.num_views = len(first[0]["azimuth_deg"])
+        self.camera_range = range_of_records(first)
 
     def name(self, index: int) -> str:
-        return str(self.records[index]["name"])
+        return str(self._stored(index)["name"])
 
     def record(self, index: int) -> PicturedObject:
-        return PicturedObject(self.records[index], index, self.picture)
+        return PicturedObject(self._stored(index), index, self.picture)
+
+    def _stored(self, index: int) -> dict[str, Any]:
+        """A record, none of its pictures decoded where it comes from a disk."""
+        if not isinstance(self.records, MultiViewDataset):
+            return self.records[index]
+        try:
+            return read_stored(self.records, index)
+        except DAMAGE as error:
+            raise self._damaged(index, error) from None
+
+    def _damaged(self, index: int, error: Exception) -> DamagedRecord:
+        path = getattr(self.records, "path", "memory")
+        return DamagedRecord(
+            f"object {index} of the data set {path} is damaged ({shorten(error, 120)}): render it "
+            "again"
+        )
+
+
+class _Stored(Sequence):
+    """A table's records as they are stored."""
+
+    def __init__(self, table: PictureTable):
+        self._table = table
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self._table._stored(index)
 
 
 @dataclasses.dataclass
 class PicturedObject:
-    """One object's pictures, read."""
+    """One object; its pictures are decoded when they are asked for."""
 
-    pictures: dict[str, Any]
+    stored: dict[str, Any]
     index: int
     picture: str
 
     @property
     def azimuth_deg(self) -> Float[np.ndarray, " M"]:
-        return self.pictures["azimuth_deg"]
+        return self.stored["azimuth_deg"]
 
     @property
     def elevation_deg(self) -> Float[np.ndarray, " M"]:
-        return self.pictures["elevation_deg"]
+        return self.stored["elevation_deg"]
+
+    def _pictures(self, views: np.ndarray) -> UInt8[np.ndarray, "V H W 4"]:
+        if "images" in self.stored:
+            return self.stored["images"][views]
+        try:
+            return decode_views(self.stored["strip"], len(self.azimuth_deg), views.tolist())
+        except DAMAGE as error:
+            raise DamagedRecord(
+                f"the pictures of {self.stored['name']}, object {self.index} of its data set, are "
+                f"damaged ({shorten(error, 120)}): render it again"
+            ) from None
 
     def read(self, variant: int, reference: int, views, with_reference: bool) -> dict:
         """What `encode.encode_rows` makes latents and an embedding of.
@@ -66,17 +113,20 @@ class PicturedObject:
         Returns:
           `views` [V, H, W, 4] and `prepared` [H, W, 4], bytes with straight alpha; `colour` and
           `object`, which decide the colour change; with a reference `reference_view` [1, H, W, 4].
+
+        Raises:
+          DamagedRecord: the pictures cannot be decoded.
         """
         colour, mirror = divmod(int(variant), 2)
         flip = np.s_[..., ::-1, :] if mirror else np.s_[...]
-        images = self.pictures["images"]
-        prepared = prepare_references(images[None, [reference]], self.picture)[0, 0]
+        asked, where = np.unique(np.append(np.asarray(views), reference), return_inverse=True)
+        images = self._pictures(asked)[where]  # the reference may be one of the views
         row = {
-            "views": images[views][flip],
-            "prepared": prepared[flip],
+            "views": images[:-1][flip],
+            "prepared": prepare_views(images[-1:], self.picture)[0][flip],
             "colour": np.int32(colour),
             "object": np.int32(self.index),
         }
         if with_reference:
-            row["reference_view"] = images[[reference]][flip]
+            row["reference_view"] = images[-1:][flip]
         return row

@@ -55,6 +55,7 @@ from iso3d_jax.core.json_files import parse_json
 from iso3d_jax.core.progress import Progress
 from iso3d_jax.data import (
     asset_sources,
+    camera_ranges,
     meshes,
     object_lists,
     pipelines,
@@ -62,20 +63,13 @@ from iso3d_jax.data import (
     quality,
     rasterizer,
 )
+from iso3d_jax.data.camera_ranges import find_range
 from iso3d_jax.data.multiview import joining, records, shards, strips
 from iso3d_jax.data.names import hash_name
 from iso3d_jax.data.table import SET
 
 flags = command_line.flags_for(__name__)
 
-FOV_RANGE = (15.0, 60.0)
-ELEVATION_RANGE = (0.0, 30.0)
-# Of s in distances s / tan(fov / 2): at 1 the unit sphere touches the frame's sides.
-DISTANCE_SCALES = {
-    "whole": (1.0, 1.15),  # nothing is cut off
-    "mvdream": (0.9, 1.1),  # MVDream's training data
-    "sds": (0.8, 1.0),  # what the recipe's score distillation sees
-}
 LARGEST_ICON = 1 << 20  # bytes of a catalogue's picture that is kept
 # What --stretch and --warp ask for, imported only then: `change(parts, name, seed, stretch, warp)`.
 PROPORTIONS = "iso3d_jax.tiny.proportions:change"
@@ -97,12 +91,12 @@ class Renderer(Protocol):
 
 
 def sample_cameras(
-    name: str, seed: int, sets: int, cameras: str = "whole"
+    name: str, seed: int, sets: int, cameras: str = camera_ranges.DEFAULT
 ) -> dict[str, np.ndarray]:
     """The cameras of an object: a pure function of its name and the seed.
 
     Args:
-      cameras: which of `DISTANCE_SCALES`.
+      cameras: a name of `camera_ranges.RANGES`.
 
     Returns:
       azimuth_deg, elevation_deg, fov_deg, distance float32 [4 * sets], set_index int32 [4 * sets],
@@ -111,12 +105,11 @@ def sample_cameras(
     # It imports JAX, which wrong flags need not wait for.
     from iso3d_jax.geometry.cameras import camera_to_world
 
-    rng = np.random.default_rng([seed, hash_name(name)])
+    rng, seen_from = np.random.default_rng([seed, hash_name(name)]), find_range(cameras)
     columns = []
     for _ in range(sets):
         base = rng.uniform(0, 360)
-        elevation, fov = rng.uniform(*ELEVATION_RANGE), rng.uniform(*FOV_RANGE)
-        distance = rng.uniform(*DISTANCE_SCALES[cameras]) / np.tan(np.radians(fov) / 2)
+        elevation, fov, distance = seen_from.sample(rng)
         for k in range(SET):
             columns.append(((base + 90 * k) % 360, elevation, fov, distance))
     azimuth, elevation, fov, distance = np.array(columns, np.float32).T
@@ -138,7 +131,7 @@ def render_object(
     stretch: float = 0.0,
     warp: float = 0.0,
     filters: Collection[str] = quality.DEFAULT,
-    cameras: str = "whole",
+    cameras: str = camera_ranges.DEFAULT,
 ) -> dict[str, np.ndarray]:
     """One record of the data set: cameras, `images` uint8 [4 * sets, res, res, 4] and the names;
     `lacks` says what of the object could not be drawn, `quality` is a dict of what was measured.
@@ -220,7 +213,8 @@ _METADATA = flags.DEFINE_string(
     "metadata", None, "JSON with titles, categories, creators and licences by uid, or its folder"
 )
 _CAMERAS = flags.DEFINE_enum(
-    "cameras", "whole", list(DISTANCE_SCALES), "range of distances: all is seen, MVDream's, SDS's"
+    "cameras", camera_ranges.DEFAULT, list(camera_ranges.RANGES),
+    "range that cameras are drawn from (data/camera_ranges.py): all is seen, MVDream's, SDS's",
 )
 _BEAM = flags.DEFINE_string(
     "beam", None, "render as an Apache Beam pipeline with these options, as in --runner=FlinkRunner"
@@ -295,7 +289,7 @@ class How:
     warp: float = 0.0
     up: str = "y"
     filters: tuple[str, ...] = quality.DEFAULT
-    cameras: str = "whole"
+    cameras: str = camera_ranges.DEFAULT
 
 
 def _noted_settings(out: epath.Path) -> dict[str, Any] | None:
@@ -483,7 +477,7 @@ def render_dataset(
     uids: str | None = None,
     metadata: str | None = None,
     beam: str | None = None,
-    cameras: str = "whole",
+    cameras: str = camera_ranges.DEFAULT,
 ) -> dict[str, int]:
     """Makes a multi-view data set from meshes; the same call goes on where it was stopped.
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.data.pictures import prepare_picture
+from iso3d_jax.data.prepared_views import prepare_views
 
 SET = 4  # views of an orthogonal set
 
@@ -75,22 +75,12 @@ def join(tables: list[MultiViewTable]) -> MultiViewTable:
 def prepare_references(images: UInt8[np.ndarray, "N M H W 4"], mode: str = "centred"):
     """Every view as it would be prepared if a user gave it as the picture; straight RGBA uint8.
 
-    `prepare_picture` composites on white, so alpha comes from preparing the view painted black.
+    `prepare_picture` composites on white, so alpha comes from preparing the view painted black
+    (`prepare_views`).
     """
-    resolution = images.shape[2]
-    if mode == "framed" and resolution == images.shape[3]:
-        return images.copy()
-    out = np.zeros_like(images)
-    for index in np.ndindex(images.shape[:2]):
-        rgba = images[index]
-        if not (rgba[..., 3] > 127).any():
-            continue
-        black = np.concatenate([np.zeros_like(rgba[..., :3]), rgba[..., 3:]], -1)
-        alpha = 1.0 - prepare_picture(black, resolution, mode)[..., :1]
-        colour = prepare_picture(rgba, resolution, mode) - (1.0 - alpha)
-        straight = np.where(alpha > 1e-3, colour / np.maximum(alpha, 1e-3), 0.0)
-        out[index] = np.clip(np.concatenate([straight, alpha], -1) * 255 + 0.5, 0, 255)
-    return out
+    return prepare_views(images.reshape(-1, *images.shape[2:]), mode).reshape(
+        *images.shape[:2], images.shape[2], images.shape[2], 4
+    )
 
 
 def mix_references(images: UInt8[np.ndarray, "M H W 4"], modes: Sequence[str], shift: int = 0):
@@ -98,7 +88,7 @@ def mix_references(images: UInt8[np.ndarray, "M H W 4"], modes: Sequence[str], s
     turn = (np.arange(len(images)) + shift) % len(modes)
     out = np.empty_like(images)
     for k, mode in enumerate(modes):
-        out[turn == k] = prepare_references(images[None, turn == k], mode)[0]
+        out[turn == k] = prepare_views(images[turn == k], mode)
     return out
 
 

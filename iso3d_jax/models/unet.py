@@ -151,6 +151,10 @@ class MiddleBlock(nnx.Module):
         return self.res_out(x, emb)
 
 
+class NoCamera:
+    """In the place of cameras: there are none, on purpose."""
+
+
 class MultiViewUNet(nnx.Module):
     """Predicts noise (or v) for all views of an object at once.
 
@@ -261,7 +265,7 @@ class MultiViewUNet(nnx.Module):
         z_t: Float[Array, "B V H W C"],
         t: Real[Array, "B V"],
         context: Float[Array, "B M E"] | FoldedContext,
-        camera: Float[Array, "B V 16"] | None,
+        camera: Float[Array, "B V 16"] | NoCamera | None,
         reference: Float[Array, "B 1 H W C"] | None = None,
     ) -> Float[Array, "B V H W C"]:
         """Runs the network; output in float32.
@@ -271,7 +275,8 @@ class MultiViewUNet(nnx.Module):
           t: timesteps 0..999, one a view.
           context: embedding tokens, one image embedding [B, 1, E] in this project; or what
             `fold_context` made of one token.
-          camera: float32 vectors of `geometry.cameras.camera_condition`.
+          camera: float32 vectors of `geometry.cameras.camera_condition`; `NoCamera()` leaves the
+            camera's part of the time embedding out, for pictures of which nobody knows the camera.
           reference: a clean latent, for networks with `reference_channels`; None is zeros, which
             training shows such a network as "no reference".
         """
@@ -283,7 +288,7 @@ class MultiViewUNet(nnx.Module):
             z_t = jnp.concatenate([z_t, beside.astype(z_t.dtype)], -1)
         x = z_t.reshape(batch * num_views, *z_t.shape[2:]).astype(self.dtype)  # [B*V, H, W, C]
         emb = self.time_embed(timestep_embedding(t, self.config.model_channels).astype(self.dtype))
-        if self.camera_embed is not None:
+        if self.camera_embed is not None and not isinstance(camera, NoCamera):
             emb = emb + self.camera_embed(_given(camera).astype(jnp.float32)).astype(emb.dtype)
         if not isinstance(context, FoldedContext) and context.shape[1] == 1:
             context = self.fold_context(context)
@@ -339,9 +344,9 @@ class UNetWithReference(nnx.Module):
         return self.unet(z_t, t, context, camera, self.reference.get_value())
 
 
-def _given(camera: Array | None) -> Array:
+def _given(camera: Array | NoCamera | None) -> Array:
     """The cameras, of networks that take them."""
-    if camera is None:
+    if camera is None or isinstance(camera, NoCamera):
         raise ValueError("this network takes cameras")
     return camera
 

@@ -149,6 +149,8 @@ def abstract_batch(cfg: StageSpec, branch: str):
         "camera": ((size, views, 16), np.float32),
         "embedding": ((size, model.context_dim), np.float16),
     }
+    if branch == "0-a":
+        del shapes["camera"]
     if branch.startswith("2"):
         shapes["reference_moments"] = ((size, 1, *latent), np.float16)
         shapes["reference_camera"] = ((size, 1, 16), np.float32)

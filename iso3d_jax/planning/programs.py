@@ -153,13 +153,16 @@ def _reconstruction(unet, vae, config: ModelSpec, spec: ReconstructionSpec) -> I
 
 
 def _encoding(vae, clip, side: int) -> Iterator[Program]:
-    pixels, views = _shape((1, side, side, 4), jnp.uint8), 16
+    views = 16
 
-    def encode_object(vae, clip, images, references):
-        return encode._encode_object(vae, clip, jax.random.key(0), images, references, 1)
+    def encode_object(vae, clip, images, prepared, number):
+        return encode.encode_objects(vae, clip, 0, images, prepared, number, 2)
 
-    several = _shape((views, side, side, 4), pixels.dtype)
-    yield Program("encoding", encode_object, (vae, clip, several, several))
+    shapes = (
+        _shape((1, views, side, side, 4), jnp.uint8),
+        _shape((1, 1, views, side, side, 4), jnp.uint8), _shape((1,), jnp.int32),
+    )  # fmt: skip
+    yield Program("encoding", encode_object, (vae, clip, *shapes))
 
     def backward(vae, images):
         def loss(images):

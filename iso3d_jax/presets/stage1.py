@@ -29,9 +29,14 @@ def stage(cfg, preset, number):
     cfg.init_from = ""
     cfg.init = common.ConfigDict(dict(vae="", clip="", drawing=""))
     cfg.data_encoded = ""
+    cfg.data_weights = ()  # of several sets, given with commas; none: each object is as likely
+    cfg.data_pictures = ""  # an encoded set of plain pictures (data.encode --plain)
+    cfg.picture_share = 0.0  # of the steps that read it; MVDream: 0.3 of LAION
     cfg.data_variants = 4
     cfg.encoding = "once"  # or online: latents and embeddings anew in each step, from pictures
     cfg.loader = "memory"  # or grain: a global shuffle of a set on disk, read ahead by threads
+    cfg.read_processes = 0  # of grain: so many processes read in the place of threads
+    cfg.max_damaged_share = 0.001  # of the objects; so many that cannot be read are left out
     cfg.embedding_dropout = 0.1  # as often as ImageDream drops its image
     cfg.single_view_share = 0.3  # of 1-a; the paper gives stage 2's alone. MVDream: 30% 2-D data
     cfg.front_share = 0.6

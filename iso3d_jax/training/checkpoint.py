@@ -31,7 +31,7 @@ from iso3d_jax.training.state import TrainState
 # What may differ between a checkpoint and the config that resumes it.
 _FREE = (
     "steps", "log_every", "checkpoint_every", "sample_every", "ablate_every", "keep", "mesh",
-    "accumulate", "remat", "max_skips",
+    "accumulate", "remat", "max_skips", "read_processes", "max_damaged_share",
 )  # fmt: skip
 
 

@@ -96,9 +96,14 @@ class StageSpec(TrainingSpec):
     stage: int
     init: InitSpec
     data_encoded: str
+    data_weights: tuple[float, ...]
+    data_pictures: str
+    picture_share: float
     data_variants: int
     encoding: str
     loader: str
+    read_processes: int
+    max_damaged_share: float
     embedding_dropout: float
     single_view_share: float
     front_share: float

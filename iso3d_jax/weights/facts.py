@@ -12,6 +12,8 @@ Facts of model.json, beside the numbers of the networks:
                             Isotropic3D file alone has it: its 2-D script lets the elevations
                             drift (`isotropic3d_sampling`). Absent: `camera_encoding`.
 `base_camera_encoding`      Of a model trained here, where its base had been trained with another.
+`camera_range`              From where a model trained here saw its objects: a name of
+                            `data/camera_ranges.py`, several with commas, or scales in numbers.
 `parameterization`          What the network predicts, `eps` or `v`.
 `base_parameterization`     As of the cameras.
 `guidance_scale`, `eta`,    How views are sampled. Absent: `sampling.DEFAULTS`.
@@ -47,7 +49,7 @@ _NUMBERS = {
 }  # fmt: skip
 _NAMES = {
     "parameterization": ("eps", "v"), "base_parameterization": ("eps", "v"),
-    "picture": PICTURES, "spacing": SPACINGS, "name": (),
+    "picture": PICTURES, "spacing": SPACINGS, "name": (), "camera_range": (),
 }  # fmt: skip
 # Sizes of networks: beyond these a file is damaged or means harm. Of the others, 65,536.
 _MOST = {

@@ -43,6 +43,7 @@ class ModelSpec:
     camera_encoding: str = ""
     sampling_camera_encoding: str = ""
     base_camera_encoding: str = ""
+    camera_range: str = ""
     picture: str = ""
     context_dim: int = 0
     guidance_scale: float | None = None

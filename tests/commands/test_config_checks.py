@@ -72,7 +72,10 @@ def nonsense(value):
 
 # What is meant to be accepted although it looks like nonsense, and why.
 ACCEPTED = {
-    (r"preset|data|data_encoded|init|init_from|init\.\w+|model\.name", WRONG): "paths and names",
+    (
+        r"preset|data|data_encoded|data_pictures|init|init_from|init\.\w+|model\.name",
+        WRONG,
+    ): "paths and names",
     (r"(reference|draft)\.elevation_deg", -1e-3): "a camera may look up",
     (r"camera\.elevation_deg", (-1.0, -1.0)): "a camera may look up",
     (r"model\.(guidance_scale|eta|temperature|steps|spacing)", None): "the base's own",

@@ -83,12 +83,16 @@ def test_encoding_does_not_count_compiling_into_the_time_left(slow_first, monkey
     from iso3d_jax.data.table import MultiViewTable
 
     table = MultiViewTable.load("samples", "train")
-    answer = np.zeros((24, 8, 8, 16), np.float16), np.zeros((24, 8), np.float16)
-    monkeypatch.setattr(encode, "_encode_object", slow_first(lambda *args: answer))
-    encode.encode_table(table, None, None, variants=1, pictures=["framed"])
+    answer = np.zeros((5, 24, 8, 8, 16), np.float16), np.zeros((5, 24, 8), np.float16)
+    slow = slow_first(lambda *args: answer)
+    monkeypatch.setattr(encode.Encoder, "_program", lambda self, arrays: (slow(), slow)[1])
+    encoded = encode.encode_table(table, None, None, variants=1, pictures=["framed"])
+    assert len(encoded) == 18  # five at a time, and at last three
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "encoding: compiling ..." and lines[1] == "encoding: 1/36"
-    assert "1 object/s  30 s left" in next(line for line in lines if ": 6/36" in line)
+    assert lines[0] == "encoding: compiling ..." and lines[1].startswith(
+        "encoding: 5/36  5 object/s"
+    )
+    assert "5 object/s  1 s left" in next(line for line in lines if ": 30/36" in line)
 
 
 def test_drawing_the_views_of_a_reconstruction_says_so(slow_first, monkeypatch, capsys, tmp_path):

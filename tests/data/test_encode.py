@@ -1,16 +1,12 @@
 """Encoding a data set against networks that one can work out, once and within the step."""
 
-import types
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iso3d_jax.core.errors import UserError
-from iso3d_jax.data import encode
 from iso3d_jax.data.colour import change_colours
-from iso3d_jax.data.encode import EncodedTable, encode_rows, encode_table
+from iso3d_jax.data.encode import encode_rows, encode_table
 from iso3d_jax.data.table import MultiViewTable, prepare_references
 
 SIZE, VIEWS = 8, 4
@@ -160,65 +156,7 @@ def test_pictures_of_a_batch_are_encoded_row_by_row(reference):
     assert same == [True, False, False]  # the seed is of the colours
 
 
-def test_a_set_is_saved_and_read_again(encoded, tmp_path):
-    with pytest.raises(UserError, match="no encoded data set in .* --data DIR --out"):
-        EncodedTable.load(tmp_path / "set")
-    encoded.save(tmp_path / "set")
-    again = EncodedTable.load(tmp_path / "set")
-    for name in ("moments", "embedding", "mirrored", "azimuth_deg", "elevation_deg"):
-        np.testing.assert_array_equal(getattr(again, name), getattr(encoded, name))
-    assert again.names == ["a", "b", "c"] and isinstance(again.moments, np.memmap)
-    again.names = []
-    assert again.name(2) == "object 2"
-
-
 def test_one_variant_is_the_objects_own(table):
     plain = encode_table(table, Vae(), Clip(), variants=1, pictures=["framed"])
     assert plain.mirrored.tolist() == [False, True]
     np.testing.assert_allclose(plain.embedding[0], embedding_of(table.images), atol=2e-3)
-
-
-def test_the_commands_flags_reach_the_encoding(monkeypatch, tmp_path, capsys):
-    from iso3d_jax.commands import paths
-    from iso3d_jax.weights import bundle
-
-    asked = []
-    values = dict(
-        _DATA=["a", "b"], _SPLIT="test", _DTYPE="float32", _VAE="v", _CLIP="c",
-        _OUT=str(tmp_path / "out"), _VARIANTS=3, _PICTURES=None,
-    )  # fmt: skip
-    for name, value in values.items():
-        monkeypatch.setattr(encode, name, types.SimpleNamespace(value=value))
-    monkeypatch.setattr(paths, "dataset", lambda *a: asked.append(a))
-    monkeypatch.setattr(paths, "model", lambda *a: asked.append(a))
-
-    def load_model(path, dtype, networks):
-        asked.append((path, dtype, networks))
-        config = types.SimpleNamespace(picture=f"{path}'s own")
-        return types.SimpleNamespace(vae=f"vae {path}", clip=f"clip {path}", config=config)
-
-    def encode_table(*arguments, **options):
-        asked.append((*arguments, options))
-        return EncodedTable(*[np.zeros((2, 1, 1, 500, 500, 2), np.float32)] * 5)
-
-    monkeypatch.setattr(bundle, "load_model", load_model)
-    monkeypatch.setattr(encode, "encode_table", encode_table)
-    monkeypatch.setattr(MultiViewTable, "load", lambda *a: a)
-    monkeypatch.setattr(encode, "join", lambda tables: tuple(tables))
-    encode.main([])
-    assert asked == [
-        ("--data", "a"), ("--data", "b"), ("--vae", "v", "vae"), ("--clip", "c", "clip"),
-        ("v", "float32", ("vae",)), ("c", "float32", ("clip",)),
-        ((("a", "test"), ("b", "test")), "vae v", "clip c",
-         dict(variants=3, pictures=["c's own"])),
-    ]  # fmt: skip
-    assert capsys.readouterr().out == f"{tmp_path / 'out'}: 4 MB of latents, 1 objects\n"
-    assert (tmp_path / "out" / "encoded.json").exists()
-    for pictures in (["framed", "launch"], ["framed", "centered"]):
-        monkeypatch.setattr(encode, "_PICTURES", types.SimpleNamespace(value=pictures))
-        if "launch" in pictures:
-            encode.main([])
-            assert asked[-1][-1]["pictures"] == pictures
-        else:
-            with pytest.raises(UserError, match="--pictures has centered: there are centred, "):
-                encode.main([])

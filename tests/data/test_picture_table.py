@@ -1,8 +1,13 @@
 """Objects as pictures: variants, mirrored ones and the prepared reference."""
 
 import numpy as np
+import pytest
 
-from iso3d_jax.data.picture_table import PictureTable
+from iso3d_jax.data import picture_table
+from iso3d_jax.data.damaged import DamagedRecord
+from iso3d_jax.data.multiview import open_dataset
+from iso3d_jax.data.multiview.strips import read_stored
+from iso3d_jax.data.picture_table import PicturedObject, PictureTable
 from iso3d_jax.data.table import prepare_references
 
 
@@ -41,3 +46,36 @@ def test_a_row_has_the_views_the_prepared_reference_and_what_decides_its_colours
     assert "reference_view" not in record.read(0, 3, np.array([1]), False)
     framed = PictureTable(objects, 1, "framed").record(1).read(0, 3, np.array([0]), False)
     np.testing.assert_array_equal(framed["prepared"], images[3])
+
+
+def test_a_set_on_disk_decodes_what_it_is_asked_for(monkeypatch):
+    """The rows are those of records that were read whole."""
+    dataset = open_dataset("samples", "test")
+    lazy, whole = PictureTable(dataset, 1, "centred"), PictureTable(list(dataset), 1, "centred")
+    assert lazy.num_views == 24 and lazy.name(1) == whole.name(1)
+    asked = []
+    decode = picture_table.decode_views
+    monkeypatch.setattr(picture_table, "decode_views", lambda *a: asked.append(a[1:]) or decode(*a))
+    for views, reference in (([4, 5, 6, 7], 9), ([3], 3)):
+        row = lazy.record(1).read(1, reference, np.array(views), True)
+        want = whole.record(1).read(1, reference, np.array(views), True)
+        assert row.keys() == want.keys()
+        for name in row:
+            np.testing.assert_array_equal(row[name], want[name])
+    assert asked == [(24, [4, 5, 6, 7, 9]), (24, [3])]
+
+
+def test_damaged_pictures_are_named(monkeypatch):
+    dataset = open_dataset("samples", "test")
+    table = PictureTable(dataset, 1, "framed")
+    stored = read_stored(dataset, 1)
+    half = dict(stored, strip=stored["strip"][: len(stored["strip"]) // 2])
+    with pytest.raises(DamagedRecord, match=rf"pictures of {stored['name']}, object 1 .*again"):
+        PicturedObject(half, 1, "framed").read(0, 1, np.array([0]), False)
+
+    def broken(dataset, index):
+        raise RuntimeError("Corrupted Riegeli/records file")
+
+    monkeypatch.setattr(picture_table, "read_stored", broken)
+    with pytest.raises(DamagedRecord, match="object 2 of the data set samples is damaged"):
+        table.record(2)

@@ -151,7 +151,7 @@ def test_render_command_makes_a_data_set_and_goes_on(machine, tmp_path, run_pyth
     settings = json.loads((out / "settings.json").read_text())
     assert settings == {
         "resolution": 16, "sets": 2, "seed": 0, "stretch": 0.0, "warp": 0.0, "up": "y", "shards": 1,
-        "filters": ["shape", "coverage"], "cameras": "whole",
+        "filters": ["shape", "coverage"], "cameras": "iso3d",
     }  # fmt: skip
     # On two machines: the same bits.
     other = tmp_path / "other"

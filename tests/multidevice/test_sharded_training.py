@@ -54,3 +54,30 @@ def test_every_mix_of_the_axes(run_python):
     (one,) = curves(run_python, 1, "1,1")
     for eight in curves(run_python, 8, "1,1", "2,1", "4,1", "8,1", "1,2", "4,2", "2,4", "1,8"):
         np.testing.assert_allclose(eight, one, rtol=1e-5)
+
+
+ENCODING = """
+import hashlib, sys
+from pathlib import Path
+sys.path.insert(0, ".")
+from iso3d_jax.data.encode import Encoder, encode_shards
+from iso3d_jax.data.multiview import open_dataset
+from iso3d_jax.weights.bundle import load_model
+model = load_model(networks=("vae", "clip"))
+records = [open_dataset("samples", "train")[i] for i in range(7)]
+encoder = Encoder(model.vae, model.clip, variants=1, pictures=["framed", "centred"])
+out = Path(sys.argv[1])
+encode_shards(records, out, encoder, facts={}, shard_objects=4)
+for path in sorted(out.glob("*.array_record")):
+    print(hashlib.sha256(path.read_bytes()).hexdigest())
+"""
+
+
+def test_eight_devices_encode_to_the_bytes_of_one(run_python, tmp_path):
+    found = {}
+    for devices in (1, 8):
+        flags = f"{FAST_COMPILING['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+        process = run_python("-c", ENCODING, tmp_path / str(devices), XLA_FLAGS=flags)
+        assert process.returncode == 0, process.stderr
+        found[devices] = process.stdout.split()
+    assert len(found[1]) == 2 and found[1] == found[8]

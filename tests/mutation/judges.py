@@ -26,7 +26,8 @@ AREAS = {
     "data/pictures": [
         "data/pictures.py", "data/picture_files.py", "data/picture_folders.py",
         "data/background.py", "data/matting.py", "data/colour.py",
-        "data/multiview", "data/picture_table.py",
+        "data/multiview", "data/picture_table.py", "data/prepared_views.py", "data/encoded.py",
+        "data/encoded_shards.py", "data/camera_ranges.py",
     ],
     "data/render": [
         "data/render.py", "data/join.py", "data/places.py", "data/quality.py",
@@ -72,6 +73,7 @@ ALSO = {
     "data/colour.py": ["tests/evaluation/test_task.py"],
     "data/multiview/records.py": ["tests/data/test_multiview_records.py"],
     "sampling.py": ["tests/sampling/test_prepare.py", "tests/sampling/test_reference.py"],
+    "training/tasks/damage.py": ["tests/training/tasks/test_mixtures.py"],
     "training/tasks/base.py": ["tests/training/tasks/test_stages_base.py"],
     "evaluation/views.py": ["tests/evaluation/test_task.py"],
     "metrics/lpips.py": ["tests/parity/test_lpips.py"],

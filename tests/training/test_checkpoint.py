@@ -16,6 +16,7 @@ from iso3d_jax.training.spec import StageSpec, make_spec
 FREE = dict(
     steps=99, log_every=7, checkpoint_every=3, sample_every=5, ablate_every=5, keep=9,
     mesh=dict(fsdp=2, tensor=1), accumulate=2, remat="blocks", max_skips=5,
+    read_processes=2, max_damaged_share=0.5,
 )  # fmt: skip
 
 
@@ -42,6 +43,7 @@ def test_a_resumed_run_may_be_longer_or_on_other_devices(workdir, make_stage):
         ("timestep_bias", 1.0), ("optimizer", "adafactor"), ("trainable", "lora"),
         ("loader", "grain"), ("encoding", "online"), ("dtype", "bfloat16"), ("stage", 1),
         ("spike_factor", 3.0), ("on_bad_step", "skip"), ("noise_offset", 0.1),
+        ("picture_share", 0.2), ("data_encoded", "there"),
     ],
 )  # fmt: skip
 def test_what_makes_it_another_run_is_refused(workdir, make_stage, key, value):

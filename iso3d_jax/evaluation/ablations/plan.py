@@ -53,7 +53,8 @@ TRAININGS = tuple(dict.fromkeys(run.training for run in RUNS.values()))
 _HOST_KEYS = (
     "seed", "init_from", "ablation", "stage", "reference_dropout", "single_view_share",
     "front_share", "data", "data_encoded", "data_variants", "log_every", "checkpoint_every",
-    "sample_every", "ablate_every", "keep",
+    "sample_every", "ablate_every", "keep", "data_weights", "read_processes",
+    "max_damaged_share", "data_pictures", "picture_share",
 )  # fmt: skip
 
 

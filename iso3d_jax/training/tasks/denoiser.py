@@ -14,6 +14,10 @@ without it (`reference_dropout`), so that inference without it stays in distribu
 steps 22.5% are 2-a, 52.5% 2-b, 7.5% 1-a and 17.5% 1-b; with `reference_dropout` 0 they are the
 paper's 30% and 70%.
 
+Branch `0-a` (`picture_share` of all steps, none by default) is of plain pictures, as MVDream's 30%
+of 2-D data: one view, so that no attention joins views, its own embedding as the context, and no
+camera, whose part of the time embedding is left out.
+
 Where a row's embedding is dropped its reference stays, unless `reference_dropped_with_embedding`:
 then its reference latent is zeros, as ImageDream's branch without conditions has a zero embedding
 and a zero `ip_img`. Zeros and no mask: rows of a batch share one program; the steps without a
@@ -31,6 +35,7 @@ import jax.numpy as jnp
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.diffusion.schedule import add_noise, make_schedule, training_target
 from iso3d_jax.models.params import merge_params
+from iso3d_jax.models.unet import NoCamera
 from iso3d_jax.models.vae import sample_posterior
 from iso3d_jax.training import sharding
 from iso3d_jax.training.gradients import value_and_gradients
@@ -73,6 +78,16 @@ def check_options(cfg: StageSpec) -> None:
             "the reference in its channels is sampled with it in both branches of guidance, so "
             "training has to show it without an embedding"
         )
+    if (cfg.picture_share > 0) != bool(cfg.data_pictures):
+        raise UserError(
+            "picture_share and data_pictures go together: a share of the steps above 0, and the "
+            "encoded set of plain pictures that they read"
+        )
+    if cfg.picture_share and getattr(cfg.model.network("unet"), "layout_size", 0):
+        raise UserError(
+            "picture_share is for networks without a layout: this one draws from the camera, "
+            "which plain pictures have not"
+        )
 
 
 def to_latents(key: jax.Array, moments, scale_factor: float):
@@ -85,7 +100,8 @@ def make_inputs(batch: dict, key: jax.Array, cfg: StageSpec, scale_factor: float
     """All that is random in a step: noise levels, noise, dropout.
 
     Args:
-      batch: `moments` [B, V, h, w, 2C], `camera` [B, V, 16], `embedding` [B, D]; in stage 2 also
+      batch: `moments` [B, V, h, w, 2C], `embedding` [B, D], `camera` [B, V, 16] where there are
+        cameras; in stage 2 also
         `reference_moments` [B, 1, h, w, 2C] and `reference_camera` [B, 1, 16].
       key: of this step.
       cfg: of the stage.
@@ -93,7 +109,8 @@ def make_inputs(batch: dict, key: jax.Array, cfg: StageSpec, scale_factor: float
 
     Returns:
       Arrays whose first axis is the batch: `z_t`, `target` [B, V, h, w, C], `t` [B], `context`
-      [B, 1, D], `camera`, and in stage 2 `reference` [B, 1, h, w, C] and `reference_camera`.
+      [B, 1, D], `camera` if there is one, and in stage 2 `reference` [B, 1, h, w, C] and
+      `reference_camera`.
     """
     keys = jax.random.split(key, 6)
     z = to_latents(keys[0], batch["moments"], scale_factor)
@@ -113,8 +130,9 @@ def make_inputs(batch: dict, key: jax.Array, cfg: StageSpec, scale_factor: float
         "target": training_target(z, noise, alpha_bar, cfg.model.parameterization),
         "t": t[:, 0],
         "context": (batch["embedding"].astype(jnp.float32) * kept)[:, None],  # [B, 1, D]
-        "camera": batch["camera"],
     }
+    if "camera" in batch:
+        inputs["camera"] = batch["camera"]
     if "reference_moments" in batch:
         reference = to_latents(keys[4], batch["reference_moments"], scale_factor)
         if cfg.reference_dropped_with_embedding:
@@ -136,7 +154,7 @@ def loss_weight(t, cfg: StageSpec):
 
 def loss_of_inputs(unet, inputs: dict, cfg: StageSpec):
     """The weighted squared error over the noisy views, and metrics; see `make_inputs`."""
-    z_t, context, camera = inputs["z_t"], inputs["context"], inputs["camera"]
+    z_t, context, camera = inputs["z_t"], inputs["context"], inputs.get("camera", NoCamera())
     t = jnp.broadcast_to(inputs["t"][:, None], z_t.shape[:2])
     if cfg.reference == "channels":
         reference = inputs.get("reference", jnp.zeros_like(z_t[:, :1]))

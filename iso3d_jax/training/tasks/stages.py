@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -20,7 +20,8 @@ from ml_collections import ConfigDict
 from iso3d_jax import sampling
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.colour import on_white
-from iso3d_jax.data.encode import EncodedTable, encode_rows, encode_table
+from iso3d_jax.data.encode import encode_rows, encode_table
+from iso3d_jax.data.encoded import Encoded, EncodedSet
 from iso3d_jax.data.grids import tile
 from iso3d_jax.data.multiview import EmptySplit, open_dataset
 from iso3d_jax.data.picture_table import PictureTable
@@ -31,7 +32,7 @@ from iso3d_jax.models.params import FlatParams, merge_params, split_params, spli
 from iso3d_jax.models.unet import SLOTS
 from iso3d_jax.training import one_step_x0, sharding
 from iso3d_jax.training.spec import StageSpec, make_spec
-from iso3d_jax.training.tasks import base, batches, denoiser, inputs, trainable
+from iso3d_jax.training.tasks import base, batches, denoiser, inputs, mixtures, trainable
 from iso3d_jax.training.tasks.task import PREVIEW_OBJECTS, BaseTask
 from iso3d_jax.weights import bundle
 from iso3d_jax.weights.model_spec import ModelSpec
@@ -88,7 +89,7 @@ def frozen_config(vae: str, clip: str) -> ModelSpec:
     return bundle.load_config(vae or None).take(tower, "clip")
 
 
-HELD_OUT = 64  # objects shown where a set has no validation split
+IN_MEMORY = 4 << 30  # bytes of latents that a run may compute at its start and hold
 
 
 class DenoiserTask(BaseTask):
@@ -132,8 +133,14 @@ class DenoiserTask(BaseTask):
             )
         if cfg.sample_every or cfg.ablate_every:
             self._check_size(self.held_out.images.shape[2])
-        self.batches = batches.make_batches(cfg, self._table())
+        pictures = self._plain_pictures()
+        self.batches = batches.make_batches(cfg, self._table(), pictures)
+        seen = self.batches.table.camera_range
+        if seen:  # what distillation and evaluation may be compared with
+            self.config = dataclasses.replace(self.config, camera_range=seen)
         self._digest = batches.data_digest(self.batches.table)
+        if pictures is not None:
+            self._digest ^= batches.data_digest(pictures)
         self._encode: Callable[[dict], dict] | None = None
         self.sharding_rules = denoiser.sharding_rules(cfg)
         self.graphdef, self.abstract_params, self.init_params = network(
@@ -148,47 +155,92 @@ class DenoiserTask(BaseTask):
 
     @functools.cached_property
     def held_out(self) -> MultiViewTable:
-        """What previews and the one-step table show: the validation split, or where the set has
-        none the first objects that are trained on."""
+        """What previews and the one-step table show: the first objects of the validation split, or
+        where the set has none of those that are trained on. Of several sets the first's."""
+        path = self.cfg.data.split(",")[0]
         try:
-            return MultiViewTable.load(self.cfg.data, "validation")
+            return MultiViewTable.load(path, "validation", most=PREVIEW_OBJECTS)
         except EmptySplit:
             print(
-                f"{self.cfg.data} has no validation split: previews show objects that are trained "
-                "on",
+                f"{path} has no validation split: previews show objects that are trained on",
                 file=sys.stderr,
             )
-            return MultiViewTable.load(self.cfg.data, "train", most=HELD_OUT)
+            return MultiViewTable.load(path, "train", most=PREVIEW_OBJECTS)
 
     @functools.cached_property
     def held_out_references(self) -> np.ndarray:
         """The first objects' pictures as the model prepares them."""
         return prepare_references(self.held_out.images[:PREVIEW_OBJECTS, :SET], self.config.picture)
 
-    def _table(self) -> EncodedTable | PictureTable:
+    def _table(self) -> mixtures.Table:
         """The training split: latents computed once, or pictures to be encoded in every step."""
         cfg, picture = self.cfg, self.config.picture
+        pictures, encoded = ([name for name in value.split(",") if name] for value in
+                             (cfg.data, cfg.data_encoded))  # fmt: skip
         if cfg.encoding == "online":
-            if cfg.data_encoded:
+            if encoded:
                 raise UserError("encoding=online reads pictures: leave data_encoded out")
-            records = open_dataset(cfg.data, "train")
-            in_memory = records if cfg.loader == "grain" else list(records)
-            return PictureTable(in_memory, cfg.data_variants, picture)
-        if cfg.data_encoded:
-            table = EncodedTable.load(cfg.data_encoded)
-        else:
-            table = encode_table(
-                MultiViewTable.load(cfg.data, "train"),
+            tables = [
+                PictureTable(r, cfg.data_variants, picture) for r in map(self._open, pictures)
+            ]
+            return mixtures.mix(tables, pictures, cfg.data_weights)
+        if encoded:
+            tables = [EncodedSet(path) for path in encoded]
+            for table, path in zip(tables, encoded, strict=True):
+                self._check_encoded(table, path)
+            return mixtures.mix(tables, encoded, cfg.data_weights)
+        self._check_fits(pictures)
+        tables = [
+            encode_table(
+                MultiViewTable.load(path, "train"),
                 self.frozen.vae,
                 self.frozen.clip,
                 variants=cfg.data_variants,
                 pictures=[picture],
                 label=f"{self.label}: encoding",
             )
-            if not (cfg.sample_every or cfg.ablate_every):
-                del self.frozen
-        self._check_encoded(table)
-        return table
+            for path in pictures
+        ]
+        if not (cfg.sample_every or cfg.ablate_every):
+            del self.frozen
+        for table, path in zip(tables, pictures, strict=True):
+            self._check_encoded(table, path)
+        return mixtures.mix(tables, pictures, cfg.data_weights)
+
+    def _plain_pictures(self) -> mixtures.Table | None:
+        """What steps of plain pictures read, if there are any."""
+        path = self.cfg.data_pictures
+        if not path:
+            return None
+        pictures = EncodedSet(path)
+        self._check_encoded(pictures, path)
+        if pictures.num_views != 1:
+            raise UserError(
+                f"data_pictures: {path} has {pictures.num_views} views of each object: plain "
+                "pictures are encoded with data.encode --plain FOLDER"
+            )
+        return pictures
+
+    def _open(self, path: str) -> Sequence[dict]:
+        records = open_dataset(path, "train")
+        return records if self.cfg.loader == "grain" else list(records)
+
+    def _check_fits(self, pictures: Sequence[str]) -> None:
+        """Refuses to hold what no memory should: latents of hundreds of thousands of objects."""
+        cfg = self.cfg
+        sets = [open_dataset(path, "train") for path in pictures]
+        views = sum(len(one) * len(one[0]["azimuth_deg"]) for one in sets)
+        size, channels, width = (
+            self.config.latent_size, self.config.latent_channels, self.config.context_dim
+        )  # fmt: skip
+        each = 2 * (size * size * 2 * channels + width)  # float16
+        total = 2 * cfg.data_variants * views * each
+        if total > IN_MEMORY:
+            raise UserError(
+                f"encoding=once would hold {total / 1e9:.1f} GB of latents in memory: write them "
+                f"once with python -m iso3d_jax.data.encode --data {cfg.data} --out DIR, and give "
+                "--config.data_encoded=DIR"
+            )
 
     def on_devices(self, batch: dict, device_mesh: Mesh) -> dict:
         """Encodes a batch of pictures where `encoding` is "online"; every device its own rows."""
@@ -277,15 +329,12 @@ class DenoiserTask(BaseTask):
                 f"it with --resolution {self.config.resolution}"
             )
 
-    def _check_encoded(self, encoded: EncodedTable) -> None:
+    def _check_encoded(self, encoded: Encoded, path: str) -> None:
         want = (self.config.latent_size, self.config.latent_size, 2 * self.config.latent_channels)
-        if (
-            encoded.moments.shape[3:] != want
-            or encoded.embedding.shape[-1] != self.config.context_dim
-        ):
+        if tuple(encoded.latent) != want or encoded.width != self.config.context_dim:
             raise UserError(
-                f"the encoded data set {self.cfg.data_encoded} has latents "
-                f"{encoded.moments.shape[3:]} and embeddings of {encoded.embedding.shape[-1]}, "
+                f"the encoded data set {path} has latents "
+                f"{tuple(encoded.latent)} and embeddings of {encoded.width}, "
                 f"but the model has {want} and "
                 f"{self.config.context_dim}: encode it again with this model"
             )

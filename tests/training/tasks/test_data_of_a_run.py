@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.data.damaged import DamagedRecord
 from iso3d_jax.data.multiview import EmptySplit
 from iso3d_jax.training.tasks import stages
 from iso3d_jax.training.tasks.batches import data_digest
@@ -49,6 +50,18 @@ def test_another_set_has_another_digest_and_is_refused(changed):
         task.restore_position(position)
 
 
+def test_a_damaged_object_is_left_out_of_the_digest():
+    class Broken(Table):
+        def record(self, index):
+            if index == 1:
+                raise DamagedRecord("broken")
+            return super().record(index)
+
+    assert data_digest(Broken(OBJECTS)) != data_digest(Table(OBJECTS))
+    changed = [OBJECTS[0], ("stool", [5, 95]), OBJECTS[2]]
+    assert data_digest(Broken(OBJECTS)) == data_digest(Broken(changed))
+
+
 def test_previews_show_objects_of_training_where_there_are_no_others(monkeypatch, capsys):
     asked = []
 
@@ -60,7 +73,7 @@ def test_previews_show_objects_of_training_where_there_are_no_others(monkeypatch
 
     monkeypatch.setattr(stages.MultiViewTable, "load", load)
     task = object.__new__(stages.DenoiserTask)
-    task.cfg = SimpleNamespace(data="data/mine")
+    task.cfg = SimpleNamespace(data="data/mine,data/more")
     assert task.held_out == "table"
-    assert asked == [("data/mine", "validation", None), ("data/mine", "train", stages.HELD_OUT)]
+    assert asked == [("data/mine", "validation", 8), ("data/mine", "train", 8)]
     assert "no validation split" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from iso3d_jax import sampling
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.data.encode import EncodedTable
+from iso3d_jax.data.encoded import EncodedTable
 from iso3d_jax.data.table import MultiViewTable
 from iso3d_jax.models.clip import CLIPConfig
 from iso3d_jax.models.unet import UNetConfig
@@ -147,9 +147,14 @@ def encoded(size=2, channels=3, width=5):
 
 def test_where_training_data_comes_from(monkeypatch):
     asked = []
-    monkeypatch.setattr(stages.EncodedTable, "load", lambda path: asked.append(path) or encoded())
+    monkeypatch.setattr(stages, "EncodedSet", lambda path: asked.append(path) or encoded())
     assert bare_task(data_encoded="there")._table().num_views == 4 and asked == ["there"]
+    both = bare_task(data_encoded="there,here", data_weights=(3, 1))._table()
+    assert asked[1:] == ["there", "here"] and len(both) == 2
+    assert both.weights.tolist() == [0.75, 0.25]
     monkeypatch.setattr(stages.MultiViewTable, "load", lambda *a: a)
+    records = [{"azimuth_deg": np.zeros(4)}] * 2
+    monkeypatch.setattr(stages, "open_dataset", lambda *a: asked.append(a) or tuple(records))
     monkeypatch.setattr(
         stages, "encode_table", lambda *a, **how: asked.append((*a, how)) or encoded()
     )
@@ -165,8 +170,13 @@ def test_where_training_data_comes_from(monkeypatch):
         how = dict(variants=3, pictures=["framed"], label="stage 2: encoding")
         assert asked[-1] == (("here", "train"), "vae", "clip", how)
         assert ("frozen" in task.__dict__) == kept  # what nothing needs any more is let go
-    records = [{"azimuth_deg": np.zeros(4)}] * 2
-    monkeypatch.setattr(stages, "open_dataset", lambda *a: asked.append(a) or tuple(records))
+    with pytest.raises(UserError, match=r"hold 0\.0 GB of latents in memory.*data here --out DIR"):
+        monkeypatch.setattr(stages, "IN_MEMORY", 3 * 2 * 8 * 2 * (2 * 2 * 6 + 5) - 1)
+        bare_task()._table()
+    monkeypatch.setattr(stages, "IN_MEMORY", 3 * 2 * 8 * 2 * (2 * 2 * 6 + 5))
+    task = bare_task()
+    task.__dict__["frozen"] = frozen
+    task._table()
     for loader, kind in (("grain", tuple), ("memory", list)):
         table = bare_task(encoding="online", loader=loader)._table()
         assert asked[-1] == ("here", "train") and type(table.records) is kind
@@ -176,9 +186,9 @@ def test_where_training_data_comes_from(monkeypatch):
 @pytest.mark.parametrize("changes", [dict(size=3), dict(channels=2), dict(width=6)])
 def test_an_encoded_set_of_another_model_is_refused(changes):
     task = bare_task(data_encoded="there")
-    task._check_encoded(encoded())
+    task._check_encoded(encoded(), "there")
     with pytest.raises(UserError, match="encoded data set there has latents"):
-        task._check_encoded(encoded(**changes))
+        task._check_encoded(encoded(**changes), "there")
     task._check_size(SIZE)
     with pytest.raises(UserError, match=r"pictures of 5 pixels .* for 4: add .*resolution=5"):
         task._check_size(5)

@@ -1,0 +1,74 @@
+"""Views as bytes: each by itself, and strips of before."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from iso3d_jax.data.multiview import open_dataset
+from iso3d_jax.data.multiview.strips import MARK, decode_views, encode_views, read_stored
+
+
+@pytest.fixture(scope="module")
+def views():
+    """Boxes of noise, among them colours under no alpha; nothing; and a full frame."""
+    rng = np.random.default_rng(0)
+    images = np.zeros((5, 9, 12, 4), np.uint8)
+    images[0, 2:5, 3:4] = rng.integers(0, 256, (3, 1, 4))
+    images[1] = rng.integers(0, 256, (9, 12, 4))
+    images[1, 0, 0] = images[1, -1, -1] = 1
+    images[3, 8, 11, 0] = 7  # no alpha
+    images[4, :, 5:, :] = rng.integers(1, 256, (9, 7, 4))
+    return images
+
+
+def test_views_come_back_to_the_last_byte_in_any_order(views):
+    data = encode_views(views)
+    np.testing.assert_array_equal(decode_views(data, 5), views)
+    for some in ([3], [4, 0, 2], [1, 1], []):
+        np.testing.assert_array_equal(decode_views(data, 5, some), views[some])
+
+
+def test_strips_of_before_are_read(views):
+    strip = encode_strip(views)
+    np.testing.assert_array_equal(decode_views(strip, 5), views)
+    np.testing.assert_array_equal(decode_views(strip, 5, [4, 1]), views[[4, 1]])
+
+
+def test_what_is_not_asked_for_is_not_decoded(views):
+    data = bytearray(encode_views(views))
+    second = bytes(data).index(b"\x89PNG", bytes(data).index(b"\x89PNG") + 1)
+    data[second : second + 8] = bytes(8)
+    np.testing.assert_array_equal(decode_views(bytes(data), 5, [0, 4]), views[[0, 4]])
+    with pytest.raises(OSError):
+        decode_views(bytes(data), 5, [1])
+
+
+def test_a_small_box_is_a_small_picture(views):
+    data = encode_views(views[:1])
+    picture = Image.open(io.BytesIO(data[data.index(b"\x89PNG") :]))
+    assert picture.size == (1, 3)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda data: data[:60], "cut off"),
+        (lambda data: b"XXXX" + data[4:], "no views of this object"),
+        (lambda data: MARK + b"\x06" + data[5:], "no views of this object"),
+        (lambda data: data[:24] + b"\x09" + data[25:], "another size"),
+    ],
+)
+def test_damaged_bytes_are_refused(views, change, words):
+    data = change(encode_views(views))
+    with pytest.raises(ValueError, match=words):
+        decode_views(data, 5)
+
+
+def test_a_stored_record_has_its_views_as_bytes():
+    dataset = open_dataset("samples", "test")
+    record, stored = dataset[1], read_stored(dataset, 1)
+    assert stored["name"] == record["name"] and "images" not in stored
+    np.testing.assert_array_equal(stored["azimuth_deg"], record["azimuth_deg"])
+    np.testing.assert_array_equal(decode_views(stored["strip"], 24, [5]), record["images"][[5]])
