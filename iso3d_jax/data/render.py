@@ -213,7 +213,9 @@ _METADATA = flags.DEFINE_string(
     "metadata", None, "JSON with titles, categories, creators and licences by uid, or its folder"
 )
 _CAMERAS = flags.DEFINE_enum(
-    "cameras", camera_ranges.DEFAULT, list(camera_ranges.RANGES),
+    "cameras",
+    camera_ranges.DEFAULT,
+    list(camera_ranges.RANGES),
     "range that cameras are drawn from (data/camera_ranges.py): all is seen, MVDream's, SDS's",
 )
 _BEAM = flags.DEFINE_string(
@@ -500,7 +502,7 @@ def render_dataset(
       metadata: file or folder of what is known of objects by uid.
       beam: options of an Apache Beam pipeline that renders the shards; in processes of this machine
         if None. Its workers must see `assets` and `out`, and have this package and EGL.
-      cameras: range of their distances, which of `DISTANCE_SCALES`.
+      cameras: the range that they are drawn from, a name of `camera_ranges.RANGES`.
 
     Returns:
       Objects by split, and under 'left out' how many are not in it, of the data set or the shard.

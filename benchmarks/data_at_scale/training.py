@@ -1,7 +1,7 @@
 """Encoding and loading of large data sets: memory, time of the processor, starts, kills.
 
-    python benchmarks/data_at_scale_training.py --result FILE
-    python benchmarks/data_at_scale_training.py --only start,raw
+    python -m benchmarks.data_at_scale.training --result FILE
+    python -m benchmarks.data_at_scale.training --only start,raw
 
 Objects are the shipped ones made larger, 24 views of 256 x 256, and latents of the released size
 where networks are not what is measured. Rates are of processor time (`time.process_time`), which
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import functools
 import hashlib
+import io
 import json
 import os
 import random
@@ -27,22 +28,21 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+from benchmarks.measuring import machine, report
+from iso3d_jax.core.progress import Progress
+from iso3d_jax.data import multiview, places
+from iso3d_jax.data.encode import Encoder, encode_shards
+from iso3d_jax.data.encoded import EncodedSet
+from iso3d_jax.data.encoded_shards import ShardWriter, finish, latents_file
+from iso3d_jax.data.multiview import joining, records, shards, strips
+from iso3d_jax.data.picture_table import PictureTable
+from iso3d_jax.data.prepared_views import prepare_views
+from iso3d_jax.training.spec import StageSpec, make_spec
+from iso3d_jax.training.tasks import batches
 
-from benchmarks.measuring import machine, report  # noqa: E402
-from iso3d_jax.core.progress import Progress  # noqa: E402
-from iso3d_jax.data import multiview  # noqa: E402
-from iso3d_jax.data.encode import Encoder, encode_shards  # noqa: E402
-from iso3d_jax.data.encoded import EncodedSet  # noqa: E402
-from iso3d_jax.data.encoded_shards import ShardWriter, finish, latents_file  # noqa: E402
-from iso3d_jax.data.multiview import multiview_dataset_builder, strips  # noqa: E402
-from iso3d_jax.data.picture_table import PictureTable  # noqa: E402
-from iso3d_jax.data.prepared_views import prepare_views  # noqa: E402
-from iso3d_jax.training.spec import StageSpec, make_spec  # noqa: E402
-from iso3d_jax.training.tasks import batches  # noqa: E402
-
+ROOT = Path(__file__).parents[2]
 VIEWS, SIDE = 24, 256
 LATENT, WIDTH = (32, 32, 8), 1024  # of the released size
 
@@ -120,7 +120,7 @@ def preparation() -> dict:
 
 def child(*arguments) -> dict:
     """A part in a process of its own; what it printed last, and its peak memory."""
-    line = [sys.executable, __file__, *map(str, arguments)]
+    line = [sys.executable, "-m", "benchmarks.data_at_scale.training", *map(str, arguments)]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     began = time.monotonic()
     done = subprocess.run(line, capture_output=True, text=True, env=environment, cwd=ROOT)
@@ -175,7 +175,14 @@ def kills(folder: Path, count: int = 4) -> dict:
     arguments = ["24", "2", "1", "0.4", str(SIDE)]
     child("encode_some", folder / "whole", *arguments)
     rng, out, kept = random.Random(0), folder / "killed", []
-    line = [sys.executable, __file__, "encode_some", str(out), *arguments]
+    line = [
+        sys.executable,
+        "-m",
+        "benchmarks.data_at_scale.training",
+        "encode_some",
+        str(out),
+        *arguments,
+    ]
     for _ in range(count):
         process = subprocess.Popen(
             line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -312,25 +319,33 @@ def forget(folder: Path) -> None:
             os.close(descriptor)
 
 
+def one_strip(views: np.ndarray) -> bytes:
+    """Views side by side as one PNG, as records of version 1.0.0 have them."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(np.concatenate(list(views), axis=1))).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def raw(folder: Path, count: int = 20) -> dict:
     """Pictures of 256 x 256, as a strip and as a PNG a view."""
-    rendered = folder / "rendered"
-    (rendered / "objects").mkdir(parents=True)
-    (rendered / "settings.json").write_text(json.dumps(dict(resolution=SIDE, sets=6, seed=0)))
     angles = np.arange(VIEWS, dtype=np.float32) * 15
-    for k in range(count):
-        np.savez(
-            rendered / "objects" / f"o{k}.npz", images=large_views(k), azimuth_deg=angles,
-            elevation_deg=angles / 20, fov_deg=angles + 1, distance=angles + 1,
-            set_index=np.arange(VIEWS, dtype=np.int32) // 4,
-            **dict.fromkeys(multiview_dataset_builder.TEXTS, "x") | {"split": "train"},
-        )  # fmt: skip
+    texts = dict.fromkeys(records.TEXTS, "x") | {"split": "train"}
+    cameras = dict(azimuth_deg=angles, elevation_deg=angles / 20, fov_deg=angles + 1)
+    cameras |= dict(distance=angles + 1, set_index=np.arange(VIEWS, dtype=np.int32) // 4)
+
+    def drawn(encode):
+        for k in range(count):
+            own = texts | {"name": f"o{k}"}
+            record = own | cameras | {"strip": encode(large_views(k))}
+            yield own | {"status": shards.RENDERED, "lacks": ""}, records.serialize(record)
+
     found: dict = {}
-    for layout, encode in (("strip", multiview_dataset_builder.encode_strip),
-                           ("a PNG a view", strips.encode_views)):  # fmt: skip
-        multiview_dataset_builder.encode_strip = encode
+    for layout, encode in (("strip", one_strip), ("a PNG a view", strips.encode_views)):
         out = folder / layout
-        multiview.prepare(rendered, out)
+        place = places.place(out)
+        shards.write_shards(place, 1, drawn(encode))
+        places.write_text(place / "settings.json", json.dumps({"resolution": SIDE, "shards": 1}))
+        joining.join_shards(place)
         size = sum(p.stat().st_size for p in out.rglob("*array_record*")) / count
         found[layout] = {"bytes_an_object": size}
         for mode in ("launch", "centred"):
@@ -397,7 +412,7 @@ def main() -> None:
             progress.say(name)
             found[name] = PARTS[name](Path(folder))
             progress.update(k + 1)
-    found["command"] = "python benchmarks/data_at_scale_training.py"
+    found["command"] = "python -m benchmarks.data_at_scale.training"
     found["machine"] = machine() | {"load": os.getloadavg()[0]}
     report(found, options.result)
 
