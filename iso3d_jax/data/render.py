@@ -224,7 +224,7 @@ _BEAM = flags.DEFINE_string(
 _ONLY = flags.DEFINE_list("only", None, "names of the objects to render, with commas; default all")
 
 
-def _make_machine(resolution: int) -> rasterizer.Rasterizer:
+def _make_machine(resolution: int) -> Renderer:
     os.environ["LP_NUM_THREADS"] = "1"  # the processes share the cores already
     return rasterizer.Rasterizer(resolution)
 

@@ -8,13 +8,13 @@ so a resumed run sees what an unbroken one would have seen. For larger ones see
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.data.damaged import first_readable
 from iso3d_jax.data.prepared_views import prepare_views
 
 SET = 4  # views of an orthogonal set
@@ -39,11 +39,12 @@ class MultiViewTable:
         """Reads one split of a rendered data set ("samples" or None: the shipped one).
 
         Args:
-          most: objects to read, from the first; all if None.
+          most: objects to read, from the first that can be read; all if None.
         """
         from iso3d_jax.data.multiview import open_dataset
 
-        records = list(itertools.islice(open_dataset(path, split), most))
+        dataset = open_dataset(path, split)
+        records = list(dataset) if most is None else first_readable(dataset, most)
         columns = {
             key: np.stack([record[key] for record in records])
             for key in ("images", "azimuth_deg", "elevation_deg", "fov_deg", "distance")

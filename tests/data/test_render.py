@@ -1,6 +1,7 @@
 """The renderer against projections and colours worked out here, and the render command."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -227,7 +228,7 @@ def test_warped_pieces_of_an_axis_change_apart_and_left_is_as_right():
 
 
 def test_only_names_the_nearest_object():
-    assets = [asset_sources.Asset("chair", "", "", "", "", "", None)]
+    assets = [asset_sources.Asset("chair", "", "", "", "", "", pathlib.Path("chair.obj"))]
     with pytest.raises(UserError, match="nearest is chair"):
         render.choose(assets, ["chiar"])
     assert render.choose(assets, ["chair"]) == assets

@@ -123,6 +123,17 @@ def test_a_split_is_read_column_by_column(monkeypatch):
     assert asked == [("here", "test")] and found.names == table.names
     for key in keys:
         np.testing.assert_array_equal(getattr(found, key), getattr(table, key))
+    assert MultiViewTable.load("here", "test", most=2).names == table.names[:2]
+    records.insert(0, {"name": "damaged"})  # whose arrays are gone
+
+    class Damaged(list):
+        def __getitem__(self, index):
+            if index == 0:
+                raise OSError("broken PNG")
+            return super().__getitem__(index)
+
+    monkeypatch.setattr(multiview, "open_dataset", lambda *a: Damaged(records))
+    assert MultiViewTable.load("here", "test", most=2).names == table.names[:2]
 
 
 def test_targets_are_any_set_and_references_any_view_of_the_others():

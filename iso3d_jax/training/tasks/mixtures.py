@@ -71,11 +71,7 @@ class Mixture:
           UserError: another number of weights than of sets, or sets that do not fit each other.
         """
         self.tables = list(tables)
-        if weights and len(weights) != len(tables):
-            raise UserError(
-                f"data_weights has {len(weights)} numbers for {len(tables)} data sets: give one "
-                "for each, or none"
-            )
+        check_weights(weights, len(tables))
         first = tables[0]
         for table, name in zip(tables, names, strict=True):
             for what, theirs, mine in (
@@ -107,6 +103,19 @@ class Mixture:
     def record(self, index: int) -> Member:
         table, own = self._find(index)
         return Member(table.record(own), index)
+
+
+def check_weights(weights: Sequence[float], sets: int) -> None:
+    """Refuses another number of weights than of sets, before any of them is read.
+
+    Raises:
+      UserError: says both numbers.
+    """
+    if weights and len(weights) != sets:
+        raise UserError(
+            f"data_weights has {len(weights)} numbers for {sets} data set{'s' * (sets > 1)}: give "
+            "one for each, or none"
+        )
 
 
 def mix(tables: Sequence[Table], names: Sequence[str], weights: Sequence[float]) -> Table:

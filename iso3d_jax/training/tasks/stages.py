@@ -177,6 +177,7 @@ class DenoiserTask(BaseTask):
         cfg, picture = self.cfg, self.config.picture
         pictures, encoded = ([name for name in value.split(",") if name] for value in
                              (cfg.data, cfg.data_encoded))  # fmt: skip
+        mixtures.check_weights(cfg.data_weights, len(encoded or pictures))
         if cfg.encoding == "online":
             if encoded:
                 raise UserError("encoding=online reads pictures: leave data_encoded out")

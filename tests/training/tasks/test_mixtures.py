@@ -64,7 +64,7 @@ def test_one_set_is_no_mixture_and_wrong_ones_are_refused():
     one, two, three = sets()
     assert mix([one], ["a"], ()) is one
     assert np.array_equal(Mixture([one, two], ["a", "b"], (1, 3)).weights, [0.25, 0.75])
-    with pytest.raises(UserError, match="data_weights has 2 numbers for 3 data sets"):
+    with pytest.raises(UserError, match="data_weights has 2 numbers for 3 data sets: give one"):
         mix([one, two, three], list("abc"), (1, 2))
     with pytest.raises(UserError, match="as many views of each object: b has 12, a has 8"):
         mix([one, encoded_table(2, views=12)], ["a", "b"], ())
