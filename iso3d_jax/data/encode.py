@@ -43,7 +43,7 @@ from iso3d_jax.data.encoded_shards import ShardWriter
 from iso3d_jax.data.pictures import MODES
 from iso3d_jax.data.plain_pictures import PlainPictures
 from iso3d_jax.data.prepared_views import prepare_views
-from iso3d_jax.data.table import MultiViewTable
+from iso3d_jax.data.table import MultiViewTable, check_sets
 from iso3d_jax.models.vae import encode_pictures
 
 flags = command_line.flags_for(__name__)
@@ -555,7 +555,10 @@ def encode_dataset(
         records: Sequence[dict[str, Any]] = PlainPictures(plain, autoencoder.config.resolution)
     else:
         ways = list(pictures or [tower.config.picture])
-        records = Joined([open_dataset(path, split) for path in data])
+        sets = [open_dataset(path, split) for path in data]
+        for path, one in zip(data, sets, strict=True):
+            check_sets(first_readable(one, 1)[0], path)
+        records = Joined(sets)
     facts = {
         "split": split, "colours": variants, "references": ways,
         "networks": _digest_networks(autoencoder.vae, tower.clip), "data": _digest_objects(records),

@@ -19,6 +19,7 @@ from iso3d_jax.data.damaged import DAMAGE, DamagedRecord, first_readable
 from iso3d_jax.data.multiview import MultiViewDataset
 from iso3d_jax.data.multiview.strips import decode_views, read_stored
 from iso3d_jax.data.prepared_views import prepare_views
+from iso3d_jax.data.table import check_sets
 
 
 @dataclasses.dataclass
@@ -41,6 +42,7 @@ class PictureTable:
     def __post_init__(self):
         self.mirrored = np.arange(2 * self.variants) % 2 == 1
         first = first_readable(_Stored(self), 8)
+        check_sets(first[0], getattr(self.records, "path", "in memory"))
         self.num_views = len(first[0]["azimuth_deg"])
         self.camera_range = range_of_records(first)
 

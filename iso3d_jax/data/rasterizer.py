@@ -4,7 +4,8 @@ Lighting is symmetric about the vertical axis (light from above plus a headlight
 depends on the azimuth relative to the object alone, mirror images are exact, and the colours stay
 near the material's: a surface seen head-on has 96% of it. Light multiplies sRGB values, as in the
 catalogues' own pictures; the factors of a colour are multiplied as sRGB or as linear light, as the
-part says. A part's own light is added to that as linear light and needs no other.
+part says. A part's own light is added to that as linear light and needs no other. Another light
+than this one is a `lights.Light`.
 """
 
 import dataclasses
@@ -15,11 +16,14 @@ from jaxtyping import Float, UInt8
 
 from iso3d_jax.core import extras
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.data.layers import decode_normals
+from iso3d_jax.data.lights import EVEN, Light
 from iso3d_jax.data.meshes import Part
 from iso3d_jax.data.textures import srgb_to_linear
 
 SUPERSAMPLING = 4
 INVISIBLE = 0.02  # materials less opaque than this are not rendered
+VIEW = "view"  # what is drawn that is no layer
 SOLID = 0.99  # materials more opaque than this hide what is behind them
 
 _VERTEX = """
@@ -39,6 +43,7 @@ CONSTANTS
 uniform vec3 eye; uniform vec4 colour; uniform vec3 glow;
 uniform float low; uniform float high;  // alphas below and from which nothing is drawn
 uniform sampler2D image; uniform sampler2D glow_image;
+uniform vec4 shares; uniform vec3 key_from;  // of a light that is not the even one
 in vec3 position; in vec3 normal; in vec2 uv; in vec4 tint; in vec2 glow_uv;
 out vec4 result;
 vec3 to_srgb(vec3 x) {
@@ -63,7 +68,15 @@ void main() {
   vec3 n = normalize(normal);
   if (!(dot(n, n) > 0.5)) n = to_eye;
   if (dot(n, to_eye) < 0.0) n = -n;
+  if (normals) {
+    result = vec4(0.5 * n + 0.5, 1.0);
+    return;
+  }
   float light = unlit ? 1.0 : min(0.42 + 0.14 * (1.0 + n.z) + 0.40 * dot(n, to_eye), 1.0);
+  if (keyed) {
+    light = shares.x + shares.y * (1.0 + n.z) + shares.z * dot(n, to_eye);
+    light = min(light + shares.w * max(dot(n, key_from), 0.0), 1.0);
+  }
   vec3 seen = clamp(base.rgb * light, 0.0, 1.0);
   if (glowing) {
     vec3 own = glow;
@@ -163,6 +176,7 @@ class Rasterizer:
         self._pixels = np.empty((side, side, 4), np.uint8)
         self._programs: dict[_Needs, Any] = {}
         self._loaded: list[_Item] = []
+        self._light = EVEN
 
     def __enter__(self):
         return self
@@ -180,18 +194,18 @@ class Rasterizer:
 
     def _free(self):
         for item in self._loaded:
-            arrays = [array for _, array, _ in item.passes]
+            arrays = [array for drawn in item.drawn.values() for _, array, _ in drawn]
             for resource in (*arrays, item.buffer, item.texture, item.glow):
                 if resource is not None:
                     resource.release()
         self._loaded = []
 
-    def load(self, parts: list[Part]):
-        """Puts the parts of one object on the device, in place of the last one's."""
+    def load(self, parts: list[Part], light: Light = EVEN):
+        """Puts the parts of one object on the device, in place of the last one's, and the light."""
         self._free()
+        self._light = light
         for part in parts:
-            passes = _passes(part)
-            if not passes:
+            if not find_passes(part):
                 continue
             glow = part.glow
             colour = np.asarray(part.colour, np.float64)
@@ -203,21 +217,32 @@ class Rasterizer:
                 textures[1] = self._texture(glow.texture, glow.wrap, glow.nearest, True)
             columns, data = _corners(part)
             buffer = self._ctx.buffer(data)
-            drawn = []
-            for how in passes:
-                program = self._find_program(_needs(part, how))
-                drawn.append((how, self._read_by(program, buffer, columns), program))
             self._loaded.append(
                 _Item(
+                    part=part,
                     buffer=buffer,
+                    columns=columns,
                     texture=textures[0],
                     glow=textures[1],
                     uniforms=uniforms,
-                    passes=drawn,
-                    two_sided=part.two_sided,
                     centre=part.positions.mean((0, 1)),
                 )
             )
+            self._find_drawn(self._loaded[-1], VIEW)
+
+    def _find_drawn(self, item: "_Item", shows: str) -> list[tuple["_Pass", Any, Any]]:
+        """The passes of a part for a view or a layer, each with its corners and program."""
+        if shows not in item.drawn:
+            found = find_passes(item.part)
+            if shows in ("depth", "normals"):
+                found = found if all(how.whole for how in found) else [_HALF]
+            item.drawn[shows] = []
+            for how in found:
+                needs = _needs(item.part, how, shows, self._light is not EVEN)
+                program = self._find_program(needs)
+                array = self._read_by(program, item.buffer, item.columns)
+                item.drawn[shows].append((how, array, program))
+        return item.drawn[shows]
 
     def _find_program(self, needs: "_Needs") -> Any:
         """The program for parts of such needs, made when it is first asked for."""
@@ -261,11 +286,44 @@ class Rasterizer:
           c2w: OpenGL camera to world (columns right, up, backward, position).
           fov_deg: vertical and horizontal field of view.
         """
+        self._draw(VIEW, c2w, fov_deg)
+        self._target.read_into(self._pixels, components=4)
+        return self._shrunk()
+
+    def render_layer(self, layer: str, c2w: Float[np.ndarray, "4 4"], fov_deg: float) -> np.ndarray:
+        """What one view of the loaded object shows beside its light.
+
+        Args:
+          layer: one of `layers.LAYERS`.
+
+        Returns:
+          albedo: uint8 [res, res, 4], the colours without light, straight alpha.
+          normals: float32 [res, res, 3], shading normals in the world that face the eye, unit.
+          depth: float32 [res, res] along the camera's axis, of the nearest that a pixel shows.
+          The last two are of what is at least half opaque, and 0 where there is none.
+        """
+        near, far = self._draw(layer, c2w, fov_deg)
+        if layer != "depth":
+            self._target.read_into(self._pixels, components=4)
+            picture = self._shrunk()
+            return decode_normals(picture[..., :3]) if layer == "normals" else picture
+        side, factor = self.resolution, self.supersampling
+        data = self._target.read(components=1, attachment=-1, dtype="f4")
+        window = np.frombuffer(data, np.float32).reshape(side, factor, side, factor).min((1, 3))
+        window = window[::-1].astype(np.float64)  # OpenGL's row 0 is the bottom
+        depth = 2 * far * near / (far + near - (2 * window - 1) * (far - near))
+        return np.where(window < 1, depth, 0.0).astype(np.float32)
+
+    def _draw(self, shows: str, c2w: Float[np.ndarray, "4 4"], fov_deg: float):
+        """Draws a view or a layer; returns the distances of the near and the far plane."""
         gl, ctx = self._gl, self._ctx
         distance = float(np.linalg.norm(c2w[:3, 3]))
         near, far = max(distance - 1.05, 0.02), distance + 1.05
         matrix = projection(fov_deg, near, far) @ world_to_camera(np.asarray(c2w, np.float64))
         eye = np.asarray(c2w, np.float64)[:3, 3]
+        drawn = [
+            (item, passed) for item in self._loaded for passed in self._find_drawn(item, shows)
+        ]
         self._target.use()
         ctx.viewport = (0, 0, self._side, self._side)
         self._target.depth_mask = True
@@ -275,23 +333,20 @@ class Rasterizer:
         ctx.front_face, ctx.cull_face = "ccw", "back"
         view = {"projection_from_world": matrix.T.astype("f4").tobytes()}
         values = {"eye": tuple(eye), "image": 0, "glow_image": 1}
+        values |= {"shares": tuple(self._light[:4]), "key_from": tuple(self._light.direction)}
         for program in self._programs.values():
             _set(program, values)
             for name, content in view.items():
                 program[name].write(content)
-        for item in self._loaded:
-            for drawn in item.passes:
-                if drawn[0].fills:
-                    self._render(item, *drawn)
-        see_through = [
-            (item, drawn) for item in self._loaded for drawn in item.passes if not drawn[0].fills
-        ]
+        for item, passed in drawn:
+            if passed[0].fills:
+                self._render(item, *passed)
+        see_through = [(item, passed) for item, passed in drawn if not passed[0].fills]
         see_through.sort(key=lambda pair: -float(np.linalg.norm(pair[0].centre - eye)))
-        for item, drawn in see_through:
-            self._render(item, *drawn)
+        for item, passed in see_through:
+            self._render(item, *passed)
         self._target.depth_mask = True
-        self._target.read_into(self._pixels, components=4)
-        return self._shrunk()
+        return near, far
 
     def _shrunk(self) -> UInt8[np.ndarray, "res res 4"]:
         """The pixels as a picture; where there is nothing nothing is added up."""
@@ -308,7 +363,7 @@ class Rasterizer:
 
     def _render(self, item: "_Item", how: "_Pass", array: Any, program: Any):
         gl = self._gl
-        culled = 0 if item.two_sided else gl.CULL_FACE
+        culled = 0 if item.part.two_sided else gl.CULL_FACE
         blend = 0 if how.whole else gl.BLEND
         self._ctx.enable_only(gl.DEPTH_TEST | blend | culled)
         self._target.depth_mask = how.fills
@@ -339,6 +394,9 @@ class _Pass(NamedTuple):
     fills: bool
 
 
+_HALF = _Pass(0.5, _ALL, True, True)  # what is at least half opaque, as if it were solid
+
+
 class _Needs(NamedTuple):
     """What a part's program is made for."""
 
@@ -350,21 +408,26 @@ class _Needs(NamedTuple):
     glow_textured: bool
     cut: bool
     whole: bool
+    keyed: bool
+    normals: bool
     mirrored: tuple[bool, bool]
     glow_mirrored: tuple[bool, bool]
 
 
-def _needs(part: Part, how: _Pass) -> _Needs:
-    glow = part.glow
+def _needs(part: Part, how: _Pass, shows: str, keyed: bool) -> _Needs:
+    glow = part.glow if shows == VIEW else None
+    unlit = part.unlit or shows != VIEW
     return _Needs(
         textured=part.texture is not None,
         tinted=part.tint is not None,
         linear=part.linear,
-        unlit=part.unlit,
+        unlit=unlit,
         glowing=glow is not None,
         glow_textured=glow is not None and glow.texture is not None,
         cut=how.low > 0 or how.high < _ALL,
         whole=how.whole,
+        keyed=keyed and not unlit,
+        normals=shows == "normals",
         mirrored=_mirrored(part.wrap),
         glow_mirrored=(False, False) if glow is None else _mirrored(glow.wrap),
     )
@@ -390,18 +453,19 @@ def _corners(part: Part) -> tuple[dict[str, int], Float[np.ndarray, "N C"]]:
 
 @dataclasses.dataclass
 class _Item:
-    """A part on the device; of each pass its corners and program."""
+    """A part on the device; of each view or layer its passes, with their corners and programs."""
 
+    part: Part
     buffer: Any
+    columns: dict[str, int]
     texture: Any
     glow: Any
     uniforms: dict[str, Any]
-    passes: list[tuple[_Pass, Any, Any]]
-    two_sided: bool
     centre: np.ndarray
+    drawn: dict[str, list[tuple[_Pass, Any, Any]]] = dataclasses.field(default_factory=dict)
 
 
-def _passes(part: Part) -> list[_Pass]:
+def find_passes(part: Part) -> list[_Pass]:
     """How the alpha of a part is drawn: what is solid, then what is mixed with what is behind."""
     solid = _Pass(-_ALL, _ALL, True, True)
     if part.alpha == "opaque":

@@ -4,11 +4,18 @@
 
 Each object is rendered from `--sets` sets of four orthogonal cameras. A set has one elevation in
 [0, 30] degrees, one field of view in [15, 60] degrees and one distance s / tan(fov / 2) with s in
-[1, 1.15], or what `--cameras` names; its azimuths are a random base + 0, 90, 180, 270 degrees.
+[1, 1.15], or what `--cameras` names; its azimuths are a random base + 0, 90, 180, 270 degrees, or
+as many even steps as `--views_per_set` says.
 Objects sit in the unit sphere, Z-up, with their front at azimuth 0. With `--stretch S` each is
 first made longer or shorter along its three axes, by factors between exp(-S) and exp(S): further
 seeds of the same meshes are then further objects. `--warp W` does the same to each of six pieces of
 every axis.
+
+`--layers depth,normals,albedo` are kept of each view, too (`data/layers.py`). `--light seeded`
+gives each object a light of its own (`data/lights.py`), and `--background` says before what colour
+views are to be shown; records carry both. `--engine blender` renders with Blender's path tracer
+instead of the rasterizer, from the same cameras (`data/blender.py`), lit by `--hdri` pictures if
+given.
 
 An object's cameras and proportions depend on --seed and its name alone, so neither the order nor
 --workers changes the result, and a second run goes on where the first one stopped.
@@ -40,12 +47,13 @@ import json
 import os
 import pkgutil
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from etils import epath
 from jaxtyping import Float, UInt8
+from PIL import ImageColor
 
 from iso3d_jax.commands import command_line
 from iso3d_jax.core import child_processes
@@ -55,7 +63,9 @@ from iso3d_jax.core.json_files import parse_json
 from iso3d_jax.core.progress import Progress
 from iso3d_jax.data import (
     asset_sources,
+    blender,
     camera_ranges,
+    lights,
     meshes,
     object_lists,
     pipelines,
@@ -64,6 +74,7 @@ from iso3d_jax.data import (
     rasterizer,
 )
 from iso3d_jax.data.camera_ranges import find_range
+from iso3d_jax.data.layers import LAYERS, check_layers
 from iso3d_jax.data.multiview import joining, records, shards, strips
 from iso3d_jax.data.names import hash_name
 from iso3d_jax.data.table import SET
@@ -75,12 +86,37 @@ LARGEST_ICON = 1 << 20  # bytes of a catalogue's picture that is kept
 PROPORTIONS = "iso3d_jax.tiny.proportions:change"
 
 
+ENGINES = ("rasterizer", "blender")
+RANDOM = "random"  # a background
+
+
+@dataclasses.dataclass(frozen=True)
+class How:
+    """Settings that all objects of a data set share; see `render_dataset`."""
+
+    resolution: int = 64
+    sets: int = 6
+    seed: int = 0
+    stretch: float = 0.0
+    warp: float = 0.0
+    up: str = "y"
+    filters: tuple[str, ...] = quality.DEFAULT
+    cameras: str = camera_ranges.DEFAULT
+    views_per_set: int = SET
+    layers: tuple[str, ...] = ()
+    light: str = "even"
+    background: str = ""
+    engine: str = "rasterizer"
+    samples: int = blender.SAMPLES
+    hdri: tuple[str, ...] = ()
+
+
 @runtime_checkable
 class Renderer(Protocol):
-    """What an object is rendered with: a `Rasterizer`."""
+    """What an object is rendered with: a `Rasterizer`, or `Blender`."""
 
-    def load(self, parts: list[meshes.Part]) -> None:
-        """Takes the parts of one object, in place of the last one's."""
+    def load(self, parts: list[meshes.Part], light: lights.Light = lights.EVEN) -> None:
+        """Takes the parts of one object and the light on them, in place of the last ones."""
         ...
 
     def render(
@@ -89,18 +125,31 @@ class Renderer(Protocol):
         """One view of them, straight-alpha RGBA."""
         ...
 
+    def render_layer(self, layer: str, c2w: Float[np.ndarray, "4 4"], fov_deg: float) -> np.ndarray:
+        """A layer of a view; see `Rasterizer.render_layer`."""
+        ...
+
+    def close(self) -> None:
+        """Frees what it holds."""
+        ...
+
 
 def sample_cameras(
-    name: str, seed: int, sets: int, cameras: str = camera_ranges.DEFAULT
+    name: str,
+    seed: int,
+    sets: int,
+    cameras: str = camera_ranges.DEFAULT,
+    views_per_set: int = SET,
 ) -> dict[str, np.ndarray]:
     """The cameras of an object: a pure function of its name and the seed.
 
     Args:
       cameras: a name of `camera_ranges.RANGES`.
+      views_per_set: n, at azimuths 360 / n degrees apart.
 
     Returns:
-      azimuth_deg, elevation_deg, fov_deg, distance float32 [4 * sets], set_index int32 [4 * sets],
-      c2w float32 [4 * sets, 4, 4].
+      azimuth_deg, elevation_deg, fov_deg, distance float32 [n * sets], set_index int32 [n * sets],
+      c2w float32 [n * sets, 4, 4].
     """
     # It imports JAX, which wrong flags need not wait for.
     from iso3d_jax.geometry.cameras import camera_to_world
@@ -110,31 +159,57 @@ def sample_cameras(
     for _ in range(sets):
         base = rng.uniform(0, 360)
         elevation, fov, distance = seen_from.sample(rng)
-        for k in range(SET):
-            columns.append(((base + 90 * k) % 360, elevation, fov, distance))
+        for k in range(views_per_set):
+            columns.append(((base + 360 / views_per_set * k) % 360, elevation, fov, distance))
     azimuth, elevation, fov, distance = np.array(columns, np.float32).T
     return {
         "azimuth_deg": azimuth,
         "elevation_deg": elevation,
         "fov_deg": fov,
         "distance": distance,
-        "set_index": np.repeat(np.arange(sets, dtype=np.int32), SET),
+        "set_index": np.repeat(np.arange(sets, dtype=np.int32), views_per_set),
         "c2w": np.asarray(camera_to_world(elevation, azimuth, distance), np.float32),
     }
 
 
-def render_object(
-    asset: asset_sources.Asset,
-    machine: Renderer,
-    seed: int,
-    sets: int,
-    stretch: float = 0.0,
-    warp: float = 0.0,
-    filters: Collection[str] = quality.DEFAULT,
-    cameras: str = camera_ranges.DEFAULT,
-) -> dict[str, np.ndarray]:
-    """One record of the data set: cameras, `images` uint8 [4 * sets, res, res, 4] and the names;
-    `lacks` says what of the object could not be drawn, `quality` is a dict of what was measured.
+def choose_light(name: str, how: How) -> lights.Light:
+    """The light on an object: a pure function of its name and the settings."""
+    light = lights.sample_light(name, how.seed) if how.light == "seeded" else lights.EVEN
+    if not how.hdri:
+        return light
+    draw = np.random.default_rng([how.seed, hash_name(name), 2])
+    return light._replace(picture=how.hdri[draw.integers(len(how.hdri))])
+
+
+def choose_background(name: str, how: How) -> Float[np.ndarray, " 3"]:
+    """The sRGB colour in [0, 1] before which an object's views are to be shown."""
+    if how.background == RANDOM:
+        draw = np.random.default_rng([how.seed, hash_name(name), 3])
+        return draw.uniform(size=3).astype(np.float32)
+    return np.array(ImageColor.getrgb(how.background)[:3], np.float32) / 255
+
+
+def check_background(text: str) -> str:
+    """A colour as `--background` names it.
+
+    Raises:
+      UserError: it is none.
+    """
+    if text and text != RANDOM:
+        try:
+            ImageColor.getrgb(text)
+        except ValueError:
+            raise UserError(
+                f"--background {shorten(text, 40)}: not a colour; give a name as white, #rrggbb, "
+                f"or {RANDOM}"
+            ) from None
+    return text
+
+
+def render_object(asset: asset_sources.Asset, machine: Renderer, how: How) -> dict[str, Any]:
+    """One record of the data set: cameras, `images` uint8 [N, res, res, 4] and the names, and of
+    layers, `light` and `background` what the settings ask for; `lacks` says what of the object
+    could not be drawn, `quality` is a dict of what was measured.
 
     Raises:
       meshes.BadMesh: the object cannot be read, or a filter leaves it out.
@@ -142,19 +217,27 @@ def render_object(
     notes: list[str] = []
     parts = asset_sources.load_asset(asset, notes.append)
     refusal = asset_sources.shape_refusal(parts)
-    if refusal and "shape" in filters:
+    if refusal and "shape" in how.filters:
         raise quality.LowQuality("shape", refusal)
-    if stretch or warp:
+    if how.stretch or how.warp:
         change = pkgutil.resolve_name(PROPORTIONS)
-        parts = change(parts, asset.name, seed, stretch, warp)
-    record = sample_cameras(asset.name, seed, sets, cameras)
-    machine.load(parts)
-    record["images"] = np.stack(
-        [machine.render(c, f) for c, f in zip(record["c2w"], record["fov_deg"], strict=True)]
+        parts = change(parts, asset.name, how.seed, how.stretch, how.warp)
+    record: dict[str, Any] = dict(
+        sample_cameras(asset.name, how.seed, how.sets, how.cameras, how.views_per_set)
     )
+    light = choose_light(asset.name, how)
+    machine.load(parts, light)
+    views = list(zip(record["c2w"], record["fov_deg"], strict=True))
+    record["images"] = np.stack([machine.render(*view) for view in views])
     measures = quality.measure(record["images"])
-    quality.judge(measures, notes, filters)
-    if "duplicate" in filters:
+    quality.judge(measures, notes, how.filters)
+    for layer in how.layers:
+        record[layer] = np.stack([machine.render_layer(layer, *view) for view in views])
+    if how.light != "even":
+        record["light"] = light.numbers()
+    if how.background:
+        record["background"] = choose_background(asset.name, how)
+    if "duplicate" in how.filters:
         measures["hash"] = quality.hash_picture(machine.render(*_fixed_view()))
     texts: dict[str, Any] = _texts(asset) | {"lacks": "; ".join(dict.fromkeys(notes))}
     texts["quality"] = measures
@@ -189,7 +272,7 @@ _ASSETS = flags.DEFINE_list(
 )  # fmt: skip
 _OUT = flags.DEFINE_string("out", None, "folder of the data set", required=True)
 _RESOLUTION = flags.DEFINE_integer("resolution", 64, "side of a picture in pixels", 8, 2048)
-_SETS = flags.DEFINE_integer("sets", 6, "sets of four orthogonal views an object", 1, 1000)
+_SETS = flags.DEFINE_integer("sets", 6, "sets of views an object", 1, 1000)
 _SEED = flags.DEFINE_integer("seed", 0, "seed of the cameras and proportions", 0, command_line.MOST)
 _STRETCH = flags.DEFINE_float("stretch", 0.0, "change of proportions, as a logarithm", 0.0, 2.0)
 _WARP = flags.DEFINE_float("warp", 0.0, "the same for six pieces of each axis", 0.0, 2.0)
@@ -218,15 +301,37 @@ _CAMERAS = flags.DEFINE_enum(
     list(camera_ranges.RANGES),
     "range that cameras are drawn from (data/camera_ranges.py): all is seen, MVDream's, SDS's",
 )
+_VIEWS_PER_SET = flags.DEFINE_integer(
+    "views_per_set", SET, "views of a set, at even steps around; training reads sets of 4", 1, 360
+)
+_LAYERS = flags.DEFINE_list("layers", [], "what else is kept of views: " + ", ".join(LAYERS))
+_LIGHT = flags.DEFINE_enum(
+    "light", "even", list(lights.LIGHTS), "light: the same on all objects, or each its own"
+)
+_BACKGROUND = flags.DEFINE_string(
+    "background", "", "colour that records carry, as white or #808080, or random; default none"
+)
+_ENGINE = flags.DEFINE_enum("engine", ENGINES[0], list(ENGINES), "what renders")
+_SAMPLES = flags.DEFINE_integer("samples", blender.SAMPLES, "Blender's rays a pixel", 1, 65536)
+_HDRI = flags.DEFINE_list("hdri", [], "pictures of light from all around, for --engine blender")
+_BLENDER_PYTHON = flags.DEFINE_string(
+    "blender_python", "", "the Python that has the package bpy; default this one"
+)
 _BEAM = flags.DEFINE_string(
     "beam", None, "render as an Apache Beam pipeline with these options, as in --runner=FlinkRunner"
 )
 _ONLY = flags.DEFINE_list("only", None, "names of the objects to render, with commas; default all")
 
 
-def _make_machine(resolution: int) -> Renderer:
+def _open_machine(how: How, blender_python: str) -> Renderer:
+    if how.engine == "blender":
+        return blender.Blender(how.resolution, how.samples, blender_python)
+    return rasterizer.Rasterizer(how.resolution)
+
+
+def _make_machine(how: How, blender_python: str) -> Renderer:
     os.environ["LP_NUM_THREADS"] = "1"  # the processes share the cores already
-    return rasterizer.Rasterizer(resolution)
+    return _open_machine(how, blender_python)
 
 
 class Made(NamedTuple):
@@ -250,12 +355,10 @@ def _refuse_unread(asset: asset_sources.Asset, licenses: Sequence[str] | None) -
     return None
 
 
-def _work(machine: Renderer, asset: asset_sources.Asset, how: "How") -> Made:
+def _work(machine: Renderer, asset: asset_sources.Asset, how: How) -> Made:
     """Renders one object, or says why it is left out."""
     try:
-        record: dict[str, Any] = render_object(
-            asset, machine, how.seed, how.sets, how.stretch, how.warp, how.filters, how.cameras
-        )
+        record = render_object(asset, machine, how)
     except quality.LowQuality as e:
         return _refused(asset, str(e), filter=e.filter, quality=e.measures)
     except meshes.BadMesh as e:
@@ -271,27 +374,19 @@ def _work(machine: Renderer, asset: asset_sources.Asset, how: "How") -> Made:
     if icon and len(icon) <= LARGEST_ICON:
         entry["icon"] = base64.b64encode(icon).decode()
     record["strip"] = strips.encode_views(record.pop("images"))
+    for layer in how.layers:
+        record[layer] = records.encode_layer(layer, record[layer], record["distance"])
     return Made(entry, record)
 
 
-def limits(resolution: int, views: int) -> tuple[float, int]:
+def limits(how: How) -> tuple[float, int]:
     """Seconds and bytes that one object may take: 60 s and 3 GiB, and what its pictures need."""
-    pixels = (resolution * rasterizer.SUPERSAMPLING) ** 2
-    return 60.0 + 1e-6 * views * pixels, (3 << 30) + 40 * pixels
-
-
-@dataclasses.dataclass(frozen=True)
-class How:
-    """Settings that all objects of a data set share; see `render_dataset`."""
-
-    resolution: int = 64
-    sets: int = 6
-    seed: int = 0
-    stretch: float = 0.0
-    warp: float = 0.0
-    up: str = "y"
-    filters: tuple[str, ...] = quality.DEFAULT
-    cameras: str = camera_ranges.DEFAULT
+    views = how.sets * how.views_per_set
+    pixels = (how.resolution * rasterizer.SUPERSAMPLING) ** 2
+    seconds = 60.0 + 1e-6 * (1 + len(how.layers)) * views * pixels
+    if how.engine == "blender":
+        seconds += views * (10.0 + 1e-4 * how.samples * how.resolution**2)
+    return seconds, (3 << 30) + 40 * pixels
 
 
 def _noted_settings(out: epath.Path) -> dict[str, Any] | None:
@@ -321,6 +416,8 @@ def _check_settings(out: epath.Path, settings: dict[str, Any]) -> None:
         )
 
     noted = _noted_settings(out)
+    if noted is not None:  # what was no setting yet was as it is by default now
+        noted = json.loads(json.dumps(dataclasses.asdict(How()))) | noted
     if noted is None:
         places.write_text(places.make(out) / "settings.json", json.dumps(settings, indent=2))
     else:
@@ -335,6 +432,7 @@ def render_shards(
     workers: int = 1,
     retry_refused: bool = False,
     licenses: Sequence[str] | None = None,
+    blender_python: str = "",
 ) -> None:
     """Renders what is not there yet of some shards of a data set.
 
@@ -346,9 +444,10 @@ def render_shards(
       workers: processes.
       retry_refused: render again what was left out before.
       licenses: those of objects to take; all if None.
+      blender_python: the interpreter that has bpy; this one if empty.
 
     Raises:
-      UserError: no EGL context, or another process is at one of the shards.
+      UserError: no EGL context or no Blender, or another process is at one of the shards.
     """
     of_shard: dict[int, list[asset_sources.Asset]] = collections.defaultdict(list)
     indices = {shard.index for shard in wanted}
@@ -392,15 +491,16 @@ def render_shards(
                     writer.finish()
                     continue
                 if not looked:  # fail here, in one sentence, not in a worker
-                    rasterizer.Rasterizer(how.resolution).close()
+                    _open_machine(how, blender_python).close()
                     looked = True
                 open_shards[shard.index] = writer, {asset.name for asset in todo}
                 yield from todo
 
-        seconds, memory = limits(how.resolution, SET * how.sets)
+        seconds, memory = limits(how)
+        more = records.options(dataclasses.asdict(how))
         results = child_processes.run_each(
             tasks(),
-            functools.partial(_make_machine, how.resolution),
+            functools.partial(_make_machine, how, blender_python),
             functools.partial(_work, how=how),
             workers=workers,
             seconds=seconds,
@@ -411,7 +511,7 @@ def render_shards(
                 result = _refused(asset, result.reason)
             index = hash_name(asset.name) % wanted[0].count
             writer, waiting = open_shards[index]
-            record = None if result.record is None else records.serialize(result.record)
+            record = None if result.record is None else records.serialize(result.record, more)
             writer.add(result.entry, record)
             waiting.remove(asset.name)
             if not waiting:
@@ -438,6 +538,12 @@ def choose(assets: list[asset_sources.Asset], names: list[str] | None) -> list[a
             hint = f"; the nearest is {near[0]}" if near else ""
             raise UserError(f"--only {name}: no object of that name in --assets{hint}")
     return [by_name[name] for name in names]
+
+
+def _one_of(name: str, value: str, known: Sequence[str]) -> str:
+    if value not in known:
+        raise UserError(f"--{name} {shorten(value, 40)}: choose from {', '.join(known)}")
+    return value
 
 
 def _look_up(
@@ -480,6 +586,14 @@ def render_dataset(
     metadata: str | None = None,
     beam: str | None = None,
     cameras: str = camera_ranges.DEFAULT,
+    views_per_set: int = SET,
+    layers: Sequence[str] = (),
+    light: str = "even",
+    background: str = "",
+    engine: str = "rasterizer",
+    samples: int = blender.SAMPLES,
+    hdri: Sequence[str] = (),
+    blender_python: str = "",
 ) -> dict[str, int]:
     """Makes a multi-view data set from meshes; the same call goes on where it was stopped.
 
@@ -488,7 +602,7 @@ def render_dataset(
       out: folder of the data set, for `data.multiview.open_dataset`; may be in a bucket.
       only: names of the objects to render; all if None.
       resolution: side of a picture in pixels.
-      sets: of four orthogonal views, for each object.
+      sets: of `views_per_set` views, for each object.
       seed: of the cameras and proportions.
       workers: processes; 0 is one a core.
       stretch, warp: change of proportions, as logarithms (the module's docstring).
@@ -503,13 +617,21 @@ def render_dataset(
       beam: options of an Apache Beam pipeline that renders the shards; in processes of this machine
         if None. Its workers must see `assets` and `out`, and have this package and EGL.
       cameras: the range that they are drawn from, a name of `camera_ranges.RANGES`.
+      views_per_set: at even steps around the object; training reads sets of four.
+      layers: what else is kept of each view, names of `layers.LAYERS`.
+      light: the same 'even' light on all, or 'seeded': each object's own.
+      background: a colour that records carry, or 'random': each object's own; none if empty.
+      engine: 'rasterizer' or 'blender'.
+      samples: of Blender, rays a pixel.
+      hdri: pictures of light from all around, of which each object is given one; for Blender.
+      blender_python: an interpreter that has the package bpy; this one if empty.
 
     Returns:
       Objects by split, and under 'left out' how many are not in it, of the data set or the shard.
 
     Raises:
-      UserError: no such assets, nothing that can be rendered, no EGL context, or a folder with a
-        data set of other settings.
+      UserError: no such assets, nothing that can be rendered, no EGL context or no Blender, or a
+        folder with a data set of other settings.
     """
     arguments = dict(locals())
     root = places.place(out)
@@ -523,12 +645,19 @@ def render_dataset(
         count = one.count
     count = count or noted.get("shards") or shards.choose_count(len(chosen))
     chosen = _look_up(chosen, uids, metadata)
-    how = How(resolution, sets, seed, stretch, warp, up, quality.check_filters(filters), cameras)
+    how = How(
+        resolution, sets, seed, stretch, warp, up, quality.check_filters(filters), cameras,
+        views_per_set, check_layers(layers), _one_of("light", light, lights.LIGHTS),
+        check_background(background), _one_of("engine", engine, ENGINES), samples,
+        blender.check_pictures(hdri),
+    )  # fmt: skip
+    if how.hdri and how.engine != "blender":
+        raise UserError("--hdri is light for --engine blender; leave it out, or add that")
     _check_settings(root, dataclasses.asdict(how) | {"shards": count})
     wanted = [shards.Shard(k, count) for k in range(count)] if one is None else [one]
     if beam is None:
         cores = workers or os.cpu_count() or 1
-        render_shards(chosen, root, wanted, how, cores, retry_refused, licenses)
+        render_shards(chosen, root, wanted, how, cores, retry_refused, licenses, blender_python)
     else:
         pipelines.run(beam, wanted, arguments | {"beam": None})
     if one is None:
@@ -549,6 +678,9 @@ def main(argv):
         warp=_WARP.value, up=_UP.value, shard=_SHARD.value, count=_SHARDS.value,
         retry_refused=_RETRY.value, filters=_FILTERS.value, licenses=_LICENSES.value,
         uids=_UIDS.value, metadata=_METADATA.value, beam=_BEAM.value, cameras=_CAMERAS.value,
+        views_per_set=_VIEWS_PER_SET.value, layers=_LAYERS.value, light=_LIGHT.value,
+        background=_BACKGROUND.value, engine=_ENGINE.value, samples=_SAMPLES.value,
+        hdri=_HDRI.value, blender_python=_BLENDER_PYTHON.value,
     )  # fmt: skip
     left_out = counts.pop("left out")
     where = "" if _SHARD.value is None else f"shard {_SHARD.value} of "

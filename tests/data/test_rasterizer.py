@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from iso3d_jax.data import rasterizer
+from iso3d_jax.data.lights import EVEN, Light
 from iso3d_jax.data.meshes import Glow, Part
 from iso3d_jax.data.textures import linear_to_srgb, srgb_to_linear
 from iso3d_jax.geometry import cameras
@@ -250,3 +251,65 @@ def test_texels_seen_from_near_by_are_squares_or_slopes(machine):
     squares = draw(machine, part)[12, :, 0]
     assert ((slope[6:18] > 30) & (slope[6:18] < 220)).sum() > 3
     assert ((squares > 30) & (squares < 220)).sum() <= 1
+
+
+def view_from(elevation=0.0, azimuth=0.0, fov=40.0, distance=3.0):
+    return np.asarray(cameras.camera_to_world(elevation, azimuth, distance)), fov
+
+
+def test_layers_are_depth_normals_and_colours_without_light(machine):
+    slant = wall(0.2, 0.5, (0.5, 0.25, 0.75), normal=(0.6, 0.8, 0))
+    machine.load([slant])
+    view = view_from()
+    picture = machine.render(*view)
+    albedo = machine.render_layer("albedo", *view)
+    np.testing.assert_allclose(albedo[12, 12], [127.5, 63.75, 191.25, 255], atol=1)
+    np.testing.assert_array_equal(albedo[..., 3], picture[..., 3])
+    depth = machine.render_layer("depth", *view)
+    np.testing.assert_allclose(depth[picture[..., 3] > 0], 2.8, atol=1e-4)
+    assert not depth[picture[..., 3] == 0].any()
+    normals = machine.render_layer("normals", *view)
+    np.testing.assert_allclose(normals[12, 12], [0.6, 0.8, 0], atol=0.01)
+    assert not normals[0, 0].any() and normals.dtype == depth.dtype == np.float32
+    back = machine.render_layer("normals", *view_from(azimuth=180.0))
+    np.testing.assert_allclose(back[12, 12], [-0.6, -0.8, 0], atol=0.01)  # it faces the eye
+    np.testing.assert_array_equal(machine.render(*view), picture)  # as before
+
+
+def test_depth_is_along_the_cameras_axis_and_rows_begin_at_the_top(machine):
+    """Of a wall seen from above: what is at the top of the picture is farther."""
+    machine.load([wall(half=0.5)])
+    depth = machine.render_layer("depth", *view_from(elevation=30.0))
+    column = depth[:, 12][depth[:, 12] > 0]
+    assert (np.diff(column) > 0).all() and column[0] < 3.0 < column[-1]  # its top leans to the eye
+    # A point z up on the wall is z sin(30) nearer.
+    assert column[0] == pytest.approx(3.0 - 0.5 * 0.5, abs=0.03)
+
+
+def test_depth_and_normals_are_of_what_is_half_opaque(machine):
+    near = wall(0.4, 0.5, (1.0, 0.0, 0.0), 0.4)
+    machine.load([near, wall(-0.4, 0.5, normal=(0, 0, 1))])
+    assert machine.render_layer("depth", *view_from())[12, 12] == pytest.approx(3.4, abs=1e-3)
+    np.testing.assert_allclose(
+        machine.render_layer("normals", *view_from())[12, 12], [0, 0, 1], atol=0.01
+    )
+    near.opacity = 0.6
+    machine.load([near, wall(-0.4, 0.5)])
+    assert machine.render_layer("depth", *view_from())[12, 12] == pytest.approx(2.6, abs=1e-3)
+
+
+def test_a_light_of_an_objects_own_is_what_its_numbers_say(machine):
+    part = wall(colour=(0.5, 0.5, 0.5), normal=(0.6, 0.0, 0.8))
+    light = Light(0.2, 0.05, 0.1, 0.4, (0.8, 0.0, 0.6))
+    machine.load([part], light)
+    want = 0.2 + 0.05 * 1.8 + 0.1 * 0.6 + 0.4 * 0.96
+    seen = machine.render(*view_from())[12, 12]
+    np.testing.assert_allclose(seen[:3], want * 127.5, atol=2)
+    machine.load([part], light._replace(direction=(-0.8, 0.0, -0.6)))  # from behind: none of it
+    assert machine.render(*view_from())[12, 12, 0] == pytest.approx(0.35 * 127.5, abs=2)
+    machine.load([part], light._replace(ambient=3.0))
+    assert machine.render(*view_from())[12, 12, 0] == pytest.approx(127.5, abs=1)
+    machine.load([part])
+    even = machine.render(*view_from())
+    machine.load([part], Light(*EVEN))  # the formula of both is one
+    assert np.abs(machine.render(*view_from()).astype(int) - even).max() <= 1

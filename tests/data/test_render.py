@@ -145,14 +145,15 @@ def test_render_command_makes_a_data_set_and_goes_on(machine, tmp_path, run_pyth
     # An object does not depend on what was rendered before it, nor on the process.
     (asset,) = [a for a in asset_sources.find_assets([str(assets)]) if a.name == "object10"]
     with Rasterizer(16) as small:
-        alone = render.render_object(asset, small, 0, 2)
+        alone = render.render_object(asset, small, render.How(16, 2))
     np.testing.assert_array_equal(alone["images"], records["object10"]["images"])
     np.testing.assert_allclose(alone["c2w"], records["object10"]["c2w"], atol=1e-6)
 
     settings = json.loads((out / "settings.json").read_text())
     assert settings == {
         "resolution": 16, "sets": 2, "seed": 0, "stretch": 0.0, "warp": 0.0, "up": "y", "shards": 1,
-        "filters": ["shape", "coverage"], "cameras": "iso3d",
+        "filters": ["shape", "coverage"], "cameras": "iso3d", "views_per_set": 4, "layers": [],
+        "light": "even", "background": "", "engine": "rasterizer", "samples": 64, "hdri": [],
     }  # fmt: skip
     # On two machines: the same bits.
     other = tmp_path / "other"
@@ -172,7 +173,7 @@ def test_twins_have_one_hash_and_others_another(tmp_path):
         write_folder(tmp_path / name, [name], x=side)
         (asset,) = asset_sources.find_assets([str(tmp_path / name)])
         with Rasterizer(32) as machine:
-            record = render.render_object(asset, machine, 0, 1, filters=["duplicate"])
+            record = render.render_object(asset, machine, render.How(32, 1, filters=("duplicate",)))
         found[name] = record["quality"].item()["hash"]
         assert record["images"].shape == (4, 32, 32, 4)
     assert found["first"] == found["second"] != 0

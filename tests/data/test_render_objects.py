@@ -11,9 +11,11 @@ from furniture_files import write_catalogue, write_folder
 
 from iso3d_jax.core import child_processes
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.data import asset_sources, meshes, places, rasterizer, render
+from iso3d_jax.data import asset_sources, lights, meshes, places, rasterizer, render
+from iso3d_jax.data.layers import LAYERS
 from iso3d_jax.data.multiview import joining, open_dataset
 from iso3d_jax.data.multiview.shards import Shard
+from iso3d_jax.data.multiview.strips import read_stored
 from iso3d_jax.data.names import hash_name
 from iso3d_jax.tiny import proportions
 
@@ -27,8 +29,9 @@ class Notes:
         self.resolution, self.loaded, self.drawn, self.covered = resolution, [], [], 1.0
         Notes.made.append(self)
 
-    def load(self, parts):
+    def load(self, parts, light=lights.EVEN):
         self.loaded.append(parts)
+        self.light = light
 
     def render(self, c2w, fov_deg):
         self.drawn.append((c2w, fov_deg))
@@ -37,8 +40,20 @@ class Notes:
         image.reshape(-1, 4)[: int(np.ceil(self.covered * image[..., 0].size)), 3] = 9
         return image
 
+    def render_layer(self, layer, c2w, fov_deg):
+        side = self.resolution
+        if layer == "albedo":
+            return np.full((side, side, 4), 7, np.uint8)
+        if layer == "normals":
+            return np.zeros((side, side, 3), np.float32)
+        return np.full((side, side), np.linalg.norm(c2w[:3, 3]), np.float32)
+
     def close(self):
         self.closed = True
+
+
+def make_notes(how, blender_python):
+    return Notes(how.resolution)
 
 
 WORK = render._work
@@ -108,9 +123,89 @@ def test_cameras_are_those_of_the_ranges_in_the_order_of_the_draws():
     assert views["c2w"].dtype == views["azimuth_deg"].dtype == np.float32
 
 
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_sets_have_as_many_views_as_asked_for_at_even_steps(count):
+    views, four = (render.sample_cameras("chair", 5, 2, views_per_set=n) for n in (count, 4))
+    assert views["set_index"].tolist() == [0] * count + [1] * count
+    azimuth = views["azimuth_deg"].reshape(2, count)
+    steps = (azimuth - azimuth[:, :1] + 1) % 360 - 1
+    np.testing.assert_allclose(steps, [360 / count * np.arange(count)] * 2, atol=1e-3)
+    for key in ("azimuth_deg", "elevation_deg", "fov_deg", "distance"):  # as of any other number
+        np.testing.assert_array_equal(views[key][::count], four[key][::4])
+
+
+def test_records_carry_what_is_asked_for_and_folders_of_before_go_on(tmp_path, in_process):
+    write_folder(tmp_path / "m", ["a", "b"], y=0.5)
+    out, plain = tmp_path / "out", tmp_path / "plain"
+    how = dict(resolution=8, sets=1)
+    more = dict(layers=["albedo", "depth", "normals"], light="seeded", background="#3366ff")
+    Notes.made.clear()
+    render.render_dataset([str(tmp_path / "m")], out, **how, **more, seed=3)
+    assert lights.sample_light("b", 3) in [getattr(m, "light", None) for m in Notes.made]
+    render.render_dataset([str(tmp_path / "m")], plain, **how)
+    for record in open_dataset(out, "all"):
+        np.testing.assert_allclose(
+            record["depth"], np.tile(record["distance"][:, None, None], (1, 8, 8)), atol=3e-5
+        )
+        assert record["normals"].shape == (4, 8, 8, 3) and not record["normals"].any()
+        np.testing.assert_array_equal(record["albedo"], np.full((4, 8, 8, 4), 7))
+        light = lights.sample_light(record["name"], 3)
+        np.testing.assert_array_equal(record["light"], light.numbers())
+        np.testing.assert_allclose(record["background"], [0.2, 0.4, 1.0], atol=1e-6)
+    assert not set(LAYERS) & set(read_stored(open_dataset(out, "all"), 0))
+    for record in open_dataset(plain, "all"):
+        assert not {*LAYERS, "light", "background"} & set(record)
+    # A folder from before there were such options has none of them, and goes on.
+    settings = json.loads((plain / "settings.json").read_text())
+    kept = {k: v for k, v in settings.items() if k not in ("layers", "light", "engine")}
+    (plain / "settings.json").write_text(json.dumps(kept))
+    render.render_dataset([str(tmp_path / "m")], plain, **how)
+    with pytest.raises(UserError, match="--light even, not seeded"):
+        render.render_dataset([str(tmp_path / "m")], plain, **how, light="seeded")
+
+
+def test_backgrounds_are_a_colour_or_each_objects_own():
+    how = render.How(background="random", seed=2)
+    a, b = (render.choose_background(name, how) for name in "ab")
+    assert np.abs(a - b).max() > 0.05 and (a >= 0).all() and (a <= 1).all()
+    np.testing.assert_array_equal(render.choose_background("a", how), a)
+    other = render.How(background="random", seed=3)
+    assert (render.choose_background("a", other) != a).any()
+
+
+def test_objects_share_pictures_of_light_by_their_names():
+    how = render.How(hdri=("one.hdr", "two.hdr"), engine="blender")
+    chosen = [render.choose_light(f"object{k}", how).picture for k in range(12)]
+    assert set(chosen) == set(how.hdri) and chosen[0] == render.choose_light("object0", how).picture
+    assert render.choose_light("a", render.How()) is lights.EVEN
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (dict(layers=["dept"]), "--layers dept: there is no such layer"),
+        (dict(light="sun"), "--light sun: choose from even, seeded"),
+        (dict(background="whitish"), "--background whitish: not a colour"),
+        (dict(engine="unreal"), "--engine unreal: choose from rasterizer, blender"),
+        (dict(hdri=["gone.hdr"], engine="blender"), "--hdri gone.hdr: there is no such file"),
+        (dict(hdri=["FILE"]), "is light for --engine blender"),
+        (dict(hdri=["OTHER"], engine="blender"), "not a picture of one of"),
+    ],
+)
+def test_unknown_options_are_refused_before_anything_is_drawn(tmp_path, options, said):
+    write_folder(tmp_path / "m", ["a"])
+    files = {"FILE": str(tmp_path / "sky.hdr"), "OTHER": str(tmp_path / "m" / "a.obj")}
+    (tmp_path / "sky.hdr").touch()
+    if "hdri" in options:
+        options = options | {"hdri": [files.get(name, name) for name in options["hdri"]]}
+    with pytest.raises(UserError, match=said):
+        render.render_dataset([str(tmp_path / "m")], tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_record_is_of_its_objects_views_names_and_split(assets):
     machine = Notes(8)
-    record = render.render_object(assets[1], machine, 3, 2)
+    record = render.render_object(assets[1], machine, render.How(8, 2, 3))
     want = render.sample_cameras("b", 3, 2)
     for name, value in want.items():
         np.testing.assert_array_equal(record[name], value)
@@ -131,7 +226,7 @@ def test_stretch_and_warp_reach_the_renderer(assets):
     """Each by the factors of the object's name and the seed, one after the other."""
     for stretch, warp in ((0.4, 0.0), (0.0, 0.5), (0.4, 0.5)):
         machine = Notes(8)
-        render.render_object(assets[0], machine, 3, 1, stretch, warp)
+        render.render_object(assets[0], machine, render.How(8, 1, 3, stretch, warp))
         parts = asset_sources.load_asset(assets[0])
         plain = points(parts)
         if stretch:
@@ -145,10 +240,10 @@ def test_stretch_and_warp_reach_the_renderer(assets):
 def test_what_is_hardly_visible_is_left_out(assets):
     machine = Notes(100)
     machine.covered = 0.005
-    render.render_object(assets[0], machine, 0, 1)
+    render.render_object(assets[0], machine, render.How(100, 1))
     machine.covered = 0.0049
     with pytest.raises(meshes.BadMesh, match="hardly visible: 0.49% of a view"):
-        render.render_object(assets[0], machine, 0, 1)
+        render.render_object(assets[0], machine, render.How(100, 1))
 
 
 def test_all_settings_reach_every_object_and_are_written_down(
@@ -159,24 +254,24 @@ def test_all_settings_reach_every_object_and_are_written_down(
     monkeypatch.setattr(
         render,
         "render_object",
-        lambda a, m, *how: asked.append((a.name, *how)) or original(a, m, *how),
+        lambda a, m, how: asked.append((a.name, how)) or original(a, m, how),
     )
     filters = ("shape", "coverage")
     (tmp_path / "m" / "flat.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
     out = tmp_path / "out"
     Notes.made.clear()
-    how = dict(resolution=12, sets=2, seed=7, stretch=0.25, warp=0.5, up="y", cameras="mvdream")
+    how = dict(resolution=12, sets=2, seed=7, stretch=0.25, warp=0.5, up="y", cameras="mvdream",
+               views_per_set=3, light="seeded", background="random", samples=9)  # fmt: skip
     counts = render.render_dataset([str(tmp_path / "m")], out, **how)
     assert counts["left out"] == 1 and sum(counts.values()) == 4
     assert (out / "skipped.txt").read_text().startswith("flat\tflat: sides")
-    assert sorted(asked) == [
-        (name, 7, 2, 0.25, 0.5, filters, "mvdream") for name in ("a", "b", "c", "flat")
-    ]
+    given = render.How(**how, filters=filters)
+    assert sorted(asked) == [(name, given) for name in ("a", "b", "c", "flat")]
     assert {machine.resolution for machine in Notes.made} == {12}
     assert json.loads((out / "settings.json").read_text()) == how | {
-        "shards": 1, "filters": list(filters)
+        "shards": 1, "filters": list(filters), "layers": [], "engine": "rasterizer", "hdri": []
     }  # fmt: skip
-    assert {record["images"].shape for record in open_dataset(out, "all")} == {(8, 12, 12, 4)}
+    assert {record["images"].shape for record in open_dataset(out, "all")} == {(6, 12, 12, 4)}
     # Again: only what is not there, and what was refused where it is asked for.
     for options, drawn in ((dict(), []), (dict(retry_refused=True, only=["a"]), []),
                            (dict(retry_refused=True), ["flat"]), (dict(), [])):  # fmt: skip
@@ -188,7 +283,8 @@ def test_all_settings_reach_every_object_and_are_written_down(
     assert [name for name, *_ in asked] == ["d"]
     # With the same settings alone.
     for name, value in (how | {"shards": 1}).items():
-        other = how | {name: {"up": "z", "cameras": "sds"}.get(name) or value + 1}
+        texts = {"up": "z", "cameras": "sds", "light": "even", "background": "#102030"}
+        other = how | {name: texts.get(name) or value + 1}
         other |= {"count": other.pop("shards", 1)}
         with pytest.raises(UserError, match=f"--{name} {value}, not {other.get(name, 2)}"):
             render.render_dataset([str(tmp_path / "m")], out, **other)
@@ -227,12 +323,15 @@ def test_the_commands_flags_reach_the_rendering(monkeypatch, tmp_path, capsys):
     write_folder(tmp_path / "m", ["a", "b"])
     (tmp_path / "list").write_text("b\n")
     (tmp_path / "known.json").write_text('{"b": {"license": "by", "name": "B"}}')
+    (tmp_path / "sky.hdr").touch()
     names = dict(
         _ASSETS=[str(tmp_path / "m")], _OUT=str(tmp_path / "out"), _RESOLUTION=24, _SETS=3, _SEED=5,
         _STRETCH=0.25, _WARP=0.75, _WORKERS=2, _ONLY=["b"], _UP="z", _SHARD=None, _SHARDS=3,
         _RETRY=True, _FILTERS=["grey", "shape"], _LICENSES=["CC0-1.0"],
         _UIDS=str(tmp_path / "list"), _METADATA=str(tmp_path / "known.json"), _BEAM=None,
-        _CAMERAS="sds",
+        _CAMERAS="sds", _VIEWS_PER_SET=5, _LAYERS=["albedo", "depth"], _LIGHT="seeded",
+        _BACKGROUND="white", _ENGINE="blender", _SAMPLES=3, _HDRI=[str(tmp_path / "sky.hdr")],
+        _BLENDER_PYTHON="other",
     )  # fmt: skip
     for name, value in names.items():
         assert isinstance(getattr(render, name), flags.FlagHolder)
@@ -240,9 +339,12 @@ def test_the_commands_flags_reach_the_rendering(monkeypatch, tmp_path, capsys):
     render.main([])
     ((assets, *rest),) = asked
     out = places.place(tmp_path / "out")
-    how = render.How(24, 3, 5, 0.25, 0.75, "z", ("shape", "grey"), "sds")
+    how = render.How(
+        24, 3, 5, 0.25, 0.75, "z", ("shape", "grey"), "sds", 5, ("depth", "albedo"), "seeded",
+        "white", "blender", 3, (str(tmp_path / "sky.hdr"),),
+    )  # fmt: skip
     assert [(a.name, a.license, a.title) for a in assets] == [("b", "CC-BY-4.0", "B")]
-    assert rest == [out, [Shard(k, 3) for k in range(3)], how, 2, True, ["CC0-1.0"]]
+    assert rest == [out, [Shard(k, 3) for k in range(3)], how, 2, True, ["CC0-1.0"], "other"]
     assert assets[0].rotation == (1, 0, 0, 0, 0, 1, 0, -1, 0)
     assert "left out 3" in capsys.readouterr().out
 
@@ -262,7 +364,7 @@ def test_an_object_that_ends_its_process_is_left_out_and_the_others_are_rendered
 ):
     everything = asset_sources.find_assets([str(write_folder(tmp_path / "m", list("abc"), y=0.5))])
     monkeypatch.setattr(rasterizer, "Rasterizer", Notes)
-    monkeypatch.setattr(render, "_make_machine", Notes)
+    monkeypatch.setattr(render, "_make_machine", make_notes)
     monkeypatch.setattr(render, "_work", end_at_b)
     skipped = render_all(everything, tmp_path / "out", render.How(8, 1), workers=workers)
     assert skipped == {"b": "its process ended with SIGSEGV"}
@@ -272,15 +374,16 @@ def test_an_object_that_ends_its_process_is_left_out_and_the_others_are_rendered
 
 def test_too_little_memory_is_the_processs_end_and_no_fault(assets):
     machine = Notes(8)
-    machine.load = lambda parts: np.empty(2**58)  # numpy's own kind of MemoryError
+    machine.load = lambda parts, light: np.empty(2**58)  # numpy's own kind of MemoryError
     with pytest.raises(MemoryError):
         render._work(machine, assets[0], render.How(8, 1))
 
 
 def test_limits_grow_with_the_pictures():
-    assert render.limits(8, 4) == pytest.approx((60.0, 3 << 30), rel=1e-3)
-    seconds, memory = render.limits(2048, 24)
+    assert render.limits(render.How(8, 1)) == pytest.approx((60.0, 3 << 30), rel=1e-3)
+    seconds, memory = render.limits(render.How(2048, 6))
     assert 600 < seconds < 3600 and 5 << 30 < memory < 8 << 30
+    assert render.limits(render.How(8, 1, views_per_set=8, engine="blender"))[0] > 140
 
 
 def test_one_bad_object_never_ends_a_run_and_what_others_lack_is_written_down(

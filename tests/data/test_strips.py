@@ -59,7 +59,7 @@ def test_a_small_box_is_a_small_picture(views):
         (lambda data: data[:60], "cut off"),
         (lambda data: b"XXXX" + data[4:], "no views of this object"),
         (lambda data: MARK + b"\x06" + data[5:], "no views of this object"),
-        (lambda data: data[:24] + b"\x09" + data[25:], "another size"),
+        (lambda data: data[:24] + b"\x09" + data[25:], "another kind or size"),
     ],
 )
 def test_damaged_bytes_are_refused(views, change, words):
@@ -74,3 +74,16 @@ def test_a_stored_record_has_its_views_as_bytes():
     assert stored["name"] == record["name"] and "images" not in stored
     np.testing.assert_array_equal(stored["azimuth_deg"], record["azimuth_deg"])
     np.testing.assert_array_equal(decode_views(stored["strip"], 24, [5]), record["images"][[5]])
+
+
+def test_views_of_three_channels_or_of_sixteen_bits_come_back_too():
+    rng = np.random.default_rng(1)
+    for mode, shape, most in (("RGB", (3, 7, 9, 3), 256), ("I;16", (3, 7, 9), 65536)):
+        images = np.zeros(shape, np.uint8 if most == 256 else np.uint16)
+        images[0, 2:4, 5:] = rng.integers(0, most, images[0, 2:4, 5:].shape)
+        images[2] = rng.integers(0, most, images[2].shape)
+        found = decode_views(encode_views(images), 3, mode=mode)
+        assert found.dtype == images.dtype
+        np.testing.assert_array_equal(found, images)
+        with pytest.raises(ValueError, match="of another kind or size"):
+            decode_views(encode_views(images), 3)

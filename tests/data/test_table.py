@@ -5,10 +5,12 @@ import pytest
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data import multiview
+from iso3d_jax.data.picture_table import PictureTable
 from iso3d_jax.data.pictures import prepare_picture
 from iso3d_jax.data.table import (
     SET,
     MultiViewTable,
+    check_sets,
     join,
     mix_references,
     prepare_references,
@@ -175,3 +177,24 @@ def test_objects_are_drawn_evenly_with_their_own_azimuths():
     np.testing.assert_allclose(np.bincount(objects) / 600, 1 / 3, atol=0.06)
     mine = objects == 1
     np.testing.assert_array_equal(references[mine], np.where(sets[mine] == 0, 4, 0))
+
+
+def test_views_that_are_in_no_sets_of_four_are_refused_in_one_sentence(tmp_path):
+    for index in ([0] * 4 + [1] * 4, [0] * 4):
+        check_sets({"set_index": np.array(index)}, "d")
+    check_sets({}, "d")  # a plain picture
+    for index, sizes in (
+        ([0, 0, 0, 1, 1, 1], "3"), ([0] * 8, "8"), ([0, 1, 2, 3], "1"), ([0] * 4 + [1] * 3, "3/4"),
+        ([0, 1] * 4, "4"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=f"the data set d has views in sets of {sizes}, and"):
+            check_sets({"set_index": np.array(index)}, "d")
+    record = multiview.open_dataset("samples", "train")[0]
+    keys = ("azimuth_deg", "elevation_deg", "fov_deg", "distance", "images", "set_index")
+    other = record | {key: record[key][:6] for key in keys}
+    other["set_index"] = np.array([0, 0, 0, 1, 1, 1])
+    multiview.write_dataset(tmp_path, [other], {"resolution": 64})
+    with pytest.raises(UserError, match="render it with --views_per_set 4"):
+        MultiViewTable.load(str(tmp_path), "train")
+    with pytest.raises(UserError, match="render it with --views_per_set 4"):
+        PictureTable(multiview.open_dataset(tmp_path, "train"), 1, "framed")

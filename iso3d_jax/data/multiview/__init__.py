@@ -24,6 +24,7 @@ from etils import epath
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data import places
+from iso3d_jax.data.layers import LAYERS
 from iso3d_jax.data.multiview import records, shards, strips
 
 SAMPLES = pathlib.Path(__file__).parent.parent / "samples"
@@ -38,8 +39,12 @@ class MultiViewDataset(Sequence):
 
     `self[i]` is a dict:
       images uint8 [N, H, W, 4] (straight alpha), azimuth_deg, elevation_deg, fov_deg, distance
-      float32 [N], c2w float32 [N, 4, 4] (OpenGL), set_index int32 [N] (views 4k to 4k+3 are one
-      orthogonal set), and the strings name, title, category, creator, license, source, split.
+      float32 [N], c2w float32 [N, 4, 4] (OpenGL), set_index int32 [N] (views of one number are a
+      set, of one height at even steps around the object; most often four), and the strings name,
+      title, category, creator, license, source, split. Where the data set was rendered with them
+      also depth float32 [N, H, W] along the camera's axis and normals float32 [N, H, W, 3] in the
+      world, both 0 where there is nothing; albedo uint8 [N, H, W, 4]; light float32 [7]
+      (`lights.Light`: ambient, hemisphere, head, key, direction) and background float32 [3] (sRGB).
     """
 
     def __init__(self, source, split: str, path: str, resolution: int | None):
@@ -58,11 +63,14 @@ class MultiViewDataset(Sequence):
             raise IndexError(f"object {index} of a split of {len(self)}")
         stored = dict(self._source[int(index) % len(self)])
         strip = stored.pop("strip")
+        kept = {layer: stored.pop(layer) for layer in LAYERS if layer in stored}
         record: dict[str, Any] = {
             key: value.decode() if isinstance(value, bytes) else np.asarray(value)
             for key, value in stored.items()
         }
         record["images"] = strips.decode_views(strip, len(record["azimuth_deg"]))
+        for layer, data in kept.items():
+            record[layer] = records.decode_layer(layer, data, record["distance"])
         record["c2w"] = np.asarray(
             cameras.camera_to_world(
                 record["elevation_deg"], record["azimuth_deg"], record["distance"]
@@ -200,7 +208,8 @@ def write_dataset(
     Args:
       out: a folder without a data set; may be in a bucket.
       items: records as `MultiViewDataset` gives them.
-      settings: what the records have in common; 'resolution' at least.
+      settings: what the records have in common; 'resolution' at least, and as `render.How` has
+        them 'layers', 'light' and 'background', where the records have more than all have.
       count: of shards.
 
     Returns:
@@ -215,10 +224,12 @@ def write_dataset(
     if (root / "settings.json").exists():
         raise UserError(f"{root} holds a data set already; give another folder")
 
+    more = records.options(settings)
+
     def shard_items():
         for item in items:
             entry = {key: str(item[key]) for key in records.TEXTS}
-            yield entry | {"status": shards.RENDERED, "lacks": ""}, records.serialize(item)
+            yield entry | {"status": shards.RENDERED, "lacks": ""}, records.serialize(item, more)
 
     shards.write_shards(root, count, shard_items())
     places.write_text(root / "settings.json", json.dumps({**settings, "shards": count}, indent=2))

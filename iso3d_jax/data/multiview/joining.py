@@ -191,7 +191,7 @@ def _write_metadata(out: epath.Path, lengths: dict[str, list[int]], sizes: dict[
     settings = json.loads((out / "settings.json").read_text())
     metadata = {key: value for key, value in settings.items() if key != "shards"}
     info = {
-        "description": "Renders of 3D objects from sets of four orthogonal cameras.",
+        "description": "Renders of 3D objects from sets of cameras around them.",
         "fileFormat": "array_record",
         "moduleName": records.__name__,
         "name": records.NAME,
@@ -208,7 +208,9 @@ def _write_metadata(out: epath.Path, lengths: dict[str, list[int]], sizes: dict[
         ],
         "version": records.VERSION,
     }
-    features = json_format.MessageToJson(records.features().to_proto(), indent=4, sort_keys=True)
+    features = json_format.MessageToJson(
+        records.features(records.options(settings)).to_proto(), indent=4, sort_keys=True
+    )
     places.write_text(folder / "features.json", features)
     places.write_text(folder / "metadata.json", json.dumps(metadata))
     places.write_text(folder / "dataset_info.json", json.dumps(info, indent=2))

@@ -8,7 +8,8 @@ zeros:
     count times: y, x, height, width, length      of the box and its PNG; all zeros of an empty view
     the PNGs one after another
 
-`decode_views` also reads the strips of before, one PNG with all views side by side.
+Views are RGBA, RGB, or grey of 16 bits. `decode_views` also reads the strips of before, one PNG
+with all views side by side.
 """
 
 from __future__ import annotations
@@ -19,22 +20,26 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import UInt8, UInt16
 from PIL import Image
 
 from iso3d_jax.core.images import open_as
+from iso3d_jax.data.layers import LAYERS
 
 MARK = b"I3V1"
 _HEAD = struct.Struct("<4sIII")
 _ENTRY = struct.Struct("<IIIII")
+MODES = {"RGBA": ((4,), np.uint8), "RGB": ((3,), np.uint8), "I;16": ((), np.uint16)}
 _PNG = b"\x89PNG"
 
 
-def encode_views(images: UInt8[np.ndarray, "N H W 4"]) -> bytes:
-    """Views of straight RGBA, lossless to the last byte."""
+def encode_views(
+    images: UInt8[np.ndarray, "N H W C"] | UInt16[np.ndarray, "N H W"],
+) -> bytes:
+    """Views of straight RGBA, RGB or 16 bits, lossless to the last byte."""
     entries, pictures = [], []
     for view in images:
-        seen = view.any(-1)
+        seen = view.any(-1) if view.ndim == 3 else view > 0
         rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
         if not rows.size:
             entries.append((0, 0, 0, 0, 0))
@@ -51,14 +56,18 @@ def encode_views(images: UInt8[np.ndarray, "N H W 4"]) -> bytes:
 
 
 def decode_views(
-    data: bytes, count: int, views: Sequence[int] | None = None
-) -> UInt8[np.ndarray, "V H W 4"]:
+    data: bytes, count: int, views: Sequence[int] | None = None, mode: str = "RGBA"
+) -> np.ndarray:
     """Some views of an object.
 
     Args:
       data: what `encode_views` gave, or a strip of before.
       count: how many views the object has.
       views: which; all if None. Of a strip all are decoded in any case.
+      mode: what they are, by Pillow's name, a key of `MODES`.
+
+    Returns:
+      As `encode_views` takes them.
 
     Raises:
       ValueError, OSError, SyntaxError: damaged bytes.
@@ -75,21 +84,22 @@ def decode_views(
         raise ValueError("the bytes are no views of this object")
     entries = [_ENTRY.unpack_from(data, _HEAD.size + k * _ENTRY.size) for k in range(count)]
     starts = np.cumsum([_HEAD.size + count * _ENTRY.size] + [entry[-1] for entry in entries])
-    out = np.zeros((len(views), height, width, 4), np.uint8)
+    tail, dtype = MODES[mode]
+    out = np.zeros((len(views), height, width, *tail), dtype)
     for row, view in zip(out, views, strict=True):
         y, x, h, w, length = entries[view]
         if not length:
             continue
         start = int(starts[view])
         picture = open_as(io.BytesIO(data[start : start + length]), ["PNG"])
-        if picture.mode != "RGBA" or picture.size != (w, h):
-            raise ValueError(f"view {view} has a picture of another size")
+        if picture.mode != mode or picture.size != (w, h):
+            raise ValueError(f"view {view} has a picture of another kind or size")
         row[y : y + h, x : x + w] = np.asarray(picture)
     return out
 
 
 def read_stored(dataset: Any, index: int) -> dict[str, Any]:
-    """A record of `open_dataset` with its views as they are stored, under `strip`.
+    """A record of `open_dataset` with its views as they are stored, under `strip`; no layers.
 
     Raises:
       whatever the file's reader raises on damaged bytes.
@@ -99,4 +109,5 @@ def read_stored(dataset: Any, index: int) -> dict[str, Any]:
     return {
         key: value.decode() if isinstance(value, bytes) else np.asarray(value)
         for key, value in stored.items()
+        if key not in LAYERS
     } | {"strip": strip}
