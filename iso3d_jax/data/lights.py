@@ -84,5 +84,7 @@ def paint_sky(light: Light) -> Float[np.ndarray, "h w 3"]:
     shade = srgb_to_linear(even + 1.5 * light.hemisphere * towards[..., 2])
     spot = np.exp(_SOFT * (towards @ np.array(light.direction) - 1))
     area = across * (np.pi / rows) * (2 * np.pi / columns)
-    shade = shade + srgb_to_linear(light.key) * spot * np.pi / (spot * area).sum()
+    # What the key light adds to a wall that has the rest already: of sRGB values one cannot add up.
+    key = srgb_to_linear(even + light.key) - srgb_to_linear(even)
+    shade = shade + key * spot * np.pi / (spot * area).sum()
     return np.repeat(shade[..., None], 3, -1).astype(np.float32)

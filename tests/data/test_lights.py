@@ -47,3 +47,5 @@ def test_the_key_light_comes_from_its_direction_and_is_as_bright_as_it_says(dire
     facing = irradiance(paint_sky(dark), towards)
     assert facing == pytest.approx(srgb_to_linear(0.5), rel=0.15)  # its round is not a point
     assert irradiance(paint_sky(dark), -towards) < 0.01 * facing
+    both = irradiance(paint_sky(dark._replace(ambient=0.3)), towards)
+    assert both == pytest.approx(srgb_to_linear(0.8), rel=0.15)

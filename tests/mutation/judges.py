@@ -32,7 +32,8 @@ AREAS = {
     "data/render": [
         "data/render.py", "data/join.py", "data/places.py", "data/quality.py",
         "data/object_lists.py", "data/importers.py", "data/pipelines.py",
-        "data/rasterizer.py", "data/grids.py",
+        "data/rasterizer.py", "data/layers.py", "data/lights.py", "data/blender.py",
+        "data/grids.py",
         "data/meshes.py", "data/gltf.py", "data/gltf_document.py", "data/obj.py",
         "data/obj_lines.py", "data/ply.py",
         "data/plain_meshes.py", "data/beside.py", "data/textures.py",
