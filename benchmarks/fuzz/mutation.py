@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import numpy as np
@@ -50,7 +51,7 @@ def mutate_json(draw: np.random.Generator, value, most: int = 3):
     for _ in range(int(draw.integers(1, most + 1))):
         places = list(_places(value))
         if not places or draw.integers(40) == 0:
-            value = ODD_VALUES[draw.integers(len(ODD_VALUES))]
+            value = _odd(draw)
             continue
         holder, key = places[draw.integers(len(places))]
         kind = draw.integers(6)
@@ -65,8 +66,13 @@ def mutate_json(draw: np.random.Generator, value, most: int = 3):
         elif kind == 3 and isinstance(holder[key], int | float):
             holder[key] = holder[key] * [-1, 0, 2, 0.5, 1e9][draw.integers(5)]
         else:
-            holder[key] = ODD_VALUES[draw.integers(len(ODD_VALUES))]
+            holder[key] = _odd(draw)
     return value
+
+
+def _odd(draw: np.random.Generator):
+    """An odd value of its own, which later changes may change."""
+    return copy.deepcopy(ODD_VALUES[draw.integers(len(ODD_VALUES))])
 
 
 def _places(value):

@@ -89,16 +89,16 @@ def need(
     Raises:
       UserError: absent, of another kind, or out of bounds.
     """
-    value = content.get(key)
+    value, named = content.get(key), shorten(key)  # keys may be the file's own
     if value is None:
         if default is not _ABSENT:
             return default
-        raise UserError(f"{where} is damaged: it has no '{key}'")
+        raise UserError(f"{where} is damaged: it has no '{named}'")
     fits = type(value) in ((int, float) if kind is float else (kind,))
     if not fits:
-        raise UserError(f"{where}: its '{key}' is {shorten(value, 60)!r}, not {_KINDS[kind]}")
+        raise UserError(f"{where}: its '{named}' is {shorten(value, 60)!r}, not {_KINDS[kind]}")
     if kind in (int, float):
-        return kind(_bounded(value, key, where, least, most))
+        return kind(_bounded(value, named, where, least, most))
     return value
 
 

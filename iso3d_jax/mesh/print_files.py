@@ -15,6 +15,7 @@ import numpy as np
 import trimesh
 from jaxtyping import Float
 from PIL import Image
+from trimesh.exchange import stl
 
 from iso3d_jax.core.files import atomic_path
 from iso3d_jax.mesh.texture import TexturedMesh
@@ -39,7 +40,7 @@ def write_stl(path: Path, mesh: TexturedMesh, size_mm: float) -> None:
     """Binary STL: triangles and nothing else. `mesh` is welded, so that it is closed."""
     model = trimesh.Trimesh(to_plate(mesh.vertices, size_mm), mesh.faces, process=False)
     with atomic_path(path) as temporary:
-        temporary.write_bytes(trimesh.exchange.stl.export_stl(model))
+        temporary.write_bytes(stl.export_stl(model))
 
 
 def write_3mf(path: Path, mesh: TexturedMesh, size_mm: float, title: str = "") -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -24,7 +26,9 @@ def write_usdz(path: Path, mesh: TexturedMesh) -> None:
       UserError: usd-core is not installed.
     """
     extras.require("pxr")
-    from pxr import Gf, Kind, Sdf, Usd, UsdGeom, UsdShade, UsdUtils, Vt
+    Gf, Kind, Sdf, Usd, UsdGeom, UsdShade, UsdUtils, Vt = map(
+        _module, ("Gf", "Kind", "Sdf", "Usd", "UsdGeom", "UsdShade", "UsdUtils", "Vt")
+    )
 
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "texture.png"
@@ -88,11 +92,14 @@ def _floats(rows: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(rows, np.float32)
 
 
+def _module(name: str) -> Any:
+    """A module of usd-core; what is in them no checker of types can read."""
+    return importlib.import_module(f"pxr.{name}")
+
+
 def _shader(stage, name: str, kind: str, **inputs):
     """A node of the material with its inputs, each (type, value)."""
-    from pxr import UsdShade
-
-    shader = UsdShade.Shader.Define(stage, f"/object/material/{name}")
+    shader = _module("UsdShade").Shader.Define(stage, f"/object/material/{name}")
     shader.CreateIdAttr(kind)
     for key, (of, value) in inputs.items():
         shader.CreateInput(key, of).Set(value)

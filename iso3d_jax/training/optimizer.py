@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -76,8 +76,8 @@ def by_weight(tx: optax.GradientTransformation) -> optax.GradientTransformation:
     @jax.jit
     def update_one(update, state, param):
         params = None if param is None else {"": param}
-        update, state = tx.update({"": update}, state, params)
-        return update[""], state
+        updates, state = tx.update({"": update}, state, params)
+        return cast(FlatParams, updates)[""], state
 
     def update(updates, state, params=None):
         moved, states = {}, {}

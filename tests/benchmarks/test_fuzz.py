@@ -1,10 +1,12 @@
 """benchmarks/fuzz: what it finds is none, and it would find what there is."""
 
+import copy
 import json
 
+import numpy as np
 import pytest
 
-from benchmarks.fuzz import child
+from benchmarks.fuzz import child, mutation
 from benchmarks.fuzz.__main__ import BAD, run_corpus, table
 
 
@@ -30,6 +32,14 @@ def test_a_slice_of_each_corpus(corpus, count, tmp_path):
     # What is in the log is not tried again.
     assert run_corpus(corpus, 1, count, tmp_path / "log.jsonl") == lines
     assert f"| {corpus} | {count} |" in table({corpus: lines})
+
+
+def test_what_one_input_is_made_of_is_not_what_others_were():
+    """A run that goes on makes the inputs that an unbroken one would have made."""
+    before = copy.deepcopy(mutation.ODD_VALUES)
+    for index in range(3000):
+        mutation.mutate_json(np.random.default_rng(index), {"a": [1, {"b": 2}], "c": "d"})
+    assert before == mutation.ODD_VALUES
 
 
 class Module:

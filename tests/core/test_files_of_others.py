@@ -49,6 +49,10 @@ def test_entries_are_checked_for_kind_and_bounds():
             need(content, key, kind, "x")
     with pytest.raises(UserError, match="not between 2 and 3"):
         need(content, "a", int, "x", least=2, most=3)
+    for odd in ({"\0\n": []}, {"\0\n": 10**30}, {"\0\n": None}):  # a key of the file's own
+        with pytest.raises(UserError) as error:
+            need(odd, "\0\n", int, "x")
+        assert str(error.value).isprintable()
 
 
 def test_shortened_text_is_one_printable_line():
