@@ -73,6 +73,8 @@ ALSO = {
     "data/background.py": ["tests/data/test_pictures.py"],
     "data/colour.py": ["tests/evaluation/test_task.py"],
     "data/multiview/records.py": ["tests/data/test_multiview_records.py"],
+    "mesh/usd_file.py": ["tests/mesh/test_files.py"],
+    "mesh/welding.py": ["tests/mesh/test_files.py"],
     "sampling.py": ["tests/sampling/test_prepare.py", "tests/sampling/test_reference.py"],
     "training/tasks/damage.py": ["tests/training/tasks/test_mixtures.py"],
     "training/tasks/base.py": ["tests/training/tasks/test_stages_base.py"],
