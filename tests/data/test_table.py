@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from iso3d_jax.commands import paths
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.data import multiview
+from iso3d_jax.data import encode, multiview
 from iso3d_jax.data.picture_table import PictureTable
 from iso3d_jax.data.pictures import prepare_picture
 from iso3d_jax.data.table import (
@@ -18,6 +19,7 @@ from iso3d_jax.data.table import (
     sample_views,
     shrink,
 )
+from iso3d_jax.weights import bundle
 
 
 def some_views(n=2, m=3, size=16):
@@ -179,7 +181,7 @@ def test_objects_are_drawn_evenly_with_their_own_azimuths():
     np.testing.assert_array_equal(references[mine], np.where(sets[mine] == 0, 4, 0))
 
 
-def test_views_that_are_in_no_sets_of_four_are_refused_in_one_sentence(tmp_path):
+def test_views_that_are_in_no_sets_of_four_are_refused_in_one_sentence(tmp_path, monkeypatch):
     for index in ([0] * 4 + [1] * 4, [0] * 4):
         check_sets({"set_index": np.array(index)}, "d")
     check_sets({}, "d")  # a plain picture
@@ -198,3 +200,7 @@ def test_views_that_are_in_no_sets_of_four_are_refused_in_one_sentence(tmp_path)
         MultiViewTable.load(str(tmp_path), "train")
     with pytest.raises(UserError, match="render it with --views_per_set 4"):
         PictureTable(multiview.open_dataset(tmp_path, "train"), 1, "framed")
+    monkeypatch.setattr(paths, "model", lambda *a: None)
+    monkeypatch.setattr(bundle, "load_model", lambda *a: None)  # no network is asked
+    with pytest.raises(UserError, match=f"{tmp_path} has views in sets of 3, and"):
+        encode.encode_dataset([str(tmp_path)], tmp_path / "out", split="train", pictures=["framed"])
