@@ -34,7 +34,9 @@ _TEXTURE = flags.DEFINE_integer(
     "texture", None, "side of the texture, pixels; the run's own by default",
     lower_bound=64, upper_bound=8192,
 )  # fmt: skip
-_SIZE_MM = flags.DEFINE_float("size_mm", None, "longest side of stl and 3mf; 100 by default", 0.01)
+_SIZE_MM = flags.DEFINE_float(
+    "size_mm", None, "longest side of stl and 3mf; 100 by default", 0.01, 1e6
+)
 _UNLIT = flags.DEFINE_boolean("unlit", False, "the glb shows its colours without light")
 _POINTS = flags.DEFINE_integer(
     "points", None, "the ply holds so many points and no faces", 1, command_line.MOST
