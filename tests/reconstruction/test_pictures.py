@@ -108,16 +108,16 @@ def test_a_turntable_s_frames_show_colour_normals_and_opacity_side_by_side(
         return Writer()
 
     monkeypatch.setattr(imageio, "get_writer", get_writer)
-    small_config.video.update(frames=6, resolution=10, seconds=2.0)
+    small_config.video.update(frames=6, resolution=20, seconds=2.0)
     turn = pictures.turntable(
         tmp_path / "turn.mp4", state.start(make_spec(small_config)), make_spec(small_config)
     )
     assert (tmp_path / "turn.mp4").read_bytes() == b"video" and given["fps"] == 3
-    assert turn.rgb.shape == turn.normal.shape == (6, 10, 10, 3)
+    assert turn.rgb.shape == turn.normal.shape == (6, 20, 20, 3)
     np.testing.assert_array_equal(turn.rgb[:, 0, 0, 0], np.round(np.arange(6) / 6 * 255))
-    want = np.round((0.25 + np.arange(10) / 20) * 255)
-    np.testing.assert_array_equal(turn.opacity[3, :, 5], want)
-    np.testing.assert_array_equal(turn.normal[2, 4, :, 2], round((1 - 0.5 * 0.45) * 255))
+    want = np.round((0.25 + np.arange(20) / 40) * 255)
+    np.testing.assert_array_equal(turn.opacity[3, :, 10], want)
+    np.testing.assert_array_equal(turn.normal[2, 8, :, 2], round((1 - 0.5 * 0.45) * 255))
     colour, normal, grey = np.split(np.stack(frames), 3, 2)
     np.testing.assert_array_equal(colour, turn.rgb)
     np.testing.assert_array_equal(normal, turn.normal)
