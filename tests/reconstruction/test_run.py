@@ -106,7 +106,10 @@ def test_distillation_from_nothing(cfg, parts, tmp_path, capsys):
     assert sheet[0] == tmp_path / "contact_sheet.png" and sheet[3] == "turn"
     np.testing.assert_array_equal(sheet[2], parts.views[0])
     args, given = parts.given["write_mesh"]
-    assert args[0] == tmp_path / "mesh.glb" and args[3] == 2.5 and given == {"turn": "turn"}
+    assert args[0] == tmp_path / "mesh.glb" and args[3] == 2.5
+    assert given.pop("turn") == "turn"
+    facts = given.pop("options").facts
+    assert facts["seed"] == 22 and facts["generator"].startswith("iso3d_jax ") and not given
     assert int(args[1].step) == 20  # the scene as it was optimised, not sharpened
     assert parts.given["strip"][0][2] == 32  # no larger than the video, nor than twice the pictures
     report = json.loads((tmp_path / "report.json").read_text())
