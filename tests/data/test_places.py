@@ -43,7 +43,7 @@ def bucket(monkeypatch, tmp_path):
 class Fresh(Notes):
     """Its pictures do not say what was drawn before."""
 
-    def load(self, parts):
+    def load(self, parts, light=None):
         self.drawn = []
 
 
