@@ -4,7 +4,8 @@
         --config configs/reconstruct.py:tiny
 
 Presets: `isotropic3d` (the released recipe), `fast`, `tiny`; without one that which suits the
-model. `:tiny,steps=200` scales every schedule with the iterations.
+model. `views` is for pictures with cameras (--views). `:tiny,steps=200` scales every schedule with
+the iterations.
 Every number, and where it is from: iso3d_jax/presets/reconstruct.py.
 """
 

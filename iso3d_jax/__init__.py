@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from iso3d_jax.core.errors import UserError
     from iso3d_jax.data.pictures import load_picture, prepare_picture
-    from iso3d_jax.pipeline import Pipeline
+    from iso3d_jax.data.posed_pictures import PosedPictures, load_posed
+    from iso3d_jax.pipeline import Pipeline, reconstruct_posed
     from iso3d_jax.reconstruction.loop import Interrupted
     from iso3d_jax.reconstruction.result import Reconstruction
     from iso3d_jax.sampling import sample_views
@@ -29,25 +30,31 @@ __version__ = "0.1.0"
 _HOME = {
     "Interrupted": "iso3d_jax.reconstruction.loop",
     "Pipeline": "iso3d_jax.pipeline",
+    "PosedPictures": "iso3d_jax.data.posed_pictures",
     "Reconstruction": "iso3d_jax.reconstruction.result",
     "UserError": "iso3d_jax.core.errors",
     "Views": "iso3d_jax.views",
     "load_model": "iso3d_jax.weights.bundle",
     "load_picture": "iso3d_jax.data.pictures",
+    "load_posed": "iso3d_jax.data.posed_pictures",
     "prepare_picture": "iso3d_jax.data.pictures",
+    "reconstruct_posed": "iso3d_jax.pipeline",
     "sample_views": "iso3d_jax.sampling",
 }
 
 __all__ = [
     "Interrupted",
     "Pipeline",
+    "PosedPictures",
     "Reconstruction",
     "UserError",
     "Views",
     "__version__",
     "load_model",
     "load_picture",
+    "load_posed",
     "prepare_picture",
+    "reconstruct_posed",
     "sample_views",
 ]
 

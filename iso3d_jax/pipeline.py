@@ -30,9 +30,12 @@ from iso3d_jax.core.files import atomic_path, explain_os_errors
 from iso3d_jax.data import grids
 from iso3d_jax.data.picture_files import PictureSource
 from iso3d_jax.data.pictures import MODES, load_picture
+from iso3d_jax.data.posed_pictures import PosedPictures
 from iso3d_jax.pages.run_page import write_run_page
 from iso3d_jax.presets import reconstruct as presets
 from iso3d_jax.reconstruction import batch, loop, run
+from iso3d_jax.reconstruction.init import draft
+from iso3d_jax.reconstruction.init.framing import fit_to_scene
 from iso3d_jax.reconstruction.result import Reconstruction
 from iso3d_jax.reconstruction.spec import ReconstructionSpec, make_spec
 from iso3d_jax.views import Views
@@ -165,7 +168,7 @@ class Pipeline:
     @explain_os_errors()
     def reconstruct(
         self,
-        picture: PictureSource | Views,
+        picture: PictureSource | Views | PosedPictures,
         *,
         preset: str | None = None,
         out: str | Path | None = None,
@@ -181,6 +184,8 @@ class Pipeline:
 
         Args:
           picture: as of `views`, or `Views`, which are the first that the object is made from.
+            `Views` that are no four evenly round the object at one height, and `PosedPictures`,
+            are fitted as they are by `reconstruct_posed`, which asks no model.
           preset: of `presets.reconstruct`: 'isotropic3d', 'fast' or 'tiny', with options as
             'tiny,steps=400'; that which suits the model if None.
           out: folder for mesh.glb, turntable.mp4, index.html and the rest; a temporary one, which
@@ -199,11 +204,25 @@ class Pipeline:
           UserError: see `reconstruction.run.reconstruct`.
           Interrupted: Ctrl-C, SIGTERM, or `on_step` returned False; what was done is saved.
         """
+        if isinstance(picture, Views):
+            ring = find_ring(picture, self._config(preset, config).views)
+            if ring is None:
+                print(
+                    f"{len(picture)} views that are no ring about the object: they are fitted with "
+                    "their cameras, and the model is not asked"
+                )
+                spec = make_spec(_make_config(preset or "views", config))
+                picture = draft.pose_views(picture, spec)
+        if isinstance(picture, PosedPictures):
+            return reconstruct_posed(
+                picture, preset=preset or "views", out=out, seed=seed, on_step=on_step,
+                config=config, name=name,
+            )  # fmt: skip
         cfg = self._config(preset, config)
         given = picture if isinstance(picture, Views) else None
         if given is not None:
             seed = given.seed if seed is None else seed
-            cfg.draft.sets = (_find_ring(given, cfg.views), *tuple(cfg.draft.sets)[1:])
+            cfg.draft.sets = (find_ring(given, cfg.views), *tuple(cfg.draft.sets)[1:])
             cfg.picture = given.preprocessing
         if seed is not None:
             cfg.seed = seed
@@ -212,8 +231,7 @@ class Pipeline:
             picture,  # pyright: ignore[reportArgumentType]
             remove_background=remove_background, matting_model=matting_model,
         )  # fmt: skip
-        keep = tempfile.TemporaryDirectory(prefix="iso3d_") if out is None else None
-        folder = Path(keep.name if keep else out).expanduser()  # pyright: ignore[reportArgumentType]
+        folder, keep = _folder(out)
         key = json.dumps([spec.to_dict(), init])
         if key not in self._programs:
             self._programs = {key: {}}  # of the last config alone: programs are large
@@ -269,13 +287,64 @@ class Pipeline:
         self, preset: str | None, config: ConfigDict | Mapping[str, Any] | None
     ) -> ConfigDict:
         """A config of its own, which the caller's is not changed by."""
-        if isinstance(config, ConfigDict):
-            return ConfigDict(config.to_dict())
-        preset = presets.preset_for(self.model.config.resolution) if preset is None else preset
-        cfg = presets.get_config(preset)
-        for key, value in (config or {}).items():
-            _replace(cfg, key, value)
-        return cfg
+        return _make_config(preset or presets.preset_for(self.model.config.resolution), config)
+
+
+@explain_os_errors()
+def reconstruct_posed(
+    posed: PosedPictures,
+    *,
+    preset: str = "views",
+    out: str | Path | None = None,
+    seed: int | None = None,
+    on_step: run.OnStep | None = None,
+    config: ConfigDict | Mapping[str, Any] | None = None,
+    name: str = "",
+) -> Reconstruction:
+    """Makes a 3D object from pictures with cameras; needs no model.
+
+    Cameras are moved so that the object is in the scene, by its visual hull. The same call goes on
+    where it was stopped, if `out` is given.
+
+    Args:
+      posed: from `data.posed_pictures.load_posed`, or one's own.
+      preset, out, seed, on_step, config, name: as of `Pipeline.reconstruct`; the mode is 'views'
+        whatever the config says.
+
+    Raises:
+      UserError: cameras without a common point, or as of `reconstruction.run.reconstruct`.
+      Interrupted: Ctrl-C, SIGTERM, or `on_step` returned False; what was done is saved.
+    """
+    cfg = _make_config(preset, config)
+    cfg.mode = "views"
+    if seed is not None:
+        cfg.seed = seed
+    spec = make_spec(cfg)
+    folder, keep = _folder(out)
+    framed, said = fit_to_scene(posed)
+    print(f"{len(posed)} pictures of {posed.side}x{posed.side}: {said}")
+    result = run.fit_pictures(framed, folder, spec, framing=said, on_step=on_step)
+    result.page = write_run_page(folder, picture_name=name or folder.name)
+    print(f"all of it on one page: {result.page}")
+    result.keep = keep
+    return result
+
+
+def _make_config(preset: str, config: ConfigDict | Mapping[str, Any] | None) -> ConfigDict:
+    if isinstance(config, ConfigDict):
+        return ConfigDict(config.to_dict())
+    cfg = presets.get_config(preset)
+    for key, value in (config or {}).items():
+        _replace(cfg, key, value)
+    return cfg
+
+
+def _folder(out: str | Path | None) -> tuple[Path, tempfile.TemporaryDirectory | None]:
+    """The run's folder, and what keeps it where it is a temporary one."""
+    if out is not None:
+        return Path(out).expanduser(), None
+    keep = tempfile.TemporaryDirectory(prefix="iso3d_")
+    return Path(keep.name), keep
 
 
 def reconstruct_with_page(
@@ -312,16 +381,15 @@ def _replace(cfg: ConfigDict, key: str, value: Any) -> None:
         raise UserError(f"config value '{key}': {error}") from None
 
 
-def _find_ring(views: Views, count: int) -> tuple[float, float]:
-    """(azimuth of the first, elevation) of views evenly round an object, as a draft takes them."""
+def find_ring(views: Views, count: int) -> tuple[float, float] | None:
+    """(azimuth of the first, elevation) of views evenly round an object, as a draft takes them.
+
+    None where they are not so many, not evenly round it, or not at one height.
+    """
     steps = (views.azimuth_deg - views.azimuth_deg[0]) % 360.0
     even = len(views) == count and np.allclose(steps, np.arange(count) * 360.0 / count, atol=0.1)
     if not even or np.ptp(views.elevation_deg) > 0.1:
-        raise UserError(
-            f"an object is made from {count} views evenly round it at one elevation, not from "
-            f"{len(views)} at azimuths {', '.join(f'{a:g}' for a in views.azimuth_deg)}: generate "
-            f"them with num_views={count}"
-        )
+        return None
     return float(views.azimuth_deg[0]), float(views.elevation_deg[0])
 
 

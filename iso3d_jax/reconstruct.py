@@ -10,10 +10,15 @@ fits the drawn views and nothing else. Without --model the small model that ship
 is used; without --config, or with a config file and no preset, the preset that suits the model.
 `--images FOLDER` instead of --image makes one object of every picture in it, each in its own folder
 below --out, and sheet.png of them all; a picture that fails does not stop the others.
+
+`--views FOLDER` instead of both makes the object of pictures whose cameras are known, photographs
+or another model's views, and asks no model: of a folder with transforms.json (nerfstudio,
+NeRF-synthetic), or with `--layout` of the views that a model of that name draws.
 """
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from iso3d_jax.commands import command_line
 from iso3d_jax.core.errors import UserError
@@ -27,6 +32,13 @@ WRITTEN = ("input.png", "views.png", "contact_sheet.png")  # pictures in a run's
 
 _IMAGE = flags.DEFINE_string("image", None, "the picture")
 _IMAGES = flags.DEFINE_string("images", None, "a folder of pictures, instead of --image")
+_VIEWS = flags.DEFINE_string(
+    "views", None, "a folder of pictures with cameras, or with --layout one picture of all views"
+)
+_LAYOUT = flags.DEFINE_enum(
+    "layout", None, ["zero123plus", "syncdreamer", "wonder3d", "orthogonal"],
+    "whose fixed cameras the pictures of --views have; transforms.json's if left out",
+)  # fmt: skip
 _MODEL = flags.DEFINE_string(
     "model", None, "folder of a model or of a training run; the shipped small model if left out"
 )
@@ -46,10 +58,13 @@ _SAVE_INPUT = flags.DEFINE_string(
 
 
 def default_config(argv: list[str]) -> str:
-    """The preset for the model on the command line: tiny for small ones, else the released one."""
+    """The preset for the command line: views for given ones, tiny for small models, else the
+    released one."""
     folder = TINY
     for index, arg in enumerate(argv):
         name, equals, value = arg.lstrip("-").partition("=")
+        if arg.startswith("-") and name == "views":
+            return "reconstruct:views"
         if arg.startswith("-") and name == "model":
             given = value if equals else (argv[index + 1 : index + 2] or [""])[0]
             folder = Path(given).expanduser()
@@ -62,6 +77,34 @@ def default_config(argv: list[str]) -> str:
             continue  # said where the model is loaded
         return f"reconstruct:{presets.preset_for(resolution)}"
     return "reconstruct:tiny"
+
+
+def reconstruct_views(cfg: Any, source: str, layout: str | None) -> None:
+    """Makes the object of --views."""
+    from iso3d_jax.commands import paths
+    from iso3d_jax.data.posed_pictures import load_posed
+
+    for flag in (_MODEL, _INIT, _SAVE_INPUT, _DTYPE):
+        if flag.value is not None:
+            raise UserError(f"--{flag.name} is for --image and --images: --views asks no model")
+    if _MODE.value == "sds":
+        raise UserError("--views fits the pictures that it is given: leave --mode out")
+    if not Path(source).exists():
+        raise UserError(f"--views {source}: there is no such folder or file")
+    paths.run_folder(_OUT.value, {*WRITTEN, "transforms.json"}, source)
+    paths.matting_model(_MATTING_MODEL.value)
+    posed = load_posed(
+        source, layout, side=cfg.phases[-1][1], remove_background=_REMOVE_BACKGROUND.value,
+        matting_model=_MATTING_MODEL.value,
+    )  # fmt: skip
+
+    from iso3d_jax.pipeline import reconstruct_posed
+    from iso3d_jax.reconstruction import loop
+
+    try:
+        reconstruct_posed(posed, out=_OUT.value, config=cfg, name=Path(source).name)
+    except loop.Interrupted as stop:
+        sys.exit(128 + stop.signum)
 
 
 def check_paths(init: str, given: str) -> None:
@@ -107,8 +150,13 @@ def main(argv):
     from iso3d_jax.data.pictures import load_picture
 
     remove_background, matting_model = _REMOVE_BACKGROUND.value, _MATTING_MODEL.value
-    if bool(_IMAGE.value) == bool(_IMAGES.value):
-        raise UserError("give --image PICTURE or --images FOLDER, one of the two")
+    if sum(map(bool, (_IMAGE.value, _IMAGES.value, _VIEWS.value))) != 1:
+        raise UserError("give --image PICTURE, --images FOLDER or --views FOLDER, one of the three")
+    if _LAYOUT.value and not _VIEWS.value:
+        raise UserError("--layout says whose cameras the pictures of --views have: add --views")
+    if _VIEWS.value:
+        reconstruct_views(cfg, _VIEWS.value, _LAYOUT.value)
+        return
     if _SAVE_INPUT.value:
         check_save_input(_SAVE_INPUT.value, _IMAGE.value)
     init = _INIT.value if _INIT.value is not None else cfg.init

@@ -36,8 +36,7 @@ from PIL import Image
 from iso3d_jax.commands import command_line
 from iso3d_jax.core.errors import UserError, shorten
 from iso3d_jax.core.files import atomic_path, make_folder
-from iso3d_jax.core.json_files import need, read_object
-from iso3d_jax.data import asset_sources, meshes, places
+from iso3d_jax.data import asset_sources, meshes, places, transforms
 from iso3d_jax.data.multiview import joining, open_dataset, records, shards
 from iso3d_jax.data.picture_files import read_image
 from iso3d_jax.data.table import SET
@@ -65,50 +64,25 @@ def read_transforms(folder: Path) -> Posed | None:
       UserError: the file is damaged.
       meshes.BadMesh: its cameras are of a kind that records have not.
     """
-    files = [folder / name for name in ("transforms.json", "transforms_train.json")]
-    file = next((file for file in files if file.is_file()), None)
+    file = transforms.find(folder)
     if file is None:
         return None
-    content = read_object(file)
-    frames = need(content, "frames", list, file)
-    pictures, poses, fovs = [], [], []
-    for number, frame in enumerate(frames):
-        if not isinstance(frame, dict):
-            raise UserError(f"{file} is damaged: frame {number} is no object")
-        path = folder / need(frame, "file_path", str, f"frame {number} of {file}")
-        pictures.append(path if path.suffix else path.with_suffix(".png"))
-        poses.append(_matrix(frame.get("transform_matrix"), f"frame {number} of {file}", 4))
-        fovs.append(_field_of_view(content | frame, f"frame {number} of {file}"))
-    if not pictures:
+    frames = transforms.read(file)
+    if not frames.pictures:
         raise meshes.BadMesh("no frames")
-    return Posed(pictures, np.stack(poses), np.array(fovs))
+    for lens in frames.lenses:
+        _check_lens(lens)
+    return Posed(frames.pictures, frames.c2w, np.array([lens.fov_deg for lens in frames.lenses]))
 
 
-def _matrix(value: Any, where: str, rows: int) -> np.ndarray:
-    """A pose as [4, 4]."""
-    try:
-        matrix = np.array(value, np.float64)
-    except (ValueError, TypeError):
-        matrix = np.zeros(0)
-    if matrix.shape not in ((rows, 4), (4, 4)) or not np.isfinite(matrix).all():
-        raise UserError(f"{where} has a camera that is no matrix of {rows} times 4 numbers")
-    return np.concatenate([matrix[:3], [[0.0, 0.0, 0.0, 1.0]]])
-
-
-def _field_of_view(camera: dict[str, Any], where: str) -> float:
-    """Degrees over the whole side of a square picture, of a pinhole at its middle."""
-    if any(camera.get(key) for key in ("k1", "k2", "k3", "k4", "p1", "p2")):
+def _check_lens(lens: transforms.Lens) -> None:
+    """Refuses what is not a pinhole at the middle of a square picture."""
+    if any(lens.distortion):
         raise meshes.BadMesh("a lens that distorts")
-    w, h = camera.get("w"), camera.get("h")
-    if w != h:
-        raise meshes.BadMesh(f"pictures of {w} x {h} that are not square")
-    for key in ("cx", "cy"):
-        if w and key in camera and abs(need(camera, key, float, where) - w / 2) > 0.01 * w:
-            raise meshes.BadMesh("a picture whose middle is not on the camera's axis")
-    if "fl_x" in camera:
-        focal = need(camera, "fl_x", float, where, least=1e-6)
-        return math.degrees(2 * math.atan(need(camera, "w", float, where, least=1) / 2 / focal))
-    return math.degrees(need(camera, "camera_angle_x", float, where, least=1e-3, most=3.1))
+    if lens.size and lens.size[0] != lens.size[1]:
+        raise meshes.BadMesh(f"pictures of {lens.size[0]} x {lens.size[1]} that are not square")
+    if max(abs(share - 0.5) for share in lens.centre) > 0.01:
+        raise meshes.BadMesh("a picture whose middle is not on the camera's axis")
 
 
 def read_zero123(folder: Path) -> Posed | None:
@@ -122,7 +96,7 @@ def read_zero123(folder: Path) -> Posed | None:
             matrix = np.load(picture.with_suffix(".npy"), allow_pickle=False)
         except (OSError, ValueError, EOFError) as e:
             raise meshes.BadMesh(f"{picture.stem}.npy cannot be read: {shorten(e)}") from None
-        poses.append(np.linalg.inv(_matrix(matrix, f"{picture.stem}.npy", 3)))
+        poses.append(np.linalg.inv(transforms.read_matrix(matrix, f"{picture.stem}.npy", 3)))
     return Posed(pictures, np.stack(poses), np.full(len(poses), BLENDER_FOV))
 
 
@@ -365,21 +339,11 @@ def export_transforms(data: str | os.PathLike, out: str | os.PathLike, split: st
     for record in dataset:
         folder = make_folder(Path(out) / record["name"] / "images").parent
         side = record["images"].shape[1]
-        frames = []
-        for k, image in enumerate(record["images"]):
-            with atomic_path(folder / "images" / f"{k:03d}.png") as temporary:
+        names = [f"images/{k:03d}.png" for k in range(len(record["images"]))]
+        for name, image in zip(names, record["images"], strict=True):
+            with atomic_path(folder / name) as temporary:
                 Image.fromarray(image).save(temporary)
-            focal = side / 2 / math.tan(math.radians(record["fov_deg"][k]) / 2)
-            frames.append({
-                "file_path": f"images/{k:03d}.png", "fl_x": focal, "fl_y": focal,
-                "cx": side / 2, "cy": side / 2, "w": side, "h": side,
-                "transform_matrix": np.asarray(record["c2w"][k], np.float64).tolist(),
-            })  # fmt: skip
-        content: dict[str, Any] = {"camera_model": "OPENCV", "frames": frames}
-        if np.ptp(record["fov_deg"]) == 0:  # what NeRF's own code reads
-            content["camera_angle_x"] = math.radians(record["fov_deg"][0])
-        with atomic_path(folder / "transforms.json") as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n")
+        transforms.write(folder / transforms.FILE, names, record["c2w"], record["fov_deg"], side)
     return len(dataset)
 
 

@@ -18,11 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from iso3d_jax.geometry.camera_sets import Cameras, given_cameras
-from iso3d_jax.metrics.pixels import psnr
+from iso3d_jax.geometry.camera_sets import Cameras, Poses, given_cameras
 from iso3d_jax.reconstruction import pictures, state
 from iso3d_jax.reconstruction.init import draft
-from iso3d_jax.reconstruction.losses import DenoiserSpec
 from iso3d_jax.reconstruction.spec import DraftSpec, ReconstructionSpec
 from iso3d_jax.reconstruction.step import run_steps
 
@@ -71,7 +69,7 @@ def make_cameras(
 
 
 def explain(
-    views: Float[np.ndarray, "V H W 3"], cameras: Cameras, spec: ReconstructionSpec
+    views: Float[np.ndarray, "V H W 3"], cameras: Cameras | Poses, spec: ReconstructionSpec
 ) -> tuple[float, Float[np.ndarray, "V H W 3"]]:
     """Fits one radiance field to the views.
 
@@ -81,15 +79,12 @@ def explain(
     Returns:
       The PSNR in dB over all views, and the views as the field shows them.
     """
-    unused = DenoiserSpec(views.shape[1], 1.0, "v", "mvdream")
     current, _ = run_steps(
         state.start(spec), pictures.from_views(views, cameras), jnp.int32(spec.steps),
-        jax.random.key(spec.seed), capacity=spec.steps, spec=spec, denoiser_spec=unused, phase=0,
+        jax.random.key(spec.seed), capacity=spec.steps, spec=spec,
+        denoiser_spec=draft.fit_alone(views.shape[1]), phase=0,
     )  # fmt: skip
-    shown = pictures.render_views(current, cameras, views.shape[1], spec)[0]
-    shown = np.clip(shown, 0.0, 1.0)
-    together = [x.reshape(1, -1, *x.shape[2:]) for x in (np.asarray(views), shown)]
-    return float(psnr(*together)[0]), shown
+    return pictures.seen_again(current, np.asarray(views), cameras, spec)
 
 
 def consistency(

@@ -25,11 +25,40 @@ class Cameras(NamedTuple):
     fov_deg: Float[Array, "G V"]
     distance: Float[Array, "G V"]
 
+    @property
+    def c2w(self) -> Float[Array, "G V 4 4"]:
+        """Camera to world, OpenGL."""
+        return cameras.camera_to_world(self.elevation_deg, self.azimuth_deg, self.distance)
+
     def rays(self, resolution: int) -> tuple[Array, Array, Array]:
         """rays_o and rays_d, [G*V*H*W, 3], and camera positions [G*V, 3]."""
-        c2w = cameras.camera_to_world(self.elevation_deg, self.azimuth_deg, self.distance)
-        rays_o, rays_d = cameras.get_rays(c2w, self.fov_deg, resolution, resolution)
-        return rays_o.reshape(-1, 3), rays_d.reshape(-1, 3), c2w[..., :3, 3].reshape(-1, 3)
+        return _rays(self.c2w, self.fov_deg, resolution)
+
+
+class Poses(NamedTuple):
+    """Cameras that stand and look anywhere, as those of photographs do.
+
+    Attributes:
+      c2w: camera to world, OpenGL.
+      fov_deg: over the whole side of a square picture, in degrees.
+    """
+
+    c2w: Float[Array, "N 4 4"]
+    fov_deg: Float[Array, " N"]
+
+    def rays(self, resolution: int) -> tuple[Array, Array, Array]:
+        """rays_o and rays_d, [N*H*W, 3], and camera positions [N, 3]."""
+        return _rays(self.c2w, self.fov_deg, resolution)
+
+
+def _rays(c2w: Array, fov_deg: Array, resolution: int) -> tuple[Array, Array, Array]:
+    rays_o, rays_d = cameras.get_rays(c2w, fov_deg, resolution, resolution)
+    return rays_o.reshape(-1, 3), rays_d.reshape(-1, 3), c2w[..., :3, 3].reshape(-1, 3)
+
+
+def as_poses(views: Cameras | Poses) -> Poses:
+    """The same cameras, groups after one another."""
+    return Poses(jnp.asarray(views.c2w).reshape(-1, 4, 4), jnp.asarray(views.fov_deg).reshape(-1))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 
 from iso3d_jax.core.files import readable_name
 from iso3d_jax.core.progress import duration
+from iso3d_jax.data.posed_pictures import PosedPictures
 from iso3d_jax.pages.build import Page, write_page
 from iso3d_jax.reconstruction.init import draft
 from iso3d_jax.reconstruction.pictures import load_input
@@ -33,7 +34,8 @@ def write_run_page(
     """Writes `index.html` into a folder that `iso3d_jax.reconstruct` has finished.
 
     Args:
-      folder: with input.png, views.npz, turntable.mp4, mesh.glb and report.json.
+      folder: with input.png and views.npz, or pictures.npz; with turntable.mp4, mesh.glb and
+        report.json.
       picture_name: what to call the picture.
       model_name: what to call the model.
       resolution: the model's, in pixels; small ones get a word of warning.
@@ -44,8 +46,11 @@ def write_run_page(
     """
     folder = Path(folder)
     report = read_report(folder)
-    views = draft.load_views(folder / "views.npz")[0]
-    seen = draft.load_prepared(folder / "views.npz")
+    posed = draft.load_given(folder)
+    if posed is not None:
+        return write_page(_given_page(folder, report, posed, picture_name), folder / "index.html")
+    views = draft.load_views(folder / draft.VIEWS)[0]
+    seen = draft.load_prepared(folder / draft.VIEWS)
     name = readable_name(picture_name) or "a picture"
     page = Page(
         title="One picture to a 3D object",
@@ -68,6 +73,40 @@ def write_run_page(
     return write_page(page, folder / "index.html")
 
 
+def _given_page(folder: Path, report: dict, posed: PosedPictures, picture_name: str) -> Page:
+    """The page of a run from given pictures with cameras."""
+    name = readable_name(picture_name)
+    shown = np.unique(np.round(np.linspace(0, len(posed) - 1, min(len(posed), 8))).astype(int))
+    views = posed.on_white()
+    return Page(
+        title="Pictures to a 3D object",
+        lead=(
+            f"Made{f' from {name}' if name else ''} by iso3d_jax: a radiance field fitted to "
+            f"{posed.source}, then a mesh. These pictures were given: no model drew anything."
+        ),
+        views=[views[k] for k in shown],
+        view_labels=[_camera_label(posed.c2w[k]) for k in shown],
+        views_text=f"Given with their cameras; {len(shown)} of {len(posed)} are shown, on white.",
+        turntable=folder / "turntable.mp4",
+        turntable_text="The radiance field that was fitted to the pictures, all round: colour, "
+        "normals, opacity. Click to pause.",
+        mesh=folder / "mesh.glb",
+        figures=_figures(report, "", 0),
+        notes=[
+            "The object can be no better than its pictures and cameras: sides that no picture "
+            "shows are guesses, and light that was on the object is painted on it.",
+        ],
+        footer=f"{_versions(report)}. This page needs no network.",
+    )
+
+
+def _camera_label(c2w: np.ndarray) -> str:
+    """Where a camera stands, as seen from the middle of the scene."""
+    x, y, z = c2w[:3, 3]
+    azimuth = round(float(np.degrees(np.arctan2(y, x)))) % 360
+    return f"{azimuth}° round, {round(float(np.degrees(np.arctan2(z, np.hypot(x, y)))))}° up"
+
+
 def _view_label(k: int, count: int) -> str:
     azimuth = f"{360 * k / count:g}°"
     return azimuth if k else f"{azimuth}: the picture’s side"
@@ -82,6 +121,10 @@ def _figures(report: dict, model_name: str, resolution: int) -> list[tuple[str, 
     rows.append(("Time in all", duration(sum(seconds.values()))))
     rows += [(f"· {name}", duration(value)) for name, value in seconds.items() if value >= 0.5]
     rows.append(("Iterations", f"{report['iterations']:,}"))
+    given = report.get("given")
+    if given:
+        rows.append(("Pictures", f"{given['pictures']}, {given['side']}×{given['side']} pixels"))
+        rows.append((f"Field beside {given['of_pictures']} of them", f"{given['psnr_db']:.1f} dB"))
     mesh = report["mesh"]
     rows.append(("Mesh", f"{mesh['faces']:,} triangles"))
     if "silhouette_iou" in mesh:

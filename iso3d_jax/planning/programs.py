@@ -143,7 +143,7 @@ def _reconstruction(unet, vae, config: ModelSpec, spec: ReconstructionSpec) -> I
     )  # fmt: skip
     first = _shapes_of(jax.eval_shape(lambda: state.start(fitted)))
     yield Program("draft", run(fitted, 0), (first, seen, _shape((), jnp.int32), key))
-    ring = _shapes_of(camera_sets.ring(4, **pictures.SHOW))
+    ring = _shapes_of(camera_sets.as_poses(camera_sets.ring(4, **pictures.SHOW)))
     show = functools.partial(
         inspect.unwrap(pictures._render_views), resolution=spec.video.resolution,
         render_spec=spec.rays_shown, field_spec=spec.field,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Bool, Float, UInt8
 
 from iso3d_jax.core.files import atomic_path
 from iso3d_jax.core.images import to_uint8
@@ -20,7 +20,8 @@ from iso3d_jax.core.progress import Progress
 from iso3d_jax.data import grids
 from iso3d_jax.data.picture_files import read_image
 from iso3d_jax.geometry import camera_sets
-from iso3d_jax.geometry.camera_sets import Cameras
+from iso3d_jax.geometry.camera_sets import Cameras, Poses, as_poses
+from iso3d_jax.metrics.pixels import psnr
 from iso3d_jax.nerf import render
 from iso3d_jax.reconstruction.losses import Pictures, white_mask
 from iso3d_jax.reconstruction.spec import ReconstructionSpec
@@ -40,9 +41,13 @@ def _render_views(params, grid, views, *, resolution, render_spec, field_spec):
 
 
 def render_views(
-    state: State, views: Cameras, resolution: int, spec: ReconstructionSpec, label: str = ""
+    state: State,
+    views: Cameras | Poses,
+    resolution: int,
+    spec: ReconstructionSpec,
+    label: str = "",
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Renders one group of views for looking at, four at a time.
+    """Renders views for looking at, four at a time, groups after one another.
 
     Args:
       label: what they are, on a line of progress; '' shows none.
@@ -51,14 +56,14 @@ def render_views(
       rgb [V, H, W, 3] on white, opacity [V, H, W], depth [V, H, W], normals [V, H, W, 3] in world
       coordinates, weighted by opacity.
     """
-    count = views.azimuth_deg.shape[1]
-    grid = make_grid(state, spec)
+    poses, grid = as_poses(views), make_grid(state, spec)
+    count = len(poses.fov_deg)
 
     def draw(first):
         index = jnp.minimum(jnp.arange(first, first + 4), count - 1)
         return jax.device_get(
             _render_views(
-                state.params, grid, Cameras(*(x[:, index] for x in views)),
+                state.params, grid, Poses(*(x[index] for x in poses)),
                 resolution=resolution, render_spec=spec.rays_shown, field_spec=spec.field,
             )
         )  # fmt: skip
@@ -134,15 +139,18 @@ def turntable(path: Path, state: State, spec: ReconstructionSpec) -> Turntable:
     return turn
 
 
-def contact_sheet(path: Path, picture: np.ndarray, views: np.ndarray, turn: Turntable) -> None:
+def contact_sheet(
+    path: Path, picture: np.ndarray | None, views: np.ndarray, turn: Turntable
+) -> None:
     """Writes one picture of a run: the input and the views, then colours and normals all round.
 
     Args:
-      picture: the prepared input [H, W, 3] in [0, 1].
-      views: the sampled views [V, H, W, 3] in [0, 1].
+      picture: the prepared input [H, W, 3] in [0, 1]; None where pictures were given.
+      views: the sampled views, or given pictures, [V, H, W, 3] in [0, 1].
     """
     eight, _ = turn.some(8)
-    rows = [[picture, *views], list(eight.rgb / 255.0), list(eight.normal / 255.0)]
+    first = list(views) if picture is None else [picture, *views]
+    rows = [first, list(eight.rgb / 255.0), list(eight.normal / 255.0)]
     with atomic_path(path) as temporary:
         grids.tile(rows, TILE).save(temporary)
 
@@ -173,9 +181,10 @@ def sheet_of_sheets(path: Path, sheets: Sequence[Path], views: int) -> None:
 
 def from_views(
     images: Float[Array | np.ndarray, "V H W 3"],
-    views: Cameras,
+    views: Cameras | Poses,
     mask: Float[Array, "V H W"] | None = None,
     hull: Float[Array, "G G G"] | None = None,
+    seen: Bool[np.ndarray, "V H W"] | None = None,
 ) -> Pictures:
     """The pixels of given pictures as rays with colours and masks.
 
@@ -183,8 +192,35 @@ def from_views(
       images: in [0, 1], on white; one a view of `views`.
       mask: opacities [V, H, W], or None to take what is not white.
       hull: of the views, from `visual_hull`; None leaves it out.
+      seen: the pixels that the pictures have; the others are no rays. None: all of them.
     """
     rays_o, rays_d, _ = views.rays(images.shape[1])
     images = jnp.asarray(images, jnp.float32)
     mask = white_mask(images) if mask is None else mask
-    return Pictures(rays_o, rays_d, images.reshape(-1, 3), mask.reshape(-1), hull)
+    given = Pictures(rays_o, rays_d, images.reshape(-1, 3), mask.reshape(-1), hull)
+    if seen is None:
+        return given
+    kept = {name: getattr(given, name)[seen.reshape(-1)] for name in Pictures._fields[:4]}
+    return given._replace(**kept)
+
+
+def seen_again(
+    state: State,
+    images: Float[np.ndarray, "V H W 3"],
+    views: Cameras | Poses,
+    spec: ReconstructionSpec,
+    seen: Bool[np.ndarray, "V H W"] | None = None,
+) -> tuple[float, Float[np.ndarray, "V H W 3"]]:
+    """How well a scene that was fitted to pictures shows them again.
+
+    Args:
+      images: in [0, 1], on white; one a view of `views`.
+      seen: the pixels that count; all if None.
+
+    Returns:
+      The PSNR in dB over all pictures together, and the pictures as the scene shows them.
+    """
+    shown = np.clip(render_views(state, views, images.shape[1], spec)[0], 0.0, 1.0)
+    pair = np.asarray(images), shown
+    kept = [x.reshape(1, -1, 3) if seen is None else x[seen][None] for x in pair]
+    return float(psnr(*(x[None] for x in kept))[0]), shown

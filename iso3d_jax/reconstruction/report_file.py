@@ -45,6 +45,11 @@ def read_report(folder: str | Path) -> dict[str, Any]:
         if key != "of_optimisation":
             need(seconds, key, float, path, least=0)
     need(report, "versions", dict, path, default={})
+    given = need(report, "given", dict, path, default={})
+    for key in ("pictures", "side", "of_pictures") if given else ():
+        need(given, key, int, path, least=1)
+    if given:
+        need(given, "psnr_db", float, path)
     mesh = need(report, "mesh", dict, path)
     need(mesh, "threshold", float, path, least=0)
     need(mesh, "faces", int, path, least=0)

@@ -16,6 +16,7 @@ from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.files import atomic_path, explain_os_errors, make_folder
 from iso3d_jax.core.json_files import read_object
 from iso3d_jax.core.progress import Steps
+from iso3d_jax.data.posed_pictures import PosedPictures
 from iso3d_jax.mesh.files import FileOptions
 from iso3d_jax.reconstruction import pictures, state, surface
 from iso3d_jax.reconstruction.init import draft
@@ -34,15 +35,15 @@ class Reconstruction:
 
     Attributes:
       folder: with mesh.glb, turntable.mp4, views.png, report.json, state.npz.
-      views: the first set of views that the object was made from.
-      sampled: all sets of them, [S, V, H, W, 3].
+      views: the first set of views that the object was made from, or the pictures that were given.
+      sampled: all sets of them, [S, V, H, W, 3]; given pictures are one set.
       state: the optimised scene; `spec` what it was made with.
       report: seed, versions, times, memory, losses, facts of the mesh; as report.json.
       page: index.html, which shows all of it, where it was written.
     """
 
     folder: Path
-    views: Views
+    views: Views | PosedPictures
     sampled: np.ndarray
     state: State
     spec: ReconstructionSpec
@@ -61,9 +62,12 @@ class Reconstruction:
         folder = Path(folder).expanduser()
         spec = state.load_spec(folder)
         report = read_report(folder)
+        if (posed := draft.load_given(folder)) is not None:
+            scene = state.load(folder, spec)
+            return cls(folder, posed, posed.on_white()[None], scene, spec, report)
         picture = pictures.load_input(folder)
-        sampled = draft.load_views(folder / "views.npz")
-        views = first_views(sampled, spec, picture, draft.load_prepared(folder / "views.npz"))
+        sampled = draft.load_views(folder / draft.VIEWS)
+        views = first_views(sampled, spec, picture, draft.load_prepared(folder / draft.VIEWS))
         return cls(folder, views, sampled, state.load(folder, spec), spec, report)
 
     @functools.cached_property

@@ -6,6 +6,10 @@ What lies in the run's folder afterwards:
     previews/*.png   the scene while it grows     state.npz              to go on, to export again
     turntable.mp4    colour, normals, opacity     mesh.glb               the textured mesh
     contact_sheet.png  all on one sheet           report.json  seed, versions, times, memory, losses
+    transforms.json, views/*.png  the views with their cameras, for others and for `--views`
+
+A run from given pictures with cameras (`fit_pictures`) has pictures.npz instead of input.png and
+views.npz; all else is alike.
 """
 
 from __future__ import annotations
@@ -33,12 +37,15 @@ from iso3d_jax import sampling
 from iso3d_jax.core import memory
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.files import Difference, FolderLock, atomic_path, ensure_same_run, make_folder
+from iso3d_jax.core.images import to_uint8
 from iso3d_jax.core.progress import Progress, Steps, duration
 from iso3d_jax.data import grids
+from iso3d_jax.data.posed_pictures import PosedPictures, write_transforms
+from iso3d_jax.geometry import camera_sets
 from iso3d_jax.mesh.files import FileOptions
 from iso3d_jax.reconstruction import loop, parallel, pictures, settings, state, surface
 from iso3d_jax.reconstruction.init import draft
-from iso3d_jax.reconstruction.losses import Denoiser, DenoiserSpec, white_mask
+from iso3d_jax.reconstruction.losses import Denoiser, DenoiserSpec, Pictures, white_mask
 from iso3d_jax.reconstruction.report_file import provenance
 from iso3d_jax.reconstruction.result import Reconstruction, first_views
 from iso3d_jax.reconstruction.spec import ReconstructionSpec
@@ -121,18 +128,23 @@ def reconstruct(
         )
 
 
+class _Laps:
+    """Seconds by part of a run, each since the one before."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+        self._start = time.monotonic()
+
+    def __call__(self, name: str) -> None:
+        now = time.monotonic()
+        self.seconds[name] = round(now - self._start, 2)
+        self._start = now
+
+
 def _reconstruct(
     model, picture, out: Path, spec: ReconstructionSpec, model_id, init, programs, given, on_step
 ) -> Reconstruction:
-    init = spec.init if init is None else init
-    clock = {"start": time.monotonic()}
-    seconds: dict[str, float] = {}
-
-    def lap(name: str) -> None:
-        now = time.monotonic()
-        seconds[name] = round(now - clock["start"], 2)
-        clock["start"] = now
-
+    init, lap = spec.init if init is None else init, _Laps()
     device_mesh = parallel.mesh_for(spec, jax.local_devices())
     (prepared,) = sampling.prepare_all(model, [picture], spec.picture or None)
     denoiser, denoiser_spec = make_denoiser(model, prepared, device_mesh)
@@ -176,6 +188,110 @@ def _reconstruct(
         current = state.start(main)
     lap("draft")
 
+    def hull():  # carved for the draft's own loss already, where it has one
+        return draft.sampled_hull(views, spec) if fit.hull is None else fit.hull
+
+    current, report = _finish(
+        out, spec, main, denoiser_spec, current, denoiser if spec.mode == "sds" else fit, metadata,
+        lap, phase_seconds=phase_seconds, hull=hull, shown=(prepared, views[0]), programs=programs,
+        on_step=_watcher(on_step, drafted - begin, total),
+    )  # fmt: skip
+    return Reconstruction(
+        out, first_views(views, spec, picture, prepared), views, current, spec, report
+    )
+
+
+def fit_pictures(
+    posed: PosedPictures, out: str | Path, spec: ReconstructionSpec, *, framing: str = "",
+    programs: dict[str, loop.Programs] | None = None, on_step: OnStep | None = None,
+) -> Reconstruction:  # fmt: skip
+    """Makes a 3D object from pictures with cameras, by no model; goes on where it was stopped.
+
+    Args:
+      posed: with the object in the scene, see `init.framing.fit_to_scene`.
+      out: the run's folder.
+      spec: of mode 'views'.
+      framing: how the cameras were moved, for the report.
+      programs, on_step: as of `reconstruct`.
+
+    Raises:
+      UserError, loop.Interrupted: as of `reconstruct`.
+    """
+    if spec.mode != "views":
+        raise ValueError(f"pictures are fitted in mode 'views', not '{spec.mode}'")
+    with FolderLock(make_folder(out)):
+        return _fit_pictures(posed, Path(out), spec, framing, programs, on_step)
+
+
+def _fit_pictures(
+    posed: PosedPictures, out: Path, spec: ReconstructionSpec, framing, programs, on_step
+) -> Reconstruction:
+    lap = _Laps()
+    denoiser_spec = draft.fit_alone(posed.side, parallel.mesh_for(spec, jax.local_devices()))
+    main = draft.draft_spec(spec, posed.side)
+    metadata = given_metadata(posed, spec, framing)
+    _check_disk(out, spec)
+    resumed = _check_same_run(out, metadata, spec)
+    if not resumed:
+        posed.save_arrays(out / draft.GIVEN)
+        posed.save(out)
+    index = _some(len(posed))
+    views = posed.on_white()
+    with atomic_path(out / "views.png") as temporary:
+        grids.tile([list(views[index])], max(128, posed.side)).save(temporary)
+    lap("views")
+    watch = _watcher(on_step, 0, main.steps)
+    sheet = np.asarray(grids.tile([list(views[index])], max(128, posed.side)))
+    if watch is not None and watch(0, sheet) is False:
+        raise loop.Interrupted(signal.SIGINT)
+    current = state.start(main)
+    if resumed:
+        current = state.load(out, main)
+        metadata = loop.go_on(out, metadata, current, main.steps)
+    source = draft.given_source(posed, spec)
+    lap("draft")
+
+    def hull():
+        return draft.given_hull(posed, spec) if source.hull is None else source.hull
+
+    def again(current: State) -> dict:
+        cameras = draft.given_cameras(posed)
+        part = camera_sets.Poses(cameras.c2w[index], cameras.fov_deg[index])
+        level, _ = pictures.seen_again(current, views[index], part, main, posed.seen[index])
+        return {"given": metadata["given"] | {"psnr_db": level, "of_pictures": len(index)}}
+
+    current, report = _finish(
+        out, spec, main, denoiser_spec, current, source, metadata, lap, phase_seconds={},
+        hull=hull, shown=(None, views[index]), programs=programs, on_step=watch, measure=again,
+    )  # fmt: skip
+    return Reconstruction(out, posed, views[None], current, spec, report)
+
+
+def _some(count: int, most: int = 8) -> np.ndarray:
+    """Indices of at most so many pictures, evenly among all."""
+    return np.unique(np.round(np.linspace(0, count - 1, min(count, most))).astype(int))
+
+
+def _finish(
+    out: Path, spec: ReconstructionSpec, main: ReconstructionSpec, denoiser_spec: DenoiserSpec,
+    current: State, source: Denoiser | Pictures, metadata: dict, lap: _Laps, *,
+    phase_seconds: dict, hull: Callable[[], jax.Array],
+    shown: tuple[np.ndarray | None, np.ndarray], programs, on_step,
+    measure: Callable[[State], dict] | None = None,
+) -> tuple[State, dict]:  # fmt: skip
+    """Optimises what is left, and writes turntable, sheet, mesh and report.
+
+    Args:
+      main: the spec of the iterations.
+      lap: holds the seconds until now.
+      phase_seconds: of an optimisation before this one.
+      hull: of the views, for the surface.
+      shown: the prepared picture or None, and views [V, H, W, 3], for the sheet.
+      measure: more for the report, from the scene as optimised.
+
+    Returns:
+      The last state, and the report.
+    """
     previews = make_folder(out / "previews")
 
     def preview(current: State, step: int) -> np.ndarray:
@@ -186,51 +302,40 @@ def _reconstruct(
             Image.fromarray(image).save(temporary)
         return image
 
-    source = denoiser if spec.mode == "sds" else fit
-    label = "score distillation" if spec.mode == "sds" else "draft from views"
     current, history, times = loop.optimize(
-        current,
-        source,
-        main,
-        denoiser_spec,
-        out,
-        metadata,
-        label=label,
-        preview=preview,
-        programs=programs,
-        on_step=_watcher(on_step, drafted - begin, total),
-    )
+        current, source, main, denoiser_spec, out, metadata,
+        label="score distillation" if spec.mode == "sds" else "draft from views",
+        preview=preview, programs=programs, on_step=on_step,
+    )  # fmt: skip
     lap("optimisation")
     phase_seconds |= {k: round(v, 2) for k, v in times.items()}
-    hull = None
-    if draft.wants_hull(spec):  # carved for the draft's own loss already, where it has one
-        hull = draft.sampled_hull(views, spec) if fit.hull is None else fit.hull
     steps = Steps("surface")
     steps("choosing the density on it", 0, 0)
-    threshold, alike = surface.choose_surface(current, spec, hull)
+    threshold, alike = surface.choose_surface(
+        current, spec, hull() if draft.wants_hull(spec) else None
+    )
     steps.close()
-    shown = surface.sharpen(current, spec, threshold)
-    turn = pictures.turntable(out / "turntable.mp4", shown, spec)
-    pictures.contact_sheet(out / "contact_sheet.png", prepared, views[0], turn)
+    sharp = surface.sharpen(current, spec, threshold)
+    turn = pictures.turntable(out / "turntable.mp4", sharp, spec)
+    pictures.contact_sheet(out / "contact_sheet.png", *shown, turn)
     lap("turntable")
     facts = alike | surface.write_mesh(
         out / "mesh.glb", current, spec, threshold, turn=turn,
         options=FileOptions(facts=provenance(metadata)),
     )  # fmt: skip
     lap("mesh")
-    report = _report(metadata, history, current, seconds, phase_seconds, facts, spec)
+    report = _report(metadata, history, current, lap.seconds, phase_seconds, facts, spec)
+    report |= {} if measure is None else measure(current)
     report = json.loads(json.dumps(report))  # as whoever reads the file has it
     with atomic_path(out / "report.json") as temporary:
         temporary.write_text(json.dumps(report, indent=1) + "\n")
-    total = duration(sum(seconds.values()))
+    total = duration(sum(lap.seconds.values()))
     print(
         f"wrote {out}/mesh.glb ({facts['faces']} faces, density threshold "
         f"{facts['threshold']:.3g}; beside the scene {facts['psnr_db']:.1f} dB, mask IoU "
         f"{facts['mask_iou']:.3f}), turntable.mp4, contact_sheet.png, report.json in {total}"
     )
-    return Reconstruction(
-        out, first_views(views, spec, picture, prepared), views, current, spec, report
-    )
+    return current, report
 
 
 def _watcher(on_step: OnStep | None, offset: int, total: int) -> loop.OnStep | None:
@@ -255,6 +360,18 @@ def run_metadata(model, picture: np.ndarray, spec: ReconstructionSpec, model_id:
         "config": spec.to_dict(),
         "init": str(init),
     }
+
+
+def given_metadata(posed: PosedPictures, spec: ReconstructionSpec, framing: str) -> dict:
+    """What makes a run from given pictures this one and no other: pictures, cameras, config."""
+    digest = hashlib.sha256()
+    for array in (posed.images, posed.c2w, posed.fov_deg, posed.seen):
+        digest.update(np.ascontiguousarray(array).tobytes() + str(array.shape).encode())
+    given = {"pictures": len(posed), "side": posed.side, "source": posed.source, "cameras": framing}
+    return {
+        "picture": digest.hexdigest(), "model": "", "dtype": "float32", "init": "none",
+        "config": spec.to_dict(), "given": given,
+    }  # fmt: skip
 
 
 def _check_disk(out: Path, spec: ReconstructionSpec) -> None:
@@ -320,7 +437,7 @@ def _sample_views(
       begun: whether something was optimised from the views that are there.
       given: the first set.
     """
-    file = out / "views.npz"
+    file = out / draft.VIEWS
     if begun and file.is_file():
         return draft.load_views(file)
     with atomic_path(out / "input.png") as temporary:
@@ -342,6 +459,11 @@ def _sample_views(
     views = np.concatenate(drawn)
     with atomic_path(file) as temporary:
         np.savez(temporary, views=views, prepared=prepared)
+    cameras = camera_sets.as_poses(draft.sampled_cameras(views.shape[1], spec))
+    write_transforms(
+        out, list(to_uint8(views.reshape(-1, *views.shape[2:]))), np.asarray(cameras.c2w),
+        np.asarray(cameras.fov_deg),
+    )  # fmt: skip
     with atomic_path(out / "views.png") as temporary:
         Image.fromarray(_make_sheet(prepared, views)).save(temporary)
     return views
@@ -375,6 +497,7 @@ def _report(
         "wanted": loop.most_wanted(history),
         "changes": metadata.get("changes", []),
         "draft": metadata.get("draft"),
+        "given": metadata.get("given"),
         "picture_sha256": metadata["picture"],
         "model": metadata["model"],
         "dtype": metadata["dtype"],

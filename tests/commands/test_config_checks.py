@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PRESETS = [
     "autoencoder.py", "compare.py:furniture", "compare.py:tiny", "decoder.py", "image_tower.py",
     "reconstruct.py:fast", "reconstruct.py:isotropic3d", "reconstruct.py:tiny",
-    "reconstruct.py:tiny,steps=1", "reconstruct.py:tiny,steps=2", "stage1.py:full",
+    "reconstruct.py:tiny,steps=1", "reconstruct.py:tiny,steps=2",
+    "reconstruct.py:views", "stage1.py:full",
     "stage1.py:furniture", "stage1.py:tiny", "stage2.py:full", "stage2.py:furniture",
     "stage2.py:tiny", "stage2.py:tiny,ablation=ccr", "stage2.py:full,ablation=no_stage1",
 ]  # fmt: skip

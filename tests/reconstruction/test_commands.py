@@ -263,4 +263,4 @@ def test_no_pictures_are_refused(tmp_path, refused):
         batch.find_pictures(tmp_path)
     with pytest.raises(UserError, match="not a folder"):
         batch.find_pictures(tmp_path / "none")
-    assert "one of the two" in refused("-m", "iso3d_jax.reconstruct", "--out", tmp_path)
+    assert "one of the three" in refused("-m", "iso3d_jax.reconstruct", "--out", tmp_path)

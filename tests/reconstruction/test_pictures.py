@@ -18,7 +18,8 @@ def kept(monkeypatch):
     kept = []
 
     def draw(params, grid, views, *, resolution, render_spec, field_spec):
-        azimuth = np.asarray(views.azimuth_deg)[0]
+        x, y = np.asarray(views.c2w)[:, :2, 3].T
+        azimuth = np.degrees(np.arctan2(y, x)) % 360
         kept.append((azimuth, views, resolution, render_spec, field_spec, grid))
         row, column = np.mgrid[:resolution, :resolution] / resolution
         at = azimuth[:, None, None] / 360
@@ -44,7 +45,8 @@ def test_views_are_drawn_four_at_a_time_in_their_order(small_config, kept, capsy
     assert [len(call[0]) for call in kept] == [4, 4]  # one program for all
     np.testing.assert_allclose(kept[1][0], [250, 310, 310, 310])
     for _, part, resolution, render_spec, field_spec, grid in kept:
-        assert resolution == 5 and np.all(np.asarray(part.elevation_deg) == 15)
+        assert resolution == 5 and np.all(np.asarray(part.fov_deg) == 40)
+        np.testing.assert_allclose(part.c2w[:, 2, 2], np.sin(np.radians(15)), rtol=1e-5)
         assert render_spec == make_spec(small_config).rays_shown
         assert field_spec == make_spec(small_config).field
         assert grid.occupied.shape == scene.occs.shape
@@ -71,8 +73,9 @@ def test_a_preview_has_colours_above_normals(small_config, kept):
         np.testing.assert_array_equal(cell[:, 3, 1], np.round(np.arange(8) / 8 * 255))
         below = image[8 + 4, 8 * k + 2]  # row 4, column 2: opacity .5, normal (.5, -.125, 0)
         np.testing.assert_array_equal(below, np.round(np.array([1.0, 0.6875, 0.75]) * 255))
-    elevation, fov = kept[0][1].elevation_deg, kept[0][1].fov_deg
-    assert float(elevation[0, 0]) == 15.0 and float(fov[0, 0]) == 40.0
+    poses = kept[0][1]
+    assert float(poses.fov_deg[0]) == 40.0
+    assert float(poses.c2w[0, 2, 2]) == pytest.approx(np.sin(np.radians(15.0)), rel=1e-5)
     assert pictures.strip(
         state.start(make_spec(small_config)), make_spec(small_config), 4
     ).shape == (8, 16, 3)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from iso3d_jax import sampling
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.data import grids
+from iso3d_jax.data import grids, transforms
 from iso3d_jax.reconstruction import loop, pictures, run, state, surface
 from iso3d_jax.reconstruction.init import draft
 from iso3d_jax.reconstruction.losses import DenoiserSpec
@@ -235,6 +235,11 @@ def test_sets_of_views_are_drawn_at_their_cameras(cfg, tmp_path, monkeypatch):
                      for a, e in cfg.draft.sets]  # fmt: skip
     np.testing.assert_allclose(views[:, 0, 0, 0, 0], [0.1, 0.2, 0.3, 0.4])
     np.testing.assert_array_equal(draft.load_views(tmp_path / "views.npz"), views)
+    frames = transforms.read(tmp_path / "transforms.json")  # the views and cameras, for others
+    assert len(frames.pictures) == 16 and frames.lenses[0].fov_deg == pytest.approx(40.0)
+    assert np.asarray(Image.open(frames.pictures[5])).tolist() == [[[51] * 3] * 8] * 8
+    azimuth = np.degrees(np.arctan2(frames.c2w[5, 1, 3], frames.c2w[5, 0, 3]))
+    assert azimuth == pytest.approx(135.0, abs=1e-3)  # the second of the second set
     with Image.open(tmp_path / "views.png") as sheet:
         rows = grids.untile(sheet, 256)
     assert [len(row) for row in rows] == [5] * 3  # three sets of them, the picture first

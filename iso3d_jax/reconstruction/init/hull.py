@@ -15,7 +15,7 @@ from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float
 
 from iso3d_jax.geometry import cameras
-from iso3d_jax.geometry.camera_sets import Cameras
+from iso3d_jax.geometry.camera_sets import Cameras, Poses, as_poses
 from iso3d_jax.guidance import regularizers
 from iso3d_jax.nerf import field
 from iso3d_jax.nerf.field import FieldSpec
@@ -29,24 +29,35 @@ def cell_middles(resolution: int, radius: float) -> Float[Array, "N 3"]:
 
 @functools.partial(jax.jit, static_argnames=("resolution", "radius"))
 def visual_hull(
-    mask: Float[Array, "V H W"], views: Cameras, *, resolution: int, radius: float
+    mask: Float[Array, "V H W"],
+    views: Cameras | Poses,
+    outside: Float[Array, " V"] | None = None,
+    *,
+    resolution: int,
+    radius: float,
 ) -> Float[Array, "G G G"]:
     """For the middle of each cell over [-radius, radius]^3 the least that any picture's mask shows.
 
     Args:
-      mask: of the views, groups after one another. Points outside a frame are not ruled out by it.
+      mask: of the views, groups after one another.
+      outside: what each picture's mask is outside of its frame; 1 if None, so that points out there
+        are not ruled out by it. Points behind a camera never are.
     """
     points = cell_middles(resolution, radius)
-    flat = Cameras(*(x.reshape(-1) for x in views))
-    c2w = cameras.camera_to_world(flat.elevation_deg, flat.azimuth_deg, flat.distance)
+    poses = as_poses(views)
 
     def least(so_far, view):
-        mask, c2w, fov_deg = view
+        mask, beyond, c2w, fov_deg = view
         place = cameras.project(points, c2w, fov_deg, *mask.shape)
-        return jnp.minimum(so_far, map_coordinates(mask, place, 1, "constant", 1.0)), None
+        if outside is None:
+            shown = map_coordinates(mask, place, 1, "constant", 1.0)
+        else:  # the constant of map_coordinates is a static number
+            shown = beyond + map_coordinates(mask - beyond, place, 1, "constant", 0.0)
+        before = (points - c2w[:3, 3]) @ c2w[:3, 2] < 0.0
+        return jnp.minimum(so_far, jnp.where(before, shown, 1.0)), None
 
     start = jnp.ones(len(points), jnp.float32)
-    return jax.lax.scan(least, start, (mask, c2w, flat.fov_deg))[0].reshape((resolution,) * 3)
+    return jax.lax.scan(least, start, (mask, outside, *poses))[0].reshape((resolution,) * 3)
 
 
 def hull_loss(

@@ -47,7 +47,7 @@ def test_the_config_of_a_draft(cfg):
 
 
 def test_the_cameras_of_the_sets_are_what_the_sampling_assumed(cfg):
-    sides = draft._sampled_cameras(drawn(), make_spec(cfg))
+    sides = draft.sampled_cameras(3, make_spec(cfg))
     np.testing.assert_allclose(sides.azimuth_deg, [[20, 140, 260], [50, 170, 290]], atol=1e-4)
     np.testing.assert_allclose(sides.elevation_deg, [[10] * 3, [-5] * 3])
     np.testing.assert_allclose(sides.fov_deg, np.full((2, 3), 50.0))

@@ -127,6 +127,16 @@ def test_what_lies_outside_of_a_picture_is_not_ruled_out_by_it():
     assert float(hull[4, 4, 0]) == 1.0
 
 
+def test_what_lies_outside_of_a_picture_may_be_ruled_out_and_nothing_behind_a_camera():
+    views = camera_sets.ring(1, 0.0, 20.0, 0.3)
+    mask = jnp.ones((1, 8, 8))
+    hull = visual_hull(mask, views, jnp.zeros(1), resolution=9, radius=1.0)
+    assert float(hull[4, 4, 4]) == 1.0 and float(hull[4, 0, 4]) == 0.0
+    near = camera_sets.Poses(camera_to_world(jnp.zeros(1), jnp.zeros(1), 0.1), jnp.full(1, 90.0))
+    hull = visual_hull(0 * mask, near, jnp.zeros(1), resolution=9, radius=1.0)
+    assert float(hull[0, 4, 4]) == 0.0 and float(hull[8, 4, 4]) == 1.0  # at x = 0.9, behind it
+
+
 def test_the_loss_compares_each_point_with_its_own_cell(monkeypatch):
     """A field that is as opaque as the hull says, cell by cell, in a box of another radius."""
     rng = np.random.default_rng(0)
