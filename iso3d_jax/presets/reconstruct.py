@@ -9,8 +9,8 @@ Presets:
   fast         the same with 2,500 iterations, for the full-size model.
   tiny         for the 64x64 model that ships with the package: a draft from sampled views, then the
                last 60 of 200 iterations; two and a half minutes on one core.
-  views        for pictures with cameras (--views): they are fitted, and no model is asked. 128x128
-               pixels of each; five minutes on one core.
+  views        for pictures with cameras (--views): they are fitted, and no model is asked, 128x128
+               pixels of each. 24 true views of 64x64: 31 dB in five minutes of one core.
 
 Released numbers are those of Isotropic3D's configs/isotropic3d-shading.yaml, or the defaults of its
 threestudio and of nerfacc 0.5.2 where that file leaves them out; the comments say which they are
@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from iso3d_jax.commands import config_presets
 
-PRESETS = {"isotropic3d": 10_000, "fast": 2_500, "tiny": 200, "views": 600}
+PRESETS = {"isotropic3d": 10_000, "fast": 2_500, "tiny": 200, "views": 300}
 
 # twelve sets of four views: every 7.5 degrees a view, elevations spread over those of training
 SETS_ALL_ROUND = (
@@ -162,13 +162,13 @@ def get_config(arg: str = "") -> ConfigDict:
         c.phases = ((steps, PICTURE_SIDE, 1),)  # the pictures' side
         c.save_every, c.preview_every, c.steps_per_call = 200, 200, 20
         c.field.update(levels=10, log2_table_size=16, base_resolution=8, growth=1.4, hidden=32)
-        c.render.update(step_size=2 / 64, bound="sphere", candidates=20.0, samples=8.0,
+        c.render.update(step_size=2 / 96, bound="sphere", candidates=32.0, samples=12.0,
                         normals=1.5, alpha_threshold=3e-3, chunk=0)  # fmt: skip
         c.occupancy.update(every=8, threshold=1e-3, warmup=steps)
         c.shading.probability = 0.0
         c.optimizer.update(encoding=0.02, final=0.1)
         c.show.update(sharpness=4.0, surface="hull")
-        c.draft.update(steps=steps, rays=4096, hull=1.0, networks=0.005)
+        c.draft.update(steps=steps, rays=4096, hull=1.0, hull_resolution=96, networks=0.005)
         c.video.update(frames=40, resolution=112, seconds=4.0)
         c.mesh.update(resolution=128, faces=20_000, texture=512, remove_outliers=0.03)
     return c

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from iso3d_jax import reconstruct
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.data.posed_pictures import LAYOUTS
 from iso3d_jax.reconstruct import default_config
 from iso3d_jax.reconstruction import batch, loop, run, settings, state
 from iso3d_jax.reconstruction.init import draft
@@ -148,6 +150,29 @@ def test_preset_follows_the_model(tmp_path):
         (folder / "model.json").write_text(json.dumps({"resolution": resolution}))
         for given in ([f"--model={folder.parent}"], ["--model", str(folder)]):
             assert default_config(["x", *given]).endswith(f":{preset}")
+
+
+def test_given_views_have_a_preset_of_their_own_and_no_model(tmp_path, monkeypatch):
+    assert default_config(["x", "--views", "d"]) == default_config(["x", "--views=d"])
+    assert default_config(["x", "--views", "d"]) == "reconstruct:views"
+    assert reconstruct.flags.FLAGS["layout"].parser.enum_values == list(LAYOUTS)
+
+    def refused(said, **values):
+        absent = ("_MODEL", "_INIT", "_SAVE_INPUT", "_DTYPE", "_MODE", "_MATTING_MODEL")
+        flags = dict.fromkeys(absent) | {"_OUT": str(tmp_path / "out")}
+        for name, value in (flags | values).items():
+            flag = SimpleNamespace(value=value, name=name[1:].lower())
+            monkeypatch.setattr(reconstruct, name, flag)
+        with pytest.raises(UserError, match=said):
+            reconstruct.reconstruct_views(None, str(tmp_path / "in"), None)
+
+    (tmp_path / "in").mkdir()
+    refused("--model is for --image and --images", _MODEL="m")
+    refused("--init is for --image", _INIT="views")
+    refused("leave --mode out", _MODE="sds")
+    refused("in holds the pictures that were given", _OUT=str(tmp_path / "in"))
+    (tmp_path / "in").rmdir()
+    refused("there is no such folder or file")
 
 
 def test_export_writes_all_formats_and_refuses(small_config, tmp_path, refused, run_python):
