@@ -29,7 +29,7 @@ EXAMPLES = Path(__file__).parent / "data" / "examples"
 EXAMPLE = EXAMPLES / "trash_can.png"
 RESULTS = (
     "input.png", "views.png", "views.npz", "state.npz", "turntable.mp4", "mesh.glb", "report.json",
-    "contact_sheet.png", "index.html", "previews", "draft",
+    "contact_sheet.png", "index.html", "transforms.json", "previews", "draft",
 )  # fmt: skip
 
 _IMAGE = flags.DEFINE_string(
@@ -103,7 +103,10 @@ def clear(out: Path) -> None:
     """Removes an earlier result; refuses a folder that holds other things."""
     if not out.is_dir():
         return
-    others = sorted({path.name for path in out.iterdir()} - set(RESULTS))
+    ours = {*RESULTS}
+    if (out / "transforms.json").exists():
+        ours.add("views")  # which it names; pictures of these names are written over
+    others = sorted({path.name for path in out.iterdir()} - ours)
     if others and not (out / "report.json").exists() and not (out / "state.npz").exists():
         raise UserError(f"{out} holds other files ({others[0]}, ...): give another --out")
     for name in RESULTS:

@@ -28,7 +28,10 @@ from iso3d_jax.weights.folders import TINY
 
 flags = command_line.flags_for(__name__)
 
-WRITTEN = ("input.png", "views.png", "contact_sheet.png")  # pictures in a run's folder
+# pictures in a run's folder
+WRITTEN = (
+    "input.png", "views.png", "contact_sheet.png", *(f"views/{k:03d}.png" for k in range(1000)),
+)  # fmt: skip
 
 _IMAGE = flags.DEFINE_string("image", None, "the picture")
 _IMAGES = flags.DEFINE_string("images", None, "a folder of pictures, instead of --image")
@@ -91,7 +94,8 @@ def reconstruct_views(cfg: Any, source: str, layout: str | None) -> None:
         raise UserError("--views fits the pictures that it is given: leave --mode out")
     if not Path(source).exists():
         raise UserError(f"--views {source}: there is no such folder or file")
-    paths.run_folder(_OUT.value, {*WRITTEN, "transforms.json"}, source)
+    for folder in (Path(_OUT.value), Path(_OUT.value) / "views"):  # pictures go to the latter
+        paths.run_folder(folder, WRITTEN, source)
     paths.matting_model(_MATTING_MODEL.value)
     posed = load_posed(
         source, layout, side=cfg.phases[-1][1], remove_background=_REMOVE_BACKGROUND.value,

@@ -101,5 +101,14 @@ def test_an_earlier_result_is_replaced_and_other_files_are_not_touched(run_folde
         demo.clear(run_folder)
 
 
+def test_a_folder_of_pictures_is_no_earlier_result(tmp_path):
+    (tmp_path / "views").mkdir()
+    with pytest.raises(UserError, match="holds other files .views"):
+        demo.clear(tmp_path)
+    (tmp_path / "transforms.json").write_text("{}")  # drawn, and stopped before anything was saved
+    demo.clear(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["views"]
+
+
 def test_the_example_is_there():
     assert demo.EXAMPLE.is_file()

@@ -173,6 +173,9 @@ def test_given_views_have_a_preset_of_their_own_and_no_model(tmp_path, monkeypat
     refused("in holds the pictures that were given", _OUT=str(tmp_path / "in"))
     (tmp_path / "in").rmdir()
     refused("there is no such folder or file")
+    (tmp_path / "in").symlink_to(tmp_path / "out" / "views")
+    (tmp_path / "out" / "views").mkdir(parents=True)
+    refused("views holds the pictures that were given")
 
 
 def test_export_writes_all_formats_and_refuses(small_config, tmp_path, refused, run_python):
