@@ -104,7 +104,7 @@ def test_drawing_the_views_of_a_reconstruction_says_so(slow_first, monkeypatch, 
     views = np.zeros((1, 4, 8, 8, 3), np.float32)
     monkeypatch.setattr(run.sampling, "sample_views", slow_first(lambda *a, **k: views))
     sets = tuple((10.0 * k, 15.0) for k in range(9))
-    cfg = ConfigDict(dict(views=4, seed=0, draft=dict(sets=sets)))
+    cfg = ConfigDict(dict(views=4, seed=0, draft=dict(sets=sets, fov_deg=40.0, distance=1.1)))
     model = type("Model", (), {"config": ModelSpec(resolution=8)})
     picture = np.asarray(Image.new("RGBA", (8, 8)))
     drawn = run._sample_views(

@@ -16,7 +16,9 @@ from PIL import Image
 import iso3d_jax as iso3d
 from iso3d_jax import pipeline
 from iso3d_jax.commands import config_files
+from iso3d_jax.data import transforms
 from iso3d_jax.data.pictures import load_picture
+from iso3d_jax.geometry.cameras import camera_to_world
 from iso3d_jax.reconstruction import state
 
 ROOT = Path(__file__).parents[2]
@@ -300,6 +302,14 @@ def test_the_page_of_examples_runs(pipe, smallest, tmp_path, monkeypatch):
     assert len(blocks) >= 3
     monkeypatch.chdir(tmp_path)
     Path("chair.png").write_bytes(PICTURE.read_bytes())
+    Path("lego").mkdir()
+    square = np.zeros((32, 32, 4), np.uint8)
+    square[8:24, 8:24] = (230, 20, 20, 255)
+    names = [f"{k}.png" for k in range(5)]
+    for name in names:
+        Image.fromarray(square).save(Path("lego") / name)
+    poses = camera_to_world(np.full(5, 10.0), np.arange(5) * 72.0, 3.0)
+    transforms.write(Path("lego/transforms.json"), names, poses, np.full(5, 40.0), 32)
     from iso3d_jax.presets import reconstruct
 
     monkeypatch.setattr(reconstruct, "get_config", lambda arg="": ConfigDict(smallest.to_dict()))
@@ -312,4 +322,4 @@ def test_the_page_of_examples_runs(pipe, smallest, tmp_path, monkeypatch):
         if "# needs" in block.partition("\n")[0]:
             continue
         exec(compile(block, "docs/python.md", "exec"), space)  # noqa: S102
-    assert (tmp_path / "chair.glb").is_file()
+    assert (tmp_path / "chair.glb").is_file() and (tmp_path / "runs/lego/mesh.glb").is_file()
