@@ -26,7 +26,6 @@ import dataclasses
 import json
 import struct
 import threading
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from iso3d_jax.core.arrays_file import read_arrays
 from iso3d_jax.core.errors import UserError, shorten
 from iso3d_jax.core.files import atomic_path
 from iso3d_jax.core.json_files import need, read_object
@@ -208,11 +208,12 @@ def finish(folder: Path, count: int, facts: dict[str, Any]) -> bool:
         return False
     cameras, names, ends, sizes, chars, layouts = [], [], [], [], 0, set()
     for path in done:
-        with _open_arrays(path) as stored:
-            layouts.add(str(stored["layout"]))
-            cameras.append(stored["cameras"])
-            names.append(stored["names"])
-            ends.append(stored["name_ends"] + chars)
+        remedy = "delete it, and the same command makes its shard again"
+        stored = read_arrays(path, remedy, ("layout", "cameras", "names", "name_ends"))
+        layouts.add(str(stored["layout"]))
+        cameras.append(stored["cameras"])
+        names.append(stored["names"])
+        ends.append(stored["name_ends"] + chars)
         chars += len(names[-1])
         sizes.append(len(cameras[-1]))
     if len(layouts) > 1:
@@ -225,25 +226,6 @@ def finish(folder: Path, count: int, facts: dict[str, Any]) -> bool:
         facts = facts | json.loads(layouts.pop()) | {"shards": sizes}
         temporary.write_text(json.dumps(facts) + "\n")
     return True
-
-
-class _open_arrays:
-    """An .npz of ours; UserError where it is damaged."""
-
-    def __init__(self, path: Path):
-        try:
-            self._file = np.load(path)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(
-                f"{path} is damaged ({shorten(error)}): delete it, and the same command makes "
-                "its shard again"
-            ) from None
-
-    def __enter__(self):
-        return self._file
-
-    def __exit__(self, *_):
-        self._file.close()
 
 
 class ShardReader:

@@ -223,6 +223,18 @@ def test_one_record_may_be_damaged(records, encoder, tmp_path):
         EncodedSet(tmp_path).record(4).read(2, 1, np.array([0]), True)
 
 
+def test_names_and_cameras_that_are_damaged_are_named_with_what_to_do(records, encoder, tmp_path):
+    make(records, tmp_path, encoder, shard_objects=7)
+    (file,) = tmp_path.glob("objects-*.npz")
+    data = bytearray(file.read_bytes())
+    place = bytes(data).index(b"NUMPY") + 100  # within an array, behind a header that is whole
+    data[place] ^= 0xFF
+    file.write_bytes(data)
+    (tmp_path / "encoded.json").unlink()
+    with pytest.raises(UserError, match=r"objects-.*npz is damaged; delete it, and the same comm"):
+        encoded_shards.finish(tmp_path, 1, {})
+
+
 def test_a_record_of_another_place_is_noticed(on_disk, tmp_path):
     layout = EncodedSet(on_disk).shards.layout
     data = layout.to_bytes(1, 2, 0, np.zeros((8, *layout.latent)), np.ones((8, layout.width)))
