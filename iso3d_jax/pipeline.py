@@ -204,8 +204,9 @@ class Pipeline:
           UserError: see `reconstruction.run.reconstruct`.
           Interrupted: Ctrl-C, SIGTERM, or `on_step` returned False; what was done is saved.
         """
+        cfg, ring = self._config(preset, config), None
         if isinstance(picture, Views):
-            ring = find_ring(picture, self._config(preset, config).views)
+            ring = find_ring(picture, cfg.views)
             if ring is None:
                 print(
                     f"{len(picture)} views that are no ring about the object: they are fitted with "
@@ -218,11 +219,10 @@ class Pipeline:
                 picture, preset=preset or "views", out=out, seed=seed, on_step=on_step,
                 config=config, name=name,
             )  # fmt: skip
-        cfg = self._config(preset, config)
         given = picture if isinstance(picture, Views) else None
         if given is not None:
             seed = given.seed if seed is None else seed
-            cfg.draft.sets = (find_ring(given, cfg.views), *tuple(cfg.draft.sets)[1:])
+            cfg.draft.sets = (ring, *tuple(cfg.draft.sets)[1:])
             cfg.picture = given.preprocessing
         if seed is not None:
             cfg.seed = seed

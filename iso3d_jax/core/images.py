@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import IO
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image
 
 
@@ -24,6 +24,14 @@ class PictureFile(io.BufferedReader):
     def read(self, size: int | None = -1, /) -> bytes:
         left = max(self._size - self.tell(), 0)
         return super().read(left if size is None or size < 0 else min(size, left))
+
+
+def find_occupied(mask: Bool[np.ndarray, "H W"]) -> tuple[slice, slice]:
+    """Rows and columns from the first to the last that have anything; empty of an empty mask."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not rows.size:
+        return slice(0, 0), slice(0, 0)
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def open_as(file: IO[bytes] | io.BytesIO, formats: Sequence[str]) -> Image.Image:

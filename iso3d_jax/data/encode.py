@@ -34,7 +34,7 @@ from iso3d_jax.commands.config_checks import SPLITS
 from iso3d_jax.core.errors import UserError, shorten
 from iso3d_jax.core.files import Difference, check_folder, ensure_same_folder, make_folder
 from iso3d_jax.core.progress import Progress
-from iso3d_jax.data import encoded_shards
+from iso3d_jax.data import encoded_shards, names
 from iso3d_jax.data.camera_ranges import identify_range, range_of_records
 from iso3d_jax.data.colour import change_colours, on_white
 from iso3d_jax.data.damaged import DAMAGE, MAX_DAMAGED_SHARE, first_readable
@@ -464,10 +464,10 @@ def parse_part(text: str | None) -> tuple[int, int]:
     """
     if text is None:
         return jax.process_index(), jax.process_count()
-    i, slash, n = text.partition("/")
-    if not (slash and i.isdecimal() and n.isdecimal() and int(i) < int(n)):
+    part = names.parse_part(text)
+    if part is None:
         raise UserError(f"--shard {text}: give i/n with i from 0 to n - 1, as in 0/4")
-    return int(i), int(n)
+    return part
 
 
 def _digest_networks(*networks) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Collection
 import numpy as np
 from jaxtyping import Float, UInt8, UInt16
 
-from iso3d_jax.core.errors import UserError, shorten
+from iso3d_jax.data.names import check_names
 
 LAYERS = ("depth", "normals", "albedo")
 _REACH = 1.05  # from the middle of the object
@@ -24,13 +24,7 @@ def check_layers(names: Collection[str]) -> tuple[str, ...]:
     Raises:
       UserError: there is none of such a name.
     """
-    for name in names:
-        if name not in LAYERS:
-            raise UserError(
-                f"--layers {shorten(name, 40)}: there is no such layer; choose from "
-                + ", ".join(LAYERS)
-            )
-    return tuple(name for name in LAYERS if name in names)
+    return check_names("layer", names, LAYERS)
 
 
 def encode_normals(normals: Float[np.ndarray, "*S 3"]) -> UInt8[np.ndarray, "*S 3"]:

@@ -15,12 +15,14 @@ The released two keep the picture's own framing, and stretch it to a square.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
 
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.images import find_occupied
 from iso3d_jax.data import background
 from iso3d_jax.data.picture_files import SMALLEST, PictureSource, picture_name, read_image
 
@@ -117,11 +119,42 @@ def prepare_picture(rgba: np.ndarray, resolution: int, mode: str = "centred") ->
 
 def visible_box(alpha: np.ndarray) -> tuple[int, int, int, int]:
     """The bounding box x0, y0, x1, y1 (exclusive) of what is visible in uint8 alpha [H, W]."""
-    seen = alpha > VISIBLE
-    columns, rows = np.flatnonzero(seen.any(0)), np.flatnonzero(seen.any(1))
-    if not columns.size:
+    rows, columns = find_occupied(alpha > VISIBLE)
+    if not columns.stop:
         raise UserError("the picture is fully transparent: there is no object to see in it")
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+    return columns.start, rows.start, columns.stop, rows.stop
+
+
+class Frame(NamedTuple):
+    """A square about a box, and the whole pixels that it touches, the canvas.
+
+    Attributes:
+      canvas: its height and width.
+      inside: where of the canvas the picture is.
+      shown: what of the picture is there.
+      box: the square in the canvas, at fractions of a pixel: left, top, right, bottom.
+    """
+
+    canvas: tuple[int, int]
+    inside: tuple[slice, slice]
+    shown: tuple[slice, slice]
+    box: tuple[float, float, float, float]
+
+
+def frame_about(box: tuple[int, int, int, int], fill: float, height: int, width: int) -> Frame:
+    """The square about a box's centre, of which its longer side is the share `fill`."""
+    x0, y0, x1, y1 = box
+    side = max(x1 - x0, y1 - y0) / fill
+    left, top = (x0 + x1 - side) / 2, (y0 + y1 - side) / 2
+    fx0, fy0 = math.floor(left), math.floor(top)
+    fx1, fy1 = math.ceil(left + side), math.ceil(top + side)
+    cx0, cy0, cx1, cy1 = max(fx0, 0), max(fy0, 0), min(fx1, width), min(fy1, height)
+    return Frame(
+        (fy1 - fy0, fx1 - fx0),
+        (slice(cy0 - fy0, cy1 - fy0), slice(cx0 - fx0, cx1 - fx0)),
+        (slice(cy0, cy1), slice(cx0, cx1)),
+        (left - fx0, top - fy0, left - fx0 + side, top - fy0 + side),
+    )
 
 
 def _cut(
@@ -132,19 +165,11 @@ def _cut(
     Compositing on white and resampling are both linear, so white comes first; this is the same
     as resampling colours multiplied by alpha. The frame is cut at fractions of a pixel.
     """
-    x0, y0, x1, y1 = box
-    side = max(x1 - x0, y1 - y0) / fill
-    left, top = (x0 + x1 - side) / 2, (y0 + y1 - side) / 2
-    # The whole pixels that the frame touches, and those of them that the picture has.
-    fx0, fy0 = math.floor(left), math.floor(top)
-    fx1, fy1 = math.ceil(left + side), math.ceil(top + side)
-    height, width = rgba.shape[:2]
-    cx0, cy0, cx1, cy1 = max(fx0, 0), max(fy0, 0), min(fx1, width), min(fy1, height)
-    canvas = np.full((fy1 - fy0, fx1 - fx0, 3), 255, np.uint8)
-    canvas[cy0 - fy0 : cy1 - fy0, cx0 - fx0 : cx1 - fx0] = _on_white(rgba[cy0:cy1, cx0:cx1])
-    frame = (left - fx0, top - fy0, left - fx0 + side, top - fy0 + side)
+    frame = frame_about(box, fill, *rgba.shape[:2])
+    canvas = np.full((*frame.canvas, 3), 255, np.uint8)
+    canvas[frame.inside] = _on_white(rgba[frame.shown])
     image = Image.fromarray(canvas).resize(
-        (resolution, resolution), Image.Resampling.BICUBIC, box=frame
+        (resolution, resolution), Image.Resampling.BICUBIC, box=frame.box
     )
     return np.asarray(image, np.float32) / 255
 

@@ -11,13 +11,13 @@ view that a mode leaves as it is, is not resampled at all.
 from __future__ import annotations
 
 import functools
-import math
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 
-from iso3d_jax.data.pictures import FILL, prepare_picture, visible_box
+from iso3d_jax.core.images import find_occupied
+from iso3d_jax.data.pictures import FILL, frame_about, prepare_picture, visible_box
 
 LEAST = 127  # of alpha: a view without anything above it shows nothing
 
@@ -56,7 +56,7 @@ def _resampled(view: UInt8[np.ndarray, "H W 4"], resolution: int, mode: str):
     size = (resolution, resolution)
     seen = np.asarray(picture.resize(size, Image.Resampling.BICUBIC, box=frame))
     out = np.zeros_like(seen)
-    part = _occupied(seen[..., 3] < 255)  # elsewhere nothing is nothing
+    part = find_occupied(seen[..., 3] < 255)  # elsewhere nothing is nothing
     clear = seen[part][..., 3]
     row = clear.astype(np.intp)[..., None] << 8
     out[part][..., :3] = _straight()[row | seen[part][..., :3]]
@@ -64,29 +64,14 @@ def _resampled(view: UInt8[np.ndarray, "H W 4"], resolution: int, mode: str):
     return out
 
 
-def _occupied(mask: Bool[np.ndarray, "H W"]) -> tuple[slice, slice]:
-    """The rows and columns that have anything."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not rows.size:
-        return slice(0), slice(0)
-    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-
-
 def _framed(view, box, fill: float):
     """What `pictures._cut` resamples of a view, and from where to where in it."""
-    x0, y0, x1, y1 = box
-    side = max(x1 - x0, y1 - y0) / fill
-    left, top = (x0 + x1 - side) / 2, (y0 + y1 - side) / 2
-    fx0, fy0 = math.floor(left), math.floor(top)
-    fx1, fy1 = math.ceil(left + side), math.ceil(top + side)
-    height, width = view.shape[:2]
-    cx0, cy0, cx1, cy1 = max(fx0, 0), max(fy0, 0), min(fx1, width), min(fy1, height)
-    canvas = np.full((fy1 - fy0, fx1 - fx0, 4), 255, np.uint8)
-    part = canvas[cy0 - fy0 : cy1 - fy0, cx0 - fx0 : cx1 - fx0]
-    shown = view[cy0:cy1, cx0:cx1]
-    occupied = _occupied(shown[..., 3] > 0)  # the rest is white already
+    frame = frame_about(box, fill, *view.shape[:2])
+    canvas = np.full((*frame.canvas, 4), 255, np.uint8)
+    part, shown = canvas[frame.inside], view[frame.shown]
+    occupied = find_occupied(shown[..., 3] > 0)  # the rest is white already
     part[occupied] = _white_and_clear(shown[occupied])
-    return canvas, (left - fx0, top - fy0, left - fx0 + side, top - fy0 + side)
+    return canvas, frame.box
 
 
 def _white_and_clear(view: UInt8[np.ndarray, "H W 4"]) -> UInt8[np.ndarray, "H W 4"]:

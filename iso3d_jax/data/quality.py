@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from iso3d_jax.core.errors import UserError, shorten
 from iso3d_jax.data import meshes
+from iso3d_jax.data.names import check_names
 
 LEAST_COVERED = 0.005  # of a view
 COLOURED, LEAST_COLOURED = 16, 0.01  # levels between channels; share of the covered pixels
@@ -54,13 +54,7 @@ def check_filters(names: Collection[str]) -> tuple[str, ...]:
     Raises:
       UserError: there is none of such a name.
     """
-    for name in names:
-        if name not in FILTERS:
-            raise UserError(
-                f"--filters {shorten(name, 40)}: there is no such filter; choose from "
-                + ", ".join(FILTERS)
-            )
-    return tuple(name for name in FILTERS if name in names)
+    return check_names("filter", names, FILTERS)
 
 
 def measure(images: UInt8[np.ndarray, "V H W 4"]) -> dict[str, float]:

@@ -405,7 +405,9 @@ def _noted_settings(out: epath.Path) -> dict[str, Any] | None:
     return noted
 
 
-def _check_settings(out: epath.Path, settings: dict[str, Any]) -> None:
+def _check_settings(
+    out: epath.Path, noted: dict[str, Any] | None, settings: dict[str, Any]
+) -> None:
     """A folder holds one data set: refuses to mix resolutions, sets, seeds or proportions."""
 
     def refusal(found: list[Difference]) -> str:
@@ -415,13 +417,12 @@ def _check_settings(out: epath.Path, settings: dict[str, Any]) -> None:
             "on with it, or another --out"
         )
 
-    noted = _noted_settings(out)
-    if noted is not None:  # what was no setting yet was as it is by default now
-        noted = json.loads(json.dumps(dataclasses.asdict(How()))) | noted
     if noted is None:
         places.write_text(places.make(out) / "settings.json", json.dumps(settings, indent=2))
-    else:
-        ensure_same_run(noted, json.loads(json.dumps(settings)), refusal)
+        return
+    # What was no setting yet was as it is by default now.
+    before = json.loads(json.dumps(dataclasses.asdict(How()))) | noted
+    ensure_same_run(before, json.loads(json.dumps(settings)), refusal)
 
 
 def render_shards(
@@ -640,10 +641,10 @@ def render_dataset(
     chosen = choose(
         asset_sources.find_assets(list(assets), up, keep), None if only is None else list(only)
     )
-    noted = _noted_settings(root) or {}
+    noted = _noted_settings(root)
     if one is not None:
         count = one.count
-    count = count or noted.get("shards") or shards.choose_count(len(chosen))
+    count = count or (noted or {}).get("shards") or shards.choose_count(len(chosen))
     chosen = _look_up(chosen, uids, metadata)
     how = How(
         resolution, sets, seed, stretch, warp, up, quality.check_filters(filters), cameras,
@@ -653,7 +654,7 @@ def render_dataset(
     )  # fmt: skip
     if how.hdri and how.engine != "blender":
         raise UserError("--hdri is light for --engine blender; leave it out, or add that")
-    _check_settings(root, dataclasses.asdict(how) | {"shards": count})
+    _check_settings(root, noted, dataclasses.asdict(how) | {"shards": count})
     wanted = [shards.Shard(k, count) for k in range(count)] if one is None else [one]
     if beam is None:
         cores = workers or os.cpu_count() or 1

@@ -237,12 +237,12 @@ def _fit_pictures(
         posed.save(out)
     index = _some(len(posed))
     views = posed.on_white()
+    sheet = grids.tile([list(views[index])], max(128, posed.side))
     with atomic_path(out / "views.png") as temporary:
-        grids.tile([list(views[index])], max(128, posed.side)).save(temporary)
+        sheet.save(temporary)
     lap("views")
     watch = _watcher(on_step, 0, main.steps)
-    sheet = np.asarray(grids.tile([list(views[index])], max(128, posed.side)))
-    if watch is not None and watch(0, sheet) is False:
+    if watch is not None and watch(0, np.asarray(sheet)) is False:
         raise loop.Interrupted(signal.SIGINT)
     current = state.start(main)
     if resumed:
@@ -319,10 +319,10 @@ def _finish(
     turn = pictures.turntable(out / "turntable.mp4", sharp, spec)
     pictures.contact_sheet(out / "contact_sheet.png", *shown, turn)
     lap("turntable")
+    options = FileOptions(facts=provenance(metadata))
     facts = alike | surface.write_mesh(
-        out / "mesh.glb", current, spec, threshold, turn=turn,
-        options=FileOptions(facts=provenance(metadata)),
-    )  # fmt: skip
+        out / "mesh.glb", current, spec, threshold, turn=turn, options=options
+    )
     lap("mesh")
     report = _report(metadata, history, current, lap.seconds, phase_seconds, facts, spec)
     report |= {} if measure is None else measure(current)

@@ -76,7 +76,9 @@ def manifest(out):
 def render_all(everything, out, how, **options):
     """Renders one shard and joins; what was left out and why, by name."""
     root = places.place(out)
-    render._check_settings(root, dataclasses.asdict(how) | {"shards": 1})
+    render._check_settings(
+        root, render._noted_settings(root), dataclasses.asdict(how) | {"shards": 1}
+    )
     render.render_shards(everything, root, [Shard(0, 1)], how, **options)
     joining.join_shards(root)
     return {n: e["reason"] for n, e in manifest(out).items() if e["status"] == "refused"}

@@ -28,7 +28,7 @@ from iso3d_jax.core.errors import UserError, shorten
 from iso3d_jax.core.files import FolderLock
 from iso3d_jax.data import places
 from iso3d_jax.data.multiview import records
-from iso3d_jax.data.names import hash_name
+from iso3d_jax.data.names import hash_name, parse_part
 
 MOST_SHARDS = 10_000
 # A group of records is decompressed as a whole; PNGs get no smaller.
@@ -57,11 +57,9 @@ class Shard(NamedTuple):
         Raises:
           UserError: it is none.
         """
-        index, slash, count = text.partition("/")
-        if slash and index.isdecimal() and count.isdecimal():
-            shard = cls(int(index), int(count))
-            if shard.index < shard.count <= MOST_SHARDS:
-                return shard
+        part = parse_part(text)
+        if part is not None and part[1] <= MOST_SHARDS:
+            return cls(*part)
         raise UserError(
             f"--shard {shorten(text, 60)}: not a shard; 3/100 is the fourth of a hundred, which "
             f"are numbered 0 to 99, and {MOST_SHARDS:,} are the most"

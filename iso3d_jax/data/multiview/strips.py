@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import UInt8, UInt16
 from PIL import Image
 
-from iso3d_jax.core.images import open_as
+from iso3d_jax.core.images import find_occupied, open_as
 from iso3d_jax.data.layers import LAYERS
 
 MARK = b"I3V1"
@@ -40,17 +40,14 @@ def encode_views(
     entries, pictures = [], []
     for view in images:
         seen = view.any(-1) if view.ndim == 3 else view > 0
-        rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
-        if not rows.size:
+        rows, columns = find_occupied(seen)
+        if not rows.stop:
             entries.append((0, 0, 0, 0, 0))
             continue
-        y, x = int(rows[0]), int(columns[0])
-        height, width = int(rows[-1]) + 1 - y, int(columns[-1]) + 1 - x
-        buffer = io.BytesIO()
-        cut = np.ascontiguousarray(view[y : y + height, x : x + width])
+        buffer, cut = io.BytesIO(), np.ascontiguousarray(view[rows, columns])
         Image.fromarray(cut).save(buffer, "PNG")
         pictures.append(buffer.getvalue())
-        entries.append((y, x, height, width, len(pictures[-1])))
+        entries.append((rows.start, columns.start, *cut.shape[:2], len(pictures[-1])))
     head = _HEAD.pack(MARK, *images.shape[:3])
     return b"".join([head, *(_ENTRY.pack(*entry) for entry in entries), *pictures])
 
