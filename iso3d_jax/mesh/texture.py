@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import trimesh
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from scipy import ndimage
 from scipy.spatial import KDTree
 
@@ -25,6 +25,7 @@ class TexturedMesh(NamedTuple):
       faces: [F, 3].
       texture: sRGB pixels, row 0 at the top (v = 1).
       colours: [V, 3] sRGB, for formats without a texture.
+      quads: the first 2 * quads faces are the halves (a, b, c), (a, c, d) of so many quads.
     """
 
     vertices: Float[np.ndarray, "V 3"]
@@ -33,6 +34,17 @@ class TexturedMesh(NamedTuple):
     faces: Int[np.ndarray, "F 3"]
     texture: UInt8[np.ndarray, "S S 3"]
     colours: UInt8[np.ndarray, "V 3"]
+    quads: int = 0
+
+    def whole_quads(self) -> Int[np.ndarray, "Q 4"]:
+        """The quads whose halves the unwrapping has left together, and which are `is_whole`."""
+        halves = self.faces[: 2 * self.quads].reshape(-1, 2, 3)
+        return np.concatenate([halves[:, 0], halves[:, 1, 2:]], 1)[self.is_whole()]
+
+    def is_whole(self) -> Bool[np.ndarray, " quads"]:
+        """Which quads have halves that share two vertices."""
+        halves = self.faces[: 2 * self.quads].reshape(-1, 2, 3)
+        return (halves[:, 0, [0, 2]] == halves[:, 1, [0, 1]]).all(-1)
 
 
 SLAB = 1 << 18  # texels and vertices whose colour is asked for at a time

@@ -17,6 +17,7 @@ from iso3d_jax.core.files import atomic_path, explain_os_errors, make_folder
 from iso3d_jax.core.json_files import read_object
 from iso3d_jax.core.progress import Steps
 from iso3d_jax.data.posed_pictures import PosedPictures
+from iso3d_jax.mesh import remeshing
 from iso3d_jax.mesh.files import FileOptions
 from iso3d_jax.reconstruction import pictures, state, surface
 from iso3d_jax.reconstruction.init import draft
@@ -103,6 +104,7 @@ class Reconstruction:
         size_mm: float | None = None,
         unlit: bool = False,
         points: int | None = None,
+        remesh: str | None = None,
     ) -> dict[str, Any]:
         """Extracts the mesh again and writes it; what is None is as it was in the run.
 
@@ -110,16 +112,19 @@ class Reconstruction:
           path: .glb (one file, Y up), .obj (with .mtl and .png beside it), .usdz (Apple's; extra
             `usd`), .ply (vertex colours, Z up), .stl or .3mf (for printers, Z up).
           texture: side of the texture in pixels.
-          faces: at most so many triangles.
+          faces: at most so many triangles; with `remesh` about so many quads or triangles.
           resolution: of the marching cubes along the longest side.
           threshold: the density on the surface; "auto" chooses it whatever the run's config says.
           overwrite: replace files that are there and were not written by an export of this run.
           size_mm: longest side of .stl and .3mf files in millimetres, 100 if None.
           unlit: the .glb shows its colours without light.
           points: the .ply holds so many points of the surface, and no faces.
+          remesh: "quads" or "triangles", even in size, in the place of simplified ones (extra
+            `remesh`); .obj files hold quads, all others their halves.
 
         Returns:
-          Facts: files, bytes, vertices, faces, threshold, and silhouette_iou where it was chosen.
+          Facts: files, bytes, vertices, faces, threshold, watertight, and silhouette_iou where it
+          was chosen.
 
         Raises:
           UserError: another suffix, a file that is not the run's own, or an empty surface.
@@ -127,7 +132,7 @@ class Reconstruction:
         return export_mesh(
             self.folder, self.state, self.spec, path, texture=texture, faces=faces,
             resolution=resolution, threshold=threshold, overwrite=overwrite, size_mm=size_mm,
-            unlit=unlit, points=points,
+            unlit=unlit, points=points, remesh=remesh,
         )  # fmt: skip
 
 
@@ -154,7 +159,7 @@ def export_mesh(
     run: Path, scene: State, spec: ReconstructionSpec, path: str | Path, *,
     texture: int | None = None, faces: int | None = None, resolution: int | None = None,
     threshold: float | str | None = None, overwrite: bool = False, size_mm: float | None = None,
-    unlit: bool = False, points: int | None = None,
+    unlit: bool = False, points: int | None = None, remesh: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Writes the mesh of a run's scene; see `Reconstruction.export`.
 
@@ -164,6 +169,8 @@ def export_mesh(
     path = Path(path).expanduser()
     options = FileOptions(size_mm, unlit, points, provenance(state.load_metadata(run)))
     options.check(path)
+    if remesh:
+        remeshing.check(remesh)
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a file in it")
     make_folder(path.parent)
@@ -189,7 +196,9 @@ def export_mesh(
         steps.close()
     else:
         level = float(threshold)
-    written = surface.write_mesh(path, scene, spec, level, resolution, options=options) | facts
+    written = facts | surface.write_mesh(
+        path, scene, spec, level, resolution, options=options, remesh=remesh
+    )
     _note_own(run, _files_of(path))
     return written
 

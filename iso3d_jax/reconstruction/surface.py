@@ -13,7 +13,7 @@ from iso3d_jax.core.errors import EmptySurface
 from iso3d_jax.core.progress import Report, Steps, silent
 from iso3d_jax.geometry import camera_sets
 from iso3d_jax.geometry.cameras import camera_to_world
-from iso3d_jax.mesh import drawing, files, isosurface, texture
+from iso3d_jax.mesh import drawing, files, isosurface, remeshing, texture
 from iso3d_jax.nerf import field
 from iso3d_jax.nerf.field import FieldSpec
 from iso3d_jax.reconstruction import pictures
@@ -145,6 +145,7 @@ def make_mesh(
     threshold: float,
     resolution: int | None = None,
     report: Report = silent,
+    remesh: str | None = None,
 ) -> tuple[texture.TexturedMesh, dict]:
     """Extracts, unwraps and colours the scene's surface.
 
@@ -152,19 +153,26 @@ def make_mesh(
       threshold: density on the surface, see `choose_surface`.
       resolution: of the marching cubes along the object's longest side, or None for the config's.
       report: told what is being done.
+      remesh: 'quads' or 'triangles' of even size, about `spec.mesh.faces` of them; see
+        `mesh.remeshing`.
 
     Returns:
-      The mesh, and facts for the report: threshold, vertices, faces, parts, watertight.
+      The mesh, and facts for the report: threshold, vertices, faces (triangles), parts, watertight;
+      with `remesh` quads, and how many of them the unwrapping has cut into two triangles.
     """
+    most = spec.mesh.faces
     surface = isosurface.extract(
         lambda x: visible_density(state.params, x, spec),
         threshold,
         radius=spec.field.radius,
         resolution=resolution or spec.mesh.resolution,
-        max_faces=spec.mesh.faces,
+        max_faces=remeshing.AHEAD * most if remesh else most,
         report=report,
         smallest_part=spec.mesh.remove_outliers,
     )
+    open_edges, quads = isosurface.bad_edges(surface), 0
+    if remesh:
+        surface, quads, open_edges = remeshing.remesh(surface, remesh, most, report)
     colour = SurfaceColour(field.raw_field(state.params), threshold, spec.rays_shown, spec.field)
     report("looking at it from all sides", 0, 0)
     vertices, normals = (
@@ -173,15 +181,18 @@ def make_mesh(
     mesh = texture.bake(
         surface, colour.straight, spec.mesh.texture, report, colour.from_sides(vertices, normals)
     )
+    mesh = mesh._replace(quads=quads)
     facts = {
         "threshold": float(threshold),
         "vertices": len(mesh.vertices),
         "faces": len(mesh.faces),
         "parts": int(surface.body_count),
-        "watertight": isosurface.bad_edges(surface) == 0,
-        "edges_not_between_two_triangles": isosurface.bad_edges(surface),
+        "watertight": open_edges == 0,
+        "edges_not_between_two_triangles": open_edges,
         "texture": spec.mesh.texture,
     }
+    if remesh:
+        facts |= {"remesh": remesh, "quads": quads, "quads_cut": quads - len(mesh.whole_quads())}
     return mesh, facts
 
 
@@ -207,7 +218,7 @@ def agreement(mesh: texture.TexturedMesh, turn: Turntable) -> dict[str, float]:
 def write_mesh(
     path: Path, state: State, spec: ReconstructionSpec, threshold: float,
     resolution: int | None = None, turn: Turntable | None = None,
-    options: files.FileOptions | None = None,
+    options: files.FileOptions | None = None, remesh: str | None = None,
 ) -> dict:  # fmt: skip
     """Writes the scene's mesh in the format of the path; returns the facts for the report.
 
@@ -215,7 +226,7 @@ def write_mesh(
     the optimisation left it, before its edge was sharpened (`as_optimised`).
     """
     steps = Steps(path.name)
-    mesh, facts = make_mesh(state, spec, threshold, resolution, steps)
+    mesh, facts = make_mesh(state, spec, threshold, resolution, steps, remesh)
     if turn is not None:
         steps("comparing with the scene", 0, 0)
         facts |= agreement(mesh, turn)
