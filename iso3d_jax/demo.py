@@ -29,7 +29,7 @@ EXAMPLES = Path(__file__).parent / "data" / "examples"
 EXAMPLE = EXAMPLES / "trash_can.png"
 RESULTS = (
     "input.png", "views.png", "views.npz", "state.npz", "turntable.mp4", "mesh.glb", "report.json",
-    "contact_sheet.png", "index.html", "transforms.json", "previews", "draft",
+    "turntable.webp", "contact_sheet.png", "index.html", "transforms.json", "previews", "draft",
 )  # fmt: skip
 
 _IMAGE = flags.DEFINE_string(

@@ -4,7 +4,8 @@
 
 glb: one file with the texture, Y up, metres. obj: with .mtl and .png beside it, Y up. usdz: what
 iPhones and Macs show without an app. ply: vertex colours, Z up; with --points a cloud of points.
-stl, 3mf: for printers, --size_mm long and standing on the plate; 3mf has the texture.
+stl, 3mf: for printers, --size_mm long and standing on the plate; 3mf has the texture. With
+`--turntable FILE.mp4` (or .webp, .gif) it writes a turntable instead, of another size if you like.
 """
 
 from pathlib import Path
@@ -46,14 +47,48 @@ _UNLIT = flags.DEFINE_boolean("unlit", False, "the glb shows its colours without
 _POINTS = flags.DEFINE_integer(
     "points", None, "the ply holds so many points and no faces", 1, command_line.MOST
 )
+_TURNTABLE = flags.DEFINE_string(
+    "turntable", None, "write this .mp4, .webp or .gif of the object turning, and no mesh"
+)
+_TURNTABLE_SIZE = flags.DEFINE_integer(
+    "turntable_size", None, "side of its pictures, pixels; the run's own by default", 16, 4096
+)
+_TURNTABLE_FRAMES = flags.DEFINE_integer(
+    "turntable_frames", None, "how many there are in a round; the run's own by default", 1, 10_000
+)
 _OVERWRITE = flags.DEFINE_boolean(
     "overwrite", False, "replace files that no export of this run has written"
 )
 
 
+def write_turntable(run: Path, path: Path) -> None:
+    """Writes --turntable."""
+    from iso3d_jax.reconstruction import turntable_file
+
+    turntable_file.check(path)
+    paths.run("--run", str(run))
+    if path.is_dir():
+        raise UserError(f"--turntable {path} is a folder: name a file in it")
+    if path.exists() and not _OVERWRITE.value:
+        raise UserError(f"--turntable {path} is there: name another file, or add --overwrite")
+    check_folder(path.parent)
+
+    from iso3d_jax.reconstruction.result import Reconstruction
+
+    result = Reconstruction.load(run)
+    result.save_turntable(path, frames=_TURNTABLE_FRAMES.value, size=_TURNTABLE_SIZE.value)
+    print(f"wrote {path}: {path.stat().st_size / 1e6:.1f} MB")
+
+
 def main(argv):
-    """Reads the run and writes the mesh."""
+    """Reads the run and writes the mesh, or its turntable."""
     del argv
+    if _TURNTABLE.value:
+        write_turntable(Path(_RUN.value), Path(_TURNTABLE.value))
+        return
+    for flag in (_TURNTABLE_SIZE, _TURNTABLE_FRAMES):
+        if flag.value is not None:
+            raise UserError(f"--{flag.name} is for --turntable FILE")
     try:
         threshold = None if _THRESHOLD.value in (None, "auto") else float(_THRESHOLD.value)
     except ValueError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -165,26 +164,6 @@ def all_round(state: State, spec: ReconstructionSpec, count: int, label: str = "
         for x in shown_views(state, views, spec.video.resolution, spec, label)
     ]  # fmt: skip
     return Turntable(*(np.stack(x) for x in zip(*frames, strict=True)))
-
-
-def turntable(path: Path, state: State, spec: ReconstructionSpec) -> Turntable:
-    """Writes an MP4 of the object turning: colour, normals and opacity side by side."""
-    import imageio.v2 as imageio
-
-    video = spec.video
-    turn = all_round(state, spec, video.frames, "turntable")
-    grey = np.repeat(255 - turn.opacity[..., None], 3, -1)
-    frames = np.concatenate([turn.rgb, turn.normal, grey], 2)
-    with atomic_path(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # ffmpeg is started at once
-        rate = max(1, round(video.frames / video.seconds))
-        with imageio.get_writer(
-            temporary, fps=rate, codec="libx264", quality=8, macro_block_size=2,
-            pixelformat="yuv420p", ffmpeg_log_level="error",
-        ) as writer:  # fmt: skip
-            for frame in frames:
-                writer.append_data(frame)  # pyright: ignore[reportAttributeAccessIssue]
-    return turn
 
 
 def contact_sheet(

@@ -19,7 +19,7 @@ from iso3d_jax.core.progress import Steps
 from iso3d_jax.data.posed_pictures import PosedPictures
 from iso3d_jax.mesh import remeshing
 from iso3d_jax.mesh.files import FileOptions
-from iso3d_jax.reconstruction import pictures, state, surface
+from iso3d_jax.reconstruction import pictures, state, surface, turntable_file
 from iso3d_jax.reconstruction.init import draft
 from iso3d_jax.reconstruction.report_file import provenance, read_report
 from iso3d_jax.reconstruction.spec import ReconstructionSpec
@@ -82,14 +82,44 @@ class Reconstruction:
         return mesh
 
     def turntable(
-        self, frames: int | None = None, resolution: int | None = None
+        self, frames: int | None = None, size: int | None = None
     ) -> UInt8[np.ndarray, "F H W 3"]:
-        """Colour pictures all round, from azimuth 0; the run's own number and size where None."""
+        """Colour pictures all round, from azimuth 0.
+
+        Args:
+          frames, size: how many, and their side in pixels; the run's own where None. Memory is 11
+            bytes a pixel of all frames; time grows with the pixels that show the object.
+        """
+        return self._turn(frames, size).rgb
+
+    @explain_os_errors()
+    def save_turntable(
+        self, path: str | Path, *, frames: int | None = None, size: int | None = None
+    ) -> Path:
+        """Writes colour, normals and opacity all round, side by side, as .mp4, .webp or .gif.
+
+        Args:
+          frames, size: as of `turntable`.
+
+        Raises:
+          UserError: another suffix, or .mp4 where there is no ffmpeg.
+        """
+        path = Path(path).expanduser()
+        turntable_file.check(path)
+        make_folder(path.parent)
+        turntable_file.write(path, self._turn(frames, size, path.name), self.spec.video.seconds)
+        return path
+
+    def _turn(self, frames: int | None, size: int | None, label: str = "") -> pictures.Turntable:
         video = self.spec.video
-        video = dataclasses.replace(video, resolution=resolution or video.resolution)
+        for name, value in (("frames", frames), ("size", size)):
+            if value is not None and value < 1:
+                raise UserError(f"{name} is at least 1, not {value}")
+        spec = dataclasses.replace(
+            self.spec, video=dataclasses.replace(video, resolution=size or video.resolution)
+        )
         shown = surface.sharpen(self.state, self.spec, self.report["mesh"]["threshold"])
-        spec = dataclasses.replace(self.spec, video=video)
-        return pictures.all_round(shown, spec, frames or video.frames).rgb
+        return pictures.all_round(shown, spec, frames or video.frames, label)
 
     @explain_os_errors()
     def export(

@@ -5,6 +5,7 @@ What lies in the run's folder afterwards:
     input.png        the picture                  views.png, views.npz   the sampled views
     previews/*.png   the scene while it grows     state.npz              to go on, to export again
     turntable.mp4    colour, normals, opacity     mesh.glb               the textured mesh
+                     (.webp without ffmpeg)
     contact_sheet.png  all on one sheet           report.json  seed, versions, times, memory, losses
     transforms.json, views/*.png  the views with their cameras, for others and for `--views`
 
@@ -43,7 +44,15 @@ from iso3d_jax.data import grids
 from iso3d_jax.data.posed_pictures import PosedPictures, write_transforms
 from iso3d_jax.geometry import camera_sets
 from iso3d_jax.mesh.files import FileOptions
-from iso3d_jax.reconstruction import loop, parallel, pictures, settings, state, surface
+from iso3d_jax.reconstruction import (
+    loop,
+    parallel,
+    pictures,
+    settings,
+    state,
+    surface,
+    turntable_file,
+)
 from iso3d_jax.reconstruction.init import draft
 from iso3d_jax.reconstruction.losses import Denoiser, DenoiserSpec, Pictures, white_mask
 from iso3d_jax.reconstruction.report_file import provenance
@@ -316,7 +325,11 @@ def _finish(
     )
     steps.close()
     sharp = surface.sharpen(current, spec, threshold)
-    turn = pictures.turntable(out / "turntable.mp4", sharp, spec)
+    turn = pictures.all_round(sharp, spec, spec.video.frames, "turntable")
+    shown_in = turntable_file.place(out)
+    turntable_file.write(shown_in, turn, spec.video.seconds)
+    if shown_in.suffix != ".mp4":
+        print(f"no ffmpeg is here: the turntable is {shown_in.name}, as a picture that moves")
     pictures.contact_sheet(out / "contact_sheet.png", *shown, turn)
     lap("turntable")
     options = FileOptions(facts=provenance(metadata))
@@ -325,7 +338,7 @@ def _finish(
     )
     lap("mesh")
     report = _report(metadata, history, current, lap.seconds, phase_seconds, facts, spec)
-    report |= {} if measure is None else measure(current)
+    report |= {"turntable": shown_in.name} | ({} if measure is None else measure(current))
     report = json.loads(json.dumps(report))  # as whoever reads the file has it
     with atomic_path(out / "report.json") as temporary:
         temporary.write_text(json.dumps(report, indent=1) + "\n")
@@ -333,7 +346,7 @@ def _finish(
     print(
         f"wrote {out}/mesh.glb ({facts['faces']} faces, density threshold "
         f"{facts['threshold']:.3g}; beside the scene {facts['psnr_db']:.1f} dB, mask IoU "
-        f"{facts['mask_iou']:.3f}), turntable.mp4, contact_sheet.png, report.json in {total}"
+        f"{facts['mask_iou']:.3f}), {shown_in.name}, contact_sheet.png, report.json in {total}"
     )
     return current, report
 

@@ -113,7 +113,7 @@ def test_an_object_from_views_is_a_mesh_with_files(pipe, views, result, smallest
     assert isinstance(result.mesh, trimesh.Trimesh) and len(result.mesh.faces) > 100
     assert result.mesh.visual.material.baseColorTexture.size == (64, 64)
     assert result.page == (result.folder / "index.html").resolve() and result.page.is_file()
-    frames = result.turntable(frames=5, resolution=24)
+    frames = result.turntable(frames=5, size=24)
     assert frames.shape == (5, 24, 24, 3) and frames.dtype == np.uint8 and frames.std() > 1
 
     facts = result.export(tmp_path / "x.glb", texture=128)
@@ -132,7 +132,7 @@ def test_an_object_from_views_is_a_mesh_with_files(pipe, views, result, smallest
     loaded = iso3d.Reconstruction.load(result.folder)
     np.testing.assert_array_equal(loaded.views.images, views.images)
     np.testing.assert_array_equal(loaded.views.picture, views.picture)
-    np.testing.assert_array_equal(loaded.turntable(frames=5, resolution=24), frames)
+    np.testing.assert_array_equal(loaded.turntable(frames=5, size=24), frames)
     assert len(loaded.mesh.faces) == len(result.mesh.faces) and loaded.report == result.report
 
 
