@@ -1,9 +1,9 @@
-"""Where objects come from: Sweet Home 3D furniture catalogues, folders of meshes, and rules.
+"""Where objects come from: catalogues of furniture, a game, folders of meshes, and rules.
 
 A `.sh3f` file is a zip: OBJ models with materials and textures, an icon of each, and
 `PluginFurnitureCatalog.properties` with names, categories, creators and the licence. The Debian
 package `sweethome3d-furniture` installs five of them. `procedural:N` stands for N objects made by
-the rules that `iso3d_jax.data.rules` finds.
+the rules that `iso3d_jax.data.rules` finds. `public.zip` is that of the game 0 A.D. (`zero_ad.py`).
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from iso3d_jax.core.errors import UserError, shorten
-from iso3d_jax.data import beside, gltf, meshes, obj, plain_meshes, ply, rules
+from iso3d_jax.data import beside, gltf, meshes, obj, plain_meshes, ply, rules, zero_ad
 
 MESH_SUFFIXES = (".obj", ".glb", ".gltf", ".ply", ".stl", ".off")
 PROCEDURAL = "procedural:"
@@ -68,6 +68,8 @@ class Asset:
       rotation: nine numbers, row by row, or None.
       number: of a procedural object, which has no file.
       fault: why it is left out before it is read, or "".
+      design: what it is a variant of, such as a soldier's body: what decides the split, where it is
+        known, in place of the name.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Asset:
     rotation: tuple[float, ...] | None = None
     number: int | None = None
     fault: str = ""
+    design: str = ""
 
 
 _Found = tuple[str, Callable[[], Asset]]  # an object's name, and what makes it
@@ -183,6 +186,33 @@ def _catalogue(path: pathlib.Path) -> list[Asset]:
     return found
 
 
+def _game(path: pathlib.Path) -> list[Asset]:
+    """The objects of 0 A.D.'s archive."""
+    try:
+        with zipfile.ZipFile(_plain(path)) as archive:
+            found = []
+            for member, category in zero_ad.list_actors(archive.namelist()):
+                inside = posixpath.splitext(member.removeprefix(zero_ad.ACTORS))[0]
+                design = zero_ad.find_design(beside.read_member(archive, member), inside)
+                found.append(
+                    Asset(
+                        name=f"0ad-{slug(inside)}", title=posixpath.basename(inside),
+                        category=category, creator=zero_ad.CREATOR, license=zero_ad.LICENCE,
+                        source="0ad", path=path, model=member, design=f"0ad-{design}",
+                    )
+                )  # fmt: skip
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, beside.NotThere) as e:
+        raise UserError(f"{path} cannot be read as a zip ({e})") from None
+    except OSError as e:
+        raise UserError(f"{path} cannot be read: {e.strerror}") from None
+    if not found:
+        raise UserError(
+            f"{path} is a zip without {zero_ad.ACTORS}; of zips 0 A.D.'s public.zip is read, "
+            "Debian package 0ad-data (unpack another one and give its folder)"
+        )
+    return found
+
+
 def _rotation(text: str) -> tuple[tuple[float, ...] | None, str]:
     """A catalogue's rotation, and what is wrong with it."""
     if not text.strip():
@@ -280,11 +310,13 @@ def _find(place: str, up: str) -> Iterator[_Found]:
         found = _folder(path, up)
     elif path.suffix.lower() == ".sh3f":
         found = _catalogue(path)
+    elif path.suffix.lower() == ".zip":
+        found = _game(path)
     elif path.suffix.lower() in MESH_SUFFIXES:
         found = [_mesh_file(path, slug(path.stem), path.resolve().parent.name, up)]
     else:
         raise UserError(
-            f"--assets {place}: not a mesh or a catalogue; the formats are .sh3f, "
+            f"--assets {place}: not a mesh or a catalogue; the formats are .sh3f, 0 A.D.'s .zip, "
             + ", ".join(MESH_SUFFIXES)
         )
     if not found:
@@ -369,6 +401,10 @@ def _read(asset: Asset, note: meshes.Note) -> list[meshes.Part]:
     if asset.model:
         try:
             with zipfile.ZipFile(asset.path) as archive:
+                if asset.model.startswith(zero_ad.ACTORS):
+                    return zero_ad.read_actor(
+                        asset.model, lambda name: beside.read_member(archive, name), note
+                    )
                 data = beside.read_member(archive, asset.model)
                 read = beside.archive_reader(archive, posixpath.dirname(asset.model))
                 return _parse(posixpath.splitext(asset.model)[1], data, read, note)

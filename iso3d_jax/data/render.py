@@ -262,7 +262,7 @@ def _texts(asset: asset_sources.Asset) -> dict[str, str]:
         "creator": asset.creator,
         "license": asset.license,
         "source": asset.source,
-        "split": asset_sources.assign_split(asset.name),
+        "split": asset_sources.assign_split(asset.design or asset.name),
     }
 
 
@@ -538,7 +538,7 @@ def choose(assets: list[asset_sources.Asset], names: list[str] | None) -> list[a
             near = difflib.get_close_matches(name, by_name, 1)
             hint = f"; the nearest is {near[0]}" if near else ""
             raise UserError(f"--only {name}: no object of that name in --assets{hint}")
-    return [by_name[name] for name in names]
+    return [by_name[name] for name in dict.fromkeys(names)]  # what is named twice is drawn once
 
 
 def _one_of(name: str, value: str, known: Sequence[str]) -> str:
