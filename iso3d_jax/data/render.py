@@ -325,7 +325,11 @@ _ONLY = flags.DEFINE_list("only", None, "names of the objects to render, with co
 
 def _open_machine(how: How, blender_python: str) -> Renderer:
     if how.engine == "blender":
-        return blender.Blender(how.resolution, how.samples, blender_python)
+        return blender.Blender(
+            how.resolution, how.samples, blender_python,
+            seconds=60.0 + blender.seconds_for_view(how.resolution, how.samples),
+            memory=blender.memory_for(how.resolution),
+        )  # fmt: skip
     return rasterizer.Rasterizer(how.resolution)
 
 
@@ -385,7 +389,7 @@ def limits(how: How) -> tuple[float, int]:
     pixels = (how.resolution * rasterizer.SUPERSAMPLING) ** 2
     seconds = 60.0 + 1e-6 * (1 + len(how.layers)) * views * pixels
     if how.engine == "blender":
-        seconds += views * (10.0 + 1e-4 * how.samples * how.resolution**2)
+        seconds += views * blender.seconds_for_view(how.resolution, how.samples)
     return seconds, (3 << 30) + 40 * pixels
 
 
