@@ -267,8 +267,8 @@ def _texts(asset: asset_sources.Asset) -> dict[str, str]:
 
 
 _ASSETS = flags.DEFINE_list(
-    "assets", None, "folders of meshes, mesh files, .sh3f catalogues, procedural:N; with commas",
-    required=True,
+    "assets", None, "folders of meshes, mesh files, .sh3f catalogues, on a disk or in a bucket, or "
+    "procedural:N; with commas", required=True,
 )  # fmt: skip
 _OUT = flags.DEFINE_string("out", None, "folder of the data set", required=True)
 _RESOLUTION = flags.DEFINE_integer("resolution", 64, "side of a picture in pixels", 8, 2048)
