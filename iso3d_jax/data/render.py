@@ -32,8 +32,8 @@ list of them, and `--metadata` what Objaverse knows of them: licence, creator, c
 The work is in shards of about a thousand objects, told by a hash of their names. `--shard 3/100`
 renders the fourth of a hundred and no more: on other machines the others, all with one DIR, which
 may be in a bucket (gs://, s3://). `python -m iso3d_jax.data.join --data DIR` then makes the data
-set of them, the same, bit for bit, as one command does without --shard. launch/render_slurm.sh and
-render_job.sh do so as an array of SLURM and as an indexed job of Kubernetes; `--beam OPTIONS` as a
+set of them, the same, bit for bit, as one command does without --shard. launch/data_slurm.sh and
+data_job.sh do so as an array of SLURM and as an indexed job of Kubernetes; `--beam OPTIONS` as a
 pipeline of Apache Beam, on the runner that its options name.
 """
 
