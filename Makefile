@@ -4,6 +4,7 @@
 # make test            the tests; make test-slow: those that take minutes each
 # make mutants         faults put into the code one at a time: do the tests notice? (tests/mutation)
 # make lint            ruff, pyright and shellcheck
+# make docs            the site of docs/, README and docstrings: site/index.html
 # PYTHON=python3.12 chooses the interpreter that .venv is made with; TORCH= leaves PyTorch out, with
 # which results are compared (large where only its CUDA build is to be had).
 
@@ -18,7 +19,7 @@ PYTEST_ARGS ?=
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder --durations=40
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo test test-slow mutants lint format clean
+.PHONY: demo test test-slow mutants lint docs docs-serve format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m iso3d_jax.demo --out "$(OUT)" $(if $(IMAGE),--image "$(IMAGE)")
@@ -38,6 +39,15 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/shellcheck launch/*.sh
+
+# Material's note about mkdocs 2 is for whoever chooses the version, which setup.py does.
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(VENV)/.installed-test
+	$(BIN)/python -m mkdocs build --strict --quiet
+	@echo "$(CURDIR)/site/index.html"
+
+docs-serve: $(VENV)/.installed-test
+	$(BIN)/python -m mkdocs serve --strict
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
@@ -72,5 +82,5 @@ $(BIN)/python:
 include launch/tiny_model.mk
 
 clean:
-	rm -rf out build .pytest_cache .ruff_cache *.egg-info
+	rm -rf out build site .pytest_cache .ruff_cache *.egg-info
 	find iso3d_jax tests configs -name __pycache__ -type d -prune -exec rm -rf {} +
