@@ -94,6 +94,9 @@ def test_docstrings_become_sections(site):
     found = re.search(r'id="iso3d_jax.pipeline.Pipeline.views".*?<h3', text, re.DOTALL)
     assert found and "remove_background" in found[0] and "UserError" in found[0]
     assert "Args:" not in text
+    text = (site / "api" / "pictures.html").read_text(encoding="utf-8")
+    returns = re.search(r'id="[^"]*load_picture".*?Returns.*?<ul>(.*?)</ul>', text, re.DOTALL)
+    assert returns and returns[1].count("<li") == 1 and "specks of alpha" in returns[1]
 
 
 def test_the_public_names_have_their_entries(site):
