@@ -51,6 +51,7 @@ setuptools.setup(
             "tiny/weights/*",
             "data/samples/**/*",
             "data/examples/*",
+            "data/examples/**/*",
             "pages/*",
             "pages/**/*",
         ]
