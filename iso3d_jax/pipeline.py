@@ -13,6 +13,7 @@ programs.
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import tempfile
@@ -20,6 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -85,6 +87,16 @@ class Pipeline:
         else:
             folder = find_bundle(None if source is None else Path(source).expanduser())
         return cls(bundle.load_model(folder, dtype), folder)
+
+    def on_device(self, device: jax.Device) -> Pipeline:
+        """A pipeline of its own with the same weights on one device; used in a thread of its own.
+
+        Args:
+          device: what its thread's `jax.default_device` is to be.
+        """
+        other = copy.copy(self)
+        other.model, other._programs = batch.on_device(self.model, device), {}
+        return other
 
     @explain_os_errors()
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:

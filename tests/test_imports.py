@@ -27,7 +27,7 @@ LAYERS = [
     {"pipeline", "evaluation.run", "evaluation.ablations"},
     {"commands", "__main__"},
     {"train", "sample", "reconstruct", "export", "convert", "evaluate", "compare"},
-    {"demo"},
+    {"demo", "ui"},
 ]
 
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

