@@ -43,6 +43,7 @@ def bake(
     colour: Callable[[np.ndarray, np.ndarray], np.ndarray],
     size: int,
     report: Report = silent,
+    correction: Float[np.ndarray, "N 3"] | None = None,
 ) -> TexturedMesh:
     """Unwraps and bakes.
 
@@ -51,6 +52,7 @@ def bake(
       colour: maps points [N, 3] and unit normals [N, 3] to sRGB values in [0, 1], [N, 3].
       size: side of the texture in pixels.
       report: told what is being done.
+      correction: added to the colours, one a vertex of `mesh`, interpolated between them.
     """
     import xatlas
 
@@ -73,9 +75,11 @@ def bake(
     lost = (uv == 0).all(-1)  # vertices of slivers that were not unwrapped: the nearest one's place
     nearest = KDTree(vertices[~lost]).query(vertices)[1]
     uv = np.where(lost[:, None], uv[~lost][nearest], uv)
-    values, covered = rasterize(uv * size, np.concatenate([vertices, normals], 1), faces, size)
+    added = np.zeros_like(vertices) if correction is None else correction[original]
+    corners = np.concatenate([vertices, normals, added], 1)
+    values, covered = rasterize(uv * size, corners, faces, size)
     inside = values[covered]
-    length = np.maximum(np.linalg.norm(inside[:, 3:], axis=-1, keepdims=True), 1e-6)
+    length = np.maximum(np.linalg.norm(inside[:, 3:6], axis=-1, keepdims=True), 1e-6)
     texture = np.zeros((size, size, 3), np.float32)
     total = len(inside) + len(vertices)
 
@@ -86,14 +90,14 @@ def bake(
             parts.append(colour(x[first : first + SLAB], normal[first : first + SLAB]))
         return np.concatenate(parts) if parts else np.zeros((0, 3), np.float32)
 
-    texture[covered] = evaluate(inside[:, :3], inside[:, 3:] / length, 0)
+    texture[covered] = evaluate(inside[:, :3], inside[:, 3:6] / length, 0) + inside[:, 6:]
     if covered.any():  # the space between charts takes the nearest colour, for filtering
         nearest = np.asarray(
             ndimage.distance_transform_edt(~covered, return_distances=False, return_indices=True)
         )
         texture = texture[tuple(nearest)]
     pixels = to_uint8(texture)[::-1]  # row 0 is v = 1
-    colours = to_uint8(evaluate(vertices, normals, len(inside)))
+    colours = to_uint8(evaluate(vertices, normals, len(inside)) + added)
     report("baking colours", total, total)
     return TexturedMesh(vertices, normals, uv.astype(np.float32), faces, pixels, colours)
 

@@ -82,6 +82,12 @@ def sharpen(params: dict, level: float, sharpness: float) -> dict:
     return params | {"edge": edge}
 
 
+def with_edge(params: dict) -> dict:
+    """The field with an edge in its parameters, as it is where it has none yet: a field that is
+    shown as it was optimised and a sharpened one are then arguments of one program."""
+    return params if "edge" in params else sharpen(params, 1e30, 1.0)
+
+
 def raw_field(params: dict) -> dict:
     """The parameters of the field before it was sharpened."""
     return {name: value for name, value in params.items() if name != "edge"}

@@ -79,6 +79,34 @@ def pack(mask: Bool[Array, " M"], slots: int) -> tuple[Array, Array, Array, Arra
     return jnp.minimum(index, mask.shape[0] - 1), rank < wanted, stretch, wanted
 
 
+def find_steps(
+    rays_o: Float[Array, "R 3"],
+    rays_d: Float[Array, "R 3"],
+    occupied: Bool[Array, " G3"] | None,
+    shift: Float[Array, "R 1"] | float = 0.5,
+    *,
+    step_size: float,
+    radius: float,
+    bound: str,
+) -> tuple[Float[Array, "R S"], Bool[Array, "R S"]]:
+    """Where every step of every ray is, and which of them lie in occupied cells of the scene.
+
+    Args:
+      occupied: the occupancy grid's cells, or None to take every step.
+      shift: where in its step a sample lies, a share of it.
+      step_size: length of a step, scene units.
+    """
+    near, far = ray_bounds(rays_o, rays_d, radius, bound)
+    t = near[:, None] + (jnp.arange(max_steps(step_size, radius, bound)) + shift) * step_size
+    mask = t < far[:, None]
+    if occupied is not None:
+        resolution = round(occupied.shape[0] ** (1 / 3))
+        x, y, z = (rays_o[:, None, k] + t * rays_d[:, None, k] for k in range(3))
+        cell = occupancy.find_cell(x, y, z, resolution, radius)
+        mask &= occupied.at[cell].get(mode="promise_in_bounds")
+    return t, mask
+
+
 def march(
     key: jax.Array | None,
     rays_o: Float[Array, "R 3"],
@@ -99,16 +127,11 @@ def march(
       step_size: length of a step, scene units.
     """
     rays = rays_o.shape[0]
-    steps = max_steps(step_size, radius, bound)
-    near, far = ray_bounds(rays_o, rays_d, radius, bound)
     shift = 0.5 if key is None else jax.random.uniform(key, (rays, 1))
-    t = near[:, None] + (jnp.arange(steps) + shift) * step_size  # [R, S]
-    mask = t < far[:, None]
-    if occupied is not None:
-        resolution = round(occupied.shape[0] ** (1 / 3))
-        x, y, z = (rays_o[:, None, k] + t * rays_d[:, None, k] for k in range(3))
-        cell = occupancy.find_cell(x, y, z, resolution, radius)
-        mask &= occupied.at[cell].get(mode="promise_in_bounds")
+    t, mask = find_steps(
+        rays_o, rays_d, occupied, shift, step_size=step_size, radius=radius, bound=bound
+    )
+    steps = t.shape[1]
     index, valid, stretch, wanted = pack(mask.reshape(-1), slots)
     ray = index // steps
     length = jnp.where(valid, step_size * stretch, 0.0)

@@ -19,9 +19,9 @@ from flax import nnx
 
 from iso3d_jax import sampling
 from iso3d_jax.data import encode
-from iso3d_jax.geometry import camera_sets
+from iso3d_jax.nerf import field, showing
 from iso3d_jax.planning import compile_for
-from iso3d_jax.reconstruction import losses, pictures, state
+from iso3d_jax.reconstruction import losses, state
 from iso3d_jax.reconstruction.init import draft
 from iso3d_jax.reconstruction.losses import Denoiser, DenoiserSpec, Pictures
 from iso3d_jax.reconstruction.spec import ReconstructionSpec
@@ -143,13 +143,12 @@ def _reconstruction(unet, vae, config: ModelSpec, spec: ReconstructionSpec) -> I
     )  # fmt: skip
     first = _shapes_of(jax.eval_shape(lambda: state.start(fitted)))
     yield Program("draft", run(fitted, 0), (first, seen, _shape((), jnp.int32), key))
-    ring = _shapes_of(camera_sets.as_poses(camera_sets.ring(4, **pictures.SHOW)))
-    show = functools.partial(
-        inspect.unwrap(pictures._render_views), resolution=spec.video.resolution,
-        render_spec=spec.rays_shown, field_spec=spec.field,
-    )  # fmt: skip
+    rays = spec.rays_shown
+    show = functools.partial(showing.render_shown, spec=rays, field_spec=spec.field)
     grid = jax.eval_shape(lambda scene: state.make_grid(scene, spec), main)
-    yield Program("turntable", show, (main.params, grid, ring))
+    shown = jax.eval_shape(field.with_edge, main.params)
+    ends = (_shape((showing.rays_at_once(rays, spec.field), 3)) for _ in range(2))
+    yield Program("turntable", show, (shown, *ends, grid))
 
 
 def _encoding(vae, clip, side: int) -> Iterator[Program]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,8 @@ from iso3d_jax.data.picture_files import read_image
 from iso3d_jax.geometry import camera_sets
 from iso3d_jax.geometry.camera_sets import Cameras, Poses, as_poses
 from iso3d_jax.metrics.pixels import psnr
-from iso3d_jax.nerf import render
+from iso3d_jax.nerf import field, showing
+from iso3d_jax.nerf.showing import Shown
 from iso3d_jax.reconstruction.losses import Pictures, white_mask
 from iso3d_jax.reconstruction.spec import ReconstructionSpec
 from iso3d_jax.reconstruction.state import State, make_grid
@@ -32,12 +33,68 @@ TILE = 192  # side of a picture in a contact sheet
 SHOW = dict(elevation_deg=15.0, fov_deg=40.0, scale=1.1)
 
 
-@functools.partial(jax.jit, static_argnames=("resolution", "render_spec", "field_spec"))
-def _render_views(params, grid, views, *, resolution, render_spec, field_spec):
-    """rgb, opacity, depth and world normals of V views, [V, H, W, ...]."""
-    rays_o, rays_d, _ = views.rays(resolution)
-    rendering = render.render_shown(params, rays_o, rays_d, grid, render_spec, field_spec)
-    return tuple(x.reshape(-1, resolution, resolution, *x.shape[1:]) for x in rendering)
+_render_rays = functools.partial(jax.jit, static_argnames=("spec", "field_spec"))(
+    showing.render_shown
+)
+
+
+@functools.partial(jax.jit, static_argnames="resolution")
+def _make_rays(views: Poses, resolution: int) -> tuple[Array, Array]:
+    return views.rays(resolution)[:2]
+
+
+def shown_views(
+    state: State,
+    views: Cameras | Poses,
+    resolution: int,
+    spec: ReconstructionSpec,
+    label: str = "",
+) -> Iterator[Shown]:
+    """Renders views for looking at, one after another, in equal chunks of rays.
+
+    One program does for all views of a scene, of whatever size they are.
+
+    Args:
+      label: what they are, on a line of progress; '' shows none.
+
+    Yields:
+      Of each view what its pixels show, arrays [H, W, ...].
+    """
+    poses, grid = as_poses(views), make_grid(state, spec)
+    params, rays = field.with_edge(state.params), spec.rays_shown
+    count, pixels = len(poses.fov_deg), resolution**2
+    chunk = showing.rays_at_once(rays, spec.field)
+
+    def draw(rays_o: np.ndarray, rays_d: np.ndarray) -> list[np.ndarray]:
+        size = len(rays_o)
+        padded = [np.pad(x, [(0, chunk - size), (0, 0)], mode="edge") for x in (rays_o, rays_d)]
+        shown = _render_rays(params, *padded, grid, spec=rays, field_spec=spec.field)
+        return [x[:size] for x in jax.device_get(shown)]
+
+    def chunks() -> Iterator[list[np.ndarray]]:
+        waiting = np.zeros((0, 6), np.float32)
+        for k in range(count):
+            made = _make_rays(Poses(*(x[k : k + 1] for x in poses)), resolution)
+            waiting = np.concatenate([waiting, np.concatenate(jax.device_get(made), 1)])
+            while len(waiting) >= chunk or (len(waiting) and k == count - 1):
+                yield draw(waiting[:chunk, :3], waiting[:chunk, 3:])
+                waiting = waiting[chunk:]
+
+    progress = Progress(count, label, unit="frame") if label else None
+    source, done, left = chunks(), 0, None
+    while done < count:
+        begins = progress if left is None else None
+        with contextlib.nullcontext() if begins is None else begins.compiling():
+            more = next(source)
+        left = more if left is None else [np.concatenate(x) for x in zip(left, more, strict=True)]
+        while len(left[0]) >= pixels:
+            done += 1
+            if progress is not None:
+                progress.update(done)
+            yield Shown(*(x[:pixels].reshape(resolution, resolution, *x.shape[1:]) for x in left))
+            left = [x[pixels:] for x in left]
+    if progress is not None:
+        progress.close()
 
 
 def render_views(
@@ -47,38 +104,14 @@ def render_views(
     spec: ReconstructionSpec,
     label: str = "",
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Renders views for looking at, four at a time, groups after one another.
-
-    Args:
-      label: what they are, on a line of progress; '' shows none.
+    """Renders views for looking at; see `shown_views`.
 
     Returns:
       rgb [V, H, W, 3] on white, opacity [V, H, W], depth [V, H, W], normals [V, H, W, 3] in world
       coordinates, weighted by opacity.
     """
-    poses, grid = as_poses(views), make_grid(state, spec)
-    count = len(poses.fov_deg)
-
-    def draw(first):
-        index = jnp.minimum(jnp.arange(first, first + 4), count - 1)
-        return jax.device_get(
-            _render_views(
-                state.params, grid, Poses(*(x[index] for x in poses)),
-                resolution=resolution, render_spec=spec.rays_shown, field_spec=spec.field,
-            )
-        )  # fmt: skip
-
-    progress = Progress(count, label, unit="frame") if label else None
-    parts = []
-    for first in range(0, count, 4):
-        begins = progress if not parts else None
-        with contextlib.nullcontext() if begins is None else begins.compiling():
-            parts.append(draw(first))
-        if progress is not None:
-            progress.update(min(first + 4, count))
-    if progress is not None:
-        progress.close()
-    rgb, opacity, depth, normal = (np.concatenate([p[i] for p in parts])[:count] for i in range(4))
+    parts = [shown[:4] for shown in shown_views(state, views, resolution, spec, label)]
+    rgb, opacity, depth, normal = (np.stack(x) for x in zip(*parts, strict=True))
     return rgb, opacity, depth, normal
 
 
@@ -95,17 +128,26 @@ def normal_colours(normal: np.ndarray, opacity: np.ndarray) -> np.ndarray:
 
 
 class Turntable(NamedTuple):
-    """Frames all round, uint8: colour and normals [F, H, W, 3], opacity [F, H, W]."""
+    """Frames all round, uint8: colour and normals [F, H, W, 3], opacity [F, H, W].
+
+    `optimised_rgb` and `optimised_opacity` are those before the scene's edge was sharpened.
+    """
 
     rgb: np.ndarray
     normal: np.ndarray
     opacity: np.ndarray
+    optimised_rgb: np.ndarray
+    optimised_opacity: np.ndarray
 
     def some(self, count: int) -> tuple[Turntable, np.ndarray]:
         """`count` frames evenly spread, and their azimuths in degrees."""
         frames = len(self.rgb)
         index = np.round(np.arange(min(count, frames)) * frames / min(count, frames)).astype(int)
         return Turntable(*(x[index] for x in self)), index * (360.0 / frames)
+
+    def as_optimised(self) -> Turntable:
+        """The frames before the scene's edge was sharpened."""
+        return self._replace(rgb=self.optimised_rgb, opacity=self.optimised_opacity)
 
 
 def all_round(state: State, spec: ReconstructionSpec, count: int, label: str = "") -> Turntable:
@@ -115,8 +157,14 @@ def all_round(state: State, spec: ReconstructionSpec, count: int, label: str = "
       label: what they are, on a line of progress; '' shows none.
     """
     views = camera_sets.ring(count, **SHOW)
-    rgb, opacity, _, normal = render_views(state, views, spec.video.resolution, spec, label)
-    return Turntable(to_uint8(rgb), to_uint8(normal_colours(normal, opacity)), to_uint8(opacity))
+    frames = [
+        Turntable(
+            to_uint8(x.rgb), to_uint8(normal_colours(x.normal, x.opacity)), to_uint8(x.opacity),
+            to_uint8(x.optimised_rgb), to_uint8(x.optimised_opacity),
+        )
+        for x in shown_views(state, views, spec.video.resolution, spec, label)
+    ]  # fmt: skip
+    return Turntable(*(np.stack(x) for x in zip(*frames, strict=True)))
 
 
 def turntable(path: Path, state: State, spec: ReconstructionSpec) -> Turntable:

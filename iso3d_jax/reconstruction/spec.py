@@ -168,7 +168,7 @@ class ReconstructionSpec:
 
     @property
     def rays_shown(self) -> RenderSpec:
-        """The same with steps half as long and twice as many, for pictures that people look at.
+        """The same with steps half as long, for pictures that people look at.
 
         A long step into a dense scene lands at another depth, and another colour, from pixel to
         pixel, which shows as rings like those of wood. Half a step is as opaque as half of the
@@ -177,9 +177,8 @@ class ReconstructionSpec:
         """
         rays = self.rays
         return dataclasses.replace(
-            rays, step_size=rays.step_size / 2, candidates=2 * rays.candidates,
-            samples=2 * rays.samples, alpha_threshold=rays.alpha_threshold / 2,
-        )  # fmt: skip
+            rays, step_size=rays.step_size / 2, alpha_threshold=rays.alpha_threshold / 2
+        )
 
     @property
     def of_iterations(self) -> ReconstructionSpec:

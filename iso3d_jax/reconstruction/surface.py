@@ -6,7 +6,6 @@ import functools
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -15,78 +14,34 @@ from iso3d_jax.core.progress import Report, Steps, silent
 from iso3d_jax.geometry import camera_sets
 from iso3d_jax.geometry.cameras import camera_to_world
 from iso3d_jax.mesh import drawing, files, isosurface, texture
-from iso3d_jax.nerf import field, render, sampling
+from iso3d_jax.nerf import field
 from iso3d_jax.nerf.field import FieldSpec
+from iso3d_jax.reconstruction import pictures
 from iso3d_jax.reconstruction.init.hull import cell_middles
-from iso3d_jax.reconstruction.pictures import SHOW, Turntable, all_round
+from iso3d_jax.reconstruction.pictures import SHOW, Turntable
 from iso3d_jax.reconstruction.spec import ReconstructionSpec
-from iso3d_jax.reconstruction.state import State, make_grid
+from iso3d_jax.reconstruction.state import State
+from iso3d_jax.reconstruction.surface_colour import SurfaceColour
 
 CHUNK = 1 << 16
-ABOVE, DEPTH = 3, 12
 
 
 @functools.partial(jax.jit, static_argnames="field_spec")
-def _evaluate(params: dict, x: Array, field_spec: FieldSpec) -> tuple[Array, Array]:
-    return field.density_and_albedo(params, x, field_spec)
-
-
-def evaluate(params: dict, x: np.ndarray, field_spec: FieldSpec) -> tuple[np.ndarray, np.ndarray]:
-    """Density [N] and sRGB colour [N, 3] of any number of points, in equal chunks."""
-    density = np.empty(len(x), np.float32)
-    colour = np.empty((len(x), 3), np.float32)
-    for first in range(0, len(x), CHUNK):
-        part = np.asarray(x[first : first + CHUNK], np.float32)
-        size = len(part)
-        values = _evaluate(params, np.pad(part, [(0, CHUNK - size), (0, 0)]), field_spec)
-        density[first : first + size] = np.asarray(values[0])[:size]
-        colour[first : first + size] = np.asarray(values[1])[:size]
-    return density, colour
+def _density(params: dict, x: Array, field_spec: FieldSpec) -> Array:
+    return field.density(params, x, field_spec)
 
 
 def visible_density(params: dict, x: np.ndarray, spec: ReconstructionSpec) -> np.ndarray:
     """Density [N] of what rays can meet: nothing outside the sphere where rays are cut by it."""
-    density = evaluate(params, x, spec.field)[0]
+    density = np.empty(len(x), np.float32)  # in equal chunks
+    for first in range(0, len(x), CHUNK):
+        part = np.asarray(x[first : first + CHUNK], np.float32)
+        padded = np.pad(part, [(0, CHUNK - len(part)), (0, 0)])
+        values = _density(params, padded, spec.field)
+        density[first : first + CHUNK] = np.asarray(values)[: len(part)]
     if spec.render.bound == "sphere":
         density[np.linalg.norm(x, axis=-1) > spec.field.radius] = 0.0
     return density
-
-
-def surface_colour(
-    params: dict, x: np.ndarray, normal: np.ndarray, step_size: float, field_spec: FieldSpec
-) -> np.ndarray:
-    """What one sees who looks straight at the surface: the colours below it, composited.
-
-    Args:
-      x, normal: points of the surface and their outward normals, [N, 3].
-      step_size: between samples, from `ABOVE` steps above the surface to `DEPTH` below.
-
-    Returns:
-      sRGB values in [0, 1], [N, 3].
-    """
-    total = np.zeros((len(x), 3), np.float32)
-    weight, light = np.full((len(x), 1), 1e-6, np.float32), np.ones((len(x), 1), np.float32)
-    for k in range(-ABOVE, DEPTH):
-        density, colour = evaluate(params, x - np.float32(k * step_size) * normal, field_spec)
-        passed = np.exp(-density * step_size)[:, None]
-        total += light * (1 - passed) * colour
-        weight += light * (1 - passed)
-        light *= passed
-    return total / weight
-
-
-@functools.partial(jax.jit, static_argnames=("resolution", "render_spec", "field_spec"))
-def _silhouettes(params, grid, views, *, resolution, render_spec, field_spec):
-    """For each ray its opacity and the largest density along it."""
-    rays_o, rays_d, _ = views.rays(resolution)
-    samples, _ = render.place_samples(None, params, rays_o, rays_d, grid, render_spec, field_spec)
-    x = render.points(rays_o, rays_d, samples.ray, samples.t)
-    density = jnp.where(samples.valid, field.density(params, x, field_spec), 0.0)
-    longest = sampling.max_steps(render_spec.step_size, field_spec.radius, render_spec.bound)
-    weights, _ = render.composite_weights(density, samples.length, samples.ray, longest)
-    rays = rays_o.shape[0]
-    largest = jax.ops.segment_max(density, samples.ray, rays, indices_are_sorted=True)
-    return render.per_ray(weights, samples.ray, rays), jnp.maximum(largest, 0.0)
 
 
 def choose_threshold(
@@ -105,16 +60,9 @@ def choose_threshold(
       EmptySurface: the scene is empty from all sides.
     """
     views = camera_sets.ring(4, 15.0, 40.0, 1.1, start=20.0)
-    opacity, largest = jax.device_get(
-        _silhouettes(
-            state.params,
-            make_grid(state, spec),
-            views,
-            resolution=resolution,
-            render_spec=spec.rays_shown,
-            field_spec=spec.field,
-        )  # fmt: skip
-    )
+    shown = list(pictures.shown_views(state, views, resolution, spec))
+    opacity = np.stack([view.optimised_opacity for view in shown])
+    largest = np.stack([view.densest for view in shown])
     solid = opacity > 0.5
     if not solid.any():
         raise EmptySurface(
@@ -217,11 +165,13 @@ def make_mesh(
         report=report,
         smallest_part=spec.mesh.remove_outliers,
     )
+    colour = SurfaceColour(field.raw_field(state.params), threshold, spec.rays_shown, spec.field)
+    report("looking at it from all sides", 0, 0)
+    vertices, normals = (
+        np.asarray(v, np.float32) for v in (surface.vertices, surface.vertex_normals)
+    )
     mesh = texture.bake(
-        surface,
-        lambda x, n: surface_colour(state.params, x, n, spec.render.step_size, spec.field),
-        spec.mesh.texture,
-        report,
+        surface, colour.straight, spec.mesh.texture, report, colour.from_sides(vertices, normals)
     )
     facts = {
         "threshold": float(threshold),
@@ -269,9 +219,7 @@ def write_mesh(
     if turn is not None:
         steps("comparing with the scene", 0, 0)
         facts |= agreement(mesh, turn)
-        steps("comparing with the scene as optimised", 0, 0)
-        raw = all_round(state, spec, min(8, len(turn.rgb)))
-        facts["as_optimised"] = agreement(mesh, raw)
+        facts["as_optimised"] = agreement(mesh, turn.as_optimised())
     steps("writing", 0, 0)
     written = files.write(path, mesh, options)
     steps.close()

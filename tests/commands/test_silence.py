@@ -129,18 +129,20 @@ def test_evaluation_says_what_it_draws(slow_first, monkeypatch, capsys):
 
 def test_the_turntable_counts_its_frames(slow_first, monkeypatch, capsys):
     from iso3d_jax.commands import config_files
+    from iso3d_jax.nerf import showing
     from iso3d_jax.reconstruction import pictures, state
     from iso3d_jax.reconstruction.spec import make_spec
 
     spec = make_spec(config_files.load_config("tests/smallest_reconstruction.py"))
-    four = np.zeros((4, 8, 8, 3), np.float32)
-    answer = four, four[..., 0], four[..., 0], four
-    monkeypatch.setattr(pictures, "_render_views", slow_first(lambda *a, **k: answer))
+    three, one = np.zeros((256, 3), np.float32), np.zeros(256, np.float32)
+    answer = three, one, one, three, three, one, one
+    monkeypatch.setattr(showing, "rays_at_once", lambda *given: 256)
+    monkeypatch.setattr(pictures, "_render_rays", slow_first(lambda *a, **k: answer))
     scene = state.start(spec)
     ring = camera_sets.ring(10, 15.0, 40.0, 1.1)
     assert len(pictures.render_views(scene, ring, 8, spec)[0]) == 10
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(pictures, "_render_views", slow_first(lambda *a, **k: answer))
+    monkeypatch.setattr(pictures, "_render_rays", slow_first(lambda *a, **k: answer))
     pictures.render_views(scene, ring, 8, spec, "turntable")
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "turntable: compiling ..." and lines[-1] == "turntable: 10/10 in 1 min 02 s"

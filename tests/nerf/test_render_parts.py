@@ -227,26 +227,3 @@ def test_what_is_wanted_counts_what_thinned_candidates_stand_for(formulas):
     solid = sum(int((walk(r)[1] > 0).sum()) for r in range(4))
     np.testing.assert_allclose(wanted, [steps / 80, solid / 80], rtol=0.05)
     np.testing.assert_allclose(samples.length.sum(), solid * STEP, rtol=0.05)
-
-
-def test_what_is_shown_has_the_colours_that_were_optimised_and_the_opacity_that_is_shown(formulas):
-    """A scene of a quarter of the density, as it is and with a harder edge."""
-    soft = {"solid": jnp.float32(0.25)}
-    hard = field.sharpen(soft, 0.5, 2.0)
-    for params in (soft, hard):
-        shown = jax.jit(lambda p, o, d: render.render_shown(p, o, d, None, DENSE, FIELD))
-        rgb, opacity, depth, normal = shown(params, *rays())
-        for ray in range(4):
-            t, density, colour, _ = walk(ray)
-            thin = weights_of(0.25 * density)
-            dense = 0.25 * density
-            dense = dense if params is soft else 0.5 * (dense / 0.5) ** 2
-            solid = weights_of(dense)
-            np.testing.assert_allclose(opacity[ray], solid.sum(), atol=3e-3)
-            np.testing.assert_allclose(depth[ray], solid @ t, atol=1e-2)
-            np.testing.assert_allclose(
-                normal[ray], solid.sum() * np.array([0.8, 0, 0.6]), atol=3e-3
-            )
-            seen = thin @ colour / max(thin.sum(), 1e-3)
-            want = solid.sum() * seen + 1 - solid.sum()
-            np.testing.assert_allclose(rgb[ray], want, atol=5e-3)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from iso3d_jax.data import grids
 from iso3d_jax.geometry import camera_sets
+from iso3d_jax.nerf import showing
 from iso3d_jax.reconstruction import pictures, state
 from iso3d_jax.reconstruction.spec import make_spec
 
@@ -17,41 +18,56 @@ def kept(monkeypatch):
     """Stands for the renderer: a picture of a view holds the view's azimuth, row and column."""
     kept = []
 
-    def draw(params, grid, views, *, resolution, render_spec, field_spec):
+    def make_rays(views, resolution):
         x, y = np.asarray(views.c2w)[:, :2, 3].T
         azimuth = np.degrees(np.arctan2(y, x)) % 360
-        kept.append((azimuth, views, resolution, render_spec, field_spec, grid))
         row, column = np.mgrid[:resolution, :resolution] / resolution
-        at = azimuth[:, None, None] / 360
-        rgb = np.stack(np.broadcast_arrays(at, row, column), -1)
-        opacity = 0.25 + 0.5 * row + 0 * at
-        normal = np.stack(np.broadcast_arrays(opacity, -opacity * column, 0 * at), -1)
-        return tuple(map(jnp.asarray, (rgb, opacity, 2.0 + at + 0 * row, normal)))
+        at = np.stack(np.broadcast_arrays(azimuth[0] / 360, row, column), -1).reshape(-1, 3)
+        kept.append((azimuth, views, resolution))
+        return np.float32(at), np.float32(-at)
 
-    monkeypatch.setattr(pictures, "_render_views", draw)
+    def draw(params, rays_o, rays_d, grid, *, spec, field_spec):
+        at, row, column = rays_o.T
+        np.testing.assert_array_equal(rays_d, -rays_o)
+        opacity = 0.25 + 0.5 * row
+        normal = np.stack([opacity, -opacity * column, 0 * at], -1)
+        kept.append((params, spec, field_spec, grid, len(rays_o)))
+        return showing.Shown(
+            rays_o, opacity, 2.0 + at, normal, 0.5 * rays_o, 0.5 * opacity, 7.0 + at
+        )
+
+    monkeypatch.setattr(pictures, "_make_rays", make_rays)
+    monkeypatch.setattr(pictures, "_render_rays", draw)
+    monkeypatch.setattr(showing, "rays_at_once", lambda spec, field_spec: 64)
     return kept
 
 
-def test_views_are_drawn_four_at_a_time_in_their_order(small_config, kept, capsys):
-    scene = state.start(make_spec(small_config))
+@pytest.mark.parametrize("chunk", [16, 32, 1024])
+def test_views_are_drawn_in_their_order_whatever_the_chunk(
+    small_config, kept, capsys, monkeypatch, chunk
+):
+    monkeypatch.setattr(showing, "rays_at_once", lambda spec, field_spec: chunk)
+    spec = make_spec(small_config)
+    scene = state.start(spec)
     views = camera_sets.ring(6, 15.0, 40.0, 1.1, start=10.0)
-    rgb, opacity, depth, normal = pictures.render_views(scene, views, 5, make_spec(small_config))
+    rgb, opacity, depth, normal = pictures.render_views(scene, views, 5, spec)
     azimuths = np.array([10, 70, 130, 190, 250, 310])
     assert rgb.shape == normal.shape == (6, 5, 5, 3) and opacity.shape == depth.shape == (6, 5, 5)
     np.testing.assert_allclose(rgb[:, 2, 3] * 360, [[a, 144, 216] for a in azimuths], rtol=1e-5)
     np.testing.assert_allclose(depth[:, 1, 0], 2 + azimuths / 360, rtol=1e-5)
     np.testing.assert_allclose(opacity[0, :, 2], 0.25 + 0.1 * np.arange(5), rtol=1e-5)
     np.testing.assert_allclose(normal[2, 3, 1], [0.55, -0.11, 0], atol=1e-6)
-    assert [len(call[0]) for call in kept] == [4, 4]  # one program for all
-    np.testing.assert_allclose(kept[1][0], [250, 310, 310, 310])
-    for _, part, resolution, render_spec, field_spec, grid in kept:
+    drawn = [call for call in kept if len(call) == 5]
+    assert len(drawn) == -(-150 // chunk)  # and no empty one
+    for params, render_spec, field_spec, grid, size in drawn:
+        assert size == chunk  # one program for all
+        assert "edge" in params and render_spec == spec.rays_shown and field_spec == spec.field
+        assert grid.occupied.shape == scene.occs.shape
+    for _, part, resolution in (call for call in kept if len(call) == 3):
         assert resolution == 5 and np.all(np.asarray(part.fov_deg) == 40)
         np.testing.assert_allclose(part.c2w[:, 2, 2], np.sin(np.radians(15)), rtol=1e-5)
-        assert render_spec == make_spec(small_config).rays_shown
-        assert field_spec == make_spec(small_config).field
-        assert grid.occupied.shape == scene.occs.shape
     assert capsys.readouterr().err == ""
-    pictures.render_views(scene, views, 5, make_spec(small_config), "turning")
+    pictures.render_views(scene, views, 5, spec, "turning")
     assert "turning" in capsys.readouterr().err
 
 
@@ -83,13 +99,15 @@ def test_a_preview_has_colours_above_normals(small_config, kept):
 
 def test_some_frames_of_a_turntable_and_their_azimuths():
     frames = np.arange(12, dtype=np.uint8)[:, None, None]
-    turn = pictures.Turntable(frames, frames + 50, frames + 100)
+    turn = pictures.Turntable(*(frames + k for k in (0, 50, 100, 150, 200)))
     for count, index in ((4, [0, 3, 6, 9]), (5, [0, 2, 5, 7, 10]), (99, range(12))):
         some, azimuths = turn.some(count)
         np.testing.assert_array_equal(some.rgb[:, 0, 0], index)
         np.testing.assert_array_equal(some.normal[:, 0, 0], np.array(index) + 50)
         np.testing.assert_array_equal(some.opacity[:, 0, 0], np.array(index) + 100)
         np.testing.assert_allclose(azimuths, np.array(index) * 30.0)
+    soft = turn.as_optimised()
+    assert [int(x[0, 0, 0]) for x in soft] == [150, 50, 200, 150, 200]
 
 
 def test_a_turntable_s_frames_show_colour_normals_and_opacity_side_by_side(
@@ -121,6 +139,9 @@ def test_a_turntable_s_frames_show_colour_normals_and_opacity_side_by_side(
     want = np.round((0.25 + np.arange(20) / 40) * 255)
     np.testing.assert_array_equal(turn.opacity[3, :, 10], want)
     np.testing.assert_array_equal(turn.normal[2, 8, :, 2], round((1 - 0.5 * 0.45) * 255))
+    np.testing.assert_array_equal(
+        turn.optimised_opacity[3, :, 10], np.round((0.125 + np.arange(20) / 80) * 255)
+    )
     colour, normal, grey = np.split(np.stack(frames), 3, 2)
     np.testing.assert_array_equal(colour, turn.rgb)
     np.testing.assert_array_equal(normal, turn.normal)
@@ -135,7 +156,7 @@ def test_a_turntable_s_frames_show_colour_normals_and_opacity_side_by_side(
 def test_a_contact_sheet_has_the_picture_and_the_views_above_the_sides(tmp_path):
     cell = np.ones((16, 16, 3), np.float32)
     frames = np.stack([cell * 12 * k for k in range(16)]).astype(np.uint8)
-    turn = pictures.Turntable(frames, 255 - frames, frames[..., 0])
+    turn = pictures.Turntable(frames, 255 - frames, frames[..., 0], frames, frames[..., 0])
     views = np.stack([cell * 0.2 * k for k in range(1, 4)])
     pictures.contact_sheet(tmp_path / "sheet.png", 0.9 * cell, views, turn)
     with Image.open(tmp_path / "sheet.png") as image:

@@ -31,10 +31,10 @@ def test_the_render_s_numbers_are_the_config_s(small_config):
     small_config.memory = "low"
     low = make_spec(small_config).rays
     assert low == RenderSpec(**given | {"chunk": 20})
-    twice = dict(step_size=0.05, candidates=24.0, samples=12.0, alpha_threshold=0.01)
-    assert make_spec(small_config).rays_shown == RenderSpec(**given | twice | {"chunk": 20})
+    half = dict(step_size=0.05, alpha_threshold=0.01)
+    assert make_spec(small_config).rays_shown == RenderSpec(**given | half | {"chunk": 20})
     small_config.memory = "normal"
-    assert make_spec(small_config).rays_shown == RenderSpec(**given | twice)
+    assert make_spec(small_config).rays_shown == RenderSpec(**given | half)
     assert make_spec(small_config).rays.chunk == 80
 
 

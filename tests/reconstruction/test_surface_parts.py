@@ -1,37 +1,35 @@
-"""What a mesh is made of, by hand: densities in chunks, colours below the surface, silhouettes."""
+"""What a mesh is made of, by hand: densities in chunks, the outline, agreement."""
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iso3d_jax.geometry import camera_sets
 from iso3d_jax.geometry.cameras import camera_to_world
 from iso3d_jax.mesh import drawing
-from iso3d_jax.nerf import field, occupancy
+from iso3d_jax.nerf import field, showing
 from iso3d_jax.reconstruction import pictures, state, surface
 from iso3d_jax.reconstruction.spec import make_spec
 
 
-def test_points_are_evaluated_in_chunks_of_one_size(monkeypatch):
+def test_points_are_evaluated_in_chunks_of_one_size(small_config, monkeypatch):
     sizes = []
 
-    def evaluate(params, x, spec):
+    def density(params, x, spec):
         sizes.append(len(x))
-        return params + x[:, 0], 0.5 * x
+        return params + x[:, 0]
 
-    monkeypatch.setattr(surface, "_evaluate", evaluate)
+    monkeypatch.setattr(surface, "_density", density)
     monkeypatch.setattr(surface, "CHUNK", 4)
+    small_config.render.bound = "box"
     x = np.random.default_rng(0).normal(size=(10, 3))
-    density, colour = surface.evaluate(2.0, x, None)
-    np.testing.assert_allclose(density, 2.0 + x[:, 0], rtol=1e-5)
-    np.testing.assert_allclose(colour, 0.5 * x, rtol=1e-5)
-    assert sizes == [4, 4, 4] and density.dtype == colour.dtype == np.float32
+    found = surface.visible_density(2.0, x, make_spec(small_config))
+    np.testing.assert_allclose(found, 2.0 + x[:, 0], rtol=1e-5)
+    assert sizes == [4, 4, 4] and found.dtype == np.float32
 
 
 def test_nothing_is_seen_outside_of_the_sphere_where_rays_are_cut_by_it(small_config, monkeypatch):
     kept = []
     monkeypatch.setattr(
-        surface, "evaluate", lambda p, x, spec: (kept.append(spec), np.ones(len(x)))[1:] * 2
+        surface, "_density", lambda p, x, spec: kept.append(spec) or x[:, 0] * 0 + 1
     )
     small_config.field.radius = 0.5
     x = np.array([[0.3, 0.39, 0.0], [0.3, 0.41, 0.0], [0.0, 0.0, -0.499], [0.45, 0.45, 0.45]])
@@ -41,73 +39,23 @@ def test_nothing_is_seen_outside_of_the_sphere_where_rays_are_cut_by_it(small_co
     assert kept[0] == make_spec(small_config).field
 
 
-def test_the_colour_of_a_surface_is_composited_below_it(monkeypatch):
-    """Three steps above it, twelve below; points and normals that differ; float64."""
-
-    def evaluate(params, x, spec):
-        assert (params, spec) == ("params", "spec")
-        return 4.0 + x[:, 0], 0.5 + 0.3 * np.sin(3.0 * x)
-
-    monkeypatch.setattr(surface, "evaluate", evaluate)
-    x = np.array([[0.2, 0.1, -0.3], [-0.5, 0.4, 0.6]], np.float32)
-    normal = np.array([[0.0, 0.6, 0.8], [-1.0, 0.0, 0.0]], np.float32)
-    got = surface.surface_colour("params", x, normal, 0.05, "spec")
-    for k in range(2):
-        depth = np.arange(-3, 12) * 0.05
-        at = x[k] - depth[:, None] * normal[k]
-        tau = (4.0 + at[:, 0]) * 0.05
-        w = np.exp(-(np.cumsum(tau) - tau)) * (1 - np.exp(-tau))
-        want = w @ (0.5 + 0.3 * np.sin(3 * at)) / (w.sum() + 1e-6)
-        np.testing.assert_allclose(got[k], want, rtol=1e-4)
-
-
-def test_silhouettes_are_the_opacity_and_the_largest_density_of_each_ray(small_config, monkeypatch):
-    """A slab of fog that is denser towards +y; occupied in one half of the box only."""
-
-    def density(params, x, spec):
-        inside = jnp.abs(x[:, 0]) < 0.3
-        return jnp.where(inside, (1.0 + x[:, 1]) * params["solid"], 0.0)
-
-    monkeypatch.setattr(field, "density", density)
-    small_config.render.update(step_size=0.02, bound="box", candidates=200.0, samples=200.0,
-                               alpha_threshold=0.0, early_stop=0.0)  # fmt: skip
-    occupied = jnp.zeros((4, 4, 4), bool).at[:, 2:].set(True).reshape(-1)  # y > 0
-    views = camera_sets.ring(2, 5.0, 40.0, 1.1, start=10.0)
-    spec = make_spec(small_config).rays
-    opacity, largest = surface._silhouettes(
-        {"solid": jnp.float32(6.0)}, occupancy.Grid(occupied, jnp.float32(0.0)), views,
-        resolution=7, render_spec=spec, field_spec=make_spec(small_config).field,
-    )  # fmt: skip
-    rays_o, rays_d, _ = views.rays(7)
-    t = np.arange(0, 6, 0.002)
-    hits = 0
-    for ray in range(0, 98, 3):
-        x = np.asarray(rays_o[ray], np.float64) + t[:, None] * np.asarray(rays_d[ray], np.float64)
-        seen = (np.abs(x) < 1).all(-1) & (np.abs(x[:, 0]) < 0.3) & (x[:, 1] > 0)
-        value = np.where(seen, 6.0 * (1 + x[:, 1]), 0.0)
-        hits += seen.any()
-        np.testing.assert_allclose(opacity[ray], 1 - np.exp(-value.sum() * 0.002), atol=0.05)
-        np.testing.assert_allclose(largest[ray], value.max(), atol=0.15)
-    assert 5 < hits < 30
-
-
 def test_the_threshold_that_has_the_outline_of_the_scene(small_config, monkeypatch):
     """Of rays that are opaque above a density of 4: levels from 2.5 to 4 have their outline."""
     opacity = np.array([0.9, 0.6, 0.51, 0.5, 0.2, 0.0] * 20)
     largest = np.array([9.0, 6.0, 4.0, 2.5, 1.0, 0.0] * 20)
     kept = {}
 
-    def silhouettes(params, grid, views, **given):
-        kept.update(given, views=views, grid=grid)
-        return jnp.asarray(opacity), jnp.asarray(largest)
+    def shown_views(scene, views, resolution, spec):
+        kept.update(views=views, resolution=resolution, spec=spec)
+        flat = np.zeros((120, 3))
+        yield showing.Shown(flat, 9 * opacity, largest, flat, flat, opacity, largest)
 
-    monkeypatch.setattr(surface, "_silhouettes", silhouettes)
+    monkeypatch.setattr(pictures, "shown_views", shown_views)
     threshold, overlap = surface.choose_threshold(
         state.start(make_spec(small_config)), make_spec(small_config)
     )
     assert overlap == 1.0 and threshold == pytest.approx(np.sqrt(2.5 * 4.0), rel=0.06)
-    assert kept["render_spec"] == make_spec(small_config).rays_shown
-    assert kept["field_spec"] == make_spec(small_config).field
+    assert kept["spec"] == make_spec(small_config)
     assert kept["resolution"] == 48 and kept["views"].azimuth_deg.shape == (1, 4)
     np.testing.assert_allclose(kept["views"].azimuth_deg, [[20, 110, 200, 290]])
 
@@ -145,13 +93,25 @@ def test_a_scene_is_hardened_about_its_surface_where_it_is_asked_for(small_confi
 def uneven(monkeypatch):
     """An ellipsoid off the middle, and a speck: the densities and colours of a scene."""
 
-    def evaluate(params, x, spec):
+    def density(params, x, spec):
         inside = 1.0 - np.linalg.norm((x - [0.1, -0.05, 0.0]) / [0.5, 0.3, 0.2], axis=-1)
         speck = 0.08 - np.linalg.norm(x - np.array([-0.5, 0.5, 0.5]), axis=-1)
         value = np.maximum(80.0 * inside, 800.0 * speck)
-        return np.maximum(value, 0.0).astype(np.float32), np.clip(0.5 + x, 0, 1).astype(np.float32)
+        return np.maximum(value, 0.0).astype(np.float32)
 
-    monkeypatch.setattr(surface, "evaluate", evaluate)
+    class Colour:
+        def __init__(self, *given):
+            Colour.given = given
+
+        def straight(self, x, normal):
+            return np.clip(0.4 + x, 0, 1).astype(np.float32)
+
+        def from_sides(self, x, normal):
+            return np.full((len(x), 3), 0.1, np.float32)
+
+    monkeypatch.setattr(surface, "_density", density)
+    monkeypatch.setattr(surface, "SurfaceColour", Colour)
+    return Colour
 
 
 def test_a_mesh_and_what_the_report_says_of_it(small_config, uneven):
@@ -176,18 +136,15 @@ def test_a_mesh_and_what_the_report_says_of_it(small_config, uneven):
     assert both["parts"] == 2 and both["faces"] > 2 * facts["faces"]
 
 
-def test_colours_are_those_that_were_optimised(small_config, uneven, monkeypatch):
-    """At the distance of its steps."""
-    cfg = small_config
-    kept = []
-
-    def colour(params, x, normal, step_size, spec):
-        kept.append((step_size, spec))
-        return np.zeros((len(x), 3))
-
-    monkeypatch.setattr(surface, "surface_colour", colour)
-    surface.make_mesh(state.start(make_spec(cfg)), make_spec(cfg), 20.0)
-    assert kept[0] == (cfg.render.step_size, make_spec(cfg).field)
+def test_colours_are_those_that_were_optimised(small_config, uneven):
+    """Not those of the sharpened edge; along rays like the turntable's."""
+    spec = make_spec(small_config)
+    scene = state.start(spec)
+    sharp = scene._replace(params=field.sharpen(scene.params, 20.0, 8.0))
+    surface.make_mesh(sharp, spec, 20.0)
+    params, level, rays, field_spec = uneven.given
+    assert params == scene.params and level == 20.0
+    assert rays == spec.rays_shown and field_spec == spec.field
 
 
 def test_a_mesh_agrees_with_the_pictures_that_it_was_drawn_from(uneven, small_config):
@@ -201,12 +158,16 @@ def test_a_mesh_agrees_with_the_pictures_that_it_was_drawn_from(uneven, small_co
              for a in azimuths]  # fmt: skip
     rgb = np.round(np.stack([image for image, _ in drawn]) * 255).astype(np.uint8)
     opacity = np.round(np.stack([covered for _, covered in drawn]) * 255).astype(np.uint8)
-    found = surface.agreement(mesh, pictures.Turntable(rgb, rgb, opacity))
+
+    def turntable(rgb, opacity):
+        return pictures.Turntable(rgb, rgb, opacity, rgb, opacity)
+
+    found = surface.agreement(mesh, turntable(rgb, opacity))
     assert found["psnr_db"] > 45 and found["mask_iou"] > 0.98
     for step in (2, 14):
-        turned = pictures.Turntable(*(np.roll(x, step, 0) for x in (rgb, rgb, opacity)))
+        turned = turntable(np.roll(rgb, step, 0), np.roll(opacity, step, 0))
         assert surface.agreement(mesh, turned)["psnr_db"] < 35
-    dimmed = pictures.Turntable(rgb // 2, rgb, opacity)
+    dimmed = turntable(rgb // 2, opacity)
     error = np.mean([np.mean((rgb[k] / 255 - rgb[k] // 2 / 255) ** 2) for k in range(0, 16, 2)])
     assert surface.agreement(mesh, dimmed)["psnr_db"] == pytest.approx(
         -10 * np.log10(error), abs=0.1
@@ -215,23 +176,23 @@ def test_a_mesh_agrees_with_the_pictures_that_it_was_drawn_from(uneven, small_co
     half[:, :, :16] = 0
     inside = (opacity > 127)[::2]
     want = np.mean([x[:, 16:].sum() / x.sum() for x in inside])
-    found = surface.agreement(mesh, pictures.Turntable(rgb, rgb, half))
+    found = surface.agreement(mesh, turntable(rgb, half))
     assert found["mask_iou"] == pytest.approx(want, abs=0.02)
-    empty = pictures.Turntable(rgb, rgb, 0 * opacity)
+    empty = turntable(rgb, 0 * opacity)
     assert surface.agreement(mesh, empty)["mask_iou"] == 0.0
 
 
 def test_what_is_written_and_compared(small_config, uneven, monkeypatch, tmp_path, capsys):
-    """With the turntable, and with the scene before its edge was sharpened, from eight sides."""
-    turn = pictures.Turntable(*(np.zeros((12, 8, 8, 3), np.uint8),) * 2, np.zeros((12, 8, 8)))
-    given = []
-    monkeypatch.setattr(surface, "all_round", lambda scene, cfg, count: (scene, count))
+    """With the turntable, and with the scene before its edge was sharpened."""
+    frames = [np.full((12, 8, 8, 3), k, np.uint8) for k in range(5)]
+    turn, given = pictures.Turntable(*frames), []
     monkeypatch.setattr(
         surface, "agreement", lambda mesh, turn: given.append(turn) or {"psnr_db": len(given)}
     )
     scene = state.start(make_spec(small_config))
     facts = surface.write_mesh(tmp_path / "m.obj", scene, make_spec(small_config), 20.0, 20, turn)
-    assert given[0] is turn and given[1][0] is scene and given[1][1] == 8
+    assert given[0] is turn
+    assert [int(x[0, 0, 0, 0]) for x in given[1]] == [3, 1, 4, 3, 4]
     shown = capsys.readouterr().err
     assert shown.index("m.obj: comparing with the scene") < shown.index("m.obj: writing")
     assert facts["psnr_db"] == 1 and facts["as_optimised"] == {"psnr_db": 2}
