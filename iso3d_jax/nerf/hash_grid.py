@@ -26,7 +26,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt32
+from jaxtyping import Array, Float, Real, UInt32
 
 PRIMES = (1, 2654435761, 805459861)
 CORNERS = tuple((i & 1, (i >> 1) & 1, (i >> 2) & 1) for i in range(8))
@@ -101,7 +101,7 @@ def to_flat(grid: Sequence[Array]) -> Float[Array, " P"]:
     return jnp.concatenate([level.reshape(-1) for level in grid])
 
 
-def from_flat(flat: Float[Array, " P"], spec: HashGridSpec) -> Grid:
+def from_flat(flat: Real[Array, " P"], spec: HashGridSpec) -> Grid:
     """The inverse of `to_flat`.
 
     Raises:
