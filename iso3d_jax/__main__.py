@@ -17,6 +17,7 @@ from iso3d_jax.commands.config_presets import nearest
 # By what a newcomer does first.
 COMMANDS = {
     "demo": "iso3d_jax.demo",
+    "ui": "iso3d_jax.ui.__main__",
     "sample": "iso3d_jax.sample",
     "reconstruct": "iso3d_jax.reconstruct",
     "export": "iso3d_jax.export",

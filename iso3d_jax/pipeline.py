@@ -13,6 +13,7 @@ programs.
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import tempfile
@@ -20,6 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -31,6 +33,7 @@ from iso3d_jax.data import grids
 from iso3d_jax.data.picture_files import PictureSource
 from iso3d_jax.data.pictures import MODES, load_picture
 from iso3d_jax.data.posed_pictures import PosedPictures
+from iso3d_jax.pages.live_page import LivePage
 from iso3d_jax.pages.run_page import write_run_page
 from iso3d_jax.presets import reconstruct as presets
 from iso3d_jax.reconstruction import batch, loop, run
@@ -84,6 +87,16 @@ class Pipeline:
         else:
             folder = find_bundle(None if source is None else Path(source).expanduser())
         return cls(bundle.load_model(folder, dtype), folder)
+
+    def on_device(self, device: jax.Device) -> Pipeline:
+        """A pipeline of its own with the same weights on one device; used in a thread of its own.
+
+        Args:
+          device: what its thread's `jax.default_device` is to be.
+        """
+        other = copy.copy(self)
+        other.model, other._programs = batch.on_device(self.model, device), {}
+        return other
 
     @explain_os_errors()
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
@@ -177,6 +190,7 @@ class Pipeline:
         config: ConfigDict | Mapping[str, Any] | None = None,
         init: str | None = None,
         name: str = "",
+        command: str = "",
         remove_background: str = "auto",
         matting_model: str | None = None,
     ) -> Reconstruction:
@@ -198,6 +212,7 @@ class Pipeline:
             preset's, as {'guidance.scale': 7.5}.
           init: 'none', 'views' or the folder of another run; the config's own if None.
           name: what the page calls the picture.
+          command: what the page says that it is made by, and goes on with.
           remove_background, matting_model: as of `views`.
 
         Raises:
@@ -217,7 +232,7 @@ class Pipeline:
         if isinstance(picture, PosedPictures):
             return reconstruct_posed(
                 picture, preset=preset or "views", out=out, seed=seed, on_step=on_step,
-                config=config, name=name,
+                config=config, name=name, command=command,
             )  # fmt: skip
         given = picture if isinstance(picture, Views) else None
         if given is not None:
@@ -237,7 +252,7 @@ class Pipeline:
             self._programs = {key: {}}  # of the last config alone: programs are large
         result = reconstruct_with_page(
             self.model, rgba, folder, spec, name=name or _file_name(picture),
-            model_id=self._model_id, init=init, views=given, on_step=on_step,
+            command=command, model_id=self._model_id, init=init, views=given, on_step=on_step,
             programs=self._programs[key],
         )  # fmt: skip
         result.keep = keep
@@ -253,6 +268,7 @@ class Pipeline:
         seed: int | None = None,
         config: ConfigDict | Mapping[str, Any] | None = None,
         init: str | None = None,
+        command: str = "",
         remove_background: str = "auto",
         matting_model: str | None = None,
     ) -> dict[str, str]:
@@ -262,7 +278,7 @@ class Pipeline:
 
         Args:
           pictures: paths by name, as of `reconstruction.batch.find_pictures`.
-          preset, seed, config, init, remove_background, matting_model: as of `reconstruct`.
+          preset, seed, config, init, command, remove_background, matting_model: as of `reconstruct`.
 
         Returns:
           What went wrong, by name.
@@ -277,7 +293,7 @@ class Pipeline:
         return batch.reconstruct_all(
             self.model, {name: Path(path) for name, path in pictures.items()}, out, spec,
             model_id=self._model_id, init=cfg.init if init is None else init,
-            reconstruct=reconstruct_with_page,
+            reconstruct=functools.partial(reconstruct_with_page, command=command),
             load=functools.partial(
                 load_picture, remove_background=remove_background, matting_model=matting_model
             ),
@@ -300,6 +316,7 @@ def reconstruct_posed(
     on_step: run.OnStep | None = None,
     config: ConfigDict | Mapping[str, Any] | None = None,
     name: str = "",
+    command: str = "",
 ) -> Reconstruction:
     """Makes a 3D object from pictures with cameras; needs no model.
 
@@ -308,7 +325,7 @@ def reconstruct_posed(
 
     Args:
       posed: from `data.posed_pictures.load_posed`, or one's own.
-      preset, out, seed, on_step, config, name: as of `Pipeline.reconstruct`; the mode is 'views'
+      preset, out, seed, on_step, config, name, command: as of `Pipeline.reconstruct`; the mode is 'views'
         whatever the config says.
 
     Raises:
@@ -323,8 +340,12 @@ def reconstruct_posed(
     folder, keep = _folder(out)
     framed, said = fit_to_scene(posed)
     print(f"{len(posed)} pictures of {posed.side}x{posed.side}: {said}")
-    result = run.fit_pictures(framed, folder, spec, framing=said, on_step=on_step)
-    result.page = write_run_page(folder, picture_name=name or folder.name)
+    name = name or folder.name
+    with LivePage(folder, spec, name=name, posed=framed, command=command) as live:
+        result = run.fit_pictures(
+            framed, folder, spec, framing=said, on_step=live.watch(on_step), on_begin=live.begin
+        )
+        result.page = write_run_page(folder, picture_name=name, command=command)
     print(f"all of it on one page: {result.page}")
     result.keep = keep
     return result
@@ -348,14 +369,28 @@ def _folder(out: str | Path | None) -> tuple[Path, tempfile.TemporaryDirectory |
 
 
 def reconstruct_with_page(
-    model, picture, out, spec: ReconstructionSpec, *, name: str = "", **options
-) -> Reconstruction:
-    """`run.reconstruct` with its arguments, then index.html, which shows all that came out."""
-    result = run.reconstruct(model, picture, out, spec, **options)
-    result.page = write_run_page(
-        out, picture_name=name or Path(out).name, model_name=model.config.name,
-        resolution=model.config.resolution,
-    )  # fmt: skip
+    model, picture, out, spec: ReconstructionSpec, *, name: str = "", command: str = "",
+    init: str | None = None, on_step: run.OnStep | None = None, **options,
+) -> Reconstruction:  # fmt: skip
+    """`run.reconstruct` with its arguments and index.html, which shows it from its beginning on.
+
+    Args:
+      name: what the page calls the picture.
+      command: what the page says that it is made by.
+    """
+    name = name or Path(out).name
+    with LivePage(
+        out, spec, init=spec.init if init is None else init, name=name, picture=picture,
+        command=command,
+    ) as live:  # fmt: skip
+        result = run.reconstruct(
+            model, picture, out, spec, init=init, on_step=live.watch(on_step),
+            on_begin=live.begin, **options,
+        )  # fmt: skip
+        result.page = write_run_page(
+            out, picture_name=name, model_name=model.config.name,
+            resolution=model.config.resolution, command=command,
+        )  # fmt: skip
     print(f"all of it on one page: {result.page}")
     return result
 

@@ -106,7 +106,10 @@ def reconstruct_views(cfg: Any, source: str, layout: str | None) -> None:
     from iso3d_jax.reconstruction import loop
 
     try:
-        reconstruct_posed(posed, out=_OUT.value, config=cfg, name=Path(source).name)
+        reconstruct_posed(
+            posed, out=_OUT.value, config=cfg, name=Path(source).name,
+            command=command_line.as_typed(),
+        )  # fmt: skip
     except loop.Interrupted as stop:
         sys.exit(128 + stop.signum)
 
@@ -186,10 +189,13 @@ def main(argv):
         if picture is not None:
             if _SAVE_INPUT.value:
                 pipe.save_input(picture, _SAVE_INPUT.value, cfg.picture or None)
-            pipe.reconstruct(picture, out=_OUT.value, config=cfg, init=init, name=name)
+            pipe.reconstruct(
+                picture, out=_OUT.value, config=cfg, init=init, name=name,
+                command=command_line.as_typed(),
+            )  # fmt: skip
         else:
             failed = pipe.reconstruct_all(
-                several, _OUT.value, config=cfg, init=init,
+                several, _OUT.value, config=cfg, init=init, command=command_line.as_typed(),
                 remove_background=remove_background, matting_model=matting_model,
             )  # fmt: skip
     except loop.Interrupted as stop:

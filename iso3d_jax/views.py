@@ -13,7 +13,13 @@ from PIL import Image
 from iso3d_jax.core.arrays_file import read_arrays
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.files import atomic_path, explain_os_errors, make_folder
-from iso3d_jax.data import grids
+from iso3d_jax.core.images import to_uint8
+from iso3d_jax.data import grids, transforms
+from iso3d_jax.data.posed_pictures import LAYOUTS, PICTURES, write_transforms
+from iso3d_jax.geometry.cameras import camera_to_world
+
+
+_LENS = LAYOUTS["orthogonal"]  # of the views that a model draws
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,19 +60,26 @@ class Views:
         """
         return grids.tile([[self.prepared, *self.images]], cell or max(256, self.images.shape[1]))
 
+    @property
+    def c2w(self) -> Float[np.ndarray, "V 4 4"]:
+        """Camera to world, OpenGL, as these cameras are taken to be where nothing else is said."""
+        distance = _LENS.scale / np.tan(np.deg2rad(_LENS.fov_deg) / 2)
+        return np.asarray(camera_to_world(self.elevation_deg, self.azimuth_deg, distance))
+
     @explain_os_errors()
     def save(self, path: str | Path) -> Path:
         """Writes the views.
 
         Args:
-          path: `x.png` gets the row that `grid` makes; `x.npz` everything, for `Views.load`; any
-            other name is a folder, which gets a PNG a view.
+          path: `x.png` gets the row that `grid` makes; `x.npz` everything, for `Views.load`, and
+            beside it transforms.json with the pictures that it names, in `views/`, for other
+            programs and `reconstruct --views`; any other name is a folder, which gets a PNG a view.
 
         Returns:
           The path.
 
         Raises:
-          UserError: the place cannot be written to.
+          UserError: the place cannot be written to, or holds somebody else's transforms.json.
         """
         path = Path(path).expanduser()
         if path.suffix.lower() not in (".png", ".npz"):
@@ -76,11 +89,15 @@ class Views:
                     self[k].save(temporary)
             return path
         make_folder(path.parent)
-        with atomic_path(path) as temporary:
-            if path.suffix.lower() == ".png":
+        if path.suffix.lower() == ".png":
+            with atomic_path(path) as temporary:
                 self.grid().save(temporary)
-            else:
-                np.savez(temporary, **dataclasses.asdict(self))
+            return path
+        _check_place(path.parent)
+        with atomic_path(path) as temporary:
+            np.savez(temporary, **dataclasses.asdict(self))
+        fov_deg = np.full(len(self), _LENS.fov_deg)
+        write_transforms(path.parent, list(to_uint8(self.images)), self.c2w, fov_deg)
         return path
 
     @classmethod
@@ -105,3 +122,18 @@ class Views:
         except ValueError:
             raise UserError(f"{path} is damaged; {remedy}") from None
         return cls(**values)
+
+
+def _check_place(folder: Path) -> None:
+    """Refuses a folder whose transforms.json, or the pictures below it, are not of saved views."""
+    file, first = folder / transforms.FILE, folder / PICTURES / "000.png"
+    if file.is_file():
+        named = transforms.read(file).pictures
+        foreign = next((p for p in named if p.parent != folder / PICTURES), None)
+        if foreign is not None:
+            raise UserError(
+                f"{file} is there and names {foreign.name}, which is no saved view: save into "
+                "another folder"
+            )
+    elif first.exists():
+        raise UserError(f"{first} is there and no saved view: save into another folder")

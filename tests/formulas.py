@@ -17,8 +17,13 @@ def use(monkeypatch, density, colour, normal):
     def both(params, x, spec):
         return density(params, x, spec), colour(x)
 
+    def normals(params, x, spec):
+        return jnp.broadcast_to(jnp.array(normal), x.shape)
+
+    def all_three(params, x, spec):
+        return *both(params, x, spec), normals(params, x, spec)
+
     monkeypatch.setattr(field, "density", density)
     monkeypatch.setattr(field, "density_and_albedo", both)
-    monkeypatch.setattr(
-        field, "normal", lambda params, x, spec: jnp.broadcast_to(jnp.array(normal), x.shape)
-    )
+    monkeypatch.setattr(field, "normal", normals)
+    monkeypatch.setattr(field, "density_albedo_and_normal", all_three)

@@ -1,5 +1,6 @@
 """The type checker that jaxtyping's import hook gives to every function while tests run."""
 
+import collections.abc
 import types
 import typing
 
@@ -30,6 +31,10 @@ def widened(hint):
     """An annotation with what does for JAX's arrays beside each of them."""
     if isinstance(hint, type) and issubclass(hint, nnx.Module):
         return typing.Any  # a test gives a stand-in
+    if getattr(hint, "_is_protocol", False) and not getattr(hint, "_is_runtime_protocol", False):
+        return typing.Any  # of its methods nothing can be asked at run time
+    if hint is typing.Self:
+        return typing.Any  # methods are checked one by one, without their class
     if hint is float:
         return float | np.floating | jax.Array
     if hint is int:
@@ -44,6 +49,6 @@ def widened(hint):
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return typing.Union[tuple(map(widened, inner))]  # noqa: UP007
-    if origin in (list, dict, tuple) and inner:
+    if isinstance(origin, type) and issubclass(origin, collections.abc.Iterable) and inner:
         return origin[tuple(part if part is ... else widened(part) for part in inner)]
     return hint

@@ -12,7 +12,7 @@ from on_accelerator.setting import Bench
 
 from iso3d_jax import sampling
 from iso3d_jax.data.pictures import load_picture
-from iso3d_jax.nerf import field, hash_grid
+from iso3d_jax.nerf import field, look_up
 from iso3d_jax.reconstruction import run, state
 from iso3d_jax.reconstruction.losses import Denoiser, DenoiserSpec
 from iso3d_jax.reconstruction.spec import ReconstructionSpec, make_spec
@@ -29,7 +29,7 @@ def grid(bench: Bench) -> None:
     params = field.init(jax.random.key(0), spec)
 
     def encode(params, x):
-        return hash_grid.encode(params["encoding"], (x + 1.0) / 2.0, spec.grid)
+        return look_up.encode(params["encoding"], (x + 1.0) / 2.0, spec.grid)
 
     def encode_gradient(params, x):
         return jax.grad(lambda p: jnp.sum(jnp.square(encode(p, x))))(params)["encoding"]

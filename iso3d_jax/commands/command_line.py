@@ -34,10 +34,12 @@ import io
 import math
 import os
 import re
+import shlex
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -182,6 +184,19 @@ def run(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) ->
             raise
         _fail(error, "the device ran out of memory; use a smaller batch or a smaller model")
     sys.exit(0)
+
+
+def as_typed(name: str = "", **first: str) -> str:
+    """This process's command line as `iso3d COMMAND ...`, for a shell.
+
+    Args:
+      name: of the command, if it is to be another one that has the same flags.
+      first: flags that are put first where they were not typed.
+    """
+    module, *arguments = sys.argv
+    typed = {arg.lstrip("-").partition("=")[0] for arg in arguments if arg.startswith("-")}
+    added = [f"--{flag}={value}" for flag, value in first.items() if flag not in typed]
+    return shlex.join(["iso3d", name or Path(module).stem, *added, *arguments])
 
 
 def use_compilation_cache() -> None:

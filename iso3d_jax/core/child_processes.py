@@ -137,7 +137,7 @@ class _Child:
         elif kind == "memory":
             reason = f"it needs more than {(memory or 0) / 2**30:.1f} GiB of memory"
         else:
-            reason = f"its process ended with {_status(self._process.exitcode)}"
+            reason = f"its process ended with {describe_status(self._process.exitcode)}"
         if starting:
             raise UserError(f"a worker process did not start: {reason}")
         return Lost(reason)
@@ -151,7 +151,8 @@ class _Child:
         self.pipe.close()
 
 
-def _status(code: int | None) -> str:
+def describe_status(code: int | None) -> str:
+    """How a process ended, for a message: by its exit status, or by a signal's name."""
     if code is None or code >= 0:
         return f"status {code}"
     with contextlib.suppress(ValueError):
@@ -169,7 +170,7 @@ def _serve(pipe, make, work, memory: int | None):
     except UserError as e:
         pipe.send(("refused", e))
         return
-    _bound_memory(memory)
+    bound_memory(memory)
     pipe.send(("done", None))
     while True:
         try:
@@ -184,14 +185,26 @@ def _serve(pipe, make, work, memory: int | None):
         pipe.send(("done", result))
 
 
-def _bound_memory(memory: int | None):
-    """Bounds what is written to, not addresses: drivers reserve many that they never use."""
-    status = Path("/proc/self/status")
+def bound_memory(memory: int | None, process: int | str = "self") -> None:
+    """Lets a process hold so many bytes beyond what it has; a bound on Linux alone.
+
+    Bounds what is written to, not addresses: drivers reserve many that they never use.
+
+    Args:
+      memory: bytes; None for any.
+      process: its id; this one if "self".
+    """
+    status = Path(f"/proc/{process}/status")
     if memory is None or resource is None or not status.exists():
         return
-    held = next(int(line.split()[1]) for line in status.open() if line.startswith("VmData:"))
+    number = 0 if process == "self" else int(process)
+    held = next(
+        int(line.split()[1])
+        for line in status.read_text().splitlines()
+        if line.startswith("VmData:")
+    )
     most = held * 1024 + memory
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    _, hard = resource.prlimit(number, resource.RLIMIT_DATA)
     if hard != resource.RLIM_INFINITY:
         most = min(most, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+    resource.prlimit(number, resource.RLIMIT_DATA, (most, hard))

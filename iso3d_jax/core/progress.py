@@ -15,15 +15,18 @@ no rate before the second, and a first one that took far longer is left out. It 
 that writes carriage returns into files too, and counts compiling into its rate, so that all but the
 rewriting of a line would stay ours.
 
-`Steps` shows several things that are done one after another.
+`Steps` shows several things that are done one after another. `listening` tells somebody else what
+the lines of a block say, as it is said.
 """
 
 import collections
 import contextlib
+import contextvars
+import dataclasses
 import io
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TextIO
 
 FIRST_STEP = 3.0  # times as long as the second: it compiled something
@@ -31,6 +34,46 @@ FIRST_STEP = 3.0  # times as long as the second: it compiled something
 # How functions that know nothing of terminals say what they do: (what, done, total), called as it
 # goes; a total of 0 where nobody knows how far it is.
 Report = Callable[[str, int, int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """What a progress line says.
+
+    Attributes:
+      label: what is being done.
+      doing: what is done just now that is no step, as 'compiling 32x32 renders'; '' for steps.
+      step, total: how far it is; a total of 0 where nobody knows.
+      unit: what a step is called, 'it' for an iteration.
+      seconds_left: of its steps, or None while there is no rate.
+      metrics: the last step's.
+    """
+
+    label: str
+    doing: str
+    step: int
+    total: int
+    unit: str
+    seconds_left: float | None
+    metrics: Mapping[str, float]
+
+
+_listeners: contextvars.ContextVar[tuple[Callable[[Status], None], ...]] = contextvars.ContextVar(
+    "listeners", default=()
+)
+
+
+@contextlib.contextmanager
+def listening(listener: Callable[[Status], None]) -> Iterator[None]:
+    """Tells `listener` of every step of this thread's progress lines, however seldom they print.
+
+    Those that listen already, such as the page of a run and a server around it, go on hearing.
+    """
+    token = _listeners.set((*_listeners.get(), listener))
+    try:
+        yield
+    finally:
+        _listeners.reset(token)
 
 
 class Progress:
@@ -81,6 +124,7 @@ class Progress:
             self._first = False
         while len(self._points) > 2 and now - self._points[0][0] > 30.0:
             self._points.popleft()
+        self._tell()
         if time.monotonic() - self._shown >= self._interval:
             self._show(self._line(step, metrics))
 
@@ -97,9 +141,11 @@ class Progress:
         self._paused += time.monotonic() - begin
         self._points = collections.deque([(self._clock(), self._last[0])])
         self._first = False
+        self._tell()
 
     def say(self, what: str) -> None:
         """Shows what is done now in the place of the progress, before there is any."""
+        self._tell(what)
         self._show(f"{self.label}: {what}".rstrip(": ") + " ...")
 
     def note(self, text: str) -> None:
@@ -125,11 +171,23 @@ class Progress:
     def _clock(self) -> float:
         return time.monotonic() - self._paused
 
-    def _line(self, step: int, metrics: dict[str, float]) -> str:
+    def _rate(self) -> float | None:
         (t0, s0), (t1, s1) = self._points[0], self._points[-1]
-        text = f"{self.label}: {step}/{self.total}"
         if s1 > s0 and t1 - t0 > 0.05 and not self._first:  # else it was all in the compiling
-            rate = (s1 - s0) / (t1 - t0)
+            return (s1 - s0) / (t1 - t0)
+        return None
+
+    def _tell(self, doing: str = "") -> None:
+        if listeners := _listeners.get():
+            (step, metrics), rate = self._last, self._rate()
+            left = (self.total - step) / rate if rate and self.total else None
+            status = Status(self.label, doing, step, self.total, self.unit, left, metrics)
+            for listener in listeners:
+                listener(status)
+
+    def _line(self, step: int, metrics: dict[str, float]) -> str:
+        text, rate = f"{self.label}: {step}/{self.total}", self._rate()
+        if rate:
             text += f"  {rate:.3g} {self.unit}/s  {duration((self.total - step) / rate)} left"
         return text + _metrics(metrics)
 

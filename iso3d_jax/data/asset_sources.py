@@ -1,11 +1,14 @@
-"""Where objects come from: Sweet Home 3D furniture catalogues, folders of meshes, and rules.
+"""Where objects come from: catalogues of furniture, a game, folders of meshes, and rules.
 
 A `.sh3f` file is a zip: OBJ models with materials and textures, an icon of each, and
 `PluginFurnitureCatalog.properties` with names, categories, creators and the licence. The Debian
 package `sweethome3d-furniture` installs five of them. `procedural:N` stands for N objects made by
-the rules that `iso3d_jax.data.rules` finds.
+the rules that `iso3d_jax.data.rules` finds; `public.zip` is the game 0 A.D.'s (`zero_ad.py`). Folders,
+files and catalogues may be in a bucket: an object's files are then fetched into memory when it is
+read, and a catalogue's members one by one.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -18,9 +21,10 @@ import zipfile
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from etils import epath
 
 from iso3d_jax.core.errors import UserError, shorten
-from iso3d_jax.data import beside, gltf, meshes, obj, plain_meshes, ply, rules
+from iso3d_jax.data import beside, gltf, meshes, obj, places, plain_meshes, ply, rules, zero_ad
 
 MESH_SUFFIXES = (".obj", ".glb", ".gltf", ".ply", ".stl", ".off")
 PROCEDURAL = "procedural:"
@@ -62,12 +66,14 @@ class Asset:
       creator: who made it.
       license: SPDX name, or the text found, or "unknown".
       source: the catalogue or folder it came from (its name, without a path).
-      path: the .sh3f file or the mesh file.
+      path: the .sh3f file or the mesh file, on a disk or in a bucket.
       model: the model's path inside the zip, "" for a mesh file.
       icon: the icon's path inside the zip, "" where there is none.
       rotation: nine numbers, row by row, or None.
       number: of a procedural object, which has no file.
       fault: why it is left out before it is read, or "".
+      design: what it is a variant of, such as a soldier's body: what decides the split, where it is
+        known, in place of the name.
     """
 
     name: str
@@ -76,14 +82,16 @@ class Asset:
     creator: str
     license: str
     source: str
-    path: pathlib.Path
+    path: pathlib.Path | epath.Path
     model: str = ""
     icon: str = ""
     rotation: tuple[float, ...] | None = None
     number: int | None = None
     fault: str = ""
+    design: str = ""
 
 
+_Path = pathlib.Path | epath.Path
 _Found = tuple[str, Callable[[], Asset]]  # an object's name, and what makes it
 
 
@@ -134,13 +142,27 @@ def _printable(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _catalogue(path: pathlib.Path) -> list[Asset]:
-    try:
-        with zipfile.ZipFile(_plain(path)) as archive:
-            text = beside.read_member(archive, CATALOGUE).decode("latin-1")
-            there = CATALOGUE in archive.namelist()
-    except beside.NotThere as e:
+def _is_remote(path: _Path) -> bool:
+    return "://" in os.fspath(path)
+
+
+@contextlib.contextmanager
+def _opened(path: _Path) -> Iterator[zipfile.ZipFile]:
+    """A catalogue as an archive; of one in a bucket the parts that are read are fetched."""
+    if not _is_remote(path):
         with zipfile.ZipFile(path) as archive:
+            yield archive
+        return
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        yield archive
+
+
+def _catalogue(path: _Path) -> list[Asset]:
+    try:
+        with _opened(_plain(path)) as archive:
+            text = beside.read_member(archive, CATALOGUE).decode("latin-1")
+    except beside.NotThere as e:
+        with _opened(path) as archive:
             there = CATALOGUE in archive.namelist()
         if there:
             raise UserError(f"{path} is damaged: {e}") from None
@@ -183,6 +205,33 @@ def _catalogue(path: pathlib.Path) -> list[Asset]:
     return found
 
 
+def _game(path: _Path) -> list[Asset]:
+    """The objects of 0 A.D.'s archive."""
+    try:
+        with _opened(_plain(path)) as archive:
+            found = []
+            for member, category in zero_ad.list_actors(archive.namelist()):
+                inside = posixpath.splitext(member.removeprefix(zero_ad.ACTORS))[0]
+                design = zero_ad.find_design(beside.read_member(archive, member), inside)
+                found.append(
+                    Asset(
+                        name=f"0ad-{slug(inside)}", title=posixpath.basename(inside),
+                        category=category, creator=zero_ad.CREATOR, license=zero_ad.LICENCE,
+                        source="0ad", path=path, model=member, design=f"0ad-{design}",
+                    )
+                )  # fmt: skip
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, beside.NotThere) as e:
+        raise UserError(f"{path} cannot be read as a zip ({e})") from None
+    except OSError as e:
+        raise UserError(f"{path} cannot be read: {e.strerror}") from None
+    if not found:
+        raise UserError(
+            f"{path} is a zip without {zero_ad.ACTORS}; of zips 0 A.D.'s public.zip is read, "
+            "Debian package 0ad-data (unpack another one and give its folder)"
+        )
+    return found
+
+
 def _rotation(text: str) -> tuple[tuple[float, ...] | None, str]:
     """A catalogue's rotation, and what is wrong with it."""
     if not text.strip():
@@ -198,7 +247,7 @@ def _rotation(text: str) -> tuple[tuple[float, ...] | None, str]:
     return numbers, ""
 
 
-def _plain(path: pathlib.Path) -> pathlib.Path:
+def _plain(path: _Path) -> _Path:
     """The path, which must be one of a plain file: a pipe or device would never end."""
     if not path.is_file():
         raise UserError(f"{path} is not a file")
@@ -220,12 +269,39 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(found)
 
 
-def _folder(path: pathlib.Path, up: str) -> list[Asset]:
+def _remote_files(folder: epath.Path) -> list[epath.Path]:
+    """Files in and under a folder of a bucket.
+
+    Raises:
+      UserError: the bucket cannot be listed.
+    """
+    root, found = os.fspath(folder).rstrip("/"), []
+    start = root.partition("://")[2]
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    try:
+        for here, _, files in folder.walk(on_error=fail):
+            # As the bucket's package says it: with the bucket's name, with or without s3://.
+            below = os.fspath(here).partition("://")[2] or os.fspath(here)
+            below = below.strip("/").removeprefix(start.strip("/")).strip("/")
+            names = [name for name in files if name and not name.startswith(".")]
+            found += [folder / below / name if below else folder / name for name in names]
+    except Exception as e:  # of each bucket's own package
+        raise UserError(
+            f"--assets {root}: it cannot be listed ({type(e).__name__}: {shorten(e, 200)})"
+        ) from None
+    return sorted(found)
+
+
+def _folder(path: _Path, up: str) -> list[Asset]:
     found = []
-    source = path.resolve().name
-    for file in _files(path):
+    remote = _is_remote(path)
+    source = path.name if remote else path.resolve().name
+    for file in _remote_files(epath.Path(path)) if remote else _files(pathlib.Path(path)):
         suffix = file.suffix.lower()
-        if suffix not in (".sh3f", *MESH_SUFFIXES) or not file.is_file():
+        if suffix not in (".sh3f", *MESH_SUFFIXES) or not (remote or file.is_file()):
             continue
         name = slug(str(file.relative_to(path).with_suffix("")))
         if suffix != ".sh3f":
@@ -239,7 +315,7 @@ def _folder(path: pathlib.Path, up: str) -> list[Asset]:
     return found
 
 
-def _mesh_file(file: pathlib.Path, name: str, source: str, up: str) -> Asset:
+def _mesh_file(file: _Path, name: str, source: str, up: str) -> Asset:
     title = _printable(file.stem)
     return Asset(
         name, title, "", "unknown", "unknown", _printable(source), file, rotation=_FROM_UP[up]
@@ -270,7 +346,7 @@ def _find(place: str, up: str) -> Iterator[_Found]:
     if place.startswith(PROCEDURAL):
         yield from _procedural(place)
         return
-    path = pathlib.Path(place)
+    path = places.place(place) if "://" in place else pathlib.Path(place)
     if not path.exists():
         raise UserError(
             f"--assets {place}: there is no such file or folder; give a .sh3f file (Debian "
@@ -280,11 +356,14 @@ def _find(place: str, up: str) -> Iterator[_Found]:
         found = _folder(path, up)
     elif path.suffix.lower() == ".sh3f":
         found = _catalogue(path)
+    elif path.suffix.lower() == ".zip":
+        found = _game(path)
     elif path.suffix.lower() in MESH_SUFFIXES:
-        found = [_mesh_file(path, slug(path.stem), path.resolve().parent.name, up)]
+        parent = path.parent if _is_remote(path) else path.resolve().parent
+        found = [_mesh_file(path, slug(path.stem), parent.name, up)]
     else:
         raise UserError(
-            f"--assets {place}: not a mesh or a catalogue; the formats are .sh3f, "
+            f"--assets {place}: not a mesh or a catalogue; the formats are .sh3f, 0 A.D.'s .zip, "
             + ", ".join(MESH_SUFFIXES)
         )
     if not found:
@@ -301,7 +380,7 @@ def find_assets(
     Two objects of the same name get "-2", "-3" and so on in that order.
 
     Args:
-      places: a place may also be `procedural:N`.
+      places: a place may also be `procedural:N`, or in a bucket.
       up: the axis of mesh files that points up: x, y or z.
       keep: which names to return; of the others nothing is held.
 
@@ -368,14 +447,22 @@ def _read(asset: Asset, note: meshes.Note) -> list[meshes.Part]:
     """The parts of an object as its file has them."""
     if asset.model:
         try:
-            with zipfile.ZipFile(asset.path) as archive:
+            with _opened(asset.path) as archive:
+                if asset.model.startswith(zero_ad.ACTORS):
+                    return zero_ad.read_actor(
+                        asset.model, lambda name: beside.read_member(archive, name), note
+                    )
                 data = beside.read_member(archive, asset.model)
                 read = beside.archive_reader(archive, posixpath.dirname(asset.model))
                 return _parse(posixpath.splitext(asset.model)[1], data, read, note)
         except (zipfile.BadZipFile, OSError) as e:
             raise meshes.BadMesh(f"the catalogue cannot be read ({e})") from None
-    data = beside.read_plain(asset.path)
-    return _parse(asset.path.suffix, data, beside.folder_reader(asset.path.parent), note)
+    if _is_remote(asset.path):
+        path = epath.Path(asset.path)
+        data, read = beside.read_remote(path), beside.bucket_reader(path.parent)
+    else:
+        data, read = beside.read_plain(asset.path), beside.folder_reader(asset.path.parent)
+    return _parse(asset.path.suffix, data, read, note)
 
 
 def _parse(suffix: str, data: bytes, read: beside.ReadFile, note: meshes.Note):
@@ -396,7 +483,7 @@ def icon_bytes(asset: Asset) -> bytes | None:
     if not asset.icon:
         return None
     try:
-        with zipfile.ZipFile(asset.path) as archive:
+        with _opened(asset.path) as archive:
             return beside.read_member(archive, asset.icon)
     except (beside.NotThere, zipfile.BadZipFile, OSError):
         return None

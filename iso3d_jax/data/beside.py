@@ -1,9 +1,10 @@
 """The files that a mesh names: opened beside it, and nowhere else.
 
-Names come from files of strangers. What is opened is a plain file inside the mesh's own folder, or
-a member of its archive; never a device, nor anything that `..`, an absolute path or a link leads
-to outside. Names are found as people write them: with backslashes, in other letter case, or as
-the absolute path on the machine where they were made, of which the last part counts.
+Names come from files of strangers. What is opened is a plain file inside the mesh's own folder, on
+a disk or in a bucket, or a member of its archive; never a device, nor anything that `..`, an
+absolute path or a link leads to outside. Names are found as people write them: with backslashes, in
+other letter case, or as the absolute path on the machine where they were made, of which the last
+part counts.
 """
 
 import functools
@@ -17,7 +18,10 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable
 
-from iso3d_jax.core.errors import printable
+from etils import epath
+
+from iso3d_jax.core.errors import printable, shorten
+from iso3d_jax.data import places
 
 MOST_BYTES = 400_000_000  # of one file, unpacked
 
@@ -88,6 +92,49 @@ def _listing(folder: str) -> tuple[str, ...]:
 def _names_in(folder: str, changed: int) -> tuple[str, ...]:
     del changed  # a folder that changed is listed again
     return tuple(sorted(os.listdir(folder)))
+
+
+def read_remote(path: epath.Path) -> bytes:
+    """The bytes of a file in a bucket.
+
+    Raises:
+      NotThere: no such file, too large, or the bucket does not give it.
+    """
+    name = _shown(path.name)
+    try:
+        if path.is_dir():
+            raise NotThere(f"{name} is not a plain file")
+        _check_size(name, path.stat().length)
+        with path.open("rb") as file:
+            return file.read(MOST_BYTES)
+    except FileNotFoundError:
+        raise NotThere(f"{name} is not there") from None
+    except NotThere:
+        raise
+    except Exception as e:  # of each bucket's own package
+        raise NotThere(f"{name} cannot be read ({type(e).__name__}: {shorten(e, 200)})") from None
+
+
+def bucket_reader(folder: epath.Path) -> ReadFile:
+    """A function that reads a file by its name relative to a folder in a bucket; raises NotThere.
+
+    A bucket has no links that could lead out of it.
+    """
+
+    def read(name: str) -> bytes:
+        return read_remote(folder / _find(name, lambda at: _remote_names(os.fspath(folder / at))))
+
+    return read
+
+
+@functools.lru_cache(maxsize=16)
+def _remote_names(folder: str) -> tuple[str, ...]:
+    """What a folder in a bucket holds, asked once: an answer takes long."""
+    try:
+        return tuple(sorted(places.names(epath.Path(folder))))
+    except Exception as e:  # of each bucket's own package
+        reason = f"{type(e).__name__}: {shorten(e, 200)}"
+        raise NotThere(f"{_shown(folder)} cannot be listed ({reason})") from None
 
 
 def archive_reader(archive: zipfile.ZipFile, folder: str) -> ReadFile:

@@ -15,7 +15,8 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from iso3d_jax.core import child_processes
 from iso3d_jax.core.errors import UserError, shorten
 from iso3d_jax.data import blender_process
 from iso3d_jax.data.lights import EVEN, Light, paint_sky
@@ -34,19 +36,41 @@ SAMPLES = 64  # rays a pixel
 PICTURES = (".hdr", ".exr", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
 
 
+def seconds_for_view(resolution: int, samples: int) -> float:
+    """More than a view should ever take."""
+    return 10.0 + 1e-4 * samples * resolution**2
+
+
+def memory_for(resolution: int) -> int:
+    """Bytes that an object may take; one of two million triangles took 2.2 GB, measured."""
+    return (8 << 30) + 400 * resolution**2
+
+
 class Blender:
     """A Blender process with one square frame. Use as a context manager or call `close`."""
 
-    def __init__(self, resolution: int, samples: int = SAMPLES, python: str = ""):
+    def __init__(
+        self,
+        resolution: int,
+        samples: int = SAMPLES,
+        python: str = "",
+        *,
+        seconds: float | None = None,
+        memory: int | None = None,
+    ):
         """
         Args:
           samples: rays a pixel.
           python: the interpreter that has bpy; this one if empty.
+          seconds: to load an object, and for a view; None for any. Who takes longer is ended.
+          memory: bytes that the process may take beyond what it has at its start; None for any. A
+            bound on Linux alone.
 
         Raises:
           UserError: bpy is not there.
         """
         self.resolution, self._samples = resolution, samples
+        self._seconds, self._memory = seconds, memory
         self._python = python or sys.executable
         self._parts: list[Part] = []
         self._rasterizer: Rasterizer | None = None  # of layers
@@ -107,19 +131,61 @@ class Blender:
                 "--blender_python"
             )
         self.version = message["blender"]
+        child_processes.bound_memory(self._memory, self._process.pid)
 
     def _ask(self, message: dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> list[np.ndarray]:
         if self._process is None:
             self._start()
         try:
-            blender_process.send(self._asks, message, arrays)
-            answer, found = blender_process.receive(self._answers)
+            with self._in_time() as late:
+                blender_process.send(self._asks, message, arrays)
+                answer, found = blender_process.receive(self._answers)
         except (OSError, EOFError):
-            self._end()
-            raise BadMesh("Blender ended at it") from None
+            raise BadMesh(self._say_end(late)) from None
+        if "MemoryError" in answer.get("fault", ""):
+            self._end()  # libraries seldom recover from it
+            raise BadMesh(f"Blender needs more than {self._memory_in_words()} for it")
         if "fault" in answer:
             raise BadMesh(f"Blender: {answer['fault']}")
         return found
+
+    @contextlib.contextmanager
+    def _in_time(self) -> Iterator[threading.Event]:
+        """Ends the process, and with it whoever waits at its pipes, if the block takes too long;
+        the event says so."""
+        late, process = threading.Event(), self._process
+
+        def stop() -> None:
+            late.set()
+            if process is not None:
+                process.kill()
+
+        timer = None if self._seconds is None else threading.Timer(self._seconds, stop)
+        if timer is not None:
+            timer.daemon = True
+            timer.start()
+        try:
+            yield late
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _say_end(self, late: threading.Event) -> str:
+        """Why the process is no more, which closes its pipes."""
+        process = self._process
+        if process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(2.0)
+        self._end()
+        if late.is_set():
+            return f"Blender took more than {self._seconds:.0f} s for it"
+        code = None if process is None else process.returncode
+        bound = "" if self._memory is None else f"; it may take {self._memory_in_words()}"
+        return f"Blender ended at it with {child_processes.describe_status(code)}{bound}"
+
+    def _memory_in_words(self) -> str:
+        given = "the machine's" if self._memory is None else f"{self._memory / 2**30:.1f} GiB of"
+        return f"{given} memory"
 
     def load(self, parts: list[Part], light: Light = EVEN) -> None:
         """Takes the parts of one object and the light on them, in place of the last ones.

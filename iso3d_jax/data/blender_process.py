@@ -7,8 +7,11 @@ of Python and an older NumPy than JAX does. So this file imports nothing of the 
 `blender.py` is the other end, which takes `send` and `receive` from here and never imports bpy.
 """
 
+import contextlib
+import ctypes
 import json
 import os
+import signal
 import struct
 import sys
 import tempfile
@@ -281,8 +284,16 @@ class _Nodes:
         return node.outputs[0]
 
 
+def end_with_parent():
+    """Has Linux end this process when the one that started it ends: at work it reads no pipe."""
+    set_parent_death_signal = 1
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # other systems
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
 def main(read, write):
     """Does what it is told until the other end closes the pipe."""
+    end_with_parent()
     with os.fdopen(read, "rb") as asked, os.fdopen(write, "wb") as answers:
         try:
             import bpy

@@ -32,8 +32,8 @@ list of them, and `--metadata` what Objaverse knows of them: licence, creator, c
 The work is in shards of about a thousand objects, told by a hash of their names. `--shard 3/100`
 renders the fourth of a hundred and no more: on other machines the others, all with one DIR, which
 may be in a bucket (gs://, s3://). `python -m iso3d_jax.data.join --data DIR` then makes the data
-set of them, the same, bit for bit, as one command does without --shard. launch/render_slurm.sh and
-render_job.sh do so as an array of SLURM and as an indexed job of Kubernetes; `--beam OPTIONS` as a
+set of them, the same, bit for bit, as one command does without --shard. launch/data_slurm.sh and
+data_job.sh do so as an array of SLURM and as an indexed job of Kubernetes; `--beam OPTIONS` as a
 pipeline of Apache Beam, on the runner that its options name.
 """
 
@@ -262,13 +262,13 @@ def _texts(asset: asset_sources.Asset) -> dict[str, str]:
         "creator": asset.creator,
         "license": asset.license,
         "source": asset.source,
-        "split": asset_sources.assign_split(asset.name),
+        "split": asset_sources.assign_split(asset.design or asset.name),
     }
 
 
 _ASSETS = flags.DEFINE_list(
-    "assets", None, "folders of meshes, mesh files, .sh3f catalogues, procedural:N; with commas",
-    required=True,
+    "assets", None, "folders of meshes, mesh files, .sh3f catalogues, on a disk or in a bucket, or "
+    "procedural:N; with commas", required=True,
 )  # fmt: skip
 _OUT = flags.DEFINE_string("out", None, "folder of the data set", required=True)
 _RESOLUTION = flags.DEFINE_integer("resolution", 64, "side of a picture in pixels", 8, 2048)
@@ -325,7 +325,11 @@ _ONLY = flags.DEFINE_list("only", None, "names of the objects to render, with co
 
 def _open_machine(how: How, blender_python: str) -> Renderer:
     if how.engine == "blender":
-        return blender.Blender(how.resolution, how.samples, blender_python)
+        return blender.Blender(
+            how.resolution, how.samples, blender_python,
+            seconds=60.0 + blender.seconds_for_view(how.resolution, how.samples),
+            memory=blender.memory_for(how.resolution),
+        )  # fmt: skip
     return rasterizer.Rasterizer(how.resolution)
 
 
@@ -385,7 +389,7 @@ def limits(how: How) -> tuple[float, int]:
     pixels = (how.resolution * rasterizer.SUPERSAMPLING) ** 2
     seconds = 60.0 + 1e-6 * (1 + len(how.layers)) * views * pixels
     if how.engine == "blender":
-        seconds += views * (10.0 + 1e-4 * how.samples * how.resolution**2)
+        seconds += views * blender.seconds_for_view(how.resolution, how.samples)
     return seconds, (3 << 30) + 40 * pixels
 
 
@@ -538,7 +542,7 @@ def choose(assets: list[asset_sources.Asset], names: list[str] | None) -> list[a
             near = difflib.get_close_matches(name, by_name, 1)
             hint = f"; the nearest is {near[0]}" if near else ""
             raise UserError(f"--only {name}: no object of that name in --assets{hint}")
-    return [by_name[name] for name in names]
+    return [by_name[name] for name in dict.fromkeys(names)]  # what is named twice is drawn once
 
 
 def _one_of(name: str, value: str, known: Sequence[str]) -> str:

@@ -26,7 +26,7 @@ class Cameras(NamedTuple):
     distance: Float[Array, "G V"]
 
     @property
-    def c2w(self) -> Float[Array, "G V 4 4"]:
+    def c2w(self) -> Float[Array, "*G V 4 4"]:
         """Camera to world, OpenGL."""
         return cameras.camera_to_world(self.elevation_deg, self.azimuth_deg, self.distance)
 

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from iso3d_jax.models.layers import LayerOptions
 
 
-def timestep_embedding(t: Float[Array, "..."], dim: int) -> Float[Array, "... dim"]:
+def timestep_embedding(t: Real[Array, "..."], dim: int) -> Float[Array, "... dim"]:
     """[cos | sin] of t at frequencies exp(-ln(1e4) i / (dim / 2)), float32.
 
     Source: ldm/modules/diffusionmodules/util.py:176-180.

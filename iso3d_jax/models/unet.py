@@ -267,7 +267,7 @@ class MultiViewUNet(nnx.Module):
         context: Float[Array, "B M E"] | FoldedContext,
         camera: Float[Array, "B V 16"] | NoCamera | None,
         reference: Float[Array, "B 1 H W C"] | None = None,
-    ) -> Float[Array, "B V H W C"]:
+    ) -> Float[Array, "B V H W out"]:
         """Runs the network; output in float32.
 
         Args:
@@ -339,7 +339,7 @@ class UNetWithReference(nnx.Module):
         """As of the network inside."""
         return self.unet.fold_context(context)
 
-    def __call__(self, z_t, t, context, camera) -> Float[Array, "B V H W C"]:
+    def __call__(self, z_t, t, context, camera) -> Float[Array, "B V H W out"]:
         """As of the network inside, with the reference."""
         return self.unet(z_t, t, context, camera, self.reference.get_value())
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from jaxtyping import Array, Float
 
 from iso3d_jax.nerf import hash_grid
 from iso3d_jax.nerf.hash_grid import HashGridSpec
+from iso3d_jax.nerf.look_up import VALUE_AND_SLOPES, look_up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,27 +124,51 @@ def _norm(x: Array) -> Array:
     return jnp.where(square > 0, jnp.sqrt(safe), 0.0)
 
 
-def _density(params: dict, values: Array, x: Array, spec: FieldSpec) -> tuple[Array, Array]:
-    """Density [N] and features [D, N] of points whose corners are looked up."""
-    features = hash_grid.interpolate(values, _unit(x, spec), spec.grid)
+def _density(
+    params: dict, features: Float[Array, "D N"], x: Float[Array, "N 3"], spec: FieldSpec
+) -> Float[Array, " N"]:
+    """Density of points whose features are looked up."""
     raw = _network(params["density"], features)[0]
     blob = spec.blob_scale * (1.0 - _norm(x) / spec.blob_std)
-    return display_density(jax.nn.softplus(raw + blob), params), features
+    return display_density(jax.nn.softplus(raw + blob), params)
+
+
+def _albedo(params: dict, features: Float[Array, "D N"]) -> Float[Array, "N 3"]:
+    return jax.nn.sigmoid(_network(params["colour"], features).T)
+
+
+def _normal(
+    params: dict,
+    features: Float[Array, "D N"],
+    slopes: Sequence[Float[Array, "D N"]],
+    x: Float[Array, "N 3"],
+    spec: FieldSpec,
+) -> Float[Array, "N 3"]:
+    """Normals of points whose features, and their slopes in the grid's [0, 1]^3, are looked up."""
+    params = raw_field(params)
+    by_features, by_x = jax.grad(
+        lambda features, x: jnp.sum(_density(params, features, x, spec)), (0, 1)
+    )(features, x)
+    by_unit = jnp.stack([jnp.sum(by_features * slope, 0) for slope in slopes], -1)
+    _, to_x = jax.vjp(lambda x: _unit(x, spec), x)
+    gradient = by_x + to_x(by_unit)[0]
+    square = jnp.sum(gradient * gradient, -1, keepdims=True)
+    valid = square > 1e-24
+    return jnp.where(valid, -gradient * jax.lax.rsqrt(jnp.where(valid, square, 1.0)), 0.0)
 
 
 def density(params: dict, x: Float[Array, "N 3"], spec: FieldSpec) -> Float[Array, " N"]:
     """Density of points in the scene's box, per unit length."""
-    values = hash_grid.gather(params["encoding"], _unit(x, spec), spec.grid)
-    return _density(params, values, x, spec)[0]
+    (features,) = look_up(params["encoding"], _unit(x, spec), spec.grid)
+    return _density(params, features, x, spec)
 
 
 def density_and_albedo(
     params: dict, x: Float[Array, "N 3"], spec: FieldSpec
 ) -> tuple[Float[Array, " N"], Float[Array, "N 3"]]:
     """Density and albedo (sRGB values in [0, 1]) of points in the scene's box."""
-    values = hash_grid.gather(params["encoding"], _unit(x, spec), spec.grid)
-    value, features = _density(params, values, x, spec)
-    return value, jax.nn.sigmoid(_network(params["colour"], features).T)
+    (features,) = look_up(params["encoding"], _unit(x, spec), spec.grid)
+    return _density(params, features, x, spec), _albedo(params, features)
 
 
 def normal(params: dict, x: Float[Array, "N 3"], spec: FieldSpec) -> Float[Array, "N 3"]:
@@ -151,9 +177,17 @@ def normal(params: dict, x: Float[Array, "N 3"], spec: FieldSpec) -> Float[Array
     Where the gradient vanishes the normal is zero and so is its gradient. A sharpened field has the
     normals of the field that it was made from.
     """
-    params = raw_field(params)
-    values = hash_grid.gather(params["encoding"], _unit(x, spec), spec.grid)
-    gradient = jax.grad(lambda x: jnp.sum(_density(params, values, x, spec)[0]))(x)
-    square = jnp.sum(gradient * gradient, -1, keepdims=True)
-    valid = square > 1e-24
-    return jnp.where(valid, -gradient * jax.lax.rsqrt(jnp.where(valid, square, 1.0)), 0.0)
+    features, *slopes = look_up(params["encoding"], _unit(x, spec), spec.grid, VALUE_AND_SLOPES)
+    return _normal(params, features, slopes, x, spec)
+
+
+def density_albedo_and_normal(
+    params: dict, x: Float[Array, "N 3"], spec: FieldSpec
+) -> tuple[Float[Array, " N"], Float[Array, "N 3"], Float[Array, "N 3"]]:
+    """What `density_and_albedo` and `normal` give, of one look-up."""
+    features, *slopes = look_up(params["encoding"], _unit(x, spec), spec.grid, VALUE_AND_SLOPES)
+    return (
+        _density(params, features, x, spec),
+        _albedo(params, features),
+        _normal(params, features, slopes, x, spec),
+    )

@@ -13,9 +13,8 @@ What has to be the same for a grid trained there to be read here (common_device.
 Parameters are one array a level, [entries, features]. `to_flat` and `from_flat` give
 tiny-cuda-nn's order: level by level, entry by entry, features innermost.
 
-`gather` looks the corners up and `interpolate` weighs them: apart, because the gradient with
-respect to the point (the normal) does not go through the look-up, so that its own gradient (the
-orientation loss is second order) costs one scatter and not three.
+`gather` looks the corners up and `interpolate` weighs them: the plain form. What the field uses is
+`look_up.look_up`, which computes the same as suits the platform.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real, UInt32
 
 PRIMES = (1, 2654435761, 805459861)
 CORNERS = tuple((i & 1, (i >> 1) & 1, (i >> 2) & 1) for i in range(8))
@@ -102,7 +101,7 @@ def to_flat(grid: Sequence[Array]) -> Float[Array, " P"]:
     return jnp.concatenate([level.reshape(-1) for level in grid])
 
 
-def from_flat(flat: Float[Array, " P"], spec: HashGridSpec) -> Grid:
+def from_flat(flat: Real[Array, " P"], spec: HashGridSpec) -> Grid:
     """The inverse of `to_flat`.
 
     Raises:
@@ -114,10 +113,62 @@ def from_flat(flat: Float[Array, " P"], spec: HashGridSpec) -> Grid:
     return tuple(part.reshape(-1, spec.features) for part in jnp.split(flat, sizes))
 
 
-def _cells(x: Array, spec: HashGridSpec) -> Array:
-    """Positions in units of each level's cells, [3, L, N]."""
-    scale = np.array([level.scale for level in spec.table], np.float32)
-    return x.T[:, None, :] * scale[:, None] + np.float32(0.5)
+def corner_weights(
+    upper: Sequence[Array], scale: Array | float, axes: tuple[int, ...] = ()
+) -> list[Array]:
+    """Share of each of a cell's corners in what is interpolated, or in a derivative of it.
+
+    Args:
+      upper: along each axis how far into its cell a point is, in [0, 1).
+      scale: of the level, cells per unit length.
+      axes: those that the derivative is taken along, each once.
+
+    Returns:
+      A weight for each of `CORNERS`, or, with axes, its derivative.
+    """
+    side = [
+        (-scale, scale) if axis in axes else (1.0 - part, part) for axis, part in enumerate(upper)
+    ]
+    return [side[0][i] * side[1][j] * side[2][k] for i, j, k in CORNERS]
+
+
+def dense_entries(
+    cell: UInt32[Array, "3 ..."], resolution: Array, entries: Array
+) -> list[UInt32[Array, "..."]]:
+    """Entry of each corner in a level that has one for every point of its grid."""
+    strides = (np.uint32(1), resolution, resolution * resolution)
+    along = _sides(cell, strides)
+    index = [along[0][i] + along[1][j] + along[2][k] for i, j, k in CORNERS]
+    # the modulo: an index is below twice the number of entries
+    return [one - jnp.where(one >= entries, entries, 0) for one in index]
+
+
+def hashed_entries(cell: UInt32[Array, "3 ..."], entries: int) -> list[UInt32[Array, "..."]]:
+    """Entry of each corner in a level whose points share entries, a power of two of them."""
+    mixed = _sides(cell, [np.uint32(prime) for prime in PRIMES])
+    return [
+        (mixed[0][i] ^ mixed[1][j] ^ mixed[2][k]) & np.uint32(entries - 1) for i, j, k in CORNERS
+    ]
+
+
+def _sides(cell: Array, factors: Sequence) -> list[list[Array]]:
+    """Lower and upper coordinate of a cell along each axis, times the axis's factor."""
+    return [
+        [(cell[axis] + np.uint32(side)) * factor for side in (0, 1)]
+        for axis, factor in enumerate(factors)
+    ]
+
+
+def split_position(position: Float[Array, "3 ..."]) -> tuple[Array, Array]:
+    """The cell that a position is in, uint32, and how far into it, in [0, 1)."""
+    lower = jax.lax.stop_gradient(jnp.floor(position))
+    return lower.astype(jnp.int32).astype(jnp.uint32), position - lower
+
+
+def _positions(x: Array, spec: HashGridSpec) -> tuple[Array, np.ndarray]:
+    """Positions in units of each level's cells, [3, L, N], and the levels' scales, [L, 1]."""
+    scale = np.array([[level.scale] for level in spec.table], np.float32)
+    return x.T[:, None, :] * scale + np.float32(0.5), scale
 
 
 def gather(
@@ -125,8 +176,8 @@ def gather(
 ) -> Float[Array, "F 8 L N"]:
     """Looks up the eight corners of each point's cell at each level.
 
-    One look-up in all levels' tables laid end to end: it compiles many times faster than one a
-    level and corner, and runs as fast.
+    One look-up in all levels' tables laid end to end, and a feature at a time: rows of two are 128
+    wide on a TPU.
 
     Args:
       grid: one [entries, features] array a level.
@@ -136,44 +187,40 @@ def gather(
       Entries in the order of `CORNERS`, levels coarse to fine.
     """
     levels = spec.table
-    entries = np.array([level.entries for level in levels], np.uint32)[:, None]
-    offsets = np.concatenate([[0], np.cumsum(entries)[:-1]]).astype(np.uint32)[:, None]
-    res = np.array([level.resolution for level in levels], np.uint32)[:, None]
-    hashed = np.array([level.hashed for level in levels])[:, None]
-    cell = jnp.floor(_cells(jax.lax.stop_gradient(x), spec)).astype(jnp.int32).astype(jnp.uint32)
-    strides, primes = (1, res, res * res), [np.uint32(p) for p in PRIMES]
-    along, mixed = [], []  # [axis][side], each [L, N]
-    for axis in range(3):
-        sides = (cell[axis], cell[axis] + np.uint32(1))
-        along.append([side * strides[axis] for side in sides])
-        mixed.append([side * primes[axis] for side in sides])
-    index = []
-    for i, j, k in CORNERS:
-        dense = along[0][i] + along[1][j] + along[2][k]
-        dense -= jnp.where(dense >= entries, entries, 0)  # the modulo: dense < 2 * entries
-        hash_ = (mixed[0][i] ^ mixed[1][j] ^ mixed[2][k]) & np.uint32(2**spec.log2_table_size - 1)
-        index.append(jnp.where(hashed, hash_, dense) + offsets)
+    entries = np.array([[level.entries] for level in levels], np.uint32)
+    offsets = (np.cumsum(entries)[:, None] - entries).astype(np.uint32)
+    resolution = np.array([[level.resolution] for level in levels], np.uint32)
+    hashed = np.array([[level.hashed] for level in levels])
+    cell, _ = split_position(_positions(jax.lax.stop_gradient(x), spec)[0])
+    index = [
+        jnp.where(hashed, mixed, dense) + offsets
+        for dense, mixed in zip(
+            dense_entries(cell, resolution, entries),
+            hashed_entries(cell, 2**spec.log2_table_size),
+            strict=True,
+        )
+    ]
     index = jnp.stack(index).astype(jnp.int32)
     table = jnp.concatenate(list(grid)).T
     return jnp.stack([one.at[index].get(mode="promise_in_bounds") for one in table])
 
 
 def interpolate(
-    values: Float[Array, "F 8 L N"], x: Float[Array, "N 3"], spec: HashGridSpec
+    values: Float[Array, "F 8 L N"],
+    x: Float[Array, "N 3"],
+    spec: HashGridSpec,
+    axes: tuple[int, ...] = (),
 ) -> Float[Array, "D N"]:
     """Trilinear interpolation of what `gather` looked up; differentiable in both arguments.
 
     Features are levels outermost; points are the last axis, so that the work vectorises.
+
+    Args:
+      axes: of the derivative that is wanted, see `corner_weights`; none for the value.
     """
-    position = _cells(x, spec)
-    upper = position - jax.lax.stop_gradient(jnp.floor(position))
-    side = (1.0 - upper, upper)  # each [3, L, N]
+    position, scale = _positions(x, spec)
+    _, upper = split_position(position)
     features = 0.0
-    for corner, (i, j, k) in enumerate(CORNERS):
-        features += side[i][0] * side[j][1] * side[k][2] * values[:, corner]  # [F, L, N]
+    for corner, weight in enumerate(corner_weights(upper, scale, axes)):
+        features += weight * values[:, corner]  # [F, L, N]
     return jnp.swapaxes(features, 0, 1).reshape(-1, x.shape[0])
-
-
-def encode(grid: Sequence[Array], x: Float[Array, "N 3"], spec: HashGridSpec) -> Array:
-    """Features [N, levels * features] of points in [0, 1]^3; levels outermost."""
-    return interpolate(gather(grid, x, spec), x, spec).T

@@ -213,11 +213,10 @@ def render(
 
     def evaluate(ray, t):
         x = points(rays_o, rays_d, ray, t)
-        density, colour = field.density_and_albedo(params, x, field_spec)
-        if light is not None:
-            normal = field.normal(params, x, field_spec)
-            colour = shading.shade(colour, normal, x, light[2][ray], light[1], light[0])
-        return density, colour
+        if light is None:
+            return field.density_and_albedo(params, x, field_spec)
+        density, colour, normal = field.density_albedo_and_normal(params, x, field_spec)
+        return density, shading.shade(colour, normal, x, light[2][ray], light[1], light[0])
 
     density, colour = chunked(evaluate, spec.chunk, samples.ray, samples.t)
     longest = sampling.max_steps(spec.step_size, field_spec.radius, spec.bound)

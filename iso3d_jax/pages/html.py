@@ -42,8 +42,11 @@ def write(path: str | os.PathLike, template: str, **values) -> Path:
     return Path(path).resolve()
 
 
-def uri(shown: Image.Image | np.ndarray | Path) -> Markup:
-    """A data: address of a picture, [H, W, C] in [0, 1] or uint8, or of a file."""
+def uri(shown: Image.Image | np.ndarray | Path | Markup) -> Markup:
+    """A data: address of a picture, [H, W, C] in [0, 1] or uint8, or of a file; one that is there
+    already stays."""
+    if isinstance(shown, Markup):
+        return shown
     if isinstance(shown, Path):
         return _data_uri(shown.read_bytes(), _MIME[shown.suffix.lower()])
     if not isinstance(shown, Image.Image):
@@ -65,6 +68,7 @@ _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader("iso3d_jax.pages"),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
+    auto_reload=False,  # a run that takes days keeps the templates that it began with
     trim_blocks=True,
     lstrip_blocks=True,
     keep_trailing_newline=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,15 +12,16 @@ import numpy as np
 from iso3d_jax.core.files import readable_name
 from iso3d_jax.core.progress import duration
 from iso3d_jax.data.posed_pictures import PosedPictures
-from iso3d_jax.pages.build import Page, write_page
+from iso3d_jax.pages.build import Example, Page, write_page
+from iso3d_jax.pages.captions import describe_cameras, first_cameras, label_views, pick_some
+from iso3d_jax.pages.orbits import Orbit, orbit_of
 from iso3d_jax.reconstruction.init import draft
 from iso3d_jax.reconstruction.pictures import load_input
 from iso3d_jax.reconstruction.report_file import read_report
 
 _MODES = {
-    "sds": "The radiance field that score distillation made, all round: colour, normals, opacity. "
-    "Click to pause.",
-    "views": "A draft fitted to the views, all round: colour, normals, opacity. Click to pause.",
+    "sds": "The radiance field that score distillation made.",
+    "views": "A draft fitted to the views.",
 }
 
 
@@ -29,7 +31,9 @@ def write_run_page(
     picture_name: str = "",
     model_name: str = "",
     resolution: int = 0,
+    command: str = "",
     others: Sequence[tuple[str, np.ndarray, Sequence[np.ndarray] | np.ndarray]] = (),
+    example: Example | None = None,
 ) -> Path:
     """Writes `index.html` into a folder that `iso3d_jax.reconstruct` has finished.
 
@@ -39,7 +43,9 @@ def write_run_page(
       picture_name: what to call the picture.
       model_name: what to call the model.
       resolution: the model's, in pixels; small ones get a word of warning.
+      command: what made it.
       others: further pictures and their views, as `Page` has them.
+      example: an object from true views to show beside it.
 
     Returns:
       The page's absolute path.
@@ -48,9 +54,11 @@ def write_run_page(
     report = read_report(folder)
     posed = draft.load_given(folder)
     if posed is not None:
-        return write_page(_given_page(folder, report, posed, picture_name), folder / "index.html")
+        page = _given_page(folder, report, posed, picture_name, command)
+        return write_page(page, folder / "index.html")
     views = draft.load_views(folder / draft.VIEWS)[0]
     seen = draft.load_prepared(folder / draft.VIEWS)
+    cameras = first_cameras(folder, len(views))
     name = readable_name(picture_name) or "a picture"
     page = Page(
         title="One picture to a 3D object",
@@ -58,25 +66,31 @@ def write_run_page(
             f"Made from {name} by iso3d_jax: first views from all sides, then a radiance field "
             "whose every side the same diffusion model approves of, then a mesh."
         ),
+        command=command,
+        more=_exports(folder),
         picture=load_input(folder),
         seen=seen,
         views=list(views),
-        view_labels=[_view_label(k, len(views)) for k in range(len(views))],
+        view_labels=label_views(folder, len(views)),
+        orbits=() if cameras is None else _orbits(*cameras),
         turntable=folder / "turntable.mp4",
         turntable_text=_MODES.get(report["mode"], _MODES["sds"]),
         mesh=folder / "mesh.glb",
         figures=_figures(report, model_name, resolution),
         others=others,
+        example=example,
         notes=_notes(resolution),
         footer=f"{_versions(report)}. This page needs no network.",
     )
     return write_page(page, folder / "index.html")
 
 
-def _given_page(folder: Path, report: dict, posed: PosedPictures, picture_name: str) -> Page:
+def _given_page(
+    folder: Path, report: dict, posed: PosedPictures, picture_name: str, command: str
+) -> Page:
     """The page of a run from given pictures with cameras."""
     name = readable_name(picture_name)
-    shown = np.unique(np.round(np.linspace(0, len(posed) - 1, min(len(posed), 8))).astype(int))
+    shown = pick_some(len(posed))
     views = posed.on_white()
     return Page(
         title="Pictures to a 3D object",
@@ -85,11 +99,13 @@ def _given_page(folder: Path, report: dict, posed: PosedPictures, picture_name: 
             f"{posed.source}, then a mesh. These pictures were given: no model drew anything."
         ),
         views=[views[k] for k in shown],
-        view_labels=[_camera_label(posed.c2w[k]) for k in shown],
+        view_labels=describe_cameras(posed.c2w[shown]),
+        orbits=_orbits(posed.c2w[shown], posed.fov_deg[shown]),
+        command=command,
+        more=_exports(folder),
         views_text=f"Given with their cameras; {len(shown)} of {len(posed)} are shown, on white.",
         turntable=folder / "turntable.mp4",
-        turntable_text="The radiance field that was fitted to the pictures, all round: colour, "
-        "normals, opacity. Click to pause.",
+        turntable_text="The radiance field that was fitted to the pictures.",
         mesh=folder / "mesh.glb",
         figures=_figures(report, "", 0),
         notes=[
@@ -100,16 +116,17 @@ def _given_page(folder: Path, report: dict, posed: PosedPictures, picture_name: 
     )
 
 
-def _camera_label(c2w: np.ndarray) -> str:
-    """Where a camera stands, as seen from the middle of the scene."""
-    x, y, z = c2w[:3, 3]
-    azimuth = round(float(np.degrees(np.arctan2(y, x)))) % 360
-    return f"{azimuth}° round, {round(float(np.degrees(np.arctan2(z, np.hypot(x, y)))))}° up"
+def _orbits(c2w: np.ndarray, fov_deg: np.ndarray) -> list[Orbit]:
+    return [orbit_of(*camera) for camera in zip(c2w, fov_deg, strict=True)]
 
 
-def _view_label(k: int, count: int) -> str:
-    azimuth = f"{360 * k / count:g}°"
-    return azimuth if k else f"{azimuth}: the picture’s side"
+def _exports(folder: Path) -> list[tuple[str, str]]:
+    """Commands that write the mesh in other forms."""
+    run = shlex.quote(readable_name(folder))
+    return [
+        ("The mesh for other programs: obj, ply, stl, 3mf, usdz.",
+         f"iso3d export --run {run} --format obj"),
+    ]  # fmt: skip
 
 
 def _figures(report: dict, model_name: str, resolution: int) -> list[tuple[str, str]]:

@@ -123,7 +123,7 @@ def reconstruct_all(
     def work_on(device, stopped: list[int]) -> None:
         with jax.default_device(device):
             try:
-                work(_on_device(model, device), {}, stopped)
+                work(on_device(model, device), {}, stopped)
             except Exception as error:  # the others stop at their next dispatch, and save
                 stopped.append(getattr(error, "signum", 0))
                 raise
@@ -156,7 +156,7 @@ def _write_sheet(out: Path, names: list[str], views: int) -> None:
         print(f"wrote {out / 'sheet.png'}: a row for each of {len(sheets)} objects")
 
 
-def _on_device(model, device):
+def on_device(model, device):
     """The model with its networks' weights on one device."""
     networks = {
         field.name: jax.device_put(getattr(model, field.name), device)

@@ -4,6 +4,7 @@ What lies in the run's folder afterwards:
 
     input.png        the picture                  views.png, views.npz   the sampled views
     previews/*.png   the scene while it grows     state.npz              to go on, to export again
+    index.html       all of it, from the run's beginning on (pages/live_page.py, run_page.py)
     turntable.mp4    colour, normals, opacity     mesh.glb               the textured mesh
                      (.webp without ffmpeg)
     contact_sheet.png  all on one sheet           report.json  seed, versions, times, memory, losses
@@ -107,7 +108,7 @@ def reconstruct(
     model, picture: np.ndarray, out: str | Path, spec: ReconstructionSpec, *,
     model_id: str = "", init: str | Path | None = None,
     programs: dict[str, loop.Programs] | None = None, views: Views | None = None,
-    on_step: OnStep | None = None,
+    on_step: OnStep | None = None, on_begin: Callable[[], object] | None = None,
 ) -> Reconstruction:  # fmt: skip
     """Makes a 3D object from one picture, or goes on where the same call was stopped.
 
@@ -125,6 +126,7 @@ def reconstruct(
       on_step: called as `on_step(step, total, preview)` after every dispatch, first with step 0 and
         the sheet of the views; `preview` is a picture [H, W, 3], uint8, or None. The run stops
         where it returns False.
+      on_begin: called once the folder is known to be this run's, before anything is written there.
 
     Raises:
       UserError: a folder of another run or in another process's hands, an empty surface, no finite
@@ -133,7 +135,7 @@ def reconstruct(
     """
     with FolderLock(make_folder(out)):
         return _reconstruct(
-            model, picture, Path(out), spec, model_id, init, programs, views, on_step
+            model, picture, Path(out), spec, model_id, init, programs, views, on_step, on_begin
         )
 
 
@@ -151,19 +153,22 @@ class _Laps:
 
 
 def _reconstruct(
-    model, picture, out: Path, spec: ReconstructionSpec, model_id, init, programs, given, on_step
-) -> Reconstruction:
+    model, picture, out: Path, spec: ReconstructionSpec, model_id, init, programs, given, on_step,
+    on_begin,
+) -> Reconstruction:  # fmt: skip
     init, lap = spec.init if init is None else init, _Laps()
     device_mesh = parallel.mesh_for(spec, jax.local_devices())
-    (prepared,) = sampling.prepare_all(model, [picture], spec.picture or None)
-    denoiser, denoiser_spec = make_denoiser(model, prepared, device_mesh)
     metadata = run_metadata(model, picture, spec, model_id, init)
     _check_disk(out, spec)
     resumed = _check_same_run(out, metadata, spec)
     begun = resumed or draft.is_begun(out)
     if begun and not resumed:
-        of_draft = draft.draft_spec(spec, denoiser_spec.resolution)
+        of_draft = draft.draft_spec(spec, model.config.resolution)
         _check_same_run(out / draft.FOLDER, metadata | {"config": of_draft.to_dict()}, of_draft)
+    if on_begin is not None:
+        on_begin()
+    (prepared,) = sampling.prepare_all(model, [picture], spec.picture or None)
+    denoiser, denoiser_spec = make_denoiser(model, prepared, device_mesh)
     views = _sample_views(model, picture, prepared, out, spec, begun, given)
     lap("views")
     if not resumed:
@@ -184,8 +189,9 @@ def _reconstruct(
         metadata = loop.go_on(out, metadata, current, main.steps)
     elif spec.mode == "sds" and init == "views":
         current, phase_seconds, metadata["draft"] = draft.fit(
-            fit, spec, denoiser_spec, out, metadata, programs, on_step=watch
-        )
+            fit, spec, denoiser_spec, out, metadata, programs, on_step=watch,
+            preview=_previewer(out, spec, denoiser_spec.resolution, "draft_"),
+        )  # fmt: skip
         current = draft.begin_from(current, spec)
     elif spec.mode == "sds" and init != "none":
         theirs = state.load_spec(init)
@@ -213,6 +219,7 @@ def _reconstruct(
 def fit_pictures(
     posed: PosedPictures, out: str | Path, spec: ReconstructionSpec, *, framing: str = "",
     programs: dict[str, loop.Programs] | None = None, on_step: OnStep | None = None,
+    on_begin: Callable[[], object] | None = None,
 ) -> Reconstruction:  # fmt: skip
     """Makes a 3D object from pictures with cameras, by no model; goes on where it was stopped.
 
@@ -221,7 +228,7 @@ def fit_pictures(
       out: the run's folder.
       spec: of mode 'views'.
       framing: how the cameras were moved, for the report.
-      programs, on_step: as of `reconstruct`.
+      programs, on_step, on_begin: as of `reconstruct`.
 
     Raises:
       UserError, loop.Interrupted: as of `reconstruct`.
@@ -229,11 +236,11 @@ def fit_pictures(
     if spec.mode != "views":
         raise ValueError(f"pictures are fitted in mode 'views', not '{spec.mode}'")
     with FolderLock(make_folder(out)):
-        return _fit_pictures(posed, Path(out), spec, framing, programs, on_step)
+        return _fit_pictures(posed, Path(out), spec, framing, programs, on_step, on_begin)
 
 
 def _fit_pictures(
-    posed: PosedPictures, out: Path, spec: ReconstructionSpec, framing, programs, on_step
+    posed: PosedPictures, out: Path, spec: ReconstructionSpec, framing, programs, on_step, on_begin
 ) -> Reconstruction:
     lap = _Laps()
     denoiser_spec = draft.fit_alone(posed.side, parallel.mesh_for(spec, jax.local_devices()))
@@ -241,6 +248,8 @@ def _fit_pictures(
     metadata = given_metadata(posed, spec, framing)
     _check_disk(out, spec)
     resumed = _check_same_run(out, metadata, spec)
+    if on_begin is not None:
+        on_begin()
     if not resumed:
         posed.save_arrays(out / draft.GIVEN)
         posed.save(out)
@@ -301,20 +310,11 @@ def _finish(
     Returns:
       The last state, and the report.
     """
-    previews = make_folder(out / "previews")
-
-    def preview(current: State, step: int) -> np.ndarray:
-        image = pictures.strip(
-            current, spec, min(2 * denoiser_spec.resolution, spec.video.resolution)
-        )
-        with atomic_path(previews / f"{step:05d}.png") as temporary:
-            Image.fromarray(image).save(temporary)
-        return image
-
     current, history, times = loop.optimize(
         current, source, main, denoiser_spec, out, metadata,
         label="score distillation" if spec.mode == "sds" else "draft from views",
-        preview=preview, programs=programs, on_step=on_step,
+        preview=_previewer(out, spec, denoiser_spec.resolution), programs=programs,
+        on_step=on_step,
     )  # fmt: skip
     lap("optimisation")
     phase_seconds |= {k: round(v, 2) for k, v in times.items()}
@@ -349,6 +349,27 @@ def _finish(
         f"{facts['mask_iou']:.3f}), {shown_in.name}, contact_sheet.png, report.json in {total}"
     )
     return current, report
+
+
+def _previewer(
+    out: Path, spec: ReconstructionSpec, resolution: int, prefix: str = ""
+) -> Callable[[State, int], np.ndarray]:
+    """What makes the pictures of the scene while it grows, in the run's `previews`.
+
+    Args:
+      resolution: the model's, or that of the pictures.
+      prefix: of the files' names.
+    """
+    previews = make_folder(out / "previews")
+    side = min(2 * resolution, spec.video.resolution)
+
+    def preview(current: State, step: int) -> np.ndarray:
+        image = pictures.strip(current, spec, side)
+        with atomic_path(previews / f"{prefix}{step:05d}.png") as temporary:
+            Image.fromarray(image).save(temporary)
+        return image
+
+    return preview
 
 
 def _watcher(on_step: OnStep | None, offset: int, total: int) -> loop.OnStep | None:

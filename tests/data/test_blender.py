@@ -7,6 +7,10 @@ import dataclasses
 import importlib.util
 import io
 import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +25,7 @@ from iso3d_jax.data.rasterizer import Rasterizer
 from iso3d_jax.data.textures import srgb_to_linear
 from iso3d_jax.geometry import cameras
 
+ROOT = Path(__file__).resolve().parents[2]
 PYTHON = os.environ.get("ISO3D_BLENDER_PYTHON", "")
 RESOLUTION = 48
 
@@ -107,17 +112,29 @@ def test_a_process_that_does_not_start_is_said_in_one_sentence(tmp_path, monkeyp
 
 
 FAKE = """
-import os, sys
+import os, sys, time
 import numpy as np
 sys.path.insert(0, {folder!r})
-from blender_process import receive, send
+from blender_process import end_with_parent, receive, send
+end_with_parent()
 asked, answers = os.fdopen(int(sys.argv[1]), "rb"), os.fdopen(int(sys.argv[2]), "wb")
 receive(asked)
 send(answers, {{"blender": "0"}})
 while True:
     message, arrays = receive(asked)
-    if message["do"] == "load" and len(message["parts"]) == 2:
+    number = len(message.get("parts", ()))
+    if number == 2:
         os._exit(1)
+    if number == 3:
+        time.sleep(600)
+    if number == 4:
+        try:
+            bytearray(300 << 20)
+        except MemoryError:
+            send(answers, {{"fault": "MemoryError"}})
+            continue
+    if number == 5:
+        os.abort()
     if message["do"] == "render":
         send(answers, {{"fault": "it cannot"}})
     else:
@@ -125,14 +142,19 @@ while True:
 """
 
 
-def test_an_object_that_ends_blender_is_left_out_and_the_next_gets_another(tmp_path, monkeypatch):
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """A process in Blender's place, which does what a number of parts stands for."""
     folder = os.path.dirname(blender_process.__file__)
     (tmp_path / "fake.py").write_text(FAKE.format(folder=folder))
     monkeypatch.setattr(blender_process, "__file__", str(tmp_path / "fake.py"))
+
+
+def test_an_object_that_ends_blender_is_left_out_and_the_next_gets_another(fake):
     with Blender(8) as machine:
         assert machine.version == "0"
         first = machine._process
-        with pytest.raises(BadMesh, match="Blender ended at it"):
+        with pytest.raises(BadMesh, match="Blender ended at it with status 1$"):
             machine.load([box(), box()])
         machine.load([box()])
         assert machine._process is not first and first.returncode is not None
@@ -140,6 +162,44 @@ def test_an_object_that_ends_blender_is_left_out_and_the_next_gets_another(tmp_p
             machine.render(*view())
         last = machine._process
     assert last.returncode is not None and machine._process is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="bounds of memory are Linux's")
+def test_blender_has_bounds_of_time_and_memory(fake):
+    with Blender(8, seconds=1.0, memory=200 << 20) as machine:
+        for parts, said in (
+            (3, "Blender took more than 1 s for it$"),
+            (4, "Blender needs more than 0.2 GiB of memory for it$"),
+            (5, "Blender ended at it with SIGABRT; it may take 0.2 GiB of memory$"),
+        ):
+            process = machine._process
+            with pytest.raises(BadMesh, match=said):
+                machine.load([box()] * parts)
+            assert process.returncode is not None  # and the next object gets another
+            machine.load([box()])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux ends it")
+def test_blender_at_work_ends_with_the_process_that_started_it(fake, tmp_path):
+    """A worker that takes too long is killed, and nothing reads the pipe meanwhile."""
+    script = f"""
+import sys, threading
+sys.path.insert(0, {str(ROOT)!r})
+from iso3d_jax.data import blender, blender_process
+blender_process.__file__ = {blender_process.__file__!r}
+machine = blender.Blender(8)
+threading.Timer(0.3, lambda: print(machine._process.pid, flush=True)).start()
+blender.describe = lambda parts: ({{"parts": [0] * 3}}, [])
+machine.load([])
+"""
+    worker = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    number = int(worker.stdout.readline())
+    worker.kill()
+    worker.communicate()
+    until = time.monotonic() + 20
+    while os.path.exists(f"/proc/{number}"):
+        assert time.monotonic() < until, "it goes on alone"
+        time.sleep(0.02)
 
 
 def test_pictures_of_light_are_checked(tmp_path):

@@ -233,6 +233,7 @@ def test_only_names_the_nearest_object():
     with pytest.raises(UserError, match="nearest is chair"):
         render.choose(assets, ["chiar"])
     assert render.choose(assets, ["chair"]) == assets
+    assert render.choose(assets, ["chair", "chair"]) == assets  # drawn once
 
 
 def test_missing_assets_in_one_sentence(refused):

@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -181,18 +184,24 @@ def test_scripts_are_clean(script):
         subprocess.run(["shellcheck", script], check=True)
 
 
-def test_the_container_holds_all_that_a_training_needs(tmp_path):
-    """The Dockerfile's COPY lines carried out in an empty folder, then its entry point there."""
-    lines = (LAUNCH / "Dockerfile").read_text().splitlines()
+def build(dockerfile, folder):
+    """Carries out a Dockerfile's COPY lines in an empty folder; returns its entry point's words."""
+    lines = dockerfile.read_text().splitlines()
     for *sources, target in (line.split()[1:] for line in lines if line.startswith("COPY ")):
         for source in sources:
             if (ROOT / source).is_dir():
-                shutil.copytree(ROOT / source, tmp_path / target)
+                shutil.copytree(ROOT / source, folder / target)
             else:
-                shutil.copy(ROOT / source, tmp_path / target)
+                shutil.copy(ROOT / source, folder / target)
     (entry,) = (line for line in lines if line.startswith("ENTRYPOINT "))
     program, *args = json.loads(entry.removeprefix("ENTRYPOINT "))
     assert program == "python"
+    return args
+
+
+def test_the_container_holds_all_that_a_training_needs(tmp_path):
+    """The Dockerfile's COPY lines carried out in an empty folder, then its entry point there."""
+    args = build(LAUNCH / "Dockerfile", tmp_path)
     process = subprocess.run(
         [sys.executable, *args, "--config", "configs/stage2.py", "--workdir", "run"],
         cwd=tmp_path,
@@ -204,41 +213,122 @@ def test_the_container_holds_all_that_a_training_needs(tmp_path):
     assert process.returncode == 2 and "missing are: (1)" in process.stderr, process.stderr
 
 
-def test_slurms_array_shares_out_the_shards(tmp_path):
-    python = fake_command(tmp_path, "python", "")
-    environment = os.environ | {
-        "PYTHON": str(tmp_path / "python"), "SHARDS": "7", "SLURM_ARRAY_TASK_COUNT": "3",
-        "SLURM_CPUS_PER_TASK": "5",
-    }  # fmt: skip
+def test_the_container_of_the_page_serves_it_and_ends_by_sigterm(tmp_path):
+    """The same with Dockerfile.ui, at another port and with another folder for the runs."""
+    pytest.importorskip("gradio")
+    args = build(LAUNCH / "Dockerfile.ui", tmp_path)
+    assert args[-2:] == ["--out", "/runs"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, *args, "--port", str(port), "--out", tmp_path / "runs"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert f":{port}/" in process.stdout.readline()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as answer:
+            assert b"Isotropic3D" in answer.read()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 143
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_the_images_install_extras_that_there_are():
+    setup = (ROOT / "setup.py").read_text()
+    for file in (LAUNCH / "Dockerfile", LAUNCH / "Dockerfile.ui"):
+        (named,) = re.findall(r'-e "\.\[(.*)\]"', file.read_text())
+        for extra in named.replace("${EXTRA}", "cuda").split(","):
+            assert f'"{extra}": ' in setup, extra
+
+
+def slurm_array(tmp_path, tasks, **variables):
+    """The environment of one task of an array, with a stand-in for python that notes its calls."""
+    return os.environ | {
+        "PYTHON": str(tmp_path / "python"), "SLURM_ARRAY_TASK_COUNT": str(tasks),
+        "SLURM_ARRAY_TASK_MAX": str(tasks - 1), "SLURM_CPUS_PER_TASK": "5",
+    } | variables  # fmt: skip
+
+
+@pytest.mark.parametrize("command, own", [("render", "--workers 5 "), ("encode", "")])
+def test_slurms_array_shares_out_the_shards(tmp_path, command, own):
+    calls = fake_command(tmp_path, "python", "")
+    flags = ["--data", "my sets", "--out", "d"]
+    environment = slurm_array(tmp_path, 3, SHARDS="7")
     for task in range(3):
         subprocess.run(
-            [LAUNCH / "render_slurm.sh", "--assets", "my meshes", "--out", "d"],
+            [LAUNCH / "data_slurm.sh", command, *flags],
             env=environment | {"SLURM_ARRAY_TASK_ID": str(task)},
             check=True,
         )
-    subprocess.run([LAUNCH / "render_slurm.sh", "join", "d"], env=environment, check=True)
-    *calls, join = python.read_text().splitlines()
-    start, end = "-m iso3d_jax.data.render --shard ", " --workers 5 --assets my meshes --out d"
-    shards = [call.removeprefix(start).removesuffix(end) for call in calls]
+    start, end = f"-m iso3d_jax.data.{command} --shard ", f" {own}--data my sets --out d"
+    shards = [call.removeprefix(start).removesuffix(end) for call in calls.read_text().splitlines()]
     assert shards == [f"{k}/7" for k in (0, 3, 6, 1, 4, 2, 5)]
-    assert join == "-m iso3d_jax.data.join --data d"
-    # Not in an array, or where a shard fails: it says so.
-    process = subprocess.run([LAUNCH / "render_slurm.sh"], env=environment, capture_output=True)
-    assert process.returncode and b"--array" in process.stderr
-    fake_command(tmp_path, "python", "exit 2")
-    failed = environment | {"SLURM_ARRAY_TASK_ID": "0"}
-    assert subprocess.run([LAUNCH / "render_slurm.sh"], env=failed).returncode == 2
 
 
-def test_an_indexed_job_gives_each_pod_its_shard():
+def test_slurms_array_says_what_is_wrong(tmp_path):
+    """Not in an array, a part of an array, which would take others' shards, and a failed shard."""
+    calls = fake_command(tmp_path, "python", "exit 2")
+    script = LAUNCH / "data_slurm.sh"
+
+    def refused(*arguments, **variables):
+        process = subprocess.run(
+            [script, *arguments], env=slurm_array(tmp_path, 2, **variables), capture_output=True,
+            text=True,
+        )  # fmt: skip
+        assert process.returncode
+        return process.stderr
+
+    assert "--array" in refused("encode")
+    part = refused("encode", SLURM_ARRAY_TASK_ID="3", SLURM_ARRAY_TASK_MAX="7")
+    assert "from 0 on" in part and "render | encode" in refused("rendr", SLURM_ARRAY_TASK_ID="0")
+    assert not calls.exists()
+    failed = slurm_array(tmp_path, 2, SLURM_ARRAY_TASK_ID="0")
+    assert subprocess.run([script, "encode"], env=failed).returncode == 2
+
+
+def test_slurm_joins_what_was_rendered(tmp_path):
+    calls = fake_command(tmp_path, "python", "")
+    environment = os.environ | {"PYTHON": str(tmp_path / "python")}
+    subprocess.run([LAUNCH / "data_slurm.sh", "join", "--data", "d"], env=environment, check=True)
+    assert calls.read_text() == "-m iso3d_jax.data.join --data d\n"
+
+
+@pytest.mark.parametrize(
+    "command, own, gpus", [("render", ["--workers", "8"], {}), ("encode", [], {"GPUS": "4"})]
+)
+def test_an_indexed_job_gives_each_pod_its_shard(command, own, gpus):
     yaml = pytest.importorskip("yaml")
-    flags = ["--assets", "/mnt/my meshes", "--out", "gs://bucket/objects"]
-    environment = os.environ | {"IMAGE": "registry/iso3d", "SHARDS": "50", "CORES": "8"}
-    text = subprocess.check_output([LAUNCH / "render_job.sh", *flags], env=environment, text=True)
-    job = yaml.safe_load(text)["spec"]
+    flags = ["--data", "/mnt/my sets", "--out", "gs://bucket/objects"]
+    environment = os.environ | {"IMAGE": "registry/iso3d", "SHARDS": "50", "CORES": "8"} | gpus
+    text = subprocess.check_output(
+        [LAUNCH / "data_job.sh", command, *flags], env=environment, text=True
+    )
+    found = yaml.safe_load(text)
+    job = found["spec"]
+    assert found["metadata"]["name"] == f"iso3d-{command}"
     assert (job["completionMode"], job["completions"]) == ("Indexed", 50)
     (container,) = job["template"]["spec"]["containers"]
-    assert container["command"] == ["python", "-m", "iso3d_jax.data.render"]
+    assert container["command"] == ["python", "-m", f"iso3d_jax.data.{command}"]
     shard = "$(JOB_COMPLETION_INDEX)/50"  # the kubelet puts the index in its place
-    assert container["args"] == ["--shard", shard, "--workers", "8", *flags]
-    assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [2]
+    assert container["args"] == ["--shard", shard, *own, *flags]
+    limits = {"memory": "32Gi"} | ({"nvidia.com/gpu": 4} if gpus else {})
+    assert container["resources"]["limits"] == limits
+    (failed, _) = job["podFailurePolicy"]["rules"]
+    assert failed["onExitCodes"] == {
+        "containerName": container["name"], "operator": "In", "values": [2]
+    }  # fmt: skip
+
+
+def test_an_indexed_job_of_another_command_is_refused():
+    process = subprocess.run(
+        [LAUNCH / "data_job.sh", "train"], env=os.environ | {"IMAGE": "i"}, capture_output=True
+    )
+    assert process.returncode == 2 and b"render | encode" in process.stderr

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from iso3d_jax.nerf import field, hash_grid
+from iso3d_jax.nerf import field, look_up
 from iso3d_jax.nerf.field import FieldSpec
 
 SPEC = FieldSpec(levels=4, log2_table_size=10, base_resolution=4, growth=1.5, hidden=16)
@@ -103,7 +103,7 @@ def test_density_and_colour_by_hand():
     x = np.random.default_rng(0).uniform(-0.7, 0.7, (30, 3))  # some of them outside of the box
     unit = np.clip((x + 0.5) / 1.0, 0.0, 1.0)
     features = np.asarray(
-        hash_grid.encode(values["encoding"], jnp.asarray(unit), spec.grid), np.float64
+        look_up.encode(values["encoding"], jnp.asarray(unit), spec.grid), np.float64
     )
 
     def network(name):

@@ -9,12 +9,14 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 WINDOW = (1200, 1400)
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Browser:
@@ -95,6 +97,29 @@ class Browser:
         self.call("Page.navigate", url=path.as_uri())
         self.wait_for(f"document.readyState == 'complete' && location.href == '{path.as_uri()}'")
 
+    def emulate(self, *, dark: bool = False, still: bool = False, width: int | None = None) -> None:
+        """Takes a dark scheme, less motion or a phone's width to be what the user wants."""
+        features = {
+            "prefers-color-scheme": "dark" if dark else "light",
+            "prefers-reduced-motion": "reduce" if still else "no-preference",
+        }
+        named = [{"name": k, "value": v} for k, v in features.items()]
+        self.call("Emulation.setEmulatedMedia", features=named)
+        self.call("Emulation.clearDeviceMetricsOverride")
+        if width:
+            self.call("Emulation.setDeviceMetricsOverride", width=width, height=2 * width,
+                      deviceScaleFactor=1, mobile=True)  # fmt: skip
+
+    def press(self, key: str) -> None:
+        """A key goes down and up; `key` as of KeyboardEvent."""
+        codes = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, " ": 32,
+                 "Tab": 9, "Home": 36, "End": 35, "Enter": 13}  # fmt: skip
+        text = {"text": key} if key == " " else {}
+        for kind in ("keyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key,
+                      windowsVirtualKeyCode=codes[key], **text)  # fmt: skip
+            text = {}
+
     def drag(self, start: tuple[float, float], dx: float, steps: int = 10) -> None:
         """Presses the left button, moves by `dx` pixels, lets go."""
         mouse = {"button": "left", "buttons": 1, "clickCount": 1, "y": start[1]}
@@ -104,9 +129,10 @@ class Browser:
             self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, **mouse)
         self.call("Input.dispatchMouseEvent", type="mouseReleased", x=start[0] + dx, **mouse)
 
-    def screenshot(self) -> np.ndarray:
-        """What the window shows, RGB integers [H, W, 3]."""
-        data = base64.b64decode(self.call("Page.captureScreenshot")["data"])
+    def screenshot(self, clip: dict[str, float] | None = None) -> np.ndarray:
+        """What the window shows, or a part of the whole page by x, y, width and height, RGB integers [H, W, 3]."""
+        part = {} if clip is None else {"clip": clip | {"scale": 1}}
+        data = base64.b64decode(self.call("Page.captureScreenshot", **part)["data"])
         return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
 
     def close(self) -> None:
@@ -130,3 +156,22 @@ def browser(tmp_path_factory):
     browser = Browser(program, tmp_path_factory.mktemp("profile"))
     yield browser
     browser.close()
+
+
+@pytest.fixture(scope="session")
+def axe_if_there() -> str:
+    """The text of axe-core, which is no part of this repository; '' where it is not to be had.
+
+    AXE_CORE names its axe.min.js, or it lies in node_modules (`npm install --no-save axe-core`).
+    """
+    beside = ROOT / "node_modules" / "axe-core" / "axe.min.js"
+    file = Path(os.environ.get("AXE_CORE", beside))
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
+
+
+@pytest.fixture
+def axe(axe_if_there):
+    """The text of axe-core; tests that need it are skipped where it is not to be had."""
+    if not axe_if_there:
+        pytest.skip("needs axe-core: name its axe.min.js with AXE_CORE")
+    return axe_if_there

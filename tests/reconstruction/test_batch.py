@@ -68,7 +68,7 @@ def test_the_networks_go_to_their_device_and_the_config_stays():
     config = {"name": "m"}
     model = Model(config, {"w": jnp.ones(2)}, jnp.zeros(3))
     model.dtype = jnp.zeros(())  # every field but the config is weights
-    moved = batch._on_device(model, jax.devices()[0])
+    moved = batch.on_device(model, jax.devices()[0])
     assert moved.config is config and moved is not model
     assert moved.unet["w"].devices() == {jax.devices()[0]}
     np.testing.assert_array_equal(moved.vae, 0)
@@ -118,7 +118,7 @@ def test_each_device_takes_one_object_at_a_time(
     """With programs of its own, its own copy of the model, and every picture once."""
     device = jax.devices()[0]
     monkeypatch.setattr(jax, "local_devices", lambda: [device] * devices)
-    monkeypatch.setattr(batch, "_on_device", lambda model, device: "copy")
+    monkeypatch.setattr(batch, "on_device", lambda model, device: "copy")
     small_config.parallelism = spread
     calls, sheets = [], []
 
@@ -149,7 +149,7 @@ def test_an_unforeseen_failure_stops_the_other_devices(
 ):
     device = jax.devices()[0]
     monkeypatch.setattr(jax, "local_devices", lambda: [device] * 2)
-    monkeypatch.setattr(batch, "_on_device", lambda model, device: "copy")
+    monkeypatch.setattr(batch, "on_device", lambda model, device: "copy")
     monkeypatch.setattr(batch.run, "run_metadata", lambda *args: {"config": {}})
 
     def reconstruct(model, picture, folder, cfg, **given):

@@ -33,7 +33,7 @@ _CREDITS = (
 )
 _RELEASE_NOTES = {
     "1.0.0": "First format: PNG strips, cameras, names, licences.",
-    "1.1.0": "Each view a PNG of its own.",
+    "1.1.0": "Each view a picture of its own: lossless WebP, or PNG.",
 }
 
 

@@ -1,9 +1,10 @@
 """Records of a multi-view data set: what tensorflow-datasets calls an example, and its features.
 
-One record an object. Its views are PNGs, kept as bytes (`strips.py`), and the rest is plain numbers
-and strings, so that neither writing nor reading needs TensorFlow. The same object gives the same
-bytes in every process. What the settings of a data set ask for, all its records have beside that:
-layers (`data/layers.py`), `light` (the numbers of `lights.Light`), `background` (sRGB in [0, 1]).
+One record an object. Its views are pictures, kept as bytes (`strips.py`), and the rest is plain
+numbers and strings, so that neither writing nor reading needs TensorFlow. The same object gives the
+same bytes in every process. What the settings of a data set ask for, all its records have beside
+that: layers (`data/layers.py`), `light` (the numbers of `lights.Light`), `background` (sRGB in
+[0, 1]).
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def features(more: tuple[str, ...] = ()):
         return tfds.features.Tensor(shape=(None,), dtype=dtype)
 
     return tfds.features.FeaturesDict(
-        {"strip": tfds.features.Text(), "set_index": numbers(np.int32)}  # bytes of PNGs
+        {"strip": tfds.features.Text(), "set_index": numbers(np.int32)}  # bytes of pictures
         | {key: numbers(np.float32) for key in NUMBERS}
         | {key: tfds.features.Text() for key in TEXTS}
         | {key: tfds.features.Text() if key in LAYERS else numbers(np.float32) for key in more}

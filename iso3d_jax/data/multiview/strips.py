@@ -1,15 +1,17 @@
-"""An object's views as bytes of a record: one PNG a view, so that some are decoded alone.
+"""An object's views as bytes of a record: one picture a view, so that some are decoded alone.
 
 A row of a batch shows five views of twenty-four, and decoding is what reading pictures costs. So
-the bytes are a table of contents and then each view's own PNG, of the box in which it is not all
+the bytes are a table of contents and then each view's own file, of the box in which it is not all
 zeros:
 
     MARK, count, height, width                    little-endian, 16 bytes
-    count times: y, x, height, width, length      of the box and its PNG; all zeros of an empty view
-    the PNGs one after another
+    count times: y, x, height, width, length      of the box and its file; zeros of an empty view
+    the files one after another
 
-Views are RGBA, RGB, or grey of 16 bits. `decode_views` also reads the strips of before, one PNG
-with all views side by side.
+A file is lossless WebP, which is smaller than PNG, read in three quarters of the time and written
+in half of it; of 16 bits, which WebP has not, PNG. Views are RGBA, RGB, or grey of 16 bits.
+`decode_views` also reads PNG of any view, and the strips of before, one PNG with all views side by
+side.
 """
 
 from __future__ import annotations
@@ -31,12 +33,19 @@ _HEAD = struct.Struct("<4sIII")
 _ENTRY = struct.Struct("<IIIII")
 MODES = {"RGBA": ((4,), np.uint8), "RGB": ((3,), np.uint8), "I;16": ((), np.uint16)}
 _PNG = b"\x89PNG"
+# `exact` keeps colours under no alpha. More effort takes ten times as long for a tenth of the size.
+_WEBP: dict[str, Any] = dict(lossless=True, exact=True, method=0, quality=80)
 
 
 def encode_views(
-    images: UInt8[np.ndarray, "N H W C"] | UInt16[np.ndarray, "N H W"],
+    images: UInt8[np.ndarray, "N H W C"] | UInt16[np.ndarray, "N H W"], png: bool = False
 ) -> bytes:
-    """Views of straight RGBA, RGB or 16 bits, lossless to the last byte."""
+    """Views of straight RGBA, RGB or 16 bits, lossless to the last byte.
+
+    Args:
+      png: as PNG in any case.
+    """
+    png = png or images.dtype != np.uint8
     entries, pictures = [], []
     for view in images:
         seen = view.any(-1) if view.ndim == 3 else view > 0
@@ -45,7 +54,11 @@ def encode_views(
             entries.append((0, 0, 0, 0, 0))
             continue
         buffer, cut = io.BytesIO(), np.ascontiguousarray(view[rows, columns])
-        Image.fromarray(cut).save(buffer, "PNG")
+        picture = Image.fromarray(cut)
+        if png:
+            picture.save(buffer, "PNG")
+        else:
+            picture.save(buffer, "WEBP", **_WEBP)
         pictures.append(buffer.getvalue())
         entries.append((rows.start, columns.start, *cut.shape[:2], len(pictures[-1])))
     head = _HEAD.pack(MARK, *images.shape[:3])
@@ -88,7 +101,9 @@ def decode_views(
         if not length:
             continue
         start = int(starts[view])
-        picture = open_as(io.BytesIO(data[start : start + length]), ["PNG"])
+        picture = open_as(io.BytesIO(data[start : start + length]), ["WEBP", "PNG"])
+        if mode == "RGBA" and picture.mode == "RGB" and picture.format == "WEBP":
+            picture = picture.convert("RGBA")  # WebP keeps no alpha that is 255 everywhere
         if picture.mode != mode or picture.size != (w, h):
             raise ValueError(f"view {view} has a picture of another kind or size")
         row[y : y + h, x : x + w] = np.asarray(picture)

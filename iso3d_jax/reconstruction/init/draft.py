@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -191,11 +192,12 @@ def is_begun(out: Path) -> bool:
 def fit(
     source: Pictures, spec: ReconstructionSpec, denoiser_spec: DenoiserSpec, out: Path,
     metadata: dict, programs: dict[str, loop.Programs] | None, on_step: loop.OnStep | None = None,
+    preview: Callable[[State, int], np.ndarray | None] | None = None,
 ):  # fmt: skip
     """Fits the sampled views in the folder's `draft/`; a stopped draft goes on too.
 
     Args:
-      on_step: as of `loop.optimize`.
+      on_step, preview: as of `loop.optimize`.
 
     Returns:
       The draft, seconds by part, and what the run's report says about it.
@@ -216,6 +218,7 @@ def fit(
         folder,
         metadata,
         label="draft from views",
+        preview=preview,
         programs=programs,
         on_step=on_step,
     )

@@ -1,0 +1,277 @@
+"""The hash encoding and its derivatives with respect to the point, in one differentiable look-up.
+
+In a cell the encoding is a polynomial that is linear in each of the three coordinates. So a
+derivative is named by the axes that it is taken along, each at most once, and comes of the same
+eight entries with other weights: `side` becomes its slope. `look_up` gives any set of derivatives
+from one pass over the entries, and `spread`, its transpose, scatters once for all of them. Each
+one's gradient is made of the two again, so that gradients of every order are right, and none but
+the points is kept from the forward pass to the backward one: entries are read again, not stored.
+
+How a pass is computed is the platform's:
+
+- on a CPU level by level, all that a level needs in the cache, and rows of features at once;
+- elsewhere as `hash_grid.gather` and `interpolate` say it, all levels together: the plain form,
+  which the tests compare the other with.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from iso3d_jax.nerf import hash_grid
+from iso3d_jax.nerf.hash_grid import CORNERS, Grid, HashGridSpec, Level
+
+Axes = tuple[int, ...]  # of one derivative, ascending; () is the value itself
+VALUE: tuple[Axes, ...] = ((),)
+VALUE_AND_SLOPES: tuple[Axes, ...] = ((), (0,), (1,), (2,))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def look_up(
+    grid: Grid, x: Float[Array, "N 3"], spec: HashGridSpec, derivatives: tuple[Axes, ...] = VALUE
+) -> tuple[Float[Array, "D N"], ...]:
+    """Derivatives of the encoding of points in [0, 1]^3.
+
+    Args:
+      grid: one [entries, features] array a level.
+      derivatives: those that are wanted, each by its axes: `VALUE` or `VALUE_AND_SLOPES`, say.
+
+    Returns:
+      For each of them the encoding's derivative, levels outermost; at a cell's border those of the
+      cell above.
+    """
+    return jax.lax.platform_dependent(
+        grid, x,
+        cpu=functools.partial(_look_up_by_levels, spec=spec, derivatives=derivatives),
+        default=functools.partial(_look_up_plain, spec=spec, derivatives=derivatives),
+    )  # fmt: skip
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def spread(
+    x: Float[Array, "N 3"],
+    cotangent: Sequence[Float[Array, "D N"]],
+    spec: HashGridSpec,
+    derivatives: tuple[Axes, ...],
+) -> Grid:
+    """The transpose of `look_up` in its grid: adds up what the points have for each entry."""
+    return jax.lax.platform_dependent(
+        x, cotangent,
+        cpu=functools.partial(_spread_by_levels, spec=spec, derivatives=derivatives),
+        default=functools.partial(_spread_plain, spec=spec, derivatives=derivatives),
+    )  # fmt: skip
+
+
+def _by_points(grid, x, cotangent, spec, derivatives):
+    """Gradient to x of the product of cotangent and look-up: derivatives one order higher."""
+    higher = sorted({_with(axes, a) for axes in derivatives for a in range(3) if a not in axes})
+    if not higher:
+        return jnp.zeros_like(x)
+    values = dict(zip(higher, look_up(grid, x, spec, tuple(higher)), strict=True))
+    along = [
+        sum(
+            jnp.sum(part * values[_with(axes, a)], 0)
+            for axes, part in zip(derivatives, cotangent, strict=True)
+            if a not in axes
+        )
+        + jnp.zeros_like(x[:, a])
+        for a in range(3)
+    ]
+    return jnp.stack(along, -1)
+
+
+def _with(axes: Axes, axis: int) -> Axes:
+    return tuple(sorted((*axes, axis)))
+
+
+def _look_up_forward(grid, x, spec, derivatives):
+    return look_up(grid, x, spec, derivatives), (grid, x)
+
+
+def _look_up_backward(spec, derivatives, kept, cotangent):
+    grid, x = kept
+    return (
+        spread(x, cotangent, spec, derivatives),
+        _by_points(grid, x, cotangent, spec, derivatives),
+    )
+
+
+def _spread_forward(x, cotangent, spec, derivatives):
+    return spread(x, cotangent, spec, derivatives), (x, cotangent)
+
+
+def _spread_backward(spec, derivatives, kept, grid):
+    x, cotangent = kept
+    return (
+        _by_points(grid, x, cotangent, spec, derivatives),
+        look_up(grid, x, spec, derivatives),
+    )
+
+
+look_up.defvjp(_look_up_forward, _look_up_backward)
+spread.defvjp(_spread_forward, _spread_backward)
+
+
+def encode(grid: Grid, x: Float[Array, "N 3"], spec: HashGridSpec) -> Float[Array, "N D"]:
+    """Features of points in [0, 1]^3; levels outermost."""
+    return look_up(grid, x, spec)[0].T
+
+
+# The plain form
+
+
+def _look_up_plain(grid, x, *, spec, derivatives):
+    values = hash_grid.gather(grid, x, spec)
+    return tuple(hash_grid.interpolate(values, x, spec, axes) for axes in derivatives)
+
+
+def _spread_plain(x, cotangent, *, spec, derivatives):
+    shapes = tuple(
+        jax.ShapeDtypeStruct((level.entries, spec.features), x.dtype) for level in spec.table
+    )
+    transposed = jax.linear_transpose(
+        lambda grid: _look_up_plain(grid, x, spec=spec, derivatives=derivatives), shapes
+    )
+    return transposed(cotangent)[0]
+
+
+# By levels, for a CPU
+
+
+def _by_kind(spec: HashGridSpec) -> tuple[tuple[Level, ...], tuple[Level, ...]]:
+    """The levels that have an entry for every grid point, which are the first, and the others."""
+    levels = spec.table
+    dense = tuple(level for level in levels if not level.hashed)
+    if levels[: len(dense)] != dense:
+        raise ValueError("a level that is hashed is finer than all that are not")
+    return dense, levels[len(dense) :]
+
+
+def _dense_scalars(levels: Sequence[Level]) -> dict[str, np.ndarray]:
+    entries = np.array([level.entries for level in levels], np.uint32)
+    return {
+        "scale": np.array([level.scale for level in levels], np.float32),
+        "resolution": np.array([level.resolution for level in levels], np.uint32),
+        "entries": entries,
+        "offset": (np.cumsum(entries) - entries).astype(np.uint32),
+    }
+
+
+def _weights(upper: Array, scale: Array, derivatives: Sequence[Axes]) -> list[list[Array]]:
+    """For each derivative the weights [N] of the corners; along all axes they are one for all N."""
+    return [
+        [jnp.broadcast_to(w, upper[0].shape) for w in hash_grid.corner_weights(upper, scale, axes)]
+        for axes in derivatives
+    ]
+
+
+def _position(x: Array, scale: Array) -> tuple[Array, Array]:
+    return hash_grid.split_position(x * scale + np.float32(0.5))
+
+
+def _dense(x: Array, level: dict[str, Array]) -> tuple[list[Array], Array]:
+    """Entries of the corners [N] in the table of all dense levels, and how far into the cell."""
+    cell, upper = _position(x, level["scale"])
+    entries = hash_grid.dense_entries(cell, level["resolution"], level["entries"])
+    return [(one + level["offset"]).astype(jnp.int32) for one in entries], upper
+
+
+def _hashed(x: Array, scale: Array, spec: HashGridSpec) -> tuple[list[Array], Array]:
+    cell, upper = _position(x, scale)
+    entries = hash_grid.hashed_entries(cell, 2**spec.log2_table_size)
+    return [one.astype(jnp.int32) for one in entries], upper
+
+
+def _rows(table: Array, entries: Array) -> Array:
+    return table.at[entries].get(mode="promise_in_bounds")
+
+
+def _interpolated(
+    table: Array, entries: list[Array], weights: list[list[Array]]
+) -> tuple[Array, ...]:
+    """Each derivative [F, N] of one level; rows of features are read once for all of them."""
+    if len(weights) == 1:  # in the loop that reads them: nothing but the sum is written
+        rows = [_rows(table, one) for one in entries]
+    else:
+        rows = _rows(table, jnp.stack(entries))
+    return tuple(
+        sum(w[:, None] * row for w, row in zip(one, rows, strict=True)).T for one in weights
+    )
+
+
+def _look_up_by_levels(grid, x, *, spec, derivatives):
+    """A loop over the levels, compiled once for those of a kind.
+
+    Of the hashed ones a level's table is copied to where the last one's was, which costs less than
+    tables laid end to end in new memory do.
+    """
+    dense, hashed = _by_kind(spec)
+    across, parts = x.T, []
+    if dense:
+        table = jnp.concatenate(list(grid[: len(dense)]))
+
+        def one_dense(level):
+            entries, upper = _dense(across, level)
+            return _interpolated(table, entries, _weights(upper, level["scale"], derivatives))
+
+        parts.append(jax.lax.map(one_dense, _dense_scalars(dense)))
+    if hashed:
+        tables = grid[len(dense) :]
+
+        def one_hashed(level):
+            number, scale = level
+            table = jax.lax.switch(number, [lambda one=one: one for one in tables])
+            entries, upper = _hashed(across, scale, spec)
+            return _interpolated(table, entries, _weights(upper, scale, derivatives))
+
+        scales = np.array([level.scale for level in hashed], np.float32)
+        parts.append(jax.lax.map(one_hashed, (np.arange(len(hashed)), scales)))
+    return tuple(
+        jnp.concatenate(levels).reshape(spec.width, x.shape[0])  # of [L, F, N]
+        for levels in zip(*parts, strict=True)
+    )
+
+
+def _spread_by_levels(x, cotangent, *, spec, derivatives):
+    dense, hashed = _by_kind(spec)
+    shares = [one.reshape(spec.levels, spec.features, -1) for one in cotangent]
+    across = x.T
+
+    def add(table, entries, weights, share):
+        rows = [
+            sum(w[c] * one for w, one in zip(weights, share, strict=True)).T
+            for c in range(len(CORNERS))
+        ]
+        return table.at[jnp.stack(entries)].add(jnp.stack(rows), mode="promise_in_bounds")
+
+    out = []
+    if dense:
+        sizes = [level.entries for level in dense]
+
+        def one_dense(table, level):
+            scalars, share = level
+            entries, upper = _dense(across, scalars)
+            weights = _weights(upper, scalars["scale"], derivatives)
+            return add(table, entries, weights, share), None
+
+        empty = jnp.zeros((sum(sizes), spec.features), x.dtype)
+        first = [share[: len(dense)] for share in shares]
+        table, _ = jax.lax.scan(one_dense, empty, (_dense_scalars(dense), first))
+        out += jnp.split(table, np.cumsum(sizes)[:-1])
+    if hashed:
+
+        def one_hashed(level):
+            scale, share = level
+            entries, upper = _hashed(across, scale, spec)
+            empty = jnp.zeros((hashed[0].entries, spec.features), x.dtype)
+            return add(empty, entries, _weights(upper, scale, derivatives), share)
+
+        scales = np.array([level.scale for level in hashed], np.float32)
+        out += list(jax.lax.map(one_hashed, (scales, [s[len(dense) :] for s in shares])))
+    return tuple(out)
