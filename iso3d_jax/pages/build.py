@@ -51,7 +51,7 @@ class Page:
       view_labels: a caption for each view.
       orbits: from where the mesh looks as in each view; a ring round it where there are none.
       views_text: how they were made.
-      turntable: an MP4.
+      turntable: an MP4, or a .webp or .gif, which only moves.
       turntable_text: what it shows.
       panels: names of the pictures side by side in the video, each a square.
       mesh: a GLB.
@@ -97,6 +97,7 @@ def write_page(page: Page, path: str | os.PathLike) -> Path:
         picture=None if page.picture is None else thumbnail(page.picture, 512),
         cut_out=is_cut_out(page.picture),
         compared=compared,
+        moves_by_itself=page.turntable is not None and page.turntable.suffix != ".mp4",
         farthest=f"{2 * farthest:.4f}m" if farthest else "auto",  # auto would hold cameras nearer
         others=[(name, thumbnail(shown, 192), views) for name, shown, views in page.others],
         viewer=Markup(viewer.read_text(encoding="utf-8")) if page.mesh else "",

@@ -25,6 +25,8 @@ _MIME = {
     ".png": "image/png",
     ".jpg": "image/jpeg",
     ".mp4": "video/mp4",
+    ".webp": "image/webp",
+    ".gif": "image/gif",
     ".glb": "model/gltf-binary",
 }
 

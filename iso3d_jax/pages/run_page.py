@@ -38,7 +38,7 @@ def write_run_page(
     """Writes `index.html` into a folder that `iso3d_jax.reconstruct` has finished.
 
     Args:
-      folder: with input.png and views.npz, or pictures.npz; with turntable.mp4, mesh.glb and
+      folder: with input.png and views.npz, or pictures.npz; with the turntable, mesh.glb and
         report.json.
       picture_name: what to call the picture.
       model_name: what to call the model.
@@ -73,7 +73,7 @@ def write_run_page(
         views=list(views),
         view_labels=label_views(folder, len(views)),
         orbits=() if cameras is None else _orbits(*cameras),
-        turntable=folder / "turntable.mp4",
+        turntable=folder / report.get("turntable", "turntable.mp4"),
         turntable_text=_MODES.get(report["mode"], _MODES["sds"]),
         mesh=folder / "mesh.glb",
         figures=_figures(report, model_name, resolution),
@@ -104,7 +104,7 @@ def _given_page(
         command=command,
         more=_exports(folder),
         views_text=f"Given with their cameras; {len(shown)} of {len(posed)} are shown, on white.",
-        turntable=folder / "turntable.mp4",
+        turntable=folder / report.get("turntable", "turntable.mp4"),
         turntable_text="The radiance field that was fitted to the pictures.",
         mesh=folder / "mesh.glb",
         figures=_figures(report, "", 0),

@@ -52,6 +52,15 @@ def test_page_of_a_run(run_folder):
     assert "expect coarse shapes" not in large
 
 
+def test_a_turntable_without_ffmpeg_is_a_picture_that_moves(run_folder):
+    (run_folder / "turntable.mp4").rename(run_folder / "turntable.webp")
+    (run_folder / "report.json").write_text(json.dumps(REPORT | {"turntable": "turntable.webp"}))
+    text = write_run_page(run_folder).read_text(encoding="utf-8")
+    assert text.count(str(uri(run_folder / "turntable.webp"))) == 2  # shown, and to download
+    assert "<video" not in text and "turntable-tabs" not in text
+    assert 'alt="Turntable: colour, normals, opacity"' in text
+
+
 @pytest.mark.parametrize("name", ["{{body}}.png", "{% x %}.png", "%s {0}.png", "<b>&.png"])
 def test_a_pictures_name_is_no_template(run_folder, name):
     text = write_run_page(run_folder, picture_name=name).read_text(encoding="utf-8")
