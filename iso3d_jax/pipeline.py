@@ -278,7 +278,8 @@ class Pipeline:
 
         Args:
           pictures: paths by name, as of `reconstruction.batch.find_pictures`.
-          preset, seed, config, init, command, remove_background, matting_model: as of `reconstruct`.
+          preset, seed, config, init, command, remove_background, matting_model: as of
+            `reconstruct`.
 
         Returns:
           What went wrong, by name.
@@ -325,8 +326,8 @@ def reconstruct_posed(
 
     Args:
       posed: from `data.posed_pictures.load_posed`, or one's own.
-      preset, out, seed, on_step, config, name, command: as of `Pipeline.reconstruct`; the mode is 'views'
-        whatever the config says.
+      preset, out, seed, on_step, config, name, command: as of `Pipeline.reconstruct`; the mode is
+        'views' whatever the config says.
 
     Raises:
       UserError: cameras without a common point, or as of `reconstruction.run.reconstruct`.

@@ -130,7 +130,7 @@ class LivePage:
         self._write()
 
     def watch(self, on_step: OnStep | None = None) -> OnStep:
-        """What the run tells its steps to; it tells them to `on_step` too and returns its answer."""
+        """What the run tells its steps to; tells them to `on_step` and returns its answer."""
 
         def told(step: int, total: int, preview: np.ndarray | None) -> object:
             self._step, self._total = step, total
@@ -238,7 +238,8 @@ class LivePage:
                 headline=headline or f"Running: {self._part or 'begins'}",
                 news=self._news(), facts=self._facts(), parts=self._parts_now(),
                 step=self._step, total=self._total,
-                renewed=round(1000 * time.time()), within=max(SOON, PATIENCE * self._slowest) if steps else LATE,
+                renewed=round(1000 * time.time()),
+                within=max(SOON, PATIENCE * self._slowest) if steps else LATE,
                 clock=time.strftime("%Y-%m-%d %H:%M:%S %Z"), command_text=self._command,
                 losses=[(k, f"{v:.4g}") for k, v in self._status.metrics.items()]
                 if self._status else (),

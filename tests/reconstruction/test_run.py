@@ -56,8 +56,9 @@ class Parts:
         part(pictures, "contact_sheet", lambda *args: None)
         part(pictures, "strip", lambda current, cfg, size: np.zeros((4, 4, 3), np.uint8))
 
-    def fit(self, source, spec, denoiser_spec, out, metadata, programs, on_step=None):
+    def fit(self, source, spec, denoiser_spec, out, metadata, programs, on_step, preview):
         current = state.start(spec)
+        preview(current, 100)
         return current._replace(occs=current.occs + 0.5), {"draft_compile": 1.0}, {"seed": 22}
 
     def optimize(self, current, source, spec, denoiser_spec, folder, metadata, *, preview, **given):
@@ -320,3 +321,16 @@ def test_room_on_the_disk_for_three_states_and_the_other_files(cfg, tmp_path, mo
         else:
             with pytest.raises(UserError, match=f"may need {needed / 1e6:.0f} MB"):
                 run._check_disk(tmp_path, make_spec(cfg))
+
+
+def test_the_beginning_is_told_once_the_folder_is_known_to_be_this_runs(cfg, parts, tmp_path):
+    """Before anything is written there, and never of a folder that is refused."""
+    told = []
+    cfg.init = "views"
+    out = tmp_path / "run"
+    reconstruct(out, cfg, on_begin=lambda: told.append(sorted(p.name for p in out.iterdir())))
+    assert told == [[".lock"]]
+    assert sorted(p.name for p in (out / "previews").iterdir()) == ["00030.png", "draft_00100.png"]
+    with pytest.raises(UserError, match="another picture"):
+        run.reconstruct(MODEL, PICTURE[::-1], out, make_spec(cfg), on_begin=lambda: told.append(1))
+    assert len(told) == 1
