@@ -178,8 +178,8 @@ class _Page:
         with gr.Column(visible=False) as self.views_part:
             with gr.Row():
                 self.seed = gr.Number(
-                    0, label="Seed", info="another seed, other views", precision=0, minimum=0,
-                    maximum=MOST_SEED, min_width=120, elem_id="seed",
+                    0, label="Seed", info="another seed, other views", precision=0,
+                    min_width=120, elem_id="seed",
                 )  # fmt: skip
                 self.guidance = gr.Slider(
                     0.0, 10.0, 1.0, step=0.1, label="Guidance", min_width=160, elem_id="guidance",

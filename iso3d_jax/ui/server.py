@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import html
+import logging
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # before gradio is imported, which reads them then
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -60,13 +62,7 @@ def make_app(store: Store, workers: Workers, options: Options) -> fastapi.FastAP
     """The whole server as an ASGI application."""
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
-    @app.middleware("http")
-    async def with_policy(request: fastapi.Request, call_next) -> Response:
-        response = await call_next(request)
-        response.headers["Content-Security-Policy"] = POLICY
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Referrer-Policy"] = "same-origin"  # an id is as good as a password
-        return response
+    app.add_middleware(_WithPolicy)
 
     def found(run_id: str) -> Run:
         try:
@@ -105,6 +101,27 @@ def make_app(store: Store, workers: Workers, options: Options) -> fastapi.FastAP
     )  # fmt: skip
 
 
+class _WithPolicy:
+    """ASGI: every answer says what the browser may do with it."""
+
+    headers = (
+        (b"content-security-policy", POLICY.encode()),
+        (b"x-content-type-options", b"nosniff"),
+        (b"referrer-policy", b"same-origin"),  # an id is as good as a password
+    )
+
+    def __init__(self, app: Any):
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def send_with(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *self.headers]
+            await send(message)
+
+        await self.app(scope, receive, send_with if scope["type"] == "http" else send)
+
+
 def find_picture(run: Run, name: str) -> Path | None:
     """A picture of a run by its name in the address."""
     if match := _SET.fullmatch(name):
@@ -137,6 +154,8 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config):
         super().__init__(config)
         self.signal: int | None = None
+        # answers that pages still wait for are cut off in the end, which is no error
+        logging.getLogger("uvicorn.error").addFilter(lambda _: not self.should_exit)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
