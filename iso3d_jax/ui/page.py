@@ -487,11 +487,12 @@ class _Page:
         counts = (run.step, run.steps) if run.steps else (0, 0)
         if not run.steps and told is not None and not told.doing:
             counts = (told.step, told.total)
+        doing = "" if told is None else told.doing if run.steps else told.label
         return dict(
             id=run.id, state=state.object, busy=busy, error=state.error, parts=parts,
             ahead=self._workers.ahead(run, OBJECT) if state.object == WAITING else None,
             cancelled=run.cancelled, compiling=told is not None and "compiling" in told.doing,
-            step=counts[0], total=counts[1], doing=told.label if told is not None else "",
+            step=counts[0], total=counts[1], doing=doing,
             part_left="" if part_left is None else duration(part_left),
             left="" if left is None else duration(left), preview=run.preview,
         )  # fmt: skip

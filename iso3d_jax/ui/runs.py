@@ -137,6 +137,7 @@ class Run:
         self.part, self.part_begun = "", 0.0
         self.step = self.steps = 0
         self._first = (0.0, 0)  # when the first iterations of a part were done, and how many
+        self._last = 0.0  # when the last were
         self.preview = 0
         self.cancelled = False
         self.exports: dict[str, str] = {}
@@ -157,13 +158,16 @@ class Run:
             if part is not None:
                 self.part, self.part_begun = part, time.monotonic()
                 self.step = self.steps = 0
+                self._first = (0.0, 0)
             self.version += 1
 
     def count(self, step: int, steps: int) -> None:
-        """Notes the iterations of a part; the first time is not counted, for it compiles."""
+        """Notes the iterations of a part."""
         with self.lock:
-            if not self.steps:
-                self._first = (time.monotonic(), step)
+            now = time.monotonic()
+            if step and not self._first[1]:  # the first took long: they were compiled
+                self._first = (now, step)
+            self._last = now
             self.step, self.steps = step, steps
             self.version += 1
 
@@ -173,7 +177,9 @@ class Run:
             begun, first = self._first
             if not self.steps or self.step <= first:
                 return None
-            return (time.monotonic() - begun) / (self.step - first) * (self.steps - self.step)
+            each = (self._last - begun) / (self.step - first)
+            since = time.monotonic() - self._last
+            return max(0.0, each * (self.steps - self.step) - since)
 
     def show_preview(self, picture: UInt8[np.ndarray, "H W 3"]) -> None:
         """Keeps a picture of the scene."""

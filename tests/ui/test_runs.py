@@ -99,11 +99,14 @@ def test_time_left_counts_all_between_iterations_but_the_first_dispatch(store, m
     run = new_run(store)
     run.hear(Told("draft", "compiling", 0, 40, None), "draft")
     assert run.part_seconds_left() is None
+    run.count(0, 40)
     now[0] = 160.0
     run.count(10, 40)
     assert run.part_seconds_left() is None
     now[0] = 164.0
     run.count(20, 40)
     assert run.part_seconds_left() == pytest.approx(20 / 2.5)
+    now[0] = 165.0  # a second of the next ones has gone by
+    assert run.part_seconds_left() == pytest.approx(20 / 2.5 - 1)
     run.hear(None, "files")
     assert run.part_seconds_left() is None
