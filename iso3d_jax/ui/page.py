@@ -147,8 +147,9 @@ class _Page:
 
     def _lay_out_picture(self) -> None:
         gr.Markdown("## 1. A picture of one whole object")
+        gr.HTML('<p class="iso-note">Best before a plain background, or none.</p>')
         self.upload = gr.File(
-            label="PNG, JPEG or WebP; best with a plain or transparent background",
+            label="PNG, JPEG or WebP",
             file_types=["image"], type="filepath", height=150, elem_id="upload",
         )  # fmt: skip
         strokes = (_TEMPLATES / "brush.js").read_text(encoding="utf-8")
