@@ -8,6 +8,7 @@ files are fetched under their own addresses (`server.py`), not through gradio's 
 from __future__ import annotations
 
 import html
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.files import atomic_path, explain_os_errors
 from iso3d_jax.core.progress import duration
 from iso3d_jax.data.pictures import load_picture
 from iso3d_jax.ui import downloads, pictures
@@ -84,13 +86,24 @@ def _told(function: Callable) -> Callable:
 
     def handler(*args: Any) -> Any:
         try:
-            return function(*args)
+            with explain_os_errors():
+                return function(*args)
         except UserError as error:
             raise gr.Error(
                 html.escape(str(error)), duration=None, title="", print_exception=False
             ) from None
 
     return handler
+
+
+def _lend(run: Run, file: Path) -> str:
+    """A copy of a run's file where gradio may give it out; the run's folder is closed to it."""
+    name = f"{run.id}_{file.parent.name}_{file.name}"
+    copy = Path(gr.utils.get_upload_folder()) / "runs" / name
+    if not copy.is_file() or copy.stat().st_mtime < file.stat().st_mtime:
+        with atomic_path(copy) as temporary:
+            shutil.copyfile(file, temporary)
+    return str(copy)
 
 
 class _Page:
@@ -429,7 +442,8 @@ class _Page:
             "run": run.id, "cutout": cutout, "drawing": drawing, "making": making,
             "sets": [run.id, len(state.sets), chosen], "count": len(state.sets), "chosen": chosen,
             "can_make": bool(state.sets), "result": result, "mesh": mesh, "files": [result, kinds],
-            "buttons": [busy, stopped, chosen, bool(same)], "draw": [state.views, bool(state.sets)],
+            "buttons": [busy, run.part == "files", stopped, chosen, bool(same)],
+            "draw": [state.views, bool(state.sets)],
         }  # fmt: skip
         drawn = state.views in (WAITING, WORKING)
         updates |= {
@@ -450,7 +464,7 @@ class _Page:
             self.drawing: _render("drawing", **drawing),
             self.sets: gr.update(
                 value=[
-                    (str(run.set_file(k, ".png")),
+                    (_lend(run, run.set_file(k, ".png")),
                      f"{'✓ ' if k == chosen else ''}{k + 1}: seed {s.seed}, guidance "
                      f"{s.guidance_scale:g}")
                     for k, s in enumerate(state.sets)
@@ -465,10 +479,10 @@ class _Page:
                 visible=not busy, variant="secondary" if stopped or same else "primary",
             ),
             self.go_on: gr.update(visible=stopped),
-            self.cancel: gr.update(visible=busy),
+            self.cancel: gr.update(visible=busy and run.part != "files"),  # too late then
             self.making: _render("making", **making),
             self.result_part: gr.update(visible=bool(result)),
-            self.mesh: f"{mesh}/mesh.glb" if mesh else None,
+            self.mesh: _lend(run, run.object_folder / "mesh.glb") if mesh else None,
             self.files: _render(
                 "files", id=run.id if result else "", version=state.chosen, kinds=kinds
             ),

@@ -151,6 +151,15 @@ class Run:
             self.state = state
             self.version += 1
 
+    def fail(self, part: str, why: str) -> None:
+        """Notes that the views or the object failed; here alone where even the disk refuses it."""
+        values = {part: FAILED, "error": why}
+        with self.lock:
+            try:
+                self.change(**values)
+            except OSError:
+                self.state = dataclasses.replace(self.state, **values)
+
     def hear(self, told: Status | None, part: str | None = None) -> None:
         """Notes how far the work is."""
         with self.lock:
@@ -286,23 +295,6 @@ class Store:
                     return None
                 self._runs[run_id] = _left_behind(Run(file.parent, State.read(file)))
             return self._runs[run_id]
-
-    def recent(self, most: int) -> list[Run]:
-        """The newest runs, the newest first; what cannot be read is passed over."""
-        files = [
-            (file.stat().st_mtime, file.parent.name) for file in self.folder.glob("*/run.json")
-        ]
-        found = []
-        for _, name in sorted(files, reverse=True):
-            if len(found) == most:
-                break
-            try:
-                run = self.find(name)
-            except UserError:
-                continue
-            if run is not None:
-                found.append(run)
-        return found
 
 
 def _left_behind(run: Run) -> Run:

@@ -27,6 +27,7 @@ os.environ["GRADIO_RUN_HISTORY"] = "False"
 
 import fastapi
 import gradio
+import safehttpx
 import uvicorn
 from fastapi.responses import FileResponse, HTMLResponse, Response
 
@@ -41,6 +42,15 @@ POLICY = (
     "style-src 'self' 'unsafe-inline'; worker-src 'self' blob:; connect-src 'self' data: blob:; "
     "frame-ancestors 'self'; form-action 'self'; base-uri 'self'"
 )
+
+
+async def _refuse(*_: Any, **__: Any) -> Any:
+    raise gradio.Error("this server fetches nothing from other hosts: upload the file")
+
+
+# gradio's way to other hosts: it would fetch what a request names by an address instead of a file
+safehttpx.get = safehttpx.async_validate_url = _refuse
+
 LONGEST_EXPORT_S = 600.0
 _SET = re.compile(r"set([0-9]{1,4})")
 
@@ -93,12 +103,16 @@ def make_app(store: Store, workers: Workers, options: Options) -> fastapi.FastAP
         )  # fmt: skip
 
     blocks = page.make_page(store, workers, options.max_upload_bytes, options.matting_model)
-    return gradio.mount_gradio_app(
+    app = gradio.mount_gradio_app(
         app, blocks, path="/", max_file_size=options.max_upload_bytes, ssr_mode=False,
         footer_links=[], run_history=False, allowed_paths=[], theme=page.theme(), css=page.css(),
         head=page.head(), show_error=True, mcp_server=False, pwa=False,
         app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
     )  # fmt: skip
+    # a mounted application counts as one that never began, and takes any file of this machine, that
+    # a request names by its path, for an upload
+    blocks.has_launched = True
+    return app
 
 
 class _WithPolicy:

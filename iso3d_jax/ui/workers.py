@@ -16,10 +16,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.files import describe_os_error
 from iso3d_jax.core.progress import Status, listening
 from iso3d_jax.ui import downloads
 from iso3d_jax.ui.queue import EXPORT, OBJECT, VIEWS, Job, Queue
-from iso3d_jax.ui.runs import DONE, FAILED, STOPPED, WAITING, WORKING, Drawn, Run
+from iso3d_jax.ui.runs import DONE, STOPPED, WAITING, WORKING, Drawn, Run
 from iso3d_jax.views import Views
 
 LEAVE_S = 90.0  # that the server's end waits for iterations to end, and be saved
@@ -68,8 +69,7 @@ class Workers:
 
     Attributes:
       queue: what waits.
-      ready: whether the first device can draw views.
-      doing: what all wait for before that, for the page.
+      doing: what all wait for until the first device can draw views; empty from then on.
       failed: why there is no model; empty where all is well.
       about, guidance_scale: of the first maker, once there is one.
       working: the job of each thread, None where it waits for one.
@@ -77,7 +77,7 @@ class Workers:
 
     def __init__(self, queue: Queue):
         self.queue = queue
-        self.ready, self.doing, self.failed = False, "starting", ""
+        self.doing, self.failed = "starting", ""
         self.about, self.guidance_scale = "", 1.0
         self.working: list[Job | None] = []
         # of the object that was made last, by mode and part: what those to come may take
@@ -125,7 +125,7 @@ class Workers:
         except Exception as error:
             self._give_up(error)
             return
-        self.ready, self.doing = True, ""
+        self.doing = ""
         while (job := self.queue.take()) is not None:
             self.working[index] = job
             self._do(maker, job)
@@ -145,7 +145,7 @@ class Workers:
                 job.run.hear(job.run.told)
             else:
                 job.run.hear(None, "")
-                job.run.change(**{job.kind: FAILED, "error": why})
+                job.run.fail(job.kind, why)
 
     def _draw(self, maker: Maker, job: Job) -> None:
         from iso3d_jax.data.pictures import load_picture
@@ -300,6 +300,8 @@ def _explain(error: Exception) -> str:
     """One sentence for the page; what is a fault of ours goes to the terminal whole."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, OSError) and (sentence := describe_os_error(error)):
+        return sentence
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return OUT_OF_MEMORY
     traceback.print_exception(error)

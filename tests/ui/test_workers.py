@@ -21,7 +21,7 @@ def drawn(workers, run, seed=1):
 
 def test_views_then_an_object_then_its_files(workers, maker, store):
     run = drawn(workers, new_run(store))
-    assert workers.ready and workers.about == maker.about and maker.calls[0] == "warm up"
+    assert not workers.doing and workers.about == maker.about and maker.calls[0] == "warm up"
     assert run.state.sets == (Drawn(1, 1.5),) and run.state.error == ""
     with pytest.raises(UserError, match="set 1 has this seed"):
         workers.draw(run, Drawn(1, 1.5))
@@ -170,7 +170,7 @@ def test_a_model_that_cannot_be_had_is_said(capsys):
 
     workers.start(load)
     wait_until(lambda: workers.failed)
-    assert workers.failed == "model.safetensors is damaged" and not workers.ready
+    assert workers.failed == "model.safetensors is damaged" and workers.doing
     assert workers.stop() and "damaged" in capsys.readouterr().err
 
 
