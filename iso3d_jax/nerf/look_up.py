@@ -22,6 +22,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 from jaxtyping import Array, Float
 
 from iso3d_jax.nerf import hash_grid
@@ -90,32 +91,60 @@ def _with(axes: Axes, axis: int) -> Axes:
     return tuple(sorted((*axes, axis)))
 
 
+def _values(tree):
+    """The arrays of what a forward rule is given, and whether any of them is differentiated."""
+    leaves, kind = jax.tree.flatten(tree, is_leaf=lambda leaf: isinstance(leaf, CustomVJPPrimal))
+    return kind.unflatten([leaf.value for leaf in leaves]), any(leaf.perturbed for leaf in leaves)
+
+
+def _present(derivatives, cotangent):
+    """The derivatives that something depends on, and what: the others need no pass."""
+    pairs = [
+        (axes, part)
+        for axes, part in zip(derivatives, cotangent, strict=True)
+        if not isinstance(part, SymbolicZero)
+    ]
+    return tuple(axes for axes, _ in pairs), tuple(part for _, part in pairs)
+
+
+# What is not differentiated (the points of a render, say) is not kept, and no gradient is traced.
+
+
 def _look_up_forward(grid, x, spec, derivatives):
-    return look_up(grid, x, spec, derivatives), (grid, x)
+    (grid, by_grid), (x, by_x) = _values(grid), _values(x)
+    kept = (x, grid if by_x else None, () if by_grid else None)
+    return look_up(grid, x, spec, derivatives), kept
 
 
 def _look_up_backward(spec, derivatives, kept, cotangent):
-    grid, x = kept
+    x, grid, by_grid = kept
+    derivatives, cotangent = _present(derivatives, cotangent)
     return (
-        spread(x, cotangent, spec, derivatives),
-        _by_points(grid, x, cotangent, spec, derivatives),
+        None if by_grid is None else spread(x, cotangent, spec, derivatives),
+        None if grid is None else _by_points(grid, x, cotangent, spec, derivatives),
     )
 
 
 def _spread_forward(x, cotangent, spec, derivatives):
-    return spread(x, cotangent, spec, derivatives), (x, cotangent)
+    (x, by_x), (cotangent, by_cotangent) = _values(x), _values(cotangent)
+    kept = (x, cotangent if by_x else None, () if by_cotangent else None)
+    return spread(x, cotangent, spec, derivatives), kept
 
 
 def _spread_backward(spec, derivatives, kept, grid):
-    x, cotangent = kept
+    x, cotangent, by_cotangent = kept
+    grid = tuple(
+        jnp.zeros(level.shape, level.dtype) if isinstance(level, SymbolicZero) else level
+        for level in grid
+    )
     return (
-        _by_points(grid, x, cotangent, spec, derivatives),
-        look_up(grid, x, spec, derivatives),
+        None if cotangent is None else _by_points(grid, x, cotangent, spec, derivatives),
+        None if by_cotangent is None else look_up(grid, x, spec, derivatives),
     )
 
 
-look_up.defvjp(_look_up_forward, _look_up_backward)
-spread.defvjp(_spread_forward, _spread_backward)
+look_up.defvjp(_look_up_forward, _look_up_backward, symbolic_zeros=True)
+spread.defvjp(_spread_forward, _spread_backward, symbolic_zeros=True)
 
 
 def encode(grid: Grid, x: Float[Array, "N 3"], spec: HashGridSpec) -> Float[Array, "N D"]:
