@@ -11,12 +11,15 @@ How a pass is computed is the platform's:
 
 - on a CPU level by level, all that a level needs in the cache, and rows of features at once;
 - elsewhere as `hash_grid.gather` and `interpolate` say it, all levels together: the plain form,
-  which the tests compare the other with.
+  which the tests compare the others with;
+- on an NVIDIA GPU by the kernels of `look_up_triton.py` where the environment has
+  ISO3D_HASH_GRID=triton. They were never timed on a card: `benchmarks/accelerator.py` prints both.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 
 import jax
@@ -25,12 +28,28 @@ import numpy as np
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 from jaxtyping import Array, Float
 
-from iso3d_jax.nerf import hash_grid
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.nerf import hash_grid, look_up_triton
 from iso3d_jax.nerf.hash_grid import CORNERS, Grid, HashGridSpec, Level
 
 Axes = tuple[int, ...]  # of one derivative, ascending; () is the value itself
 VALUE: tuple[Axes, ...] = ((),)
 VALUE_AND_SLOPES: tuple[Axes, ...] = ((), (0,), (1,), (2,))
+
+
+SWITCH = "ISO3D_HASH_GRID"  # an environment variable
+
+
+def use_triton() -> bool:
+    """Whether programs that are traced now are to have the kernels on an NVIDIA GPU.
+
+    Raises:
+      UserError: the variable has a value that is none of its own.
+    """
+    value = os.environ.get(SWITCH, "")
+    if value not in ("", "xla", "triton"):
+        raise UserError(f"{SWITCH} is {value!r}: set it to 'triton' or 'xla', or unset it")
+    return value == "triton"
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -47,11 +66,10 @@ def look_up(
       For each of them the encoding's derivative, levels outermost; at a cell's border those of the
       cell above.
     """
-    return jax.lax.platform_dependent(
-        grid, x,
-        cpu=functools.partial(_look_up_by_levels, spec=spec, derivatives=derivatives),
-        default=functools.partial(_look_up_plain, spec=spec, derivatives=derivatives),
-    )  # fmt: skip
+    ways = {"cpu": _look_up_by_levels, "default": _look_up_plain}
+    if use_triton():
+        ways["cuda"] = look_up_triton.look_up
+    return _by_platform(ways, spec, derivatives)(grid, x)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -62,11 +80,18 @@ def spread(
     derivatives: tuple[Axes, ...],
 ) -> Grid:
     """The transpose of `look_up` in its grid: adds up what the points have for each entry."""
-    return jax.lax.platform_dependent(
-        x, cotangent,
-        cpu=functools.partial(_spread_by_levels, spec=spec, derivatives=derivatives),
-        default=functools.partial(_spread_plain, spec=spec, derivatives=derivatives),
-    )  # fmt: skip
+    ways = {"cpu": _spread_by_levels, "default": _spread_plain}
+    if use_triton():
+        ways["cuda"] = look_up_triton.spread
+    return _by_platform(ways, spec, derivatives)(x, cotangent)
+
+
+def _by_platform(ways, spec, derivatives):
+    ways = {
+        platform: functools.partial(way, spec=spec, derivatives=derivatives)
+        for platform, way in ways.items()
+    }
+    return functools.partial(jax.lax.platform_dependent, **ways)
 
 
 def _by_points(grid, x, cotangent, spec, derivatives):
