@@ -5,6 +5,8 @@ A `Maker` is all that they know of a model; `makers.py` has the real one.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import sys
 import threading
 import time
@@ -133,10 +135,9 @@ class Workers:
 
     def _do(self, maker: Maker, job: Job) -> None:
         do = {VIEWS: self._draw, EXPORT: self._export, OBJECT: self._make}[job.kind]
-        # a short job between an object's iterations says nothing about the object
-        hear = job.run.hear if job.kind == OBJECT else _hear_nothing
+        hear = listening(job.run.hear) if job.kind == OBJECT else contextlib.nullcontext()
         try:
-            with listening(hear):
+            with hear:
                 do(maker, job)
         except Exception as error:  # the next job is somebody else's
             why = _explain(error)
@@ -183,7 +184,8 @@ class Workers:
             if preview is not None and (step or part == "files"):  # else a sheet of the views
                 run.show_preview(preview)
             while not self._stopping.is_set() and (short := self.queue.take_short()) is not None:
-                self._do(maker, short)
+                # in a context of its own: its progress says nothing about the object
+                contextvars.Context().run(self._do, maker, short)
             return not (run.cancelled or self._stopping.is_set())
 
         try:
@@ -290,10 +292,6 @@ class Workers:
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
-
-
-def _hear_nothing(told: Status) -> None:
-    """To nobody."""
 
 
 def _explain(error: Exception) -> str:

@@ -140,18 +140,19 @@ def test_a_listener_hears_every_step_at_once_and_what_is_none(clock):
     assert heard[0].seconds_left is None and heard[5].seconds_left is None
 
 
-def test_a_listener_hears_its_own_thread_alone(clock):
-    heard = []
+def test_a_listener_hears_its_own_thread_alone_and_what_others_hear_too(clock):
+    heard, inside = [], []
     other = threading.Thread(
         target=lambda: progress.Progress(2, "other", stream=io.StringIO()).update(1)
     )
     with progress.listening(heard.append):
         other.start()
         other.join()
-        with progress.listening(lambda told: None):
+        with progress.listening(inside.append):
             progress.Progress(2, "inner", stream=io.StringIO()).update(1)
         progress.Progress(2, "own", stream=io.StringIO()).update(1)
-    assert [told.label for told in heard] == ["own"]
+    assert [told.label for told in heard] == ["inner", "own"]
+    assert [told.label for told in inside] == ["inner"]
 
 
 def test_a_terminal_gets_one_line_that_is_rewritten(clock):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.core.progress import Told
+from iso3d_jax.core.progress import Status
 from iso3d_jax.ui.runs import DONE, FAILED, IDLE, STOPPED, WAITING, WORKING, Drawn, Store
 from tests.ui.conftest import FakeMaker, new_run
 
@@ -99,7 +99,7 @@ def test_time_left_counts_all_between_iterations_but_the_first_dispatch(store, m
     now = [100.0]
     monkeypatch.setattr(runs.time, "monotonic", lambda: now[0])
     run = new_run(store)
-    run.hear(Told("draft", "compiling", 0, 40, None), "draft")
+    run.hear(Status("draft", "compiling", 0, 40, "it", None, {}), "draft")
     assert run.part_seconds_left() is None
     run.count(0, 40)
     now[0] = 160.0
