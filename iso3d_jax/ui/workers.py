@@ -19,7 +19,7 @@ import numpy as np
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.files import describe_os_error
-from iso3d_jax.core.progress import Status, listening
+from iso3d_jax.core.progress import listening
 from iso3d_jax.ui import downloads
 from iso3d_jax.ui.queue import EXPORT, OBJECT, VIEWS, Job, Queue
 from iso3d_jax.ui.runs import DONE, STOPPED, WAITING, WORKING, Drawn, Run
