@@ -88,7 +88,7 @@ class LivePage:
         self._page = Page(
             title="Pictures to a 3D object" if self._given else "One picture to a 3D object",
             lead=f"Being made from {readable_name(name) or 'a picture'} by iso3d_jax.",
-            footer="This page is one file and needs no network; it renews itself until the run ends.",
+            footer="This page is one file and needs no network; it renews itself until the end.",
         )
         self._status: Status | None = None
         self._rated: tuple[str, float, float] | None = None  # label, seconds left, and when
