@@ -17,6 +17,8 @@ from typing import Any
 import gradio as gr
 import jinja2
 import numpy as np
+from gradio.themes import Default
+from gradio.utils import get_upload_folder
 from PIL import Image
 
 from iso3d_jax.core.errors import UserError
@@ -59,9 +61,9 @@ def _render(template: str, **values: Any) -> str:
     return _jinja.get_template(f"{template}.html").render(values)
 
 
-def theme() -> gr.themes.Base:
+def theme() -> Default:
     """gradio's look, in fonts that every machine has."""
-    return gr.themes.Default(font=_FONT, font_mono=("ui-monospace", "monospace"))
+    return Default(font=_FONT, font_mono=("ui-monospace", "monospace"))
 
 
 def css() -> str:
@@ -99,7 +101,7 @@ def _told(function: Callable) -> Callable:
 def _lend(run: Run, file: Path) -> str:
     """A copy of a run's file where gradio may give it out; the run's folder is closed to it."""
     name = f"{run.id}_{file.parent.name}_{file.name}"
-    copy = Path(gr.utils.get_upload_folder()) / "runs" / name
+    copy = Path(get_upload_folder()) / "runs" / name
     if not copy.is_file() or copy.stat().st_mtime < file.stat().st_mtime:
         with atomic_path(copy) as temporary:
             shutil.copyfile(file, temporary)
