@@ -230,7 +230,7 @@ def choose_light(name: str, how: How) -> lights.Light:
     if not how.hdri:
         return light
     draw = np.random.default_rng([how.seed, hash_name(name), 2])
-    return light._replace(picture=how.hdri[draw.integers(len(how.hdri))])
+    return light._replace(picture=how.hdri[int(draw.integers(len(how.hdri)))])
 
 
 def choose_background(name: str, how: How) -> Float[np.ndarray, " 3"]:
