@@ -175,12 +175,12 @@ class _Page:
         self.background = gr.Radio(
             ways, value="auto", label="Remove the background", elem_id="background"
         )
-        with gr.Group(visible=False) as self.brush_part, gr.Row():
+        with gr.Group(visible=False) as self.brush_part:
             self.brush = gr.Radio(
                 [("off", ""), ("take away", "away"), ("bring back", "keep")], value="",
-                label="Brush", elem_id="brush", min_width=200,
+                label="Brush", elem_id="brush",
             )  # fmt: skip
-            self.size = gr.Slider(1, 30, 8, step=1, label="Brush, % of the picture", min_width=120)
+            self.size = gr.Slider(1, 30, 8, step=1, label="Brush, % of the picture")
         with gr.Accordion("or one of these", open=True) as self.examples_part:
             self.examples = gr.Gallery(
                 [str(path) for path in self._examples], show_label=False, columns=5,

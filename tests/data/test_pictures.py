@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image, ImageCms, ImageDraw
 
@@ -166,7 +167,14 @@ def test_opaque_alpha_is_as_good_as_none(tmp_path):
     assert load_picture(save(tmp_path, image))[0, 0, 3] == 0
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L", "P", "CMYK", "1", "YCbCr"])
+# Pillow below 13, which the extra `ui` wants, takes an uncompressed TIFF of this mode for cut short.
+YCBCR = pytest.param(
+    "YCbCr",
+    marks=pytest.mark.xfail(int(PIL.__version__.split(".")[0]) < 13, raises=UserError, strict=True),
+)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "CMYK", "1", YCBCR])
 def test_modes_without_alpha(tmp_path, mode):
     image = on((255, 255, 255), disc(colour=(30, 30, 30))).convert(mode)
     path = save(tmp_path, image, "x.tif" if mode in ("CMYK", "YCbCr") else "x.png")
