@@ -263,10 +263,14 @@ def test_sixteen_bit_pngs_name_their_transparent_colour_in_sixteen_bits():
     assert found[0, 0, 3] == 0 and found[10, 10].tolist() == [60, 60, 0x12, 255]
 
 
-# Pillow below 13, which the extra `ui` wants, takes an uncompressed TIFF of this mode for cut short.
 YCBCR = pytest.param(
     "YCbCr",
-    marks=pytest.mark.xfail(int(PIL.__version__.split(".")[0]) < 13, raises=UserError, strict=True),
+    marks=pytest.mark.xfail(
+        int(PIL.__version__.split(".")[0]) < 13,
+        raises=UserError,
+        strict=True,
+        reason="Pillow below 13 takes an uncompressed TIFF of this mode for cut short",
+    ),
 )
 
 

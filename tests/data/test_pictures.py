@@ -167,10 +167,14 @@ def test_opaque_alpha_is_as_good_as_none(tmp_path):
     assert load_picture(save(tmp_path, image))[0, 0, 3] == 0
 
 
-# Pillow below 13, which the extra `ui` wants, takes an uncompressed TIFF of this mode for cut short.
 YCBCR = pytest.param(
     "YCbCr",
-    marks=pytest.mark.xfail(int(PIL.__version__.split(".")[0]) < 13, raises=UserError, strict=True),
+    marks=pytest.mark.xfail(
+        int(PIL.__version__.split(".")[0]) < 13,
+        raises=UserError,
+        strict=True,
+        reason="Pillow below 13 takes an uncompressed TIFF of this mode for cut short",
+    ),
 )
 
 
