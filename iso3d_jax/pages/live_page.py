@@ -88,7 +88,7 @@ class LivePage:
         self._page = Page(
             title="Pictures to a 3D object" if self._given else "One picture to a 3D object",
             lead=f"Being made from {readable_name(name) or 'a picture'} by iso3d_jax.",
-            footer="This page is one file and needs no network; it renews itself until the end.",
+            footer="This page is one file, needs no network, and renews itself during the run.",
         )
         self._status: Status | None = None
         self._rated: tuple[str, float, float] | None = None  # label, seconds left, and when

@@ -122,7 +122,7 @@ def test_how_it_ended(live, tmp_path, error, words):
     text = read(tmp_path)
     for word in (*words, "my chair.png"):
         assert word in text, word
-    assert 'data-state="running"' not in text and "http-equiv" not in text
+    assert '<main data-state="running"' not in text and "http-equiv" not in text
     assert problems((tmp_path / "index.html").read_text(encoding="utf-8")) == []
 
 

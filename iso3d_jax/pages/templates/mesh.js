@@ -18,9 +18,11 @@
     .then((answer) => answer.blob())
     .then((blob) => { link.href = viewer.src = URL.createObjectURL(blob); })
     .catch(() => { viewer.src = link.href; });
-  viewer.addEventListener("error", () => {
-    said.textContent = "This browser could not draw the mesh (it needs WebGL); the file is above.";
-  });
+  const refuse = () => {
+    said.textContent = "This browser could not draw the mesh (it needs WebGL 2); its file can be downloaded above.";
+  };
+  viewer.addEventListener("error", refuse);
+  if (!document.createElement("canvas").getContext("webgl2")) refuse(); // the viewer says nothing then
 
   // What the viewer calls its three.js scene; the viewer in this page is of one fixed version.
   const symbol = Object.getOwnPropertySymbols(viewer).find((s) => s.description === "scene");

@@ -24,12 +24,22 @@
 
   const target = () => Number(slider.value);
 
-  function seek(degrees) {
-    const wanted = ((degrees % 360) + 360) % 360;
-    tell(wanted);
-    // past the edge of a frame's time; the browser lets a seek that is under way go
-    if (video.duration) video.currentTime = Math.min((wanted / 360) * video.duration + 0.001, video.duration - 0.001);
+  // Of seeks in quick succession Chromium may paint an early one's frame and say that it is at the
+  // last: once they are over, the same frame is asked for again.
+  let again = false, timer = 0;
+  function go(margin) { // seconds past the edge of the frame's time
+    if (!video.duration) return;
+    video.currentTime = Math.min((target() / 360) * video.duration + margin, video.duration - 0.001);
   }
+  function seek(degrees) {
+    tell(((degrees % 360) + 360) % 360);
+    again = true;
+    go(0.001);
+  }
+  video.addEventListener("seeked", () => {
+    clearTimeout(timer);
+    if (again) timer = setTimeout(() => { again = false; if (video.paused) go(0.002); }, 120);
+  });
 
   function turn(degrees) {
     video.pause();
