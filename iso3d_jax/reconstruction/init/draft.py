@@ -197,7 +197,8 @@ def fit(
     """Fits the sampled views in the folder's `draft/`; a stopped draft goes on too.
 
     Args:
-      on_step, preview: as of `loop.optimize`.
+      on_step: as of `loop.optimize`.
+      preview: as of `loop.optimize`; not asked for the last iteration, since the run goes on.
 
     Returns:
       The draft, seconds by part, and what the run's report says about it.
@@ -210,6 +211,10 @@ def fit(
         metadata = loop.go_on(folder, metadata, current, draft.steps, label="draft: ")
     else:
         current = state.start(draft)
+
+    def early(current: State, step: int) -> np.ndarray | None:
+        return None if preview is None or step >= draft.steps else preview(current, step)
+
     current, history, times = loop.optimize(
         current,
         source,
@@ -218,7 +223,7 @@ def fit(
         folder,
         metadata,
         label="draft from views",
-        preview=preview,
+        preview=None if preview is None else early,
         programs=programs,
         on_step=on_step,
     )

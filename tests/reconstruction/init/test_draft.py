@@ -138,6 +138,17 @@ def test_a_draft_is_fitted_in_a_folder_of_its_own_and_goes_on_there(cfg, tmp_pat
     assert [(c["key"], c["iteration"]) for c in facts["changes"]] == [("seed", 3)]
 
 
+def test_a_draft_is_shown_while_it_grows_and_not_when_distillation_takes_it_on(
+    cfg, tmp_path, optimize
+):
+    shown, of = [], make_spec(cfg)
+    draft.fit("source", of, SPEC, tmp_path, {"config": cfg.to_dict()}, {}, preview=lambda current,
+              step: shown.append(step))  # fmt: skip
+    for step in (2, of.draft.steps - 1, of.draft.steps):
+        optimize["preview"](None, step)
+    assert shown == [2, of.draft.steps - 1]
+
+
 def test_distillation_begins_after_its_part_of_the_schedules(cfg):
     """With the scene and the grid of the draft, and an optimizer that knows nothing."""
     end = state.start(make_spec(cfg))
