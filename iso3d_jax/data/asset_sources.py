@@ -272,25 +272,23 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
 def _remote_files(folder: epath.Path) -> list[epath.Path]:
     """Files in and under a folder of a bucket.
 
+    Folder by folder: of epath's own walk through a bucket s3fs does not take the arguments. What
+    has a mesh's suffix is a file, so that the bucket need not be asked about each of a million.
+
     Raises:
       UserError: the bucket cannot be listed.
     """
-    root, found = os.fspath(folder).rstrip("/"), []
-    start = root.partition("://")[2]
-
-    def fail(error: OSError) -> None:
-        raise error
-
+    found, todo = [], [folder]
     try:
-        for here, _, files in folder.walk(on_error=fail):
-            # As the bucket's package says it: with the bucket's name, with or without s3://.
-            below = os.fspath(here).partition("://")[2] or os.fspath(here)
-            below = below.strip("/").removeprefix(start.strip("/")).strip("/")
-            names = [name for name in files if name and not name.startswith(".")]
-            found += [folder / below / name if below else folder / name for name in names]
+        while todo:
+            for path in todo.pop().iterdir():
+                if path.suffix.lower() not in (".sh3f", *MESH_SUFFIXES) and path.is_dir():
+                    todo.append(path)
+                elif not path.name.startswith("."):
+                    found.append(path)
     except Exception as e:  # of each bucket's own package
         raise UserError(
-            f"--assets {root}: it cannot be listed ({type(e).__name__}: {shorten(e, 200)})"
+            f"--assets {folder}: it cannot be listed ({type(e).__name__}: {shorten(e, 200)})"
         ) from None
     return sorted(found)
 

@@ -26,6 +26,10 @@ class Bucket(MemoryFileSystem):
     pseudo_dirs = [""]
     cachable = False
 
+    def ls(self, path, detail=True):
+        """Takes no other arguments, as s3fs."""
+        return super().ls(path, detail)
+
     @classmethod
     def _strip_protocol(cls, path):
         return MemoryFileSystem._strip_protocol(os.fspath(path).removeprefix("s3://"))
