@@ -92,11 +92,15 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 """
 
 
+# Triton's products take tile sizes that only a measurement on the card finds.
+WITHOUT_CARD = {"xla_gpu_enable_triton_gemm": False}
+
+
 def cuda_chip():
     """One H100 to compile for; needs jax-cuda13-plugin and ptxas (nvidia-cuda-nvcc), but no GPU.
 
-    What only a measurement on the card can choose (the algorithm of a convolution or a product,
-    and with it the memory that it works in) stays at the compiler's default.
+    Compile with `WITHOUT_CARD`. What only a measurement on the card can choose (the algorithm of a
+    convolution or a product, and with it the memory that it works in) is the compiler's default.
     """
     os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # of libraries for running
     from jax.experimental import topologies

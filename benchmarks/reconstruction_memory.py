@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
-from measuring import cuda_chip, placed, report, tpu_chip  # noqa: E402
+from measuring import WITHOUT_CARD, cuda_chip, placed, report, tpu_chip  # noqa: E402
 
 from iso3d_jax.commands import config_files  # noqa: E402
 from iso3d_jax.planning import lowering  # noqa: E402
@@ -63,8 +63,13 @@ def analyse(
     denoiser_spec: DenoiserSpec,
     phase: int,
     place=None,
+    options: dict | None = None,
 ) -> dict:
-    """Gigabytes of one phase's program; donated inputs and their outputs are counted once."""
+    """Gigabytes of one phase's program; donated inputs and their outputs are counted once.
+
+    Args:
+      options: the compiler's.
+    """
     scene = placed(jax.eval_shape(lambda: state.start(spec)), place)
     begin = time.monotonic()
     memory = (
@@ -74,7 +79,7 @@ def analyse(
             capacity=spec.steps_per_call, spec=spec, denoiser_spec=denoiser_spec,
             phase=phase,
         )
-        .compile()
+        .compile(compiler_options=options)
         .memory_analysis()
     )  # fmt: skip
     sizes = {
@@ -99,11 +104,12 @@ def main():
     target.add_argument("--cuda", action="store_true", help="for an H100; needs jax's CUDA plugin")
     parser.add_argument("--result", type=Path)
     args = parser.parse_args()
-    place, tracing = None, contextlib.nullcontext
+    place, tracing, options = None, contextlib.nullcontext, None
     if args.tpu or args.cuda:
         place = jax.sharding.SingleDeviceSharding(tpu_chip() if args.tpu else cuda_chip())
     if args.cuda:
         tracing = functools.partial(lowering.tracing_for, lowering.TARGETS["h100"])
+        options = WITHOUT_CARD
     denoiser, denoiser_spec = abstract_denoiser(args.networks, place)
     cfg = config_files.load_config(args.config)
     result = {
@@ -121,7 +127,7 @@ def main():
                 continue
             program = {"resolution": resolution, "views": groups * spec.views, "memory": memory}
             with tracing():
-                sizes = analyse(spec, denoiser, denoiser_spec, phase, place)
+                sizes = analyse(spec, denoiser, denoiser_spec, phase, place, options)
             result["programs"].append(program | sizes)
             print(json.dumps(result["programs"][-1]), file=sys.stderr, flush=True)
     report(result, args.result)
