@@ -103,8 +103,8 @@ def shipped():
 
 def bumpy(faces: int) -> trimesh.Trimesh:
     """A closed surface of about so many triangles that does not unwrap in one piece."""
-    across = max(4, round(math.sqrt(faces / 4)))
-    mesh = trimesh.creation.uv_sphere(radius=1.0, count=[across, round(faces / 2 / across)])
+    across = max(4, round(math.sqrt(faces / 8)))
+    mesh = trimesh.creation.uv_sphere(radius=1.0, count=[across, round(faces / 4 / across)])
     x, y, z = mesh.vertices.T
     bumps = 1.0 + 0.1 * np.sin(7 * x) * np.cos(6 * y) + 0.1 * np.sin(5 * z + 3 * x)
     mesh.vertices = 0.6 * mesh.vertices * bumps[:, None]
@@ -192,8 +192,8 @@ def main():
         "rays": (functools.partial(rays, spec=spec), 1 << 11),
         "views": (lambda n: denoise(1, n), 2),
         "batch": (lambda n: denoise(n, 4), 1),
-        "faces": (lambda n: bake(n, 512**2), 500),
-        "texels": (lambda n: bake(2000, n), 128**2),
+        "faces": (lambda n: bake(n, 512**2), 1000),
+        "texels": (lambda n: bake(4000, n), 128**2),
     }
     chosen = args.parts.split(",") if args.parts else list(ways)
     if unknown := set(chosen) - set(ways):
