@@ -7,10 +7,13 @@ of the released size and prints `memory_analysis()`, once as configured and once
 `config.memory=low`. The networks are held in bfloat16 and compute in it; the scene is float32.
 `--networks shipped` takes the sizes of the model in the package, for a quick look with
 `--config configs/reconstruct.py:tiny`. With the package libtpu, `--tpu` compiles for a TPU v5e
-instead of this machine, whose processor has no bfloat16 and holds what it computes in float32.
+instead of this machine, whose processor has no bfloat16 and holds what it computes in float32; with
+jax's CUDA plugin `--cuda` compiles for an H100.
 """
 
 import argparse
+import contextlib
+import functools
 import json
 import sys
 import time
@@ -21,9 +24,10 @@ sys.path.insert(0, str(ROOT))
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
-from measuring import placed, report, tpu_chip  # noqa: E402
+from measuring import cuda_chip, placed, report, tpu_chip  # noqa: E402
 
 from iso3d_jax.commands import config_files  # noqa: E402
+from iso3d_jax.planning import lowering  # noqa: E402
 from iso3d_jax.planning.programs import abstract_module  # noqa: E402
 from iso3d_jax.reconstruction import state  # noqa: E402
 from iso3d_jax.reconstruction.losses import Denoiser, DenoiserSpec  # noqa: E402
@@ -90,15 +94,21 @@ def main():
     parser.add_argument("--networks", choices=["released", "shipped"], default="released")
     parser.add_argument("--memory", choices=["normal", "low"], help="only one of the two")
     parser.add_argument("--phase", type=int, help="only this phase, counted from 0")
-    parser.add_argument("--tpu", action="store_true", help="for a TPU v5e; needs libtpu, no TPU")
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument("--tpu", action="store_true", help="for a TPU v5e; needs libtpu, no TPU")
+    target.add_argument("--cuda", action="store_true", help="for an H100; needs jax's CUDA plugin")
     parser.add_argument("--result", type=Path)
     args = parser.parse_args()
-    place = jax.sharding.SingleDeviceSharding(tpu_chip()) if args.tpu else None
+    place, tracing = None, contextlib.nullcontext
+    if args.tpu or args.cuda:
+        place = jax.sharding.SingleDeviceSharding(tpu_chip() if args.tpu else cuda_chip())
+    if args.cuda:
+        tracing = functools.partial(lowering.tracing_for, lowering.TARGETS["h100"])
     denoiser, denoiser_spec = abstract_denoiser(args.networks, place)
     cfg = config_files.load_config(args.config)
     result = {
         "command": "python benchmarks/reconstruction_memory.py " + " ".join(sys.argv[1:]),
-        "compiled_for": "TPU v5e" if args.tpu else jax.devices()[0].device_kind,
+        "compiled_for": next(iter(place.device_set if place else jax.devices())).device_kind,
         "config": args.config,
         "networks": args.networks,
         "programs": [],
@@ -110,9 +120,9 @@ def main():
             if args.phase not in (None, phase):
                 continue
             program = {"resolution": resolution, "views": groups * spec.views, "memory": memory}
-            result["programs"].append(
-                program | analyse(spec, denoiser, denoiser_spec, phase, place)
-            )
+            with tracing():
+                sizes = analyse(spec, denoiser, denoiser_spec, phase, place)
+            result["programs"].append(program | sizes)
             print(json.dumps(result["programs"][-1]), file=sys.stderr, flush=True)
     report(result, args.result)
 

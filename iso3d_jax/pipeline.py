@@ -21,7 +21,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -88,11 +87,11 @@ class Pipeline:
             folder = find_bundle(None if source is None else Path(source).expanduser())
         return cls(bundle.load_model(folder, dtype), folder)
 
-    def on_device(self, device: jax.Device) -> Pipeline:
+    def on_device(self, device: Any) -> Pipeline:
         """A pipeline of its own with the same weights on one device; used in a thread of its own.
 
         Args:
-          device: what its thread's `jax.default_device` is to be.
+          device: of jax; what its thread's `jax.default_device` is to be.
         """
         other = copy.copy(self)
         other.model, other._programs = batch.on_device(self.model, device), {}
@@ -278,7 +277,8 @@ class Pipeline:
 
         Args:
           pictures: paths by name, as of `reconstruction.batch.find_pictures`.
-          preset, seed, config, init, command, remove_background, matting_model: as of `reconstruct`.
+          preset, seed, config, init, command, remove_background, matting_model: as of
+            `reconstruct`.
 
         Returns:
           What went wrong, by name.
@@ -325,8 +325,8 @@ def reconstruct_posed(
 
     Args:
       posed: from `data.posed_pictures.load_posed`, or one's own.
-      preset, out, seed, on_step, config, name, command: as of `Pipeline.reconstruct`; the mode is 'views'
-        whatever the config says.
+      preset, out, seed, on_step, config, name, command: as of `Pipeline.reconstruct`; the mode is
+        'views' whatever the config says.
 
     Raises:
       UserError: cameras without a common point, or as of `reconstruction.run.reconstruct`.

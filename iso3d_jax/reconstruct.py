@@ -4,7 +4,7 @@
 
 First the model draws views (views.png), so that you see early what it makes of the picture.
 Then score distillation optimises a radiance field, and its surface is written as mesh.glb;
-index.html shows all of it in a browser, without a network.
+index.html shows it in a browser from the first second on, without a network or a server.
 Ctrl-C saves; the same command goes on. `--mode views` is a draft in about a minute instead: it
 fits the drawn views and nothing else. Without --model the small model that ships with the package
 is used; without --config, or with a config file and no preset, the preset that suits the model.

@@ -18,7 +18,6 @@ from iso3d_jax.data import grids, transforms
 from iso3d_jax.data.posed_pictures import LAYOUTS, PICTURES, write_transforms
 from iso3d_jax.geometry.cameras import camera_to_world
 
-
 _LENS = LAYOUTS["orthogonal"]  # of the views that a model draws
 
 

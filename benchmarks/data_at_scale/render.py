@@ -217,12 +217,12 @@ def _digests(folder: Path) -> dict[str, str]:
 
 def two_shards(folder: Path, objects: int = 16):
     """Two shards rendered apart and joined, against one run."""
-    how = dict(resolution=64, sets=2)
+    how = render.How(64, 2)
     assets = [f"procedural:{objects}"]
     for shard, workers in (("1/2", 1), ("0/2", 2)):
-        render.render_dataset(assets, folder / "apart", shard=shard, workers=workers, **how)
+        render.render_dataset(assets, folder / "apart", how, shard=shard, workers=workers)
     joining.join_shards(places.place(folder / "apart"))
-    render.render_dataset(assets, folder / "one", count=2, workers=2, **how)
+    render.render_dataset(assets, folder / "one", how, count=2, workers=2)
     apart, one = _digests(folder / "apart"), _digests(folder / "one")
     return {"objects": objects, "files": len(one), "the same bytes": apart == one}
 
@@ -235,7 +235,7 @@ from iso3d_jax.data.multiview import shards
 shards.SAVE_SECONDS = 0.2
 if __name__ == "__main__":
     render.render_dataset(
-        ["procedural:24"], sys.argv[1], count=3, workers=2, resolution=64, sets=2
+        ["procedural:24"], sys.argv[1], render.How(64, 2), count=3, workers=2
     )
 """
 

@@ -1,5 +1,7 @@
 """The scene: hash grid, an iteration of score distillation and its parts, many iterations."""
 
+import functools
+import os
 import time
 from typing import NamedTuple
 
@@ -23,7 +25,8 @@ def grid(bench: Bench) -> None:
     """The hash grid of the released numbers at points drawn evenly: the worst case for a cache.
 
     Encoding, its gradient to the grid, the field's normals, and the gradient of a loss on those
-    (of second order, as the orientation loss is) to all parameters.
+    (of second order, as the orientation loss is) to all parameters. On an NVIDIA GPU each twice: as
+    XLA has it, and by the kernels that ISO3D_HASH_GRID=triton switches on.
     """
     spec = make_spec(bench.reconstruction()).field
     params = field.init(jax.random.key(0), spec)
@@ -47,8 +50,11 @@ def grid(bench: Bench) -> None:
     for count in bench.sizes.points:
         x = jax.random.uniform(jax.random.key(1), (count, 3), minval=-1.0, maxval=1.0)
         traces = {
-            f"{name}, {count} points": lambda f=f, x=x: jax.jit(f).trace(params, x)
+            f"{name}{' by Triton' * (how == 'triton')}, {count} points": functools.partial(
+                _trace, how, f, params, x
+            )
             for name, f in parts.items()
+            for how in (("xla", "triton") if jax.default_backend() == "gpu" else ("xla",))
         }
         for name, program in compile_all(traces, bench.record.failed).items():
             with bench.record.trying(name):
@@ -61,6 +67,19 @@ def grid(bench: Bench) -> None:
                     looked_up_gb_per_second=looked_up / seconds / 1e9,
                     program_gb=program.gb, compile_seconds=program.compile_seconds,
                 )  # fmt: skip
+
+
+def _trace(how: str, function, *args):
+    """Traces with the look-up that is asked for, whatever the environment says."""
+    before = os.environ.get(look_up.SWITCH)
+    os.environ[look_up.SWITCH] = how
+    try:
+        # a function of its own: a trace is kept by the function that it is of
+        return jax.jit(lambda *args: function(*args)).trace(*args)
+    finally:
+        os.environ.pop(look_up.SWITCH)
+        if before is not None:
+            os.environ[look_up.SWITCH] = before
 
 
 def iteration(bench: Bench) -> None:

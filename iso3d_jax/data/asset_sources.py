@@ -3,9 +3,9 @@
 A `.sh3f` file is a zip: OBJ models with materials and textures, an icon of each, and
 `PluginFurnitureCatalog.properties` with names, categories, creators and the licence. The Debian
 package `sweethome3d-furniture` installs five of them. `procedural:N` stands for N objects made by
-the rules that `iso3d_jax.data.rules` finds; `public.zip` is the game 0 A.D.'s (`zero_ad.py`). Folders,
-files and catalogues may be in a bucket: an object's files are then fetched into memory when it is
-read, and a catalogue's members one by one.
+the rules that `iso3d_jax.data.rules` finds; `public.zip` is the game 0 A.D.'s (`zero_ad.py`).
+Folders, files and catalogues may be in a bucket: an object's files are then fetched into memory
+when it is read, and a catalogue's members one by one.
 """
 
 import contextlib

@@ -7,6 +7,8 @@ DIR is one object's folder, or holds a folder an object. Forms:
   transforms   transforms.json (nerfstudio) or transforms_train.json (NeRF-synthetic), and pictures
   zero123      000.png and 000.npy and so on: world to camera as Blender has it, [3, 4]
   syncdreamer  000.png to 015.png, from its sixteen fixed cameras
+  gobjaverse   campos_512_v4/00000/00000.png and 00000.json and so on, G-buffer Objaverse; DIR may
+               also hold its folders of such, as in DIR/DICTIONARY/INSTANCE/campos_512_v4
   ours         a data set of ours; becomes a folder with transforms.json and pictures an object
 
 Our cameras look at the origin, +z is up, and pictures are square with a transparent background;
@@ -14,13 +16,15 @@ what is not so is left out, by object, with the reason in skipped.txt. Four view
 distance and field of view at azimuths 90 degrees apart make a set. Views that make none are left
 out too, unless --any_views takes them four by four as they come.
 
-Zero123 and SyncDreamer show objects as Blender imports them, with the front at -y and the longest
-side 1; here the front is at +x and the radius is about 1, so cameras turn and distances double. For
-transforms `--front` is the azimuth of the front in their world, and nothing is scaled.
+Zero123, SyncDreamer and G-buffer Objaverse show objects as Blender imports them, with the front at
+-y and the longest side 1; here the front is at +x and the radius is about 1, so cameras turn and
+distances double. For transforms `--front` is the azimuth of the front in their world, and nothing
+is scaled.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -36,6 +40,7 @@ from PIL import Image
 from iso3d_jax.commands import command_line
 from iso3d_jax.core.errors import UserError, shorten
 from iso3d_jax.core.files import atomic_path, make_folder
+from iso3d_jax.core.json_files import need, read_object
 from iso3d_jax.data import asset_sources, meshes, places, transforms
 from iso3d_jax.data.multiview import joining, open_dataset, records, shards
 from iso3d_jax.data.picture_files import read_image
@@ -43,8 +48,10 @@ from iso3d_jax.data.table import SET
 
 flags = command_line.flags_for(__name__)
 
-BLENDER_FRONT, BLENDER_SCALE = -90.0, 2.0  # degrees; of Zero123's and SyncDreamer's worlds
+BLENDER_FRONT, BLENDER_SCALE = -90.0, 2.0  # degrees; of the worlds that are as Blender's
 BLENDER_FOV = math.degrees(2 * math.atan(32 / 70))  # a lens of 35 mm before a sensor of 32 mm
+GOBJAVERSE_FOV = math.degrees(2 * math.atan(512 / 1422.222))  # theirs, for 1,024 pixels: 39.6
+POLE = math.cos(math.radians(1.0))  # of an axis along the world's up, where azimuths end
 LARGEST = 4096  # side of a picture that is read
 SAME_ANGLE, SAME_DISTANCE = 1.0, 0.01  # degrees, and a share, within which cameras are alike
 
@@ -111,6 +118,37 @@ def read_syncdreamer(folder: Path) -> Posed | None:
     return Posed(pictures, np.asarray(c2w, np.float64), np.full(16, BLENDER_FOV))
 
 
+def read_gobjaverse(folder: Path) -> Posed | None:
+    """An object of G-buffer Objaverse; None where the folder holds none.
+
+    A view's JSON has the camera's axes as OpenCV's (x right, y down, z into the picture) and its
+    origin, in Blender's world: modelscope/richdreamer, dataset/gobjaverse, turns y and z about to
+    have OpenGL's, and its focal length is 1422.222 of 1,024 pixels. Of an object's 40 views the
+    two from straight above and below are passed over, as are those that lack a file.
+
+    Raises:
+      UserError: a view's JSON is damaged.
+    """
+    views = folder / "campos_512_v4"
+    files = [
+        file
+        for file in sorted((views if views.is_dir() else folder).glob("[0-9]*/*.json"))
+        if file.stem == file.parent.name and file.with_suffix(".png").is_file()
+    ]
+    poses = []
+    for file in files:
+        camera = read_object(file)
+        columns = [need(camera, key, list, file.name) for key in ("x", "y", "z", "origin")]
+        c2w = transforms.read_matrix([*itertools.zip_longest(*columns)], file.name, 3)
+        c2w[:, 1:3] *= -1
+        poses.append(c2w)
+    level = [k for k, c2w in enumerate(poses) if abs(c2w[2, 2]) < POLE]
+    if not level:
+        return None
+    pictures = [files[k].with_suffix(".png") for k in level]
+    return Posed(pictures, np.stack(poses)[level], np.full(len(level), GOBJAVERSE_FOV))
+
+
 def _numbered(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("*.png") if re.fullmatch(r"\d{3}\.png", p.name))
 
@@ -121,12 +159,14 @@ class Form(NamedTuple):
     read: Callable[[Path], Posed | None]
     front: float
     scale: float
+    levels: int = 1  # of folders that objects are in
 
 
 FORMS = {
     "transforms": Form(read_transforms, 0.0, 1.0),
     "zero123": Form(read_zero123, BLENDER_FRONT, BLENDER_SCALE),
     "syncdreamer": Form(read_syncdreamer, BLENDER_FRONT, BLENDER_SCALE),
+    "gobjaverse": Form(read_gobjaverse, BLENDER_FRONT, BLENDER_SCALE, levels=2),
 }
 
 
@@ -237,8 +277,8 @@ def make_record(
     return record
 
 
-def _objects(source: Path, form: Form) -> Iterator[tuple[Path, Posed | Exception]]:
-    """Folders of objects: the source itself, or those in it."""
+def _objects(source: Path, form: Form) -> Iterator[tuple[str, Posed | Exception]]:
+    """Titles of objects, and what was read: of the source itself, or of the folders in it."""
 
     def attempt(folder: Path) -> Posed | Exception | None:
         try:
@@ -246,14 +286,16 @@ def _objects(source: Path, form: Form) -> Iterator[tuple[Path, Posed | Exception
         except (meshes.BadMesh, UserError) as e:
             return e
 
-    found = attempt(source)
-    if found is not None:
-        yield source.resolve(), found
-        return
-    for folder in sorted(path for path in source.iterdir() if path.is_dir()):
+    def walk(folder: Path, levels: int) -> Iterator[tuple[str, Posed | Exception]]:
         found = attempt(folder)
         if found is not None:
-            yield folder, found
+            yield folder.relative_to(source).as_posix(), found
+        elif levels:
+            for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
+                yield from walk(inner, levels - 1)
+
+    for title, found in walk(source, form.levels):
+        yield source.resolve().name if title == "." else title, found
 
 
 def import_dataset(
@@ -272,7 +314,7 @@ def import_dataset(
     Args:
       source: an object's folder, or a folder of such.
       out: a folder without a data set; may be in a bucket.
-      form: 'transforms', 'zero123' or 'syncdreamer'.
+      form: a name of `FORMS`.
       resolution: side of the pictures; that of the first object's if None.
       any_views: take views that make no sets, four by four.
       front: azimuth of the front in their world; the form's if None.
@@ -294,13 +336,13 @@ def import_dataset(
 
     def items() -> Iterator[tuple[dict[str, Any], bytes | None]]:
         nonlocal side
-        for path, posed in _objects(folder, how):
-            name = asset_sources.slug(path.name)
+        for title, posed in _objects(folder, how):
+            name = asset_sources.slug(title)
             while name in taken:
                 name += "-2"
             taken.add(name)
             entry = dict(
-                name=name, title=path.name, category="", creator=creator, license=license,
+                name=name, title=title, category="", creator=creator, license=license,
                 source=form, split=asset_sources.assign_split(name),
             )  # fmt: skip
             try:

@@ -7,7 +7,6 @@ broke off.
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +22,8 @@ def render_shard(shard: str, arguments: Mapping[str, Any]) -> dict[str, int]:
     """What a worker does: `render.render_dataset` of one shard, as in "3/100"."""
     from iso3d_jax.data import render  # imported where it runs
 
-    return render.render_dataset(**{**arguments, "shard": shard, "count": 0})
+    how, chosen = render.How(**arguments["how"]), render.Chosen(**arguments["chosen"])
+    return render.render_dataset(**{**arguments, "how": how, "chosen": chosen, "shard": shard})
 
 
 def run(options: str, shards: Sequence[Shard], arguments: Mapping[str, Any]) -> None:
@@ -32,7 +32,7 @@ def run(options: str, shards: Sequence[Shard], arguments: Mapping[str, Any]) -> 
     Args:
       options: of the pipeline, as on a command line; "" runs it here.
       shards: which.
-      arguments: of `render.render_dataset`.
+      arguments: of `render.render_dataset` but for `shard`, as what JSON can hold.
 
     Raises:
       UserError: Beam is not installed, does not know an option, or a worker refused its shard.
@@ -47,11 +47,10 @@ def run(options: str, shards: Sequence[Shard], arguments: Mapping[str, Any]) -> 
     except (ValueError, SystemExit) as e:
         raise UserError(f"--beam {shorten(options, 80)}: not options of Beam ({e})") from None
     names = [f"{shard.index}/{shard.count}" for shard in shards]
-    plain = {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in arguments.items()}
     try:
         with apache_beam.Pipeline(options=known) as pipeline:
             shown = pipeline | apache_beam.Create(names) | apache_beam.Reshuffle()
-            _ = shown | apache_beam.Map(render_shard, plain)
+            _ = shown | apache_beam.Map(render_shard, dict(arguments))
     except Exception as e:  # runners pack what a worker raises into their own
         said = str(e)
         if not isinstance(e, UserError) and _MARK not in said:

@@ -92,7 +92,24 @@ RANDOM = "random"  # a background
 
 @dataclasses.dataclass(frozen=True)
 class How:
-    """Settings that all objects of a data set share; see `render_dataset`."""
+    """Settings that all objects of a data set share, and that its folder notes.
+
+    Attributes:
+      resolution: side of a picture in pixels.
+      sets: of `views_per_set` views, for each object.
+      seed: of the cameras and proportions.
+      stretch, warp: change of proportions, as logarithms (the module's docstring).
+      up: axis of the mesh files that points up: x, y or z; catalogues say it themselves.
+      filters: names of what leaves an object out, see `data/quality.py`.
+      cameras: the range that they are drawn from, a name of `camera_ranges.RANGES`.
+      views_per_set: at even steps around the object; training reads sets of four.
+      layers: what else is kept of each view, names of `layers.LAYERS`.
+      light: the same 'even' light on all, or 'seeded': each object's own.
+      background: a colour that records carry, or 'random': each object's own; none if empty.
+      engine: 'rasterizer' or 'blender'.
+      samples: of Blender, rays a pixel.
+      hdri: pictures of light from all around, of which each object is given one; for Blender.
+    """
 
     resolution: int = 64
     sets: int = 6
@@ -100,15 +117,50 @@ class How:
     stretch: float = 0.0
     warp: float = 0.0
     up: str = "y"
-    filters: tuple[str, ...] = quality.DEFAULT
+    filters: Sequence[str] = quality.DEFAULT
     cameras: str = camera_ranges.DEFAULT
     views_per_set: int = SET
-    layers: tuple[str, ...] = ()
+    layers: Sequence[str] = ()
     light: str = "even"
     background: str = ""
     engine: str = "rasterizer"
     samples: int = blender.SAMPLES
-    hdri: tuple[str, ...] = ()
+    hdri: Sequence[str] = ()
+
+    def checked(self) -> "How":
+        """The same with names in their order and full paths.
+
+        Raises:
+          UserError: a name that there is not, or settings that do not go together.
+        """
+        if self.hdri and self.engine != "blender":
+            raise UserError("--hdri is light for --engine blender; leave it out, or add that")
+        _check_one_of("light", self.light, lights.LIGHTS)
+        _check_one_of("engine", self.engine, ENGINES)
+        check_background(self.background)
+        return dataclasses.replace(
+            self,
+            filters=quality.check_filters(self.filters),
+            layers=check_layers(self.layers),
+            hdri=blender.check_pictures(self.hdri),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """Which of the objects that are found are rendered.
+
+    Attributes:
+      only: names; all if None.
+      uids: file with the uids of the objects to take, see `data/object_lists.py`; all if None.
+      metadata: file or folder of what is known of objects by uid.
+      licenses: SPDX names of the licences to take; all if None.
+    """
+
+    only: Sequence[str] | None = None
+    uids: str | None = None
+    metadata: str | None = None
+    licenses: Sequence[str] | None = None
 
 
 @runtime_checkable
@@ -178,7 +230,7 @@ def choose_light(name: str, how: How) -> lights.Light:
     if not how.hdri:
         return light
     draw = np.random.default_rng([how.seed, hash_name(name), 2])
-    return light._replace(picture=how.hdri[draw.integers(len(how.hdri))])
+    return light._replace(picture=how.hdri[int(draw.integers(len(how.hdri)))])
 
 
 def choose_background(name: str, how: How) -> Float[np.ndarray, " 3"]:
@@ -545,10 +597,9 @@ def choose(assets: list[asset_sources.Asset], names: list[str] | None) -> list[a
     return [by_name[name] for name in dict.fromkeys(names)]  # what is named twice is drawn once
 
 
-def _one_of(name: str, value: str, known: Sequence[str]) -> str:
+def _check_one_of(name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise UserError(f"--{name} {shorten(value, 40)}: choose from {', '.join(known)}")
-    return value
 
 
 def _look_up(
@@ -573,31 +624,14 @@ def _look_up(
 def render_dataset(
     assets: Sequence[str],
     out: str | os.PathLike,
+    how: How | None = None,
+    chosen: Chosen | None = None,
     *,
-    only: Sequence[str] | None = None,
-    resolution: int = 64,
-    sets: int = 6,
-    seed: int = 0,
     workers: int = 0,
-    stretch: float = 0.0,
-    warp: float = 0.0,
-    up: str = "y",
     shard: str | None = None,
     count: int = 0,
     retry_refused: bool = False,
-    filters: Sequence[str] = quality.DEFAULT,
-    licenses: Sequence[str] | None = None,
-    uids: str | None = None,
-    metadata: str | None = None,
     beam: str | None = None,
-    cameras: str = camera_ranges.DEFAULT,
-    views_per_set: int = SET,
-    layers: Sequence[str] = (),
-    light: str = "even",
-    background: str = "",
-    engine: str = "rasterizer",
-    samples: int = blender.SAMPLES,
-    hdri: Sequence[str] = (),
     blender_python: str = "",
 ) -> dict[str, int]:
     """Makes a multi-view data set from meshes; the same call goes on where it was stopped.
@@ -605,30 +639,14 @@ def render_dataset(
     Args:
       assets: folders of meshes, mesh files, .sh3f catalogues, or 'procedural:N'.
       out: folder of the data set, for `data.multiview.open_dataset`; may be in a bucket.
-      only: names of the objects to render; all if None.
-      resolution: side of a picture in pixels.
-      sets: of `views_per_set` views, for each object.
-      seed: of the cameras and proportions.
+      how: what the data set is to be like; `How()` if None.
+      chosen: which objects; all if None.
       workers: processes; 0 is one a core.
-      stretch, warp: change of proportions, as logarithms (the module's docstring).
-      up: axis of the mesh files that points up: x, y or z; catalogues say it themselves.
       shard: as in '3/100', the one to render; all, and join them, if None.
       count: of shards where all are rendered; 0 is one a thousand objects.
       retry_refused: render again what was left out before.
-      filters: names of what leaves an object out, see `data/quality.py`.
-      licenses: SPDX names of the licences to take; all if None.
-      uids: file with the uids of the objects to take, see `data/object_lists.py`; all if None.
-      metadata: file or folder of what is known of objects by uid.
       beam: options of an Apache Beam pipeline that renders the shards; in processes of this machine
         if None. Its workers must see `assets` and `out`, and have this package and EGL.
-      cameras: the range that they are drawn from, a name of `camera_ranges.RANGES`.
-      views_per_set: at even steps around the object; training reads sets of four.
-      layers: what else is kept of each view, names of `layers.LAYERS`.
-      light: the same 'even' light on all, or 'seeded': each object's own.
-      background: a colour that records carry, or 'random': each object's own; none if empty.
-      engine: 'rasterizer' or 'blender'.
-      samples: of Blender, rays a pixel.
-      hdri: pictures of light from all around, of which each object is given one; for Blender.
       blender_python: an interpreter that has the package bpy; this one if empty.
 
     Returns:
@@ -638,33 +656,33 @@ def render_dataset(
       UserError: no such assets, nothing that can be rendered, no EGL context or no Blender, or a
         folder with a data set of other settings.
     """
-    arguments = dict(locals())
+    how, chosen = how or How(), chosen or Chosen()
     root = places.place(out)
     one = None if shard is None else shards.Shard.parse(shard)
-    keep = one.holds if one is not None and only is None else lambda name: True
-    chosen = choose(
-        asset_sources.find_assets(list(assets), up, keep), None if only is None else list(only)
+    keep = one.holds if one is not None and chosen.only is None else lambda name: True
+    found = choose(
+        asset_sources.find_assets(list(assets), how.up, keep),
+        None if chosen.only is None else list(chosen.only),
     )
     noted = _noted_settings(root)
     if one is not None:
         count = one.count
-    count = count or (noted or {}).get("shards") or shards.choose_count(len(chosen))
-    chosen = _look_up(chosen, uids, metadata)
-    how = How(
-        resolution, sets, seed, stretch, warp, up, quality.check_filters(filters), cameras,
-        views_per_set, check_layers(layers), _one_of("light", light, lights.LIGHTS),
-        check_background(background), _one_of("engine", engine, ENGINES), samples,
-        blender.check_pictures(hdri),
-    )  # fmt: skip
-    if how.hdri and how.engine != "blender":
-        raise UserError("--hdri is light for --engine blender; leave it out, or add that")
+    count = count or (noted or {}).get("shards") or shards.choose_count(len(found))
+    found = _look_up(found, chosen.uids, chosen.metadata)
+    how = how.checked()
     _check_settings(root, noted, dataclasses.asdict(how) | {"shards": count})
     wanted = [shards.Shard(k, count) for k in range(count)] if one is None else [one]
     if beam is None:
         cores = workers or os.cpu_count() or 1
-        render_shards(chosen, root, wanted, how, cores, retry_refused, licenses, blender_python)
+        render_shards(
+            found, root, wanted, how, cores, retry_refused, chosen.licenses, blender_python
+        )
     else:
-        pipelines.run(beam, wanted, arguments | {"beam": None})
+        # In plain values: of a command, these classes are of a module that workers do not have.
+        plain = {"how": dataclasses.asdict(how), "chosen": dataclasses.asdict(chosen)}
+        plain |= {"assets": list(assets), "out": os.fspath(out), "workers": workers}
+        plain |= {"retry_refused": retry_refused, "blender_python": blender_python}
+        pipelines.run(beam, wanted, plain)
     if one is None:
         return joining.join_shards(root)
     counts = collections.Counter()
@@ -677,15 +695,18 @@ def main(argv):
     """Renders and says how many objects each split has."""
     del argv
     start = time.time()
-    counts = render_dataset(
-        _ASSETS.value, _OUT.value, only=_ONLY.value, resolution=_RESOLUTION.value,
-        sets=_SETS.value, seed=_SEED.value, workers=_WORKERS.value, stretch=_STRETCH.value,
-        warp=_WARP.value, up=_UP.value, shard=_SHARD.value, count=_SHARDS.value,
-        retry_refused=_RETRY.value, filters=_FILTERS.value, licenses=_LICENSES.value,
-        uids=_UIDS.value, metadata=_METADATA.value, beam=_BEAM.value, cameras=_CAMERAS.value,
+    how = How(
+        resolution=_RESOLUTION.value, sets=_SETS.value, seed=_SEED.value, stretch=_STRETCH.value,
+        warp=_WARP.value, up=_UP.value, filters=_FILTERS.value, cameras=_CAMERAS.value,
         views_per_set=_VIEWS_PER_SET.value, layers=_LAYERS.value, light=_LIGHT.value,
         background=_BACKGROUND.value, engine=_ENGINE.value, samples=_SAMPLES.value,
-        hdri=_HDRI.value, blender_python=_BLENDER_PYTHON.value,
+        hdri=_HDRI.value,
+    )  # fmt: skip
+    chosen = Chosen(_ONLY.value, _UIDS.value, _METADATA.value, _LICENSES.value)
+    counts = render_dataset(
+        _ASSETS.value, _OUT.value, how, chosen, workers=_WORKERS.value, shard=_SHARD.value,
+        count=_SHARDS.value, retry_refused=_RETRY.value, beam=_BEAM.value,
+        blender_python=_BLENDER_PYTHON.value,
     )  # fmt: skip
     left_out = counts.pop("left out")
     where = "" if _SHARD.value is None else f"shard {_SHARD.value} of "

@@ -129,9 +129,7 @@ class _Game:
                 raise BadMesh(f"{name} is not XML ({e})") from None
         return self._parsed[name]
 
-    def chain(
-        self, variant: ElementTree.Element, depth: int = 0
-    ) -> Iterator[ElementTree.Element]:
+    def chain(self, variant: ElementTree.Element, depth: int = 0) -> Iterator[ElementTree.Element]:
         """A variant, after those in files that it begins with."""
         file = variant.get("file")
         if file and depth < _DEEPEST:

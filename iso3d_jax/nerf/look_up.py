@@ -11,25 +11,45 @@ How a pass is computed is the platform's:
 
 - on a CPU level by level, all that a level needs in the cache, and rows of features at once;
 - elsewhere as `hash_grid.gather` and `interpolate` say it, all levels together: the plain form,
-  which the tests compare the other with.
+  which the tests compare the others with;
+- on an NVIDIA GPU by the kernels of `look_up_triton.py` where the environment has
+  ISO3D_HASH_GRID=triton. They were never timed on a card: `benchmarks/accelerator.py` prints both.
 """
 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 from jaxtyping import Array, Float
 
-from iso3d_jax.nerf import hash_grid
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.nerf import hash_grid, look_up_triton
 from iso3d_jax.nerf.hash_grid import CORNERS, Grid, HashGridSpec, Level
 
 Axes = tuple[int, ...]  # of one derivative, ascending; () is the value itself
 VALUE: tuple[Axes, ...] = ((),)
 VALUE_AND_SLOPES: tuple[Axes, ...] = ((), (0,), (1,), (2,))
+
+
+SWITCH = "ISO3D_HASH_GRID"  # an environment variable
+
+
+def use_triton() -> bool:
+    """Whether programs that are traced now are to have the kernels on an NVIDIA GPU.
+
+    Raises:
+      UserError: the variable has a value that is none of its own.
+    """
+    value = os.environ.get(SWITCH, "")
+    if value not in ("", "xla", "triton"):
+        raise UserError(f"{SWITCH} is {value!r}: set it to 'triton' or 'xla', or unset it")
+    return value == "triton"
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -46,11 +66,10 @@ def look_up(
       For each of them the encoding's derivative, levels outermost; at a cell's border those of the
       cell above.
     """
-    return jax.lax.platform_dependent(
-        grid, x,
-        cpu=functools.partial(_look_up_by_levels, spec=spec, derivatives=derivatives),
-        default=functools.partial(_look_up_plain, spec=spec, derivatives=derivatives),
-    )  # fmt: skip
+    ways = {"cpu": _look_up_by_levels, "default": _look_up_plain}
+    if use_triton():
+        ways["cuda"] = look_up_triton.look_up
+    return _by_platform(ways, spec, derivatives)(grid, x)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -61,11 +80,18 @@ def spread(
     derivatives: tuple[Axes, ...],
 ) -> Grid:
     """The transpose of `look_up` in its grid: adds up what the points have for each entry."""
-    return jax.lax.platform_dependent(
-        x, cotangent,
-        cpu=functools.partial(_spread_by_levels, spec=spec, derivatives=derivatives),
-        default=functools.partial(_spread_plain, spec=spec, derivatives=derivatives),
-    )  # fmt: skip
+    ways = {"cpu": _spread_by_levels, "default": _spread_plain}
+    if use_triton():
+        ways["cuda"] = look_up_triton.spread
+    return _by_platform(ways, spec, derivatives)(x, cotangent)
+
+
+def _by_platform(ways, spec, derivatives):
+    ways = {
+        platform: functools.partial(way, spec=spec, derivatives=derivatives)
+        for platform, way in ways.items()
+    }
+    return functools.partial(jax.lax.platform_dependent, **ways)
 
 
 def _by_points(grid, x, cotangent, spec, derivatives):
@@ -90,32 +116,60 @@ def _with(axes: Axes, axis: int) -> Axes:
     return tuple(sorted((*axes, axis)))
 
 
+def _values(tree):
+    """The arrays of what a forward rule is given, and whether any of them is differentiated."""
+    leaves, kind = jax.tree.flatten(tree, is_leaf=lambda leaf: isinstance(leaf, CustomVJPPrimal))
+    return kind.unflatten([leaf.value for leaf in leaves]), any(leaf.perturbed for leaf in leaves)
+
+
+def _present(derivatives, cotangent):
+    """The derivatives that something depends on, and what: the others need no pass."""
+    pairs = [
+        (axes, part)
+        for axes, part in zip(derivatives, cotangent, strict=True)
+        if not isinstance(part, SymbolicZero)
+    ]
+    return tuple(axes for axes, _ in pairs), tuple(part for _, part in pairs)
+
+
+# What is not differentiated (the points of a render, say) is not kept, and no gradient is traced.
+
+
 def _look_up_forward(grid, x, spec, derivatives):
-    return look_up(grid, x, spec, derivatives), (grid, x)
+    (grid, by_grid), (x, by_x) = _values(grid), _values(x)
+    kept = (x, grid if by_x else None, () if by_grid else None)
+    return look_up(grid, x, spec, derivatives), kept
 
 
 def _look_up_backward(spec, derivatives, kept, cotangent):
-    grid, x = kept
+    x, grid, by_grid = kept
+    derivatives, cotangent = _present(derivatives, cotangent)
     return (
-        spread(x, cotangent, spec, derivatives),
-        _by_points(grid, x, cotangent, spec, derivatives),
+        None if by_grid is None else spread(x, cotangent, spec, derivatives),
+        None if grid is None else _by_points(grid, x, cotangent, spec, derivatives),
     )
 
 
 def _spread_forward(x, cotangent, spec, derivatives):
-    return spread(x, cotangent, spec, derivatives), (x, cotangent)
+    (x, by_x), (cotangent, by_cotangent) = _values(x), _values(cotangent)
+    kept = (x, cotangent if by_x else None, () if by_cotangent else None)
+    return spread(x, cotangent, spec, derivatives), kept
 
 
 def _spread_backward(spec, derivatives, kept, grid):
-    x, cotangent = kept
+    x, cotangent, by_cotangent = kept
+    grid = tuple(
+        jnp.zeros(level.shape, level.dtype) if isinstance(level, SymbolicZero) else level
+        for level in grid
+    )
     return (
-        _by_points(grid, x, cotangent, spec, derivatives),
-        look_up(grid, x, spec, derivatives),
+        None if cotangent is None else _by_points(grid, x, cotangent, spec, derivatives),
+        None if by_cotangent is None else look_up(grid, x, spec, derivatives),
     )
 
 
-look_up.defvjp(_look_up_forward, _look_up_backward)
-spread.defvjp(_spread_forward, _spread_backward)
+look_up.defvjp(_look_up_forward, _look_up_backward, symbolic_zeros=True)
+spread.defvjp(_spread_forward, _spread_backward, symbolic_zeros=True)
 
 
 def encode(grid: Grid, x: Float[Array, "N 3"], spec: HashGridSpec) -> Float[Array, "N D"]:

@@ -113,7 +113,8 @@ def _compared(page: Page) -> list[tuple[str, Image.Image | np.ndarray, Orbit, bo
     if page.picture is not None:
         shown = thumbnail(page.picture, 512) if page.seen is None else page.seen
         found.append(("The picture", shown, orbits[0] if orbits else Orbit(), page.seen is None))
-    found += [(label, view, orbit, False) for label, view, orbit in zip(labels, page.views, orbits)]
+    views = zip(labels, page.views, orbits, strict=True)
+    found += [(label, view, orbit, False) for label, view, orbit in views]
     return found
 
 

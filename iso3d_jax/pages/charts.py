@@ -12,7 +12,7 @@ from iso3d_jax.evaluation.report import number
 from iso3d_jax.metrics.isotropy import OCTANTS
 from iso3d_jax.pages import html
 
-COLOURS = ("#1f5fa8", "#c8541a", "#2c8a4b", "#8a3fa0", "#7a6a1f", "#b02a50")
+COLOURS = ("#1f5fa8", "#b54a14", "#24773f", "#8a3fa0", "#7a6a1f", "#b02a50")
 Curve = Sequence[tuple[float, float]]  # (step, value), steps ascending
 
 

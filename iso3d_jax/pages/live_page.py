@@ -88,7 +88,7 @@ class LivePage:
         self._page = Page(
             title="Pictures to a 3D object" if self._given else "One picture to a 3D object",
             lead=f"Being made from {readable_name(name) or 'a picture'} by iso3d_jax.",
-            footer="This page is one file, needs no network and no server, and renews itself.",
+            footer="This page is one file and needs no network; it renews itself until the end.",
         )
         self._status: Status | None = None
         self._rated: tuple[str, float, float] | None = None  # label, seconds left, and when
@@ -130,7 +130,7 @@ class LivePage:
         self._write()
 
     def watch(self, on_step: OnStep | None = None) -> OnStep:
-        """What the run tells its steps to; it tells them to `on_step` too and returns its answer."""
+        """What the run tells its steps to; tells them to `on_step` and returns its answer."""
 
         def told(step: int, total: int, preview: np.ndarray | None) -> object:
             self._step, self._total = step, total
@@ -238,7 +238,8 @@ class LivePage:
                 headline=headline or f"Running: {self._part or 'begins'}",
                 news=self._news(), facts=self._facts(), parts=self._parts_now(),
                 step=self._step, total=self._total,
-                renewed=round(1000 * time.time()), within=max(SOON, PATIENCE * self._slowest) if steps else LATE,
+                renewed=round(1000 * time.time()),
+                within=max(SOON, PATIENCE * self._slowest) if steps else LATE,
                 clock=time.strftime("%Y-%m-%d %H:%M:%S %Z"), command_text=self._command,
                 losses=[(k, f"{v:.4g}") for k, v in self._status.metrics.items()]
                 if self._status else (),

@@ -1,8 +1,9 @@
 """The loop every kind of training runs in: resume, step, log, sample, save.
 
 A task (see `Task`) says what is trained; the loop knows nothing of it. One compiled program a
-branch, state donated, checkpoints in the background, SIGTERM and Ctrl-C save before they end. The
-same loop runs in one process and in each of many (training/distributed.py).
+branch, state donated, the next batch put onto the devices while a step runs (`ahead.py`),
+checkpoints in the background, SIGTERM and Ctrl-C save before they end. The same loop runs in one
+process and in each of many (training/distributed.py).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from iso3d_jax.core.progress import Progress
 from iso3d_jax.core.stopping import EXIT_PREEMPTED, StopSignals, leave_broken_run
 from iso3d_jax.models.params import FlatParams, count_params
 from iso3d_jax.training import distributed, sharding
+from iso3d_jax.training.ahead import BatchesAhead
 from iso3d_jax.training.checkpoint import Checkpoints
 from iso3d_jax.training.metrics_writer import MetricsWriter
 from iso3d_jax.training.optimizer import make_optimizer
@@ -178,7 +180,6 @@ def fit(
     cfg = task.cfg
     device_mesh = sharding.make_mesh(dataclasses.asdict(cfg.mesh))
     sharding.check_batch_size(cfg.batch_size, cfg.batch_parts, device_mesh)
-    rows = sharding.local_rows(cfg.batch_size, device_mesh)
     tx = make_optimizer(cfg)
     abstract = abstract_state(task, tx, cfg)
     shardings = sharding.state_shardings(abstract, device_mesh, task.sharding_rules)
@@ -218,14 +219,15 @@ def fit(
 
     watch = StepWatch(cfg, task.names, progress.note, last_checkpoint)
     profile = _Profile(checkpoints.workdir / "profile", start + PROFILE_AFTER, profile_steps)
+    batches = BatchesAhead(task, cfg.batch_size, device_mesh, speed.wait)
     try:
-        with checkpoints.full_disk(), _broken_runs(checkpoints), StopSignals() as stop, profile:
+        with (
+            checkpoints.full_disk(), _broken_runs(checkpoints), StopSignals() as stop, profile,
+            batches,
+        ):  # fmt: skip
             for step in range(start, cfg.steps):
                 name = task.branch(step)
-                with speed.waiting():
-                    batch = task.batch(step, rows)
-                    batch = sharding.put_batch(batch, cfg.batch_size, device_mesh)
-                batch = task.on_devices(batch, device_mesh)
+                batch = task.on_devices(batches.take(step), device_mesh)
                 if name not in compiled:
                     with progress.compiling(name), jax.set_mesh(device_mesh):
                         traced = trace_step(task, tx, cfg, shardings, device_mesh, state, batch)
@@ -240,6 +242,8 @@ def fit(
                 done = step + 1
                 stopping = stop.after(done)  # asked once: what follows must agree on it
                 last = done == cfg.steps or stopping
+                if not last:
+                    batches.prepare(done, metrics)
                 watch.add(done, metrics)
                 logging = done % cfg.log_every == 0 or last
                 saving = done % cfg.checkpoint_every == 0 or last
@@ -253,7 +257,7 @@ def fit(
                 if logging:
                     speed.restart()
                 if saving:
-                    checkpoints.save(done, state, task.position())
+                    checkpoints.save(done, state, batches.position)
                 diagnosing = cfg.ablate_every and done % cfg.ablate_every == 0
                 showing = last or bool(cfg.sample_every and done % cfg.sample_every == 0)
                 if showing:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator
 
 from jax.sharding import Mesh
 
@@ -29,12 +27,9 @@ class Speed:
         """Forgets all but the programs: after a log line, and after what is no training."""
         self._since, self._steps, self._waited, self._work = time.monotonic(), 0, 0.0, 0.0
 
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Time within it was spent waiting for data."""
-        began = time.monotonic()
-        yield
-        self._waited += time.monotonic() - began
+    def wait(self, seconds: float) -> None:
+        """So long the devices waited for data."""
+        self._waited += seconds
 
     def register_flops(self, branch: str, jaxpr) -> None:
         """What a step of a branch does, from its trace; looked at once."""

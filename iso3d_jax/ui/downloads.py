@@ -84,6 +84,8 @@ def check(run: Run, kind: str) -> None:
 def file_name(run: Run, kind: str) -> str:
     """What a downloaded file is called: after the picture."""
     stem = re.sub(r"[^\w.-]+", "_", os.path.splitext(run.state.name)[0]).strip("._") or "object"
+    if kind == "obj":
+        stem += "_obj"  # there is another zip
     return f"{stem}{KINDS[kind].suffix}"
 
 

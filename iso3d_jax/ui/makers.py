@@ -26,10 +26,11 @@ class PipelineMaker:
     """A pipeline on one device; see `workers.Maker`.
 
     Args:
+      device: of jax's.
       config: of presets.reconstruct, for the mode 'full'; 'draft' fits sampled views alone.
     """
 
-    def __init__(self, pipe: Pipeline, device: jax.Device, config: ConfigDict):
+    def __init__(self, pipe: Pipeline, device: Any, config: ConfigDict):
         self._pipe, self._device, self._config = pipe, device, config
         model = pipe.model.config
         self.about = f"the model '{model.name}' ({model.resolution}x{model.resolution} pixels) on "
@@ -104,7 +105,7 @@ def load_makers(
     if len(devices) == 1 or config.parallelism == "views":  # all devices make one object
         return [lambda: PipelineMaker(pipe, devices[0], config)]
 
-    def maker_on(device: jax.Device) -> Callable[[], Maker]:
+    def maker_on(device: Any) -> Callable[[], Maker]:
         return lambda: PipelineMaker(pipe.on_device(device), device, config)
 
     return [maker_on(device) for device in devices]

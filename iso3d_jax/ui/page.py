@@ -8,6 +8,7 @@ files are fetched under their own addresses (`server.py`), not through gradio's 
 from __future__ import annotations
 
 import html
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +17,12 @@ from typing import Any
 import gradio as gr
 import jinja2
 import numpy as np
+from gradio.themes import Default
+from gradio.utils import get_upload_folder
 from PIL import Image
 
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.files import atomic_path, explain_os_errors
 from iso3d_jax.core.progress import duration
 from iso3d_jax.data.pictures import load_picture
 from iso3d_jax.ui import downloads, pictures
@@ -57,9 +61,9 @@ def _render(template: str, **values: Any) -> str:
     return _jinja.get_template(f"{template}.html").render(values)
 
 
-def theme() -> gr.themes.Base:
+def theme() -> Default:
     """gradio's look, in fonts that every machine has."""
-    return gr.themes.Default(font=_FONT, font_mono=("ui-monospace", "monospace"))
+    return Default(font=_FONT, font_mono=("ui-monospace", "monospace"))
 
 
 def css() -> str:
@@ -84,13 +88,24 @@ def _told(function: Callable) -> Callable:
 
     def handler(*args: Any) -> Any:
         try:
-            return function(*args)
+            with explain_os_errors():
+                return function(*args)
         except UserError as error:
             raise gr.Error(
                 html.escape(str(error)), duration=None, title="", print_exception=False
             ) from None
 
     return handler
+
+
+def _lend(run: Run, file: Path) -> str:
+    """A copy of a run's file where gradio may give it out; the run's folder is closed to it."""
+    name = f"{run.id}_{file.parent.name}_{file.name}"
+    copy = Path(get_upload_folder()) / "runs" / name
+    if not copy.is_file() or copy.stat().st_mtime < file.stat().st_mtime:
+        with atomic_path(copy) as temporary:
+            shutil.copyfile(file, temporary)
+    return str(copy)
 
 
 class _Page:
@@ -147,8 +162,9 @@ class _Page:
 
     def _lay_out_picture(self) -> None:
         gr.Markdown("## 1. A picture of one whole object")
+        gr.HTML('<p class="iso-note">Best before a plain background, or none.</p>')
         self.upload = gr.File(
-            label="PNG, JPEG or WebP; best with a plain or transparent background",
+            label="PNG, JPEG or WebP",
             file_types=["image"], type="filepath", height=150, elem_id="upload",
         )  # fmt: skip
         strokes = (_TEMPLATES / "brush.js").read_text(encoding="utf-8")
@@ -178,8 +194,8 @@ class _Page:
         with gr.Column(visible=False) as self.views_part:
             with gr.Row():
                 self.seed = gr.Number(
-                    0, label="Seed", info="another seed, other views", precision=0, minimum=0,
-                    maximum=MOST_SEED, min_width=120, elem_id="seed",
+                    0, label="Seed", info="another seed, other views", precision=0,
+                    min_width=120, elem_id="seed",
                 )  # fmt: skip
                 self.guidance = gr.Slider(
                     0.0, 10.0, 1.0, step=0.1, label="Guidance", min_width=160, elem_id="guidance",
@@ -428,7 +444,8 @@ class _Page:
             "run": run.id, "cutout": cutout, "drawing": drawing, "making": making,
             "sets": [run.id, len(state.sets), chosen], "count": len(state.sets), "chosen": chosen,
             "can_make": bool(state.sets), "result": result, "mesh": mesh, "files": [result, kinds],
-            "buttons": [busy, stopped, chosen, bool(same)], "draw": [state.views, bool(state.sets)],
+            "buttons": [busy, run.part == "files", stopped, chosen, bool(same)],
+            "draw": [state.views, bool(state.sets)],
         }  # fmt: skip
         drawn = state.views in (WAITING, WORKING)
         updates |= {
@@ -449,7 +466,7 @@ class _Page:
             self.drawing: _render("drawing", **drawing),
             self.sets: gr.update(
                 value=[
-                    (str(run.set_file(k, ".png")),
+                    (_lend(run, run.set_file(k, ".png")),
                      f"{'✓ ' if k == chosen else ''}{k + 1}: seed {s.seed}, guidance "
                      f"{s.guidance_scale:g}")
                     for k, s in enumerate(state.sets)
@@ -464,10 +481,10 @@ class _Page:
                 visible=not busy, variant="secondary" if stopped or same else "primary",
             ),
             self.go_on: gr.update(visible=stopped),
-            self.cancel: gr.update(visible=busy),
+            self.cancel: gr.update(visible=busy and run.part != "files"),  # too late then
             self.making: _render("making", **making),
             self.result_part: gr.update(visible=bool(result)),
-            self.mesh: f"{mesh}/mesh.glb" if mesh else None,
+            self.mesh: _lend(run, run.object_folder / "mesh.glb") if mesh else None,
             self.files: _render(
                 "files", id=run.id if result else "", version=state.chosen, kinds=kinds
             ),
@@ -487,11 +504,12 @@ class _Page:
         counts = (run.step, run.steps) if run.steps else (0, 0)
         if not run.steps and told is not None and not told.doing:
             counts = (told.step, told.total)
+        doing = "" if told is None else told.doing if run.steps else told.label
         return dict(
             id=run.id, state=state.object, busy=busy, error=state.error, parts=parts,
             ahead=self._workers.ahead(run, OBJECT) if state.object == WAITING else None,
             cancelled=run.cancelled, compiling=told is not None and "compiling" in told.doing,
-            step=counts[0], total=counts[1], doing=told.label if told is not None else "",
+            step=counts[0], total=counts[1], doing=doing,
             part_left="" if part_left is None else duration(part_left),
             left="" if left is None else duration(left), preview=run.preview,
         )  # fmt: skip

@@ -137,6 +137,7 @@ class Run:
         self.part, self.part_begun = "", 0.0
         self.step = self.steps = 0
         self._first = (0.0, 0)  # when the first iterations of a part were done, and how many
+        self._last = 0.0  # when the last were
         self.preview = 0
         self.cancelled = False
         self.exports: dict[str, str] = {}
@@ -150,6 +151,15 @@ class Run:
             self.state = state
             self.version += 1
 
+    def fail(self, part: str, why: str) -> None:
+        """Notes that the views or the object failed; here alone where even the disk refuses it."""
+        values = {part: FAILED, "error": why}
+        with self.lock:
+            try:
+                self.change(**values)
+            except OSError:
+                self.state = dataclasses.replace(self.state, **values)
+
     def hear(self, told: Status | None, part: str | None = None) -> None:
         """Notes how far the work is."""
         with self.lock:
@@ -157,13 +167,16 @@ class Run:
             if part is not None:
                 self.part, self.part_begun = part, time.monotonic()
                 self.step = self.steps = 0
+                self._first = (0.0, 0)
             self.version += 1
 
     def count(self, step: int, steps: int) -> None:
-        """Notes the iterations of a part; the first time is not counted, for it compiles."""
+        """Notes the iterations of a part."""
         with self.lock:
-            if not self.steps:
-                self._first = (time.monotonic(), step)
+            now = time.monotonic()
+            if step and not self._first[1]:  # the first took long: they were compiled
+                self._first = (now, step)
+            self._last = now
             self.step, self.steps = step, steps
             self.version += 1
 
@@ -173,7 +186,9 @@ class Run:
             begun, first = self._first
             if not self.steps or self.step <= first:
                 return None
-            return (time.monotonic() - begun) / (self.step - first) * (self.steps - self.step)
+            each = (self._last - begun) / (self.step - first)
+            since = time.monotonic() - self._last
+            return max(0.0, each * (self.steps - self.step) - since)
 
     def show_preview(self, picture: UInt8[np.ndarray, "H W 3"]) -> None:
         """Keeps a picture of the scene."""
@@ -280,23 +295,6 @@ class Store:
                     return None
                 self._runs[run_id] = _left_behind(Run(file.parent, State.read(file)))
             return self._runs[run_id]
-
-    def recent(self, most: int) -> list[Run]:
-        """The newest runs, the newest first; what cannot be read is passed over."""
-        files = [
-            (file.stat().st_mtime, file.parent.name) for file in self.folder.glob("*/run.json")
-        ]
-        found = []
-        for _, name in sorted(files, reverse=True):
-            if len(found) == most:
-                break
-            try:
-                run = self.find(name)
-            except UserError:
-                continue
-            if run is not None:
-                found.append(run)
-        return found
 
 
 def _left_behind(run: Run) -> Run:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import html
+import logging
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # before gradio is imported, which reads them then
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -25,6 +27,7 @@ os.environ["GRADIO_RUN_HISTORY"] = "False"
 
 import fastapi
 import gradio
+import safehttpx
 import uvicorn
 from fastapi.responses import FileResponse, HTMLResponse, Response
 
@@ -39,6 +42,15 @@ POLICY = (
     "style-src 'self' 'unsafe-inline'; worker-src 'self' blob:; connect-src 'self' data: blob:; "
     "frame-ancestors 'self'; form-action 'self'; base-uri 'self'"
 )
+
+
+async def _refuse(*_: Any, **__: Any) -> Any:
+    raise gradio.Error("this server fetches nothing from other hosts: upload the file")
+
+
+# gradio's way to other hosts: it would fetch what a request names by an address instead of a file
+safehttpx.get = safehttpx.async_validate_url = _refuse
+
 LONGEST_EXPORT_S = 600.0
 _SET = re.compile(r"set([0-9]{1,4})")
 
@@ -60,13 +72,7 @@ def make_app(store: Store, workers: Workers, options: Options) -> fastapi.FastAP
     """The whole server as an ASGI application."""
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
-    @app.middleware("http")
-    async def with_policy(request: fastapi.Request, call_next) -> Response:
-        response = await call_next(request)
-        response.headers["Content-Security-Policy"] = POLICY
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Referrer-Policy"] = "same-origin"  # an id is as good as a password
-        return response
+    app.add_middleware(_WithPolicy)
 
     def found(run_id: str) -> Run:
         try:
@@ -97,12 +103,37 @@ def make_app(store: Store, workers: Workers, options: Options) -> fastapi.FastAP
         )  # fmt: skip
 
     blocks = page.make_page(store, workers, options.max_upload_bytes, options.matting_model)
-    return gradio.mount_gradio_app(
+    app = gradio.mount_gradio_app(
         app, blocks, path="/", max_file_size=options.max_upload_bytes, ssr_mode=False,
         footer_links=[], run_history=False, allowed_paths=[], theme=page.theme(), css=page.css(),
         head=page.head(), show_error=True, mcp_server=False, pwa=False,
         app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
     )  # fmt: skip
+    # a mounted application counts as one that never began, and takes any file of this machine, that
+    # a request names by its path, for an upload
+    blocks.has_launched = True
+    return app
+
+
+class _WithPolicy:
+    """ASGI: every answer says what the browser may do with it."""
+
+    headers = (
+        (b"content-security-policy", POLICY.encode()),
+        (b"x-content-type-options", b"nosniff"),
+        (b"referrer-policy", b"same-origin"),  # an id is as good as a password
+    )
+
+    def __init__(self, app: Any):
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def send_with(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *self.headers]
+            await send(message)
+
+        await self.app(scope, receive, send_with if scope["type"] == "http" else send)
 
 
 def find_picture(run: Run, name: str) -> Path | None:
@@ -137,6 +168,8 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config):
         super().__init__(config)
         self.signal: int | None = None
+        # answers that pages still wait for are cut off in the end, which is no error
+        logging.getLogger("uvicorn.error").addFilter(lambda _: not self.should_exit)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

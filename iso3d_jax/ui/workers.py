@@ -5,6 +5,8 @@ A `Maker` is all that they know of a model; `makers.py` has the real one.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import sys
 import threading
 import time
@@ -16,10 +18,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.core.progress import Status, listening
+from iso3d_jax.core.files import describe_os_error
+from iso3d_jax.core.progress import listening
 from iso3d_jax.ui import downloads
 from iso3d_jax.ui.queue import EXPORT, OBJECT, VIEWS, Job, Queue
-from iso3d_jax.ui.runs import DONE, FAILED, STOPPED, WAITING, WORKING, Drawn, Run
+from iso3d_jax.ui.runs import DONE, STOPPED, WAITING, WORKING, Drawn, Run
 from iso3d_jax.views import Views
 
 LEAVE_S = 90.0  # that the server's end waits for iterations to end, and be saved
@@ -68,8 +71,7 @@ class Workers:
 
     Attributes:
       queue: what waits.
-      ready: whether the first device can draw views.
-      doing: what all wait for before that, for the page.
+      doing: what all wait for until the first device can draw views; empty from then on.
       failed: why there is no model; empty where all is well.
       about, guidance_scale: of the first maker, once there is one.
       working: the job of each thread, None where it waits for one.
@@ -77,7 +79,7 @@ class Workers:
 
     def __init__(self, queue: Queue):
         self.queue = queue
-        self.ready, self.doing, self.failed = False, "starting", ""
+        self.doing, self.failed = "starting", ""
         self.about, self.guidance_scale = "", 1.0
         self.working: list[Job | None] = []
         # of the object that was made last, by mode and part: what those to come may take
@@ -125,7 +127,7 @@ class Workers:
         except Exception as error:
             self._give_up(error)
             return
-        self.ready, self.doing = True, ""
+        self.doing = ""
         while (job := self.queue.take()) is not None:
             self.working[index] = job
             self._do(maker, job)
@@ -133,10 +135,9 @@ class Workers:
 
     def _do(self, maker: Maker, job: Job) -> None:
         do = {VIEWS: self._draw, EXPORT: self._export, OBJECT: self._make}[job.kind]
-        # a short job between an object's iterations says nothing about the object
-        hear = job.run.hear if job.kind == OBJECT else _hear_nothing
+        hear = listening(job.run.hear) if job.kind == OBJECT else contextlib.nullcontext()
         try:
-            with listening(hear):
+            with hear:
                 do(maker, job)
         except Exception as error:  # the next job is somebody else's
             why = _explain(error)
@@ -145,7 +146,7 @@ class Workers:
                 job.run.hear(job.run.told)
             else:
                 job.run.hear(None, "")
-                job.run.change(**{job.kind: FAILED, "error": why})
+                job.run.fail(job.kind, why)
 
     def _draw(self, maker: Maker, job: Job) -> None:
         from iso3d_jax.data.pictures import load_picture
@@ -183,7 +184,8 @@ class Workers:
             if preview is not None and (step or part == "files"):  # else a sheet of the views
                 run.show_preview(preview)
             while not self._stopping.is_set() and (short := self.queue.take_short()) is not None:
-                self._do(maker, short)
+                # in a context of its own: its progress says nothing about the object
+                contextvars.Context().run(self._do, maker, short)
             return not (run.cancelled or self._stopping.is_set())
 
         try:
@@ -292,14 +294,12 @@ class Workers:
         return not any(thread.is_alive() for thread in self._threads)
 
 
-def _hear_nothing(told: Status) -> None:
-    """To nobody."""
-
-
 def _explain(error: Exception) -> str:
     """One sentence for the page; what is a fault of ours goes to the terminal whole."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, OSError) and (sentence := describe_os_error(error)):
+        return sentence
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return OUT_OF_MEMORY
     traceback.print_exception(error)

@@ -1,10 +1,11 @@
 """Flags, configs and errors: every mistake is one sentence and status 2."""
 
+import sys
 import textwrap
 
 import pytest
 
-from iso3d_jax.commands import config_presets
+from iso3d_jax.commands import command_line, config_presets
 from iso3d_jax.core.errors import UserError
 
 COMMAND = '''
@@ -237,3 +238,12 @@ def test_home_folders_in_flags_and_configs(run_python, tmp_path):
     printed = output(run_python("-c", program, HOME=str(tmp_path)))
     h = str(tmp_path)
     assert printed == f"{h}/a ['{h}/b', 'c'] ['{h}/d', 'e~f'] samples,{h}/g {h}/h 7"
+
+
+def test_the_command_as_it_was_typed(monkeypatch):
+    given = ["/x/iso3d_jax/reconstruct.py", "--image", "my chair.png", "--out=out/a"]
+    monkeypatch.setattr(sys, "argv", given)
+    assert command_line.as_typed() == "iso3d reconstruct --image 'my chair.png' --out=out/a"
+    assert command_line.as_typed("demo", out="o", model="m") == (
+        "iso3d demo --model=m --image 'my chair.png' --out=out/a"
+    )

@@ -91,14 +91,13 @@ def test_speed_counts_between_logs(monkeypatch):
     speed.register_flops(
         "a", jax.jit(jnp.matmul).trace(shaped(1000, 1000), shaped(1000, 1000)).jaxpr
     )
-    with speed.waiting():  # the first batch, and then a compilation
-        now[0] += 50.0
+    speed.wait(50.0)  # for the first batch, and then a compilation
+    now[0] += 50.0
     speed.restart()
     for _ in range(4):
         speed.add("a")
-        with speed.waiting():
-            now[0] += 0.5
-        now[0] += 1.5
+        speed.wait(0.5)
+        now[0] += 2.0
     values = speed.values()
     assert values["steps_per_second"] == 0.5 and values["objects_per_second"] == 4.0
     assert values["data_wait_share"] == 0.25

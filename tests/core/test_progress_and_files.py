@@ -3,6 +3,7 @@
 import errno
 import io
 import tempfile
+import threading
 
 import pytest
 
@@ -117,6 +118,41 @@ def test_resume_counts_from_where_it_starts(clock):
         clock.now += 10
         bar.update(step)
     assert "1 it/s" in stream.getvalue() and "1 min 20 s left" in stream.getvalue()
+
+
+def test_a_listener_hears_every_step_at_once_and_what_is_none(clock):
+    heard, stream = [], io.StringIO()
+    with progress.listening(heard.append):
+        p = progress.Progress(10, "drawing", interval=60.0, stream=stream)
+        with p.compiling("it"):
+            clock.now += 30
+        for step in (1, 2, 3):
+            clock.now += 2
+            p.update(step)
+        steps = progress.Steps("mesh", stream)
+        steps("marching cubes", 0, 0)
+    p.update(4)  # to nobody
+    assert [(t.label, t.doing, t.step, t.total) for t in heard] == [
+        ("drawing", "compiling it", 0, 10), ("drawing", "", 0, 10), ("drawing", "", 1, 10),
+        ("drawing", "", 2, 10), ("drawing", "", 3, 10), ("mesh: marching cubes", "", 0, 0),
+    ]  # fmt: skip
+    assert heard[4].seconds_left == pytest.approx(7 * 2)  # compile time left out
+    assert heard[0].seconds_left is None and heard[5].seconds_left is None
+
+
+def test_a_listener_hears_its_own_thread_alone_and_what_others_hear_too(clock):
+    heard, inside = [], []
+    other = threading.Thread(
+        target=lambda: progress.Progress(2, "other", stream=io.StringIO()).update(1)
+    )
+    with progress.listening(heard.append):
+        other.start()
+        other.join()
+        with progress.listening(inside.append):
+            progress.Progress(2, "inner", stream=io.StringIO()).update(1)
+        progress.Progress(2, "own", stream=io.StringIO()).update(1)
+    assert [told.label for told in heard] == ["inner", "own"]
+    assert [told.label for told in inside] == ["inner"]
 
 
 def test_a_terminal_gets_one_line_that_is_rewritten(clock):

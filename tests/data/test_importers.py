@@ -103,6 +103,57 @@ def test_syncdreamers_sixteen_cameras_are_four_sets(cube, tmp_path):
         importers.import_dataset(folder, tmp_path / "other", "syncdreamer")
 
 
+def write_gobjaverse(folder, cube, views):
+    """Views as RichDreamer's scripts read them: OpenCV's axes by name, in Blender's world."""
+    for k, view in enumerate(views):
+        file = folder / "campos_512_v4" / f"{k:05d}" / f"{k:05d}.json"
+        file.parent.mkdir(parents=True)
+        x, up, back, origin = blender(*view)[:3].T.tolist()
+        down, ahead = (np.negative(axis).tolist() for axis in (up, back))
+        camera = {"x": x, "y": down, "z": ahead, "origin": origin, "bbox": [[-0.5] * 3, [0.5] * 3]}
+        file.write_text(json.dumps(camera))
+        cube(*view, importers.GOBJAVERSE_FOV).save(file.with_suffix(".png"))
+        file.with_name(f"{k:05d}_albedo.png").touch()
+
+
+# Two closed rings and the poles between them: 25, 2 and 13 views. Their first is at Blender's +x,
+# a quarter turn from the front.
+GOBJAVERSE = [
+    *((12.0, 90.0 + 15.0 * k, 3.6) for k in range(25)), (90.0, 90.0, 3.6), (-90.0, 90.0, 3.6),
+    *((0.0, 90.0 + 30.0 * k, 3.6) for k in range(13)),
+]  # fmt: skip
+
+
+def test_gobjaverses_two_rings_are_nine_sets(cube, tmp_path):
+    write_gobjaverse(tmp_path / "in" / "0" / "10005", cube, GOBJAVERSE)
+    write_gobjaverse(tmp_path / "in" / "1" / "10005", cube, GOBJAVERSE[27:])
+    (tmp_path / "in" / "1" / "10005/campos_512_v4/00003/00003.png").unlink()
+    write_gobjaverse(tmp_path / "in" / "1" / "bad", cube, GOBJAVERSE[:2])
+    file = tmp_path / "in" / "1" / "bad" / "campos_512_v4" / "00001" / "00001.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"y": [0.0, 1.0]}))
+    counts = importers.import_dataset(tmp_path / "in", tmp_path / "out", "gobjaverse")
+    assert counts["left out"] == 1 and sum(counts.values()) == 3
+    assert "1/bad\t00001.json has a camera that is no matrix" in (
+        tmp_path / "out" / "skipped.txt"
+    ).read_text().replace("1-bad", "1/bad").replace("1_bad", "1/bad")
+    whole, part = sorted(open_dataset(tmp_path / "out", "all"), key=lambda r: r["title"])
+    assert (whole["title"], part["title"]) == ("0/10005", "1/10005")
+    assert len(whole["images"]) == 36 and len(part["images"]) == 8
+    azimuth = whole["azimuth_deg"].reshape(9, 4)
+    np.testing.assert_allclose((azimuth - azimuth[:, :1]) % 360, [[0, 90, 180, 270]] * 9, atol=1e-2)
+    assert set(np.round(whole["elevation_deg"][:24])) == {12}
+    assert set(np.round(whole["elevation_deg"][24:])) == {0}
+    np.testing.assert_allclose(whole["azimuth_deg"][0], 90, atol=1e-3)
+    np.testing.assert_allclose(whole["distance"], 3.6, rtol=1e-5)
+    np.testing.assert_allclose(whole["fov_deg"], 39.6, atol=0.01)
+    check({key: whole[key][24:] for key in ("images", "azimuth_deg")})
+    for k in (0, 5, 11):
+        want = np.asarray(cube(12.0, whole["azimuth_deg"][k], 3.6, whole["fov_deg"][k]))
+        assert np.abs(whole["images"][k].astype(int) - want).mean() < 0.5
+    importers.import_dataset(tmp_path / "in" / "0" / "10005", tmp_path / "one", "gobjaverse")
+    assert open_dataset(tmp_path / "one", "all")[0]["title"] == "10005"
+
+
 def test_transforms_there_and_back(tmp_path):
     """Records of the shipped set become folders, and the same records again."""
     number = importers.export_transforms("samples", tmp_path / "nerf", "validation")

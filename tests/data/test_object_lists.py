@@ -89,9 +89,11 @@ def test_only_listed_objects_of_the_licences_asked_for_are_rendered(tmp_path, in
     known = {"00a1": objaverse("00a1", "by"), "00b2": objaverse("00b2", "by-nc")}
     (tmp_path / "known.json").write_text(json.dumps(known))
     render.render_dataset(
-        [str(tmp_path / "m")], tmp_path / "out", resolution=8, sets=1,
-        uids=str(tmp_path / "uids.txt"), metadata=str(tmp_path / "known.json"),
-        licenses=["cc0-1.0", "CC-BY-4.0"],
+        [str(tmp_path / "m")], tmp_path / "out", render.How(8, 1),
+        render.Chosen(
+            uids=str(tmp_path / "uids.txt"), metadata=str(tmp_path / "known.json"),
+            licenses=["cc0-1.0", "CC-BY-4.0"],
+        ),
     )  # fmt: skip
     found = manifest(tmp_path / "out")
     assert {e["name"].rpartition("_")[2]: (e["status"], e["license"], e["creator"], e["category"])

@@ -140,11 +140,11 @@ def test_the_command_renders_into_a_bucket(bucket, tmp_path, monkeypatch):
     write_folder(tmp_path / "m", ["a", "b", "c", "d", "e"], y=0.5)
     for path in (tmp_path / "m").iterdir():
         places.place("s3://meshes/m/" + path.name).write_bytes(path.read_bytes())
-    how = dict(resolution=8, sets=1)
+    how = render.How(8, 1)
     for shard in ("0/2", "1/2"):  # meshes and data set in buckets
-        render.render_dataset(["s3://meshes/m"], bucket, shard=shard, **how)
+        render.render_dataset(["s3://meshes/m"], bucket, how, shard=shard)
     joining.join_shards(places.place(bucket))
-    render.render_dataset([str(tmp_path / "m")], tmp_path / "here", count=2, **how)
+    render.render_dataset([str(tmp_path / "m")], tmp_path / "here", how, count=2)
     assert stored(bucket) == tree(tmp_path / "here")
     assert len(open_dataset(bucket, "all")) == 5
     assert shards.read_done(places.place(bucket), Shard(0, 2)) is not None

@@ -158,9 +158,9 @@ def test_render_command_makes_a_data_set_and_goes_on(machine, tmp_path, run_pyth
     # On two machines: the same bits.
     other = tmp_path / "other"
     for arguments in (dict(shard="1/2", workers=1), dict(shard="0/2", workers=2)):
-        render.render_dataset([str(assets)], other, sets=2, resolution=16, **arguments)
+        render.render_dataset([str(assets)], other, render.How(16, 2), **arguments)
     joining.join_shards(places.place(other))
-    render.render_dataset([str(assets)], tmp_path / "one", sets=2, resolution=16, count=2)
+    render.render_dataset([str(assets)], tmp_path / "one", render.How(16, 2), count=2)
     assert tree(other) == tree(tmp_path / "one")
     found = {r["name"]: r for r in open_dataset(other, "test")}
     np.testing.assert_array_equal(found["object11"]["images"], records["object11"]["images"])

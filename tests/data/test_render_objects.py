@@ -139,12 +139,12 @@ def test_sets_have_as_many_views_as_asked_for_at_even_steps(count):
 def test_records_carry_what_is_asked_for_and_folders_of_before_go_on(tmp_path, in_process):
     write_folder(tmp_path / "m", ["a", "b"], y=0.5)
     out, plain = tmp_path / "out", tmp_path / "plain"
-    how = dict(resolution=8, sets=1)
-    more = dict(layers=["albedo", "depth", "normals"], light="seeded", background="#3366ff")
+    how = render.How(8, 1)
+    more = dict(layers=["albedo", "depth", "normals"], light="seeded", background="#3366ff", seed=3)
     Notes.made.clear()
-    render.render_dataset([str(tmp_path / "m")], out, **how, **more, seed=3)
+    render.render_dataset([str(tmp_path / "m")], out, dataclasses.replace(how, **more))
     assert lights.sample_light("b", 3) in [getattr(m, "light", None) for m in Notes.made]
-    render.render_dataset([str(tmp_path / "m")], plain, **how)
+    render.render_dataset([str(tmp_path / "m")], plain, how)
     for record in open_dataset(out, "all"):
         np.testing.assert_allclose(
             record["depth"], np.tile(record["distance"][:, None, None], (1, 8, 8)), atol=3e-5
@@ -161,9 +161,10 @@ def test_records_carry_what_is_asked_for_and_folders_of_before_go_on(tmp_path, i
     settings = json.loads((plain / "settings.json").read_text())
     kept = {k: v for k, v in settings.items() if k not in ("layers", "light", "engine")}
     (plain / "settings.json").write_text(json.dumps(kept))
-    render.render_dataset([str(tmp_path / "m")], plain, **how)
+    render.render_dataset([str(tmp_path / "m")], plain, how)
     with pytest.raises(UserError, match="--light even, not seeded"):
-        render.render_dataset([str(tmp_path / "m")], plain, **how, light="seeded")
+        other = dataclasses.replace(how, light="seeded")
+        render.render_dataset([str(tmp_path / "m")], plain, other)
 
 
 def test_backgrounds_are_a_colour_or_each_objects_own():
@@ -201,7 +202,7 @@ def test_unknown_options_are_refused_before_anything_is_drawn(tmp_path, options,
     if "hdri" in options:
         options = options | {"hdri": [files.get(name, name) for name in options["hdri"]]}
     with pytest.raises(UserError, match=said):
-        render.render_dataset([str(tmp_path / "m")], tmp_path / "out", **options)
+        render.render_dataset([str(tmp_path / "m")], tmp_path / "out", render.How(**options))
     assert not (tmp_path / "out").exists()
 
 
@@ -264,7 +265,7 @@ def test_all_settings_reach_every_object_and_are_written_down(
     Notes.made.clear()
     how = dict(resolution=12, sets=2, seed=7, stretch=0.25, warp=0.5, up="y", cameras="mvdream",
                views_per_set=3, light="seeded", background="random", samples=9)  # fmt: skip
-    counts = render.render_dataset([str(tmp_path / "m")], out, **how)
+    counts = render.render_dataset([str(tmp_path / "m")], out, render.How(**how))
     assert counts["left out"] == 1 and sum(counts.values()) == 4
     assert (out / "skipped.txt").read_text().startswith("flat\tflat: sides")
     given = render.How(**how, filters=filters)
@@ -275,44 +276,45 @@ def test_all_settings_reach_every_object_and_are_written_down(
     }  # fmt: skip
     assert {record["images"].shape for record in open_dataset(out, "all")} == {(6, 12, 12, 4)}
     # Again: only what is not there, and what was refused where it is asked for.
-    for options, drawn in ((dict(), []), (dict(retry_refused=True, only=["a"]), []),
-                           (dict(retry_refused=True), ["flat"]), (dict(), [])):  # fmt: skip
+    for only, retry, drawn in ((None, False, []), (["a"], True, []),
+                               (None, True, ["flat"]), (None, False, [])):  # fmt: skip
         asked.clear()
-        render.render_dataset([str(tmp_path / "m")], out, **how, **options)
+        chosen = render.Chosen(only)
+        render.render_dataset([str(tmp_path / "m")], out, given, chosen, retry_refused=retry)
         assert [name for name, *_ in asked] == drawn
     write_folder(tmp_path / "m", ["d"], y=0.5)
-    assert sum(render.render_dataset([str(tmp_path / "m")], out, **how).values()) == 5
+    assert sum(render.render_dataset([str(tmp_path / "m")], out, given).values()) == 5
     assert [name for name, *_ in asked] == ["d"]
     # With the same settings alone.
     for name, value in (how | {"shards": 1}).items():
         texts = {"up": "z", "cameras": "sds", "light": "even", "background": "#102030"}
         other = how | {name: texts.get(name) or value + 1}
-        other |= {"count": other.pop("shards", 1)}
+        count = other.pop("shards", 1)
         with pytest.raises(UserError, match=f"--{name} {value}, not {other.get(name, 2)}"):
-            render.render_dataset([str(tmp_path / "m")], out, **other)
+            render.render_dataset([str(tmp_path / "m")], out, render.How(**other), count=count)
     (out / "settings.json").write_text('{"seed": 7}')
     with pytest.raises(UserError, match="is of an earlier version"):
-        render.render_dataset([str(tmp_path / "m")], out, **how)
+        render.render_dataset([str(tmp_path / "m")], out, given)
     (out / "settings.json").write_text("[")
     with pytest.raises(UserError, match="settings.json is damaged"):
-        render.render_dataset([str(tmp_path / "m")], out, **how)
+        render.render_dataset([str(tmp_path / "m")], out, given)
 
 
 def test_a_shard_is_of_its_objects_alone(tmp_path, in_process, capsys):
     names = [f"object{k}" for k in range(12)]
     write_folder(tmp_path / "m", names, y=0.5)
     out = tmp_path / "out"
-    how = dict(resolution=8, sets=1)
-    counts = render.render_dataset([str(tmp_path / "m")], out, **how, shard="1/3")
+    how = render.How(8, 1)
+    counts = render.render_dataset([str(tmp_path / "m")], out, how, shard="1/3")
     mine = [name for name in names if Shard(1, 3).holds(name)]
     assert sorted(manifest(out)) == sorted(mine) and 0 < len(mine) < 12
     assert counts["left out"] == 0 and sum(counts.values()) == len(mine)
     with pytest.raises(UserError, match="not finished"):
         open_dataset(out, "train")
     with pytest.raises(UserError, match="--shards 3, not 2"):
-        render.render_dataset([str(tmp_path / "m")], out, **how, shard="1/2")
+        render.render_dataset([str(tmp_path / "m")], out, how, shard="1/2")
     # Without --shard all are rendered that are not there: of as many as there are.
-    counts = render.render_dataset([str(tmp_path / "m")], out, **how)
+    counts = render.render_dataset([str(tmp_path / "m")], out, how)
     assert sum(counts.values()) == 12 and len(open_dataset(out, "all")) == 12
 
 

@@ -121,6 +121,7 @@ SMALLER = {
 }
 
 
+@pytest.mark.slow
 def test_the_first_page_is_walked(run_python, model_folder, tmp_path):
     """With a model of random weights; matting and folders of pictures have tests of their own."""
     shutil.copy(ROOT / "iso3d_jax/data/examples/sofa.png", tmp_path / "chair.png")

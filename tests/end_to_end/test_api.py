@@ -89,6 +89,18 @@ def test_hopeless_pictures_are_one_sentence(pipe, picture, words):
         pipe.views(picture)
 
 
+def test_a_pipeline_on_another_device_has_the_same_weights_and_its_own_programs(pipe, views):
+    import jax
+
+    other = pipe.on_device(jax.devices()[0])
+    assert other is not pipe and other.folder == pipe.folder and other.model is not pipe.model
+    pipe._programs["key"] = {}
+    assert "key" not in other._programs
+    del pipe._programs["key"]
+    again = other.views(views.picture, seed=views.seed)
+    np.testing.assert_array_equal(again.images, views.images)
+
+
 def test_views_are_saved_and_loaded(views, tmp_path):
     with Image.open(views.save(tmp_path / "new" / "views.png")) as sheet:
         assert sheet.size == views.grid().size and sheet.size[0] > 5 * 256

@@ -5,6 +5,7 @@ import pytest
 
 from iso3d_jax.evaluation import report, scores
 from iso3d_jax.pages import evaluation_page
+from tests.pages.accessibility import problems
 
 
 @pytest.fixture
@@ -55,6 +56,7 @@ def test_page_is_one_file_with_pictures(made, tmp_path):
     )
     assert text.index("object4") < text.index("object3") and "object1" not in text
     assert text.count("<svg") == 2 and "15.00" in text
+    assert problems(text) == []
 
 
 def test_shapes_have_a_table():

@@ -56,6 +56,50 @@ def test_every_mix_of_the_axes(run_python):
         np.testing.assert_allclose(eight, one, rtol=1e-5)
 
 
+RESUMING = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, ".")
+import jax, jax.numpy as jnp, numpy as np
+from tests.small_training import small_config
+from tests.training.test_loop_order import CountingTask
+from iso3d_jax.training.loop import fit
+from iso3d_jax.training.spec import StageSpec, make_spec
+folder, programs = Path(sys.argv[1]), {}
+class Task(CountingTask):
+    def batch(self, step, rows):
+        if step == self.stop_before:
+            os.kill(os.getpid(), signal.SIGTERM)
+        noise = np.random.default_rng(step).normal(size=(8, 2)).astype(np.float32)
+        return super().batch(step, rows) | {"x": noise[rows]}
+    def on_devices(self, batch, mesh):
+        assert len(batch["x"].sharding.device_set) == 8
+        return batch | {"factor": jnp.ones(8)}
+def run(name, stop_before):
+    task = Task(make_spec(StageSpec, small_config(steps=8, log_every=100, checkpoint_every=100)))
+    task.stop_before = stop_before
+    try:
+        fit(task, folder / name, programs=programs)
+    except SystemExit:
+        pass
+    return [asked[1] for asked in task.asked if asked[0] == "batch"]
+assert run("whole", None) == list(range(8))
+assert run("stopped", 3) == [0, 1, 2, 3]  # told while the third is read ahead: it is trained on
+assert run("stopped", 6) == [4, 5, 6]
+assert run("stopped", None) == [7]
+whole, stopped = (np.load(folder / name / "model/params.npz") for name in ("whole", "stopped"))
+assert np.abs(whole["w"]).min() > 0 and (whole["w"] == stopped["w"]).all()
+"""
+
+
+def test_a_stopped_run_of_eight_devices_ends_with_the_same_bits(run_python, tmp_path):
+    """Each batch is read once, and none that was on the devices is lost, or trained on twice."""
+    flags = f"{FAST_COMPILING['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    process = run_python("-c", RESUMING, tmp_path, XLA_FLAGS=flags)
+    assert process.returncode == 0, process.stderr
+    assert process.stderr.count("stopped by SIGTERM") == 2
+
+
 ENCODING = """
 import hashlib, sys
 from pathlib import Path

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iso3d_jax.nerf import hash_grid, look_up
+from iso3d_jax.core.errors import UserError
+from iso3d_jax.nerf import hash_grid, look_up, look_up_triton
 from iso3d_jax.nerf.hash_grid import HashGridSpec
 from iso3d_jax.nerf.look_up import VALUE_AND_SLOPES
 
@@ -118,3 +119,43 @@ def test_what_no_axis_is_left_of_has_no_gradient_to_points(scene):
     last = ((0, 1, 2),)
     by_x = jax.grad(lambda x: jnp.sum(look_up.look_up(grid, x, SPEC, last)[0]))(x)
     np.testing.assert_array_equal(by_x, np.zeros_like(x))
+
+
+def test_the_kernels_interpreted_are_the_plain_form(scene):
+    """Values, slopes and the scatter of their gradients; points that fill no block."""
+    grid, x = scene[0], scene[1][-21:]
+    shares = tuple(
+        jnp.asarray(np.random.default_rng(3).normal(size=(4, SPEC.width, len(x))), jnp.float32)
+    )
+    named = {"spec": SPEC, "derivatives": VALUE_AND_SLOPES}
+    got = look_up_triton.look_up(grid, x, block=16, interpret=True, **named)
+    same(got, look_up._look_up_plain(grid, x, **named), 1e-5)
+    got = look_up_triton.spread(x, shares, block=1, interpret=True, **named)
+    same(got, look_up._spread_plain(x, shares, **named), 1e-5)
+
+
+def test_the_kernels_are_in_programs_for_cuda_where_they_are_switched_on(monkeypatch):
+    """First and second order: exported for CUDA on this machine, none of them run."""
+    spec = HashGridSpec()
+    grid = tuple(jax.ShapeDtypeStruct((n.entries, 2), jnp.float32) for n in spec.table)
+    x = jax.ShapeDtypeStruct((1000, 3), jnp.float32)
+
+    def kernels():
+        def loss(grid, x):
+            _, *slopes = look_up.look_up(grid, x, spec, VALUE_AND_SLOPES)
+            return sum(jnp.sum(jnp.sin(slope)) for slope in slopes)
+
+        call = "__gpu$xla.gpu.triton"
+        text = jax.export.export(
+            jax.jit(jax.grad(loss)), platforms=["cuda"],
+            disabled_checks=[jax.export.DisabledSafetyCheck.custom_call(call)],
+        )(grid, x).mlir_module()  # fmt: skip
+        return [name for name in ("look_up", "spread") if f'name = "hash_grid_{name}"' in text]
+
+    monkeypatch.delenv(look_up.SWITCH, raising=False)
+    assert kernels() == []
+    monkeypatch.setenv(look_up.SWITCH, "triton")
+    assert kernels() == ["look_up", "spread"]
+    monkeypatch.setenv(look_up.SWITCH, "cudnn")
+    with pytest.raises(UserError, match="'triton' or 'xla'"):
+        kernels()

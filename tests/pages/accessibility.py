@@ -4,6 +4,7 @@
 and is asked where it is to be had (see conftest.py).
 """
 
+import itertools
 import re
 from html.parser import HTMLParser
 
@@ -68,7 +69,8 @@ def problems(text: str) -> list[str]:
         if len(of(tag)) != 1:
             found.append(f"{len(of(tag))} of {tag}")
     levels = [int(e["tag"][1]) for e in of("h1", "h2", "h3", "h4")]
-    found += ["a level of headings left out" for a, b in zip(levels, levels[1:]) if b > a + 1]
+    found += ["a level of headings left out" for a, b in itertools.pairwise(levels) if b > a + 1]
+    found += ["svg without a name" for e in of("svg") if not e["attrs"].get("aria-label")]
     found += ["no alt" for e in of("img") if "alt" not in e["attrs"]]
     controls = of("button", "a", "input", "progress", "model-viewer", "summary")
     found += [f"{e['tag']} without a name" for e in controls

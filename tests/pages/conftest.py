@@ -130,7 +130,11 @@ class Browser:
         self.call("Input.dispatchMouseEvent", type="mouseReleased", x=start[0] + dx, **mouse)
 
     def screenshot(self, clip: dict[str, float] | None = None) -> np.ndarray:
-        """What the window shows, or a part of the whole page by x, y, width and height, RGB integers [H, W, 3]."""
+        """What the window shows, RGB integers [H, W, 3].
+
+        Args:
+          clip: x, y, width and height of a part of the whole page instead.
+        """
         part = {} if clip is None else {"clip": clip | {"scale": 1}}
         data = base64.b64decode(self.call("Page.captureScreenshot", **part)["data"])
         return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)

@@ -5,6 +5,7 @@ import re
 import numpy as np
 
 from iso3d_jax.pages import charts
+from tests.pages.accessibility import contrast
 
 
 def test_running_mean_keeps_what_is_straight():
@@ -22,3 +23,7 @@ def test_curves_fill_the_drawing_from_the_largest_value_to_the_smallest():
     assert "a &lt;b&gt;" in drawing and "nothing" not in drawing
     assert [">3.00<" in drawing, ">1.00<" in drawing] == [True, True]
     assert charts.lines({"nothing": [[]]}, "x") == ""
+
+
+def test_names_in_the_curves_colours_can_be_read():
+    assert all(contrast(colour, "#f5f6f8") >= 4.5 for colour in charts.COLOURS)

@@ -31,7 +31,9 @@ def live(tmp_path, spec):
     picture = np.full((20, 20, 4), 128, np.uint8)
     views = np.linspace(0, 1, 2 * 4 * 8 * 8 * 3).reshape(2, 4, 8, 8, 3).astype(np.float32)
     np.savez(tmp_path / "views.npz", views=views, prepared=np.ones((8, 8, 3), np.float32))
-    return LivePage(tmp_path, spec, init="views", name="chair.png", picture=picture, command=COMMAND)
+    return LivePage(
+        tmp_path, spec, init="views", name="chair.png", picture=picture, command=COMMAND
+    )
 
 
 def read(folder):

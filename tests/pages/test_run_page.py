@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+import trimesh
 from PIL import Image
 
 from iso3d_jax import demo
@@ -121,3 +122,17 @@ def test_a_folder_of_pictures_is_no_earlier_result(tmp_path):
 
 def test_the_example_is_there():
     assert demo.EXAMPLE.is_file()
+
+
+def test_the_object_from_true_views_ships_and_is_small():
+    """What the demo's page shows beside its own: readable, labelled, a few hundred KB."""
+    example = demo.load_true_views()
+    assert sum(file.stat().st_size for file in demo.TRUE_VIEWS.iterdir()) < 500_000
+    assert len(example.views) == 8 and all(view.shape == (128, 128, 3) for view in example.views)
+    mesh = trimesh.load(example.mesh, force="mesh")
+    assert 1_000 < len(mesh.faces) <= 10_000
+    # the mixer's mustard paint and its grey bowl, not a blank
+    image = np.asarray(mesh.visual.material.baseColorTexture.convert("RGB")).astype(int)
+    assert (image[..., 0] - image[..., 2] > 60).mean() > 0.2
+    assert "24 pictures" in example.text and "no model drew" in example.text
+    assert "seven minutes" in (demo.TRUE_VIEWS / "README.md").read_text()

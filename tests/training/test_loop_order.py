@@ -166,6 +166,47 @@ def test_a_signal_saves_and_the_same_command_goes_on_where_it_stopped(
     assert [a[0] for a in done.asked] == ["export"]
 
 
+def test_the_next_batch_is_there_before_a_step_is_looked_at(tmp_path, make_config, monkeypatch):
+    """And a checkpoint says where the loader was without it."""
+    task = CountingTask(config(make_config, log_every=1, checkpoint_every=2, sample_every=0))
+    events, save = task.asked, loop.Checkpoints.save
+    monkeypatch.setattr(
+        loop.Checkpoints, "save",
+        lambda self, done, state, position: events.append(("save", done, position))
+        or save(self, done, state, position),
+    )  # fmt: skip
+    check = loop.StepWatch.check
+    monkeypatch.setattr(
+        loop.StepWatch, "check", lambda self: events.append(("check",)) or check(self)
+    )
+    task.position = lambda: {"after": max(e[1] for e in events if e[0] == "batch")}
+    fit(task, tmp_path)
+    assert [e if e[0] != "batch" else e[:2] for e in events[:-1]] == [
+        ("batch", 0), ("batch", 1), ("check",),
+        ("batch", 2), ("check",), ("save", 2, {"after": 1}),
+        ("batch", 3), ("check",),
+        ("batch", 4), ("check",), ("save", 4, {"after": 3}),
+        ("check",), ("save", 5, {"after": 4}),
+    ]  # fmt: skip
+
+
+def test_a_batch_that_cannot_be_read_costs_no_step_before_it(tmp_path, make_config):
+    task = CountingTask(config(make_config, checkpoint_every=1, log_every=100))
+    draw = task.batch
+
+    def breaks(step, rows):
+        if step == 3:
+            raise UserError("too many objects are damaged")
+        return draw(step, rows)
+
+    task.batch = breaks
+    with pytest.raises(UserError, match="too many objects"):
+        fit(task, tmp_path)
+    again = CountingTask(task.cfg)
+    fit(again, tmp_path)
+    assert [a[1] for a in again.asked if a[0] == "batch"] == [3, 4]
+
+
 def test_each_branch_is_compiled_once_and_handed_on(tmp_path, make_config, monkeypatch):
     traced = []
     original = loop.trace_step
@@ -201,7 +242,7 @@ def test_nothing_bad_is_ever_saved(tmp_path, make_config, monkeypatch):
     }
     with pytest.raises(UserError, match="is not finite at step 4 .batch: object 3.*of step 2"):
         fit(task, tmp_path)
-    assert [a[1] for a in task.asked] == [0, 1, 2, 3]
+    assert [a[1] for a in task.asked] == [0, 1, 2, 3, 4]  # the last was ahead
     assert closed == [loop.Checkpoints, loop.MetricsWriter]
 
 

@@ -35,10 +35,9 @@ def test_steps_objects_operations_and_waiting_a_second(monkeypatch, clock):
     measured.add("2-a")
     measured.restart()
     for branch in ("2-a", "2-b", "2-b"):
-        with measured.waiting():
-            clock[0] += 0.5
+        measured.wait(0.5)
         measured.add(branch)
-        clock[0] += 1.5
+        clock[0] += 2.0
     assert measured.values() == pytest.approx(
         dict(
             steps_per_second=0.5,

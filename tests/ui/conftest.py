@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from iso3d_jax.core.progress import Progress
 from iso3d_jax.ui.queue import Queue
 from iso3d_jax.ui.runs import Store
 from iso3d_jax.ui.workers import Stopped, Workers
@@ -41,6 +42,7 @@ class FakeMaker:
 
     def views(self, picture, drawn):
         self.calls.append(("views", drawn.seed))
+        Progress(1, "views of the fake", stream=io.StringIO()).update(1)
         if drawn.seed == 666:
             raise ValueError("a fault")
         images = np.random.default_rng(drawn.seed).random((4, 8, 8, 3))

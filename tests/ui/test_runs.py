@@ -5,8 +5,8 @@ import json
 import pytest
 
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.core.progress import Told
-from iso3d_jax.ui.runs import DONE, IDLE, STOPPED, WAITING, WORKING, Drawn, Store
+from iso3d_jax.core.progress import Status
+from iso3d_jax.ui.runs import DONE, FAILED, IDLE, STOPPED, WAITING, WORKING, Drawn, Store
 from tests.ui.conftest import FakeMaker, new_run
 
 
@@ -59,7 +59,6 @@ def test_a_damaged_file_is_one_sentence(store, damage):
     later = Store(store.folder)
     with pytest.raises(UserError, match="run.json"):
         later.find(run.id)
-    assert later.recent(5) == []
 
 
 def test_sets_are_kept_and_the_last_is_chosen_until_an_object_is_begun(store):
@@ -81,13 +80,16 @@ def run_picture(run):
     return np.asarray(Image.open(run.folder / "input.png"))
 
 
-def test_the_newest_runs_come_first(store):
-    import os
+def test_a_failure_is_known_where_the_disk_refuses_to_note_it(store, monkeypatch):
+    from iso3d_jax.ui import runs
 
-    runs = [new_run(store, f"{k}.png") for k in range(4)]
-    for k, run in enumerate(runs):
-        os.utime(run.folder / "run.json", (1e9 + k, 1e9 + k))
-    assert store.recent(3) == [runs[3], runs[2], runs[1]]
+    def full(folder, state):
+        raise OSError(28, "No space left on device")
+
+    run = new_run(store)
+    monkeypatch.setattr(runs, "_write", full)
+    run.fail("object", "no room")
+    assert (run.state.object, run.state.error) == (FAILED, "no room")
 
 
 def test_time_left_counts_all_between_iterations_but_the_first_dispatch(store, monkeypatch):
@@ -97,13 +99,16 @@ def test_time_left_counts_all_between_iterations_but_the_first_dispatch(store, m
     now = [100.0]
     monkeypatch.setattr(runs.time, "monotonic", lambda: now[0])
     run = new_run(store)
-    run.hear(Told("draft", "compiling", 0, 40, None), "draft")
+    run.hear(Status("draft", "compiling", 0, 40, "it", None, {}), "draft")
     assert run.part_seconds_left() is None
+    run.count(0, 40)
     now[0] = 160.0
     run.count(10, 40)
     assert run.part_seconds_left() is None
     now[0] = 164.0
     run.count(20, 40)
     assert run.part_seconds_left() == pytest.approx(20 / 2.5)
+    now[0] = 165.0  # a second of the next ones has gone by
+    assert run.part_seconds_left() == pytest.approx(20 / 2.5 - 1)
     run.hear(None, "files")
     assert run.part_seconds_left() is None

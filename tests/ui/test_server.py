@@ -3,6 +3,7 @@
 import concurrent.futures
 import gc
 import io
+import json
 import socket
 import threading
 import urllib.error
@@ -55,6 +56,29 @@ class Served:
                 return answer.status, answer.headers, answer.read()
         except urllib.error.HTTPError as error:
             return error.code, error.headers, error.read()
+
+    def ask(self, name, *data):
+        """A function of the page called by plain HTTP: ("complete", its outputs) or ("error", why).
+
+        A twentieth of what gradio's client takes.
+        """
+        body, address = json.dumps({"data": data}).encode(), f"{self.url}gradio_api/call/{name}"
+        post = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(post, timeout=30) as answer:
+            event = json.load(answer)["event_id"]
+        with urllib.request.urlopen(f"{address}/{event}", timeout=60) as answer:
+            *_, kind, data = [line for line in answer.read().decode().splitlines() if line]
+        return kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))
+
+    def upload(self, data):
+        """An uploaded picture, as `begin` takes it."""
+        head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="x.png"\r\n\r\n'
+        post = urllib.request.Request(
+            f"{self.url}gradio_api/upload", head + data + b"\r\n--b--\r\n",
+            {"Content-Type": "multipart/form-data; boundary=b"},
+        )  # fmt: skip
+        with urllib.request.urlopen(post, timeout=30) as answer:
+            return {"path": json.load(answer)[0], "meta": {"_type": "gradio.FileData"}}
 
     def close(self):
         self.maker.gate.set()
@@ -132,13 +156,8 @@ def test_what_is_refused_is_one_sentence(served, chair, tmp_path):
     assert large.stat().st_size > MOST_BYTES
     with pytest.raises(ValueError, match="exceeds the maximum file size"):  # the client's own word
         begin(client, gradio_client.handle_file(large))
-    body = b'--b\r\nContent-Disposition: form-data; name="files"; filename="x.png"\r\n\r\n'
-    body += large.read_bytes() + b"\r\n--b--\r\n"
-    headers = {"Content-Type": "multipart/form-data; boundary=b"}
     with pytest.raises(urllib.error.HTTPError, match="413"):
-        urllib.request.urlopen(
-            urllib.request.Request(f"{served.url}gradio_api/upload", body, headers), timeout=30
-        )
+        served.upload(large.read_bytes())
     with pytest.raises(gradio_client.exceptions.AppError, match="no such run"):
         client.predict("../../../etc", 1, 1.0, api_name="/draw")
     run = begin(client, chair)
@@ -161,6 +180,20 @@ def test_no_part_of_an_address_is_a_path(served, chair, path):
     assert served.get(f"files/{run.id}/glb")[0] == 409
 
 
+def test_a_file_of_the_server_is_no_upload(served):
+    before = set(served.store.folder.iterdir())
+    inside = served.store.folder / "run.png"
+    inside.write_bytes(png())
+    public = "http://93.184.215.14/x.png"
+    for path in (str(inside), str(inside.relative_to("/")), public):
+        given = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        kind, answer = served.ask("begin", given, "never")
+        assert kind == "error", (path, answer)
+        assert path != public or "fetches nothing" in str(answer)
+    inside.unlink()
+    assert set(served.store.folder.iterdir()) == before
+
+
 def test_a_closed_page_stops_nothing_and_a_cancelled_run_goes_on(served, chair):
     client = served.client()
     run = served.store.find(begin(client, chair))
@@ -179,13 +212,14 @@ def test_a_closed_page_stops_nothing_and_a_cancelled_run_goes_on(served, chair):
     wait_until(lambda: run.state.object == DONE)
 
 
-def test_twenty_at_once_and_none_is_lost(served, chair):
+def test_twenty_at_once_and_none_is_lost(served):
     def one(seed):
-        client = served.client()
-        run = served.store.find(begin(client, chair))
-        client.predict(run.id, seed, 1.0, api_name="/draw")
+        kind, answer = served.ask("begin", served.upload(png()), "auto")
+        assert kind == "complete"
+        run = served.store.find(answer[0])
+        assert served.ask("draw", run.id, seed, 1.0)[0] == "complete"
         wait_until(lambda: run.state.sets)
-        client.predict(run.id, "draft", api_name="/make")
+        assert served.ask("make", run.id, "draft")[0] == "complete"
         wait_until(lambda: run.state.object == DONE)
         return run
 

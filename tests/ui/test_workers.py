@@ -21,7 +21,7 @@ def drawn(workers, run, seed=1):
 
 def test_views_then_an_object_then_its_files(workers, maker, store):
     run = drawn(workers, new_run(store))
-    assert workers.ready and workers.about == maker.about and maker.calls[0] == "warm up"
+    assert not workers.doing and workers.about == maker.about and maker.calls[0] == "warm up"
     assert run.state.sets == (Drawn(1, 1.5),) and run.state.error == ""
     with pytest.raises(UserError, match="set 1 has this seed"):
         workers.draw(run, Drawn(1, 1.5))
@@ -46,8 +46,10 @@ def test_views_then_an_object_then_its_files(workers, maker, store):
         workers.ask_export(run, "../run.json")
 
 
-def test_other_peoples_views_are_drawn_while_an_object_is_made(workers, maker, store):
+def test_other_peoples_views_are_drawn_while_an_object_is_made(workers, maker, store, monkeypatch):
     run, other = drawn(workers, new_run(store)), new_run(store)
+    heard = []
+    monkeypatch.setattr(run, "hear", lambda told, part=None: heard.append(told))
     maker.gate.clear()
     maker.at.clear()
     workers.make(run, 0, "full")
@@ -59,6 +61,7 @@ def test_other_peoples_views_are_drawn_while_an_object_is_made(workers, maker, s
     assert len(other.state.sets) == 1
     asked = [call for call in maker.calls if call != "warm up"]
     assert asked == [("views", 1), ("object", 1, "full"), ("views", 2)]
+    assert set(heard) == {None}  # the run's own parts begin, and of others' views it hears nothing
 
 
 def test_a_cancelled_object_goes_on_to_the_same_numbers(workers, maker, store):
@@ -170,7 +173,7 @@ def test_a_model_that_cannot_be_had_is_said(capsys):
 
     workers.start(load)
     wait_until(lambda: workers.failed)
-    assert workers.failed == "model.safetensors is damaged" and not workers.ready
+    assert workers.failed == "model.safetensors is damaged" and workers.doing
     assert workers.stop() and "damaged" in capsys.readouterr().err
 
 

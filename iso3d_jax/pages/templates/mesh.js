@@ -59,7 +59,9 @@
       if (!mesh.isMesh) return;
       const lit = mesh.material, dark = isDark(lit);
       const wire = new mesh.constructor(mesh.geometry, variant(lit, "wire", flat));
-      Object.assign(wire.material, { wireframe: true, map: null, vertexColors: false });
+      Object.assign(wire.material, {
+        wireframe: true, map: null, vertexColors: false, transparent: true, opacity: 0.6,
+      });
       wire.visible = false;
       const unlit = variant(lit, "unlit", flat);
       parts.push({ mesh, wire, dark, lit, unlit, normals: variant(lit, "normals", normals) });

@@ -6,6 +6,7 @@
   const LOST = "No news of this run";
   const PERIOD = 2500, PATIENCE = 10000; // milliseconds
   const state = () => main.dataset.state;
+  const facts = () => (({ state, renewed, within }) => ({ state, renewed, within }))(main.dataset);
   // A screen reader says the headline when it changes, so its element stays.
   const headline = document.getElementById("state");
   const renewed = () => [...main.querySelectorAll(".part")];
@@ -13,7 +14,7 @@
   if (parent !== window && location.search === "?renew") {
     const parts = Object.fromEntries(renewed().map((part) => [part.id, part.innerHTML]));
     const { className, textContent } = headline;
-    parent.postMessage({ iso3d: state(), facts: { ...main.dataset }, headline: { className, textContent }, parts }, "*");
+    parent.postMessage({ iso3d: state(), facts: facts(), headline: { className, textContent }, parts }, "*");
     return;
   }
 
@@ -39,6 +40,7 @@
         "It was probably ended from outside, or its machine was. What it had saved is kept: the same command goes on from there.";
     }
     quiet = now;
+    main.toggleAttribute("data-lost", now);
   }
 
   function put(message) {

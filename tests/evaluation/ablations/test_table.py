@@ -9,6 +9,7 @@ import pytest
 from iso3d_jax.commands import config_files
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.evaluation.ablations import plan, report
+from tests.pages.accessibility import problems
 
 
 def comparison(preset):
@@ -62,6 +63,7 @@ def test_page(made, tmp_path):
     assert text.count("<img ") == 2 * 5 + 3 * 2 * (2 * 4 + 4) and "http" not in text
     # Stage 1's seeds and their mean, the method's, and the one seed of the other.
     assert text.count("<polyline ") == 4 + 4 + 1 and "without EMA</span>" in text
+    assert problems(text) == []
     assert "A &lt;comparison&gt;" in text and "&lt;a&gt;" in text and text.count("<details>") == 2
 
 
