@@ -4,9 +4,9 @@
         --lib3mf_python VENV/bin/python
 
 Writes a run's mesh in every format and opens each with the programs that are there: trimesh,
-usd-core (its validators, which are usdchecker's), PrusaSlicer (`prusa-slicer --info`), with `--chromium` the
-page's model-viewer, which is three.js, and, in environments of their own, Blender (`pip install
-bpy`) and lib3mf.
+usd-core (its validators, which are usdchecker's), PrusaSlicer (`prusa-slicer --info`), with
+`--chromium` the page's model-viewer, which is three.js, and, in environments of their own, Blender
+(`pip install bpy`) and lib3mf.
 Prints rows of Markdown; a program that refuses a file is a row that says so.
 """
 
