@@ -4,9 +4,9 @@
         --lib3mf_python VENV/bin/python
 
 Writes a run's mesh in every format and opens each with the programs that are there: trimesh,
-usd-core (`UsdUtils.ComplianceChecker`), PrusaSlicer (`prusa-slicer --info`), with `--chromium` the
-page's model-viewer, which is three.js, and, in environments of their own, Blender (`pip install
-bpy`) and lib3mf.
+usd-core (its validators, which are usdchecker's), PrusaSlicer (`prusa-slicer --info`), with
+`--chromium` the page's model-viewer, which is three.js, and, in environments of their own, Blender
+(`pip install bpy`) and lib3mf.
 Prints rows of Markdown; a program that refuses a file is a row that says so.
 """
 
@@ -112,15 +112,15 @@ def with_prusa_slicer(path: Path) -> str:
 
 
 def with_usd(path: Path) -> str:
-    from pxr import Usd, UsdUtils
+    from pxr import Usd, UsdValidation
 
-    checker = UsdUtils.ComplianceChecker(arkit=True)
-    checker.CheckCompliance(str(path))
-    wrong = [*checker.GetErrors(), *checker.GetFailedChecks()]
+    validators = UsdValidation.ValidationRegistry().GetOrLoadAllValidators()
+    stage = Usd.Stage.Open(str(path))
+    wrong = UsdValidation.ValidationContext(validators).Validate(stage)
     if wrong:
-        raise RuntimeError("; ".join(wrong))
-    version = ".".join(map(str, Usd.GetVersion()))
-    return f"usd-core {version}, checks for ARKit: none failed"
+        raise RuntimeError("; ".join(error.GetMessage() for error in wrong))
+    version = ".".join(map(str, Usd.GetVersion()[1:]))
+    return f"usd-core {version}: {len(validators)} validators (those of usdchecker), no error"
 
 
 def with_chromium(path: Path, folder: Path) -> str:
@@ -139,7 +139,7 @@ def open_all(folder: Path, mesh, quads, facts: dict, args) -> Iterator[tuple[str
     for kind in files.FORMATS:
         path = folder / f"mesh.{kind}"
         files.write(path, mesh, files.FileOptions(facts=facts))
-        programs = [] if kind == "usdz" else [lambda path=path: with_trimesh(path)]
+        programs = [] if kind in ("usdz", "3mf") else [lambda path=path: with_trimesh(path)]
         if kind == "glb" and args.chromium:
             programs.append(lambda path=path: with_chromium(path, folder))
         if kind == "usdz":

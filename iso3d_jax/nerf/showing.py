@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from iso3d_jax.nerf import field, sampling
@@ -38,13 +39,13 @@ class Shown(NamedTuple):
       densest: [R], the largest density that counted, before the edge was made harder.
     """
 
-    rgb: Float[Array, "R 3"]
-    opacity: Float[Array, " R"]
-    depth: Float[Array, " R"]
-    normal: Float[Array, "R 3"]
-    optimised_rgb: Float[Array, "R 3"]
-    optimised_opacity: Float[Array, " R"]
-    densest: Float[Array, " R"]
+    rgb: Float[Array | np.ndarray, "R 3"]
+    opacity: Float[Array | np.ndarray, " R"]
+    depth: Float[Array | np.ndarray, " R"]
+    normal: Float[Array | np.ndarray, "R 3"]
+    optimised_rgb: Float[Array | np.ndarray, "R 3"]
+    optimised_opacity: Float[Array | np.ndarray, " R"]
+    densest: Float[Array | np.ndarray, " R"]
 
 
 def rays_at_once(spec: RenderSpec, field_spec: FieldSpec) -> int:

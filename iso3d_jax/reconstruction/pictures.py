@@ -158,7 +158,8 @@ def all_round(state: State, spec: ReconstructionSpec, count: int, label: str = "
     views = camera_sets.ring(count, **SHOW)
     frames = [
         Turntable(
-            to_uint8(x.rgb), to_uint8(normal_colours(x.normal, x.opacity)), to_uint8(x.opacity),
+            to_uint8(x.rgb), to_uint8(normal_colours(*map(np.asarray, (x.normal, x.opacity)))),
+            to_uint8(x.opacity),
             to_uint8(x.optimised_rgb), to_uint8(x.optimised_opacity),
         )
         for x in shown_views(state, views, spec.video.resolution, spec, label)

@@ -32,7 +32,7 @@ SIDES = ((15.0, 8, 22.5, 1.0), (50.0, 4, 0.0, 0.25), (-20.0, 4, 45.0, 0.25))
 DISTANCE = SHOW["scale"] / np.tan(np.deg2rad(SHOW["fov_deg"]) / 2)  # of their cameras
 STRAIGHT, SLANTED, BELOW = 6, 16, 24  # steps in front of the surface, and behind it
 NEAR = 3  # steps in front of the surface in which density may be that of the surface itself
-GRAZING = 0.05  # cosine below which a side shows nothing of a place
+GRAZING = 0.15  # cosine below which a place is part of the outline, half transparent
 CHUNK, AT_ONCE = 1 << 16, 1 << 13  # rays of a call, and those that are followed together
 
 

@@ -78,13 +78,15 @@ def test_rays_show_what_their_steps_say(slab, monkeypatch, points, run, edge):
         thin = weigh(value, kept)
         solid = weigh(5.0 * (value / 5.0) ** 2, kept) if edge else thin
         mean = thin @ seen / max(thin.sum(), 1e-3)
-        near = {"atol": 0.03}  # an edge may fall to either side of a step
-        np.testing.assert_allclose(found.opacity[ray], solid.sum(), **near)
+        near = 0.03  # an edge may fall to either side of a step
+        np.testing.assert_allclose(found.opacity[ray], solid.sum(), atol=near)
         np.testing.assert_allclose(found.depth[ray], solid @ t, atol=0.1)
-        np.testing.assert_allclose(found.normal[ray], solid.sum() * NORMAL, **near)
-        np.testing.assert_allclose(found.rgb[ray], solid.sum() * mean + 1 - solid.sum(), **near)
-        np.testing.assert_allclose(found.optimised_opacity[ray], thin.sum(), **near)
-        np.testing.assert_allclose(found.optimised_rgb[ray], thin @ seen + 1 - thin.sum(), **near)
+        np.testing.assert_allclose(found.normal[ray], solid.sum() * NORMAL, atol=near)
+        np.testing.assert_allclose(found.rgb[ray], solid.sum() * mean + 1 - solid.sum(), atol=near)
+        np.testing.assert_allclose(found.optimised_opacity[ray], thin.sum(), atol=near)
+        np.testing.assert_allclose(
+            found.optimised_rgb[ray], thin @ seen + 1 - thin.sum(), atol=near
+        )
         np.testing.assert_allclose(found.densest[ray], (value * kept).max(initial=0), atol=0.3)
     assert 5 < hits < 30 and stopped > 5
 

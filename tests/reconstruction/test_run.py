@@ -13,7 +13,7 @@ from PIL import Image
 from iso3d_jax import sampling
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data import grids, transforms
-from iso3d_jax.reconstruction import loop, pictures, run, state, surface
+from iso3d_jax.reconstruction import loop, pictures, run, state, surface, turntable_file
 from iso3d_jax.reconstruction.init import draft
 from iso3d_jax.reconstruction.losses import DenoiserSpec
 from iso3d_jax.reconstruction.spec import make_spec
@@ -52,7 +52,8 @@ class Parts:
         part(surface, "sharpen", lambda current, cfg, threshold: ("hard", threshold))
         part(surface, "write_mesh", lambda path, *args, **given: {
             "faces": 7, "threshold": 2.5, "psnr_db": 20.0, "mask_iou": 0.75})  # fmt: skip
-        part(pictures, "turntable", lambda path, scene, cfg: "turn")
+        part(pictures, "all_round", lambda scene, cfg, count, label: "turn")
+        part(turntable_file, "write", lambda path, turn, seconds: None)
         part(pictures, "contact_sheet", lambda *args: None)
         part(pictures, "strip", lambda current, cfg, size: np.zeros((4, 4, 3), np.uint8))
 
@@ -90,7 +91,8 @@ def test_distillation_from_nothing(cfg, parts, tmp_path, capsys):
     result = reconstruct(tmp_path, cfg, programs=programs)
     assert parts.calls == [
         "prepare_all", "make_denoiser", "sample_views", "sample_views", "make_source", "optimize",
-        "strip", "choose_surface", "sharpen", "turntable", "contact_sheet", "write_mesh",
+        "strip", "choose_surface", "sharpen", "all_round", "write", "contact_sheet",
+        "write_mesh",
     ]  # fmt: skip
     args, given = parts.given["optimize"]
     assert (
@@ -102,7 +104,8 @@ def test_distillation_from_nothing(cfg, parts, tmp_path, capsys):
     assert given["programs"] is programs and parts.begun_at == 0
     assert parts.given["prepare_all"][0][2] is None  # the model's own way
     assert parts.given["choose_surface"][0][2] is None  # no hull where it is not asked for
-    assert parts.given["turntable"][0][:2] == (tmp_path / "turntable.mp4", ("hard", 2.5))
+    assert parts.given["all_round"][0] == (("hard", 2.5), make_spec(cfg), 3, "turntable")
+    assert parts.given["write"][0] == (tmp_path / "turntable.mp4", "turn", 1.0)
     sheet = parts.given["contact_sheet"][0]
     assert sheet[0] == tmp_path / "contact_sheet.png" and sheet[3] == "turn"
     np.testing.assert_array_equal(sheet[2], parts.views[0])
@@ -115,6 +118,7 @@ def test_distillation_from_nothing(cfg, parts, tmp_path, capsys):
     assert parts.given["strip"][0][2] == 32  # no larger than the video, nor than twice the pictures
     report = json.loads((tmp_path / "report.json").read_text())
     assert report == json.loads(json.dumps(result.report))
+    assert report["turntable"] == "turntable.mp4"
     assert report["skipped_iterations"] == 3 and report["init"] == "none" and report["seed"] == 22
     assert report["mesh"]["hull_iou"] == 0.5 and report["mesh"]["faces"] == 7
     assert report["losses"] == {"step": 20, "guidance": 0.5} and report["draft"] is None
@@ -132,6 +136,16 @@ def test_distillation_from_nothing(cfg, parts, tmp_path, capsys):
     assert (tmp_path / "previews" / "00030.png").is_file()
     said = capsys.readouterr().out
     assert "views.png (drawn before the 3D starts" in said and "(7 faces" in said
+
+
+def test_without_ffmpeg_the_turntable_is_a_webp(cfg, parts, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(turntable_file, "has_ffmpeg", lambda: False)
+    result = reconstruct(tmp_path, cfg)
+    assert parts.given["write"][0][0] == tmp_path / "turntable.webp"
+    assert result.report["turntable"] == "turntable.webp"
+    said = capsys.readouterr().out
+    assert "no ffmpeg is here: the turntable is turntable.webp" in said
+    assert "turntable.mp4" not in said
 
 
 def test_distillation_from_a_draft_chooses_the_surface_by_its_hull(cfg, parts, tmp_path):

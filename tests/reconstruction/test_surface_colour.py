@@ -72,7 +72,7 @@ def test_rays_composite_what_is_about_the_surface(ball):
                 eye = camera_to_world(elevation, start + 360 / count * j, 3.0222)[:3, 3]
                 towards = x[k] - np.asarray(eye, float)
                 towards /= np.linalg.norm(towards)
-                if (share := -counts * towards @ normal[k]) > 0.05 * counts:
+                if (share := -counts * towards @ normal[k]) > surface_colour.GRAZING * counts:
                     total += share * composited(x[k], towards, 16)
                     weight += share
         np.testing.assert_allclose(straight[k] + added[k], total / weight, atol=3e-3)

@@ -1,5 +1,7 @@
 """Files of a turntable: what is on a frame, how long it shows, and no ffmpeg."""
 
+import warnings
+
 import imageio.v2 as imageio
 import imageio_ffmpeg
 import numpy as np
@@ -17,7 +19,7 @@ def turn():
     rgb = np.zeros((6, 16, 16, 3), np.uint8)
     rgb[..., 0] = 40 * np.arange(6)[:, None, None]
     normal = np.full((6, 16, 16, 3), (10, 200, 90), np.uint8)
-    opacity = np.broadcast_to(np.uint8(np.arange(16) * 16)[:, None], (6, 16, 16))
+    opacity = np.broadcast_to((np.arange(16) * 16).astype(np.uint8)[:, None], (6, 16, 16))
     return Turntable(rgb, normal, opacity, rgb, opacity)
 
 
@@ -34,9 +36,13 @@ def test_frames_are_colour_normals_and_opacity_side_by_side(turn, tmp_path, monk
         no_ffmpeg(monkeypatch)
     turntable_file.write(tmp_path / name, turn, 3.0)
     if name == "t.mp4":
-        with imageio.get_reader(tmp_path / name) as reader:
-            frames = np.stack([np.asarray(frame) for frame in reader])  # pyright: ignore
-            assert reader.get_meta_data()["fps"] == 2
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # ffmpeg is started
+            warnings.simplefilter("ignore", ResourceWarning)  # imageio's own
+            with imageio.get_reader(tmp_path / name) as reader:
+                frames = np.stack([np.asarray(frame) for frame in reader])  # pyright: ignore
+                meta = reader.get_meta_data()  # pyright: ignore[reportAttributeAccessIssue]
+                assert meta["fps"] == 2
     else:
         with Image.open(tmp_path / name) as image:
             assert image.n_frames == 6 and image.info["loop"] == 0
