@@ -114,8 +114,8 @@ def from_flat(flat: Real[Array, " P"], spec: HashGridSpec) -> Grid:
 
 
 def corner_weights(
-    upper: Sequence[Array], scale: Array | float, axes: tuple[int, ...] = ()
-) -> list[Array]:
+    upper: Sequence[Array] | Array, scale: Array | np.ndarray | float, axes: tuple[int, ...] = ()
+) -> Sequence[Array | np.ndarray | float]:
     """Share of each of a cell's corners in what is interpolated, or in a derivative of it.
 
     Args:
@@ -133,9 +133,13 @@ def corner_weights(
 
 
 def dense_entries(
-    cell: UInt32[Array, "3 ..."], resolution: Array, entries: Array
+    cell: Sequence[Array] | Array, resolution: Array | np.ndarray, entries: Array | np.ndarray
 ) -> list[UInt32[Array, "..."]]:
-    """Entry of each corner in a level that has one for every point of its grid."""
+    """Entry of each corner in a level that has one for every point of its grid.
+
+    Args:
+      cell: lower corner along each axis, uint32.
+    """
     strides = (np.uint32(1), resolution, resolution * resolution)
     along = _sides(cell, strides)
     index = [along[0][i] + along[1][j] + along[2][k] for i, j, k in CORNERS]
@@ -143,7 +147,7 @@ def dense_entries(
     return [one - jnp.where(one >= entries, entries, 0) for one in index]
 
 
-def hashed_entries(cell: UInt32[Array, "3 ..."], entries: int) -> list[UInt32[Array, "..."]]:
+def hashed_entries(cell: Sequence[Array] | Array, entries: int) -> list[UInt32[Array, "..."]]:
     """Entry of each corner in a level whose points share entries, a power of two of them."""
     mixed = _sides(cell, [np.uint32(prime) for prime in PRIMES])
     return [
@@ -151,7 +155,7 @@ def hashed_entries(cell: UInt32[Array, "3 ..."], entries: int) -> list[UInt32[Ar
     ]
 
 
-def _sides(cell: Array, factors: Sequence) -> list[list[Array]]:
+def _sides(cell: Sequence[Array] | Array, factors: Sequence) -> list[list[Array]]:
     """Lower and upper coordinate of a cell along each axis, times the axis's factor."""
     return [
         [(cell[axis] + np.uint32(side)) * factor for side in (0, 1)]

@@ -19,8 +19,9 @@ How a pass is computed is the platform's:
 from __future__ import annotations
 
 import functools
+import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +53,6 @@ def use_triton() -> bool:
     return value == "triton"
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def look_up(
     grid: Grid, x: Float[Array, "N 3"], spec: HashGridSpec, derivatives: tuple[Axes, ...] = VALUE
 ) -> tuple[Float[Array, "D N"], ...]:
@@ -66,13 +66,9 @@ def look_up(
       For each of them the encoding's derivative, levels outermost; at a cell's border those of the
       cell above.
     """
-    ways = {"cpu": _look_up_by_levels, "default": _look_up_plain}
-    if use_triton():
-        ways["cuda"] = look_up_triton.look_up
-    return _by_platform(ways, spec, derivatives)(grid, x)
+    return _look_up(grid, x, spec, derivatives)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def spread(
     x: Float[Array, "N 3"],
     cotangent: Sequence[Float[Array, "D N"]],
@@ -80,6 +76,19 @@ def spread(
     derivatives: tuple[Axes, ...],
 ) -> Grid:
     """The transpose of `look_up` in its grid: adds up what the points have for each entry."""
+    return _spread(x, cotangent, spec, derivatives)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _look_up(grid, x, spec, derivatives):
+    ways = {"cpu": _look_up_by_levels, "default": _look_up_plain}
+    if use_triton():
+        ways["cuda"] = look_up_triton.look_up
+    return _by_platform(ways, spec, derivatives)(grid, x)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _spread(x, cotangent, spec, derivatives):
     ways = {"cpu": _spread_by_levels, "default": _spread_plain}
     if use_triton():
         ways["cuda"] = look_up_triton.spread
@@ -159,8 +168,8 @@ def _spread_forward(x, cotangent, spec, derivatives):
 def _spread_backward(spec, derivatives, kept, grid):
     x, cotangent, by_cotangent = kept
     grid = tuple(
-        jnp.zeros(level.shape, level.dtype) if isinstance(level, SymbolicZero) else level
-        for level in grid
+        jnp.zeros(shape.shape, x.dtype) if isinstance(level, SymbolicZero) else level
+        for level, shape in zip(grid, _shapes(spec, x.dtype), strict=True)
     )
     return (
         None if cotangent is None else _by_points(grid, x, cotangent, spec, derivatives),
@@ -168,8 +177,8 @@ def _spread_backward(spec, derivatives, kept, grid):
     )
 
 
-look_up.defvjp(_look_up_forward, _look_up_backward, symbolic_zeros=True)
-spread.defvjp(_spread_forward, _spread_backward, symbolic_zeros=True)
+_look_up.defvjp(_look_up_forward, _look_up_backward, symbolic_zeros=True)
+_spread.defvjp(_spread_forward, _spread_backward, symbolic_zeros=True)
 
 
 def encode(grid: Grid, x: Float[Array, "N 3"], spec: HashGridSpec) -> Float[Array, "N D"]:
@@ -185,12 +194,15 @@ def _look_up_plain(grid, x, *, spec, derivatives):
     return tuple(hash_grid.interpolate(values, x, spec, axes) for axes in derivatives)
 
 
+def _shapes(spec: HashGridSpec, dtype) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """A grid without its numbers."""
+    return tuple(jax.ShapeDtypeStruct((n.entries, spec.features), dtype) for n in spec.table)
+
+
 def _spread_plain(x, cotangent, *, spec, derivatives):
-    shapes = tuple(
-        jax.ShapeDtypeStruct((level.entries, spec.features), x.dtype) for level in spec.table
-    )
     transposed = jax.linear_transpose(
-        lambda grid: _look_up_plain(grid, x, spec=spec, derivatives=derivatives), shapes
+        lambda grid: _look_up_plain(grid, x, spec=spec, derivatives=derivatives),
+        _shapes(spec, x.dtype),
     )
     return transposed(cotangent)[0]
 
@@ -242,6 +254,10 @@ def _hashed(x: Array, scale: Array, spec: HashGridSpec) -> tuple[list[Array], Ar
     return [one.astype(jnp.int32) for one in entries], upper
 
 
+def _add_up(terms: Iterable[Array]) -> Array:
+    return functools.reduce(operator.add, terms)
+
+
 def _rows(table: Array, entries: Array) -> Array:
     return table.at[entries].get(mode="promise_in_bounds")
 
@@ -255,7 +271,7 @@ def _interpolated(
     else:
         rows = _rows(table, jnp.stack(entries))
     return tuple(
-        sum(w[:, None] * row for w, row in zip(one, rows, strict=True)).T for one in weights
+        _add_up(w[:, None] * row for w, row in zip(one, rows, strict=True)).T for one in weights
     )
 
 
@@ -299,7 +315,7 @@ def _spread_by_levels(x, cotangent, *, spec, derivatives):
 
     def add(table, entries, weights, share):
         rows = [
-            sum(w[c] * one for w, one in zip(weights, share, strict=True)).T
+            _add_up(w[c] * one for w, one in zip(weights, share, strict=True)).T
             for c in range(len(CORNERS))
         ]
         return table.at[jnp.stack(entries)].add(jnp.stack(rows), mode="promise_in_bounds")

@@ -47,7 +47,7 @@ def test_the_drawing_has_a_line_for_each(growth):
     row = {"seconds": [1.0, 2.0, 4.0, 8.0, 16.0, 32.0], "exponent_of_the_last_three": 1.0}
     svg = growth.chart({"points": row, "rays": row | {"seconds": [1.0] * 6}})
     tree = ElementTree.fromstring(svg)
-    lines = [e.get("points").split() for e in tree if e.tag.endswith("polyline")]
+    lines = [e.attrib["points"].split() for e in tree if e.tag.endswith("polyline")]
     assert [len(line) for line in lines] == [2, 6, 6]
     assert lines[0][-1] == lines[1][-1]  # 32 times at 32 times the size lies on the dashed line
     assert {y.split(",")[1] for y in lines[2]} == {"330.0"}
