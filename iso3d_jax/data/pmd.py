@@ -103,9 +103,9 @@ def frames(bones: np.ndarray) -> Float[np.ndarray, "N 4 4"]:
     quaternions = np.asarray(bones["rotation"], np.float64)
     if not (np.isfinite(quaternions).all() and np.isfinite(bones["position"]).all()):
         raise BadMesh("bones that are not finite")
-    still = ~quaternions.any(-1)
+    still = np.all(quaternions == 0, -1, keepdims=True)
     out = np.zeros((len(quaternions), 4, 4))
-    turns = Rotation.from_quat(np.where(still[:, None], (0.0, 0.0, 0.0, 1.0), quaternions))
+    turns = Rotation.from_quat(np.where(still, (0.0, 0.0, 0.0, 1.0), quaternions))
     out[:, :3, :3] = turns.as_matrix()
     out[:, :3, :3] *= _MIRROR[:, None] * _MIRROR  # the mirror on both sides of a rotation
     out[:, :3, 3] = bones["position"] * _MIRROR
