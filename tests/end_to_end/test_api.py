@@ -127,6 +127,10 @@ def test_an_object_from_views_is_a_mesh_with_files(pipe, views, result, smallest
     assert result.page == (result.folder / "index.html").resolve() and result.page.is_file()
     frames = result.turntable(frames=5, size=24)
     assert frames.shape == (5, 24, 24, 3) and frames.dtype == np.uint8 and frames.std() > 1
+    with Image.open(result.save_turntable(tmp_path / "t.webp", frames=2, size=24)) as image:
+        assert image.size == (72, 24) and image.n_frames == 2
+    with pytest.raises(iso3d.UserError, match="size is at least 1, not 0"):
+        result.turntable(size=0)
 
     facts = result.export(tmp_path / "x.glb", texture=128)
     assert facts["files"] == ["x.glb"] and facts["threshold"] > 0
@@ -135,6 +139,11 @@ def test_an_object_from_views_is_a_mesh_with_files(pipe, views, result, smallest
     assert result.spec.mesh.texture == 64
     coarse = result.export(tmp_path / "x.ply", faces=600, resolution=16)
     assert 100 < coarse["faces"] < facts["faces"]
+    even = result.export(tmp_path / "x.obj", remesh="quads", faces=400)
+    assert even["remesh"] == "quads" and 200 < even["quads"] < 800
+    lines = [x for x in (tmp_path / "x.obj").read_text().splitlines() if x.startswith("f ")]
+    four = sum(len(line.split()) == 5 for line in lines)
+    assert four == even["quads"] - even["quads_cut"] > 100
     with pytest.raises(iso3d.UserError, match=r"ends in .glb, .obj, .*, not in 'x.fbx'"):
         result.export(tmp_path / "x.fbx")
     data = (tmp_path / "x.glb").read_bytes()

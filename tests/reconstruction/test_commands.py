@@ -195,6 +195,8 @@ def test_export_writes_all_formats_and_refuses(small_config, tmp_path, refused, 
     assert "does not end in .ply" in refused(
         *command, "--run", tmp_path, "--format", "ply", "--out", tmp_path / "m.stl"
     )
+    turntable = [*command, "--run", tmp_path, "--turntable", tmp_path / "t.avi"]
+    assert "ends in .mp4, .webp or .gif" in refused(*turntable)
 
 
 def test_reconstruct_refuses_bad_pictures_and_runs(tmp_path, refused):
