@@ -46,7 +46,7 @@ KINDS = {
     "stl": Kind("STL", "for printing, 100 mm long", ".stl"),
     "ply": Kind("PLY", "with colours at its corners", ".ply"),
     "usdz": Kind("USDZ", "for iPhones and Macs", ".usdz", package="pxr"),
-    "mp4": Kind("MP4", "the turntable", ".mp4", "turntable.mp4"),
+    "turntable": Kind("turntable", "MP4, or WebP where the server has no ffmpeg", ".mp4"),
     "zip": Kind("everything", "the run's folder as a zip", ".zip"),
 }
 # Of a run's folder: locks, and what the page alone needs.
@@ -61,8 +61,16 @@ def refuse(kind: str) -> str:
     return ""
 
 
+def find_turntable(folder: Path) -> Path:
+    """A finished object's, which is no video where it was made without ffmpeg."""
+    webp = folder / "turntable.webp"
+    return webp if webp.is_file() else folder / "turntable.mp4"
+
+
 def place(run: Run, kind: str) -> Path:
     """Where a file is, or will be."""
+    if kind == "turntable":
+        return find_turntable(run.object_folder)
     ready = KINDS[kind].ready
     return run.object_folder / ready if ready else run.files_folder / f"{kind}{KINDS[kind].suffix}"
 
@@ -86,7 +94,7 @@ def file_name(run: Run, kind: str) -> str:
     stem = re.sub(r"[^\w.-]+", "_", os.path.splitext(run.state.name)[0]).strip("._") or "object"
     if kind == "obj":
         stem += "_obj"  # there is another zip
-    return f"{stem}{KINDS[kind].suffix}"
+    return stem + (place(run, kind).suffix if kind == "turntable" else KINDS[kind].suffix)
 
 
 def write(run: Run, kind: str, export: Export) -> Path:

@@ -486,7 +486,8 @@ class _Page:
             self.result_part: gr.update(visible=bool(result)),
             self.mesh: _lend(run, run.object_folder / "mesh.glb") if mesh else None,
             self.files: _render(
-                "files", id=run.id if result else "", version=state.chosen, kinds=kinds
+                "files", id=run.id if result else "", version=state.chosen, kinds=kinds,
+                video=downloads.find_turntable(run.object_folder).suffix == ".mp4",
             ),
         }  # fmt: skip
 

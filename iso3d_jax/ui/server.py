@@ -144,7 +144,7 @@ def find_picture(run: Run, name: str) -> Path | None:
         "original": run.folder / "original.png",
         "input": run.folder / "input.png",
         "preview": run.folder / "preview.png",
-        "turntable": run.object_folder / "turntable.mp4",
+        "turntable": downloads.find_turntable(run.object_folder),
     }
     return names.get(name)
 

@@ -126,10 +126,15 @@ def test_picture_to_views_to_object_to_files(served, chair):
     wait_until(lambda: run.state.sets)
     client.predict(run.id, "draft", api_name="/make")
     wait_until(lambda: run.state.object == DONE)
-    for kind, beginning in (("glb", b"glTF"), ("mp4", b"frames"), ("stl", b""), ("obj", b"PK")):
+    for kind, beginning in (
+        ("glb", b"glTF"),
+        ("turntable", b"frames"),
+        ("stl", b""),
+        ("obj", b"PK"),
+    ):
         status, headers, body = served.get(f"files/{run.id}/{kind}")
         assert status == 200 and body.startswith(beginning), kind
-        suffix = {"obj": "zip"}.get(kind, kind)
+        suffix = {"obj": "zip", "turntable": "mp4"}.get(kind, kind)
         assert (
             headers["Content-Disposition"].startswith("attachment")
             and suffix in headers["Content-Disposition"]

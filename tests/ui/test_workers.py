@@ -46,6 +46,16 @@ def test_views_then_an_object_then_its_files(workers, maker, store):
         workers.ask_export(run, "../run.json")
 
 
+def test_a_turntable_without_ffmpeg_is_a_picture_that_moves(workers, store):
+    run = drawn(workers, new_run(store))
+    workers.make(run, 0, "draft")
+    wait_until(lambda: run.state.object == DONE)
+    assert downloads.place(run, "turntable").name == "turntable.mp4"
+    (run.object_folder / "turntable.mp4").rename(run.object_folder / "turntable.webp")
+    assert downloads.place(run, "turntable").name == "turntable.webp"
+    assert downloads.file_name(run, "turntable").endswith(".webp")
+
+
 def test_other_peoples_views_are_drawn_while_an_object_is_made(workers, maker, store, monkeypatch):
     run, other = drawn(workers, new_run(store)), new_run(store)
     heard = []
