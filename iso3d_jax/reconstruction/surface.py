@@ -179,9 +179,9 @@ def make_mesh(
         np.asarray(v, np.float32) for v in (surface.vertices, surface.vertex_normals)
     )
     mesh = texture.bake(
-        surface, colour.straight, spec.mesh.texture, report, colour.from_sides(vertices, normals)
-    )
-    mesh = mesh._replace(quads=quads)
+        surface, colour.straight, spec.mesh.texture, report, colour.from_sides(vertices, normals),
+        quads,
+    )  # fmt: skip
     facts = {
         "threshold": float(threshold),
         "vertices": len(mesh.vertices),

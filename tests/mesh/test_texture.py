@@ -74,6 +74,36 @@ def test_the_space_between_charts_takes_the_nearest_colour(box):
     assert set(map(tuple, bright.colours)) == {(0, 255, 128)}
 
 
+def test_a_large_mesh_is_laid_out_in_parts_that_do_not_overlap(monkeypatch):
+    ball = trimesh.creation.icosphere(3)  # 1,280 faces
+    monkeypatch.setattr(texture, "TOGETHER", 200)
+    original, faces, uv = texture.unwrap(ball, 256)
+    np.testing.assert_array_equal(original[faces], ball.faces)  # in the mesh's order
+    assert len(uv) == len(original) and uv.min() >= 0 and uv.max() <= 1
+    # each triangle by itself: no texel's middle is in two (but for those on a common edge)
+    seen = np.zeros((256, 256), int)
+    for triangle in uv[faces] * 256:
+        seen += texture.rasterize(triangle, np.ones((3, 1)), np.array([[0, 1, 2]]), 256)[1]
+    assert (seen > 0).mean() > 0.3
+    assert (seen > 1).sum() < 0.02 * (seen > 0).sum()
+
+
+@pytest.mark.parametrize("quads", [0, 640, 100])
+def test_parts_are_compact_and_hold_both_halves_of_a_quad(monkeypatch, quads):
+    ball = trimesh.creation.icosphere(3)
+    monkeypatch.setattr(texture, "TOGETHER", 200)
+    centres = np.random.default_rng(0).permutation(ball.triangles_center)
+    parts = texture._cut(centres, quads)
+    assert sorted(np.concatenate(parts)) == list(range(1280))
+    assert max(map(len, parts)) <= 200 and len(parts) <= 16
+    where = np.empty(1280, int)
+    for number, part in enumerate(parts):
+        where[part] = number
+    assert (where[: 2 * quads : 2] == where[1 : 2 * quads : 2]).all()
+    if not quads:  # an eighth of a ball is 1.42 across at most
+        assert max(np.ptp(centres[part], 0).max() for part in parts) < 1.45
+
+
 def test_vertices_that_were_not_unwrapped_take_the_nearest_one_s_place(box, monkeypatch):
     import xatlas
 
