@@ -15,13 +15,18 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # No random key is used for two things, here and in the commands that tests start.
 os.environ.setdefault("JAX_DEBUG_KEY_REUSE", "1")
 
-# Shapes and types of annotations are checked at run time where it is asked for.
+# Shapes and types of annotations are checked at each call in the folders of maths, and in the whole
+# package where it is asked for.
 from jaxtyping import install_import_hook  # noqa: E402
 
 import tests.typechecker  # noqa: E402, F401 (jaxtyping finds it by name)
 
-if os.environ.get("CHECK_TYPES") == "1":
-    install_import_hook("iso3d_jax", "tests.typechecker.check")
+MATHS = ("diffusion", "geometry", "guidance", "metrics", "models", "nerf")
+whole = os.environ.get("CHECK_TYPES") == "1"
+install_import_hook(
+    "iso3d_jax" if whole else [f"iso3d_jax.{folder}" for folder in MATHS],
+    "tests.typechecker.check",
+)
 
 # Small programs too are compiled once for all processes.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

@@ -23,7 +23,7 @@ def test_a_folder_of_runs_has_a_sheet_with_a_row_each(tmp_path):
     for name, tint in (("a", 0.2), ("c", 0.6)):
         (tmp_path / name).mkdir()
         sides = np.stack([cell * 255 * k / 8 for k in range(8)]).astype(np.uint8)
-        turn = pictures.Turntable(sides, sides, sides[..., 0])
+        turn = pictures.Turntable(sides, sides, sides[..., 0], sides, sides[..., 0])
         views = np.stack([cell * tint] * 4)
         pictures.contact_sheet(tmp_path / name / "contact_sheet.png", 0 * cell, views, turn)
     batch._write_sheet(tmp_path, ["a", "missing", "c"], 4)
