@@ -40,7 +40,8 @@ def widened(hint):
     if hint is int:
         return int | np.integer | jax.Array
     if hint is jax.Array:
-        return jax.Array | np.ndarray | NUMBERS
+        shape = jax.ShapeDtypeStruct  # in the place of weights, where there are none yet
+        return jax.Array | np.ndarray | NUMBERS | shape
     if isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray):
         if hint.array_type is jax.Array:
             numpy = hint.dtype[np.ndarray, hint.dim_str]

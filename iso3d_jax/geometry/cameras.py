@@ -39,7 +39,7 @@ from typing import Any, overload
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 ENCODINGS = ("mvdream", "isotropic3d", "isotropic3d_sampling", "harmonics")
 HARMONICS = (1.0, 2.0, 3.0, 4.0, 6.0)
@@ -47,24 +47,24 @@ HARMONICS = (1.0, 2.0, 3.0, 4.0, 6.0)
 
 @overload
 def camera_to_world(
-    elevation_deg: Float[np.ndarray, "..."] | float,
-    azimuth_deg: Float[np.ndarray, "..."] | float,
-    distance: Float[np.ndarray, "..."] | float = 1.0,
+    elevation_deg: Real[np.ndarray, "..."] | float,
+    azimuth_deg: Real[np.ndarray, "..."] | float,
+    distance: Real[np.ndarray, "..."] | float = 1.0,
 ) -> Float[np.ndarray, "... 4 4"]: ...
 
 
 @overload
 def camera_to_world(
-    elevation_deg: Float[Array | np.ndarray, "..."] | float,
-    azimuth_deg: Float[Array | np.ndarray, "..."] | float,
-    distance: Float[Array | np.ndarray, "..."] | float = 1.0,
+    elevation_deg: Real[Array | np.ndarray, "..."] | float,
+    azimuth_deg: Real[Array | np.ndarray, "..."] | float,
+    distance: Real[Array | np.ndarray, "..."] | float = 1.0,
 ) -> Float[Array, "... 4 4"]: ...
 
 
 def camera_to_world(
-    elevation_deg: Float[Array | np.ndarray, "..."] | float,
-    azimuth_deg: Float[Array | np.ndarray, "..."] | float,
-    distance: Float[Array | np.ndarray, "..."] | float = 1.0,
+    elevation_deg: Real[Array | np.ndarray, "..."] | float,
+    azimuth_deg: Real[Array | np.ndarray, "..."] | float,
+    distance: Real[Array | np.ndarray, "..."] | float = 1.0,
 ) -> Float[Array | np.ndarray, "... 4 4"]:
     """Camera that looks at the origin from a point on a sphere.
 
@@ -105,22 +105,22 @@ def relative_azimuth(azimuth_deg, reference_azimuth_deg):
 
 @overload
 def camera_condition(
-    elevation_deg: Float[np.ndarray, "... V"], azimuth_deg: Float[np.ndarray, "... V"],
+    elevation_deg: Real[np.ndarray, "... V"], azimuth_deg: Real[np.ndarray, "... V"],
     encoding: str,
 ) -> Float[np.ndarray, "... V 16"]: ...  # fmt: skip
 
 
 @overload
 def camera_condition(
-    elevation_deg: Float[Array | np.ndarray, "... V"],
-    azimuth_deg: Float[Array | np.ndarray, "... V"],
+    elevation_deg: Real[Array | np.ndarray, "... V"],
+    azimuth_deg: Real[Array | np.ndarray, "... V"],
     encoding: str,
 ) -> Float[Array, "... V 16"]: ...
 
 
 def camera_condition(
-    elevation_deg: Float[Array | np.ndarray, "... V"],
-    azimuth_deg: Float[Array | np.ndarray, "... V"],
+    elevation_deg: Real[Array | np.ndarray, "... V"],
+    azimuth_deg: Real[Array | np.ndarray, "... V"],
     encoding: str,
 ) -> Float[Array | np.ndarray, "... V 16"]:
     """The flattened 4x4 camera a denoiser is fed, one row a view.
