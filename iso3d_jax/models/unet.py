@@ -266,7 +266,7 @@ class MultiViewUNet(nnx.Module):
         t: Real[Array, "B V"],
         context: Float[Array, "B M E"] | FoldedContext,
         camera: Float[Array, "B V 16"] | NoCamera | None,
-        reference: Float[Array, "B 1 H W C"] | None = None,
+        reference: Float[Array, "#B 1 H W D"] | None = None,
     ) -> Float[Array, "B V H W out"]:
         """Runs the network; output in float32.
 
