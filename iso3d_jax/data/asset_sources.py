@@ -157,6 +157,23 @@ def _opened(path: _Path) -> Iterator[zipfile.ZipFile]:
         yield archive
 
 
+@contextlib.contextmanager
+def _kept(path: _Path) -> Iterator[zipfile.ZipFile]:
+    """The same for reading object after object: what is in a local zip is listed once a process."""
+    if _is_remote(path):
+        with _opened(path) as archive:
+            yield archive
+        return
+    about = os.stat(path)
+    yield _archive(os.fspath(path), about.st_mtime_ns, about.st_size, os.getpid())
+
+
+@functools.lru_cache(maxsize=1)
+def _archive(path: str, changed: int, size: int, process: int) -> zipfile.ZipFile:
+    del changed, size, process  # a forked process would move this one's place in the file
+    return zipfile.ZipFile(path)
+
+
 def _catalogue(path: _Path) -> list[Asset]:
     try:
         with _opened(_plain(path)) as archive:
@@ -445,7 +462,7 @@ def _read(asset: Asset, note: meshes.Note) -> list[meshes.Part]:
     """The parts of an object as its file has them."""
     if asset.model:
         try:
-            with _opened(asset.path) as archive:
+            with _kept(asset.path) as archive:
                 if asset.model.startswith(zero_ad.ACTORS):
                     return zero_ad.read_actor(
                         asset.model, lambda name: beside.read_member(archive, name), note

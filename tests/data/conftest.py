@@ -1,9 +1,20 @@
-"""Fixtures of the renderer's tests."""
+"""Fixtures of the renderer's tests, and a mode of pictures that not every Pillow reads."""
 
+import PIL
 import pytest
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.rasterizer import Rasterizer
+
+YCBCR = pytest.param(
+    "YCbCr",
+    marks=pytest.mark.xfail(
+        int(PIL.__version__.split(".")[0]) < 13,
+        raises=UserError,
+        strict=True,
+        reason="Pillow below 13 takes an uncompressed TIFF of this mode for cut short",
+    ),
+)
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,13 @@ import tracemalloc
 import zlib
 
 import numpy as np
-import PIL
 import pytest
 from PIL import Image, ImageCms
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data import picture_files
 from iso3d_jax.data.picture_files import read_image
+from tests.data.conftest import YCBCR
 
 RED = (200, 30, 40)
 
@@ -261,17 +261,6 @@ def test_sixteen_bit_pngs_name_their_transparent_colour_in_sixteen_bits():
     found = read_image(png(32, 32, 16, 2, [row.tobytes() for row in rgb], key), 4096)
     found = np.asarray(found.convert("RGBA"))
     assert found[0, 0, 3] == 0 and found[10, 10].tolist() == [60, 60, 0x12, 255]
-
-
-YCBCR = pytest.param(
-    "YCbCr",
-    marks=pytest.mark.xfail(
-        int(PIL.__version__.split(".")[0]) < 13,
-        raises=UserError,
-        strict=True,
-        reason="Pillow below 13 takes an uncompressed TIFF of this mode for cut short",
-    ),
-)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", YCBCR,

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import numpy as np
-import PIL
 import pytest
 from PIL import Image, ImageCms, ImageDraw
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data import matting, pictures
 from iso3d_jax.data.pictures import load_picture, prepare_picture
+from tests.data.conftest import YCBCR
 
 RED = (200, 30, 40)
 
@@ -165,17 +165,6 @@ def test_holes_that_are_not_connected_to_the_rim_stay(tmp_path):
 def test_opaque_alpha_is_as_good_as_none(tmp_path):
     image = on((255, 255, 255), disc()).convert("RGBA")
     assert load_picture(save(tmp_path, image))[0, 0, 3] == 0
-
-
-YCBCR = pytest.param(
-    "YCbCr",
-    marks=pytest.mark.xfail(
-        int(PIL.__version__.split(".")[0]) < 13,
-        raises=UserError,
-        strict=True,
-        reason="Pillow below 13 takes an uncompressed TIFF of this mode for cut short",
-    ),
-)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "CMYK", "1", YCBCR])

@@ -289,6 +289,34 @@ def test_the_archive_is_a_place_of_assets(tmp_path):
     np.testing.assert_allclose(np.ptp(points, 0) * 2.0 / np.ptp(points[:, 2]), (0, 1, 2), atol=1e-6)
 
 
+def test_an_archive_is_listed_once_for_all_its_objects_and_again_when_it_changed(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / "public.zip"
+
+    def write(mesh):
+        actors = {f"units/{k}.xml": actor(group(variant(mesh, "a.png"))) for k in range(3)}
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in game(actors).items():
+                archive.writestr(name, data)
+
+    write("a.dae")
+    assets, opened = asset_sources.find_assets([str(path)]), []
+    true = zipfile.ZipFile
+
+    class Counted(true):
+        def __init__(self, *args, **kwargs):
+            opened.append(args[0])
+            super().__init__(*args, **kwargs)
+
+    monkeypatch.setattr(asset_sources.zipfile, "ZipFile", Counted)
+    first = [asset_sources.load_asset(asset)[0].positions for asset in assets]
+    assert len(opened) == 1
+    monkeypatch.setattr(asset_sources.zipfile, "ZipFile", true)
+    write("b.dae")
+    assert not np.allclose(asset_sources.load_asset(assets[0])[0].positions, first[0])
+
+
 def test_another_zip_is_one_sentence(tmp_path):
     path = tmp_path / "other.zip"
     with zipfile.ZipFile(path, "w") as archive:
