@@ -101,7 +101,10 @@ def programs(spec, denoiser, denoiser_spec, scene, phase: int) -> dict[str, tupl
     images = jnp.full((count, denoiser_spec.resolution, denoiser_spec.resolution, 3), 0.5)
     z = jax.eval_shape(latents, images, denoiser.vae)
     z = jax.random.normal(key, (groups, spec.views, *z.shape[1:]))
-    camera = camera_condition(views.elevation_deg, views.azimuth_deg, denoiser_spec.camera_encoding)
+    camera = camera_condition(
+        views.elevation_deg, views.azimuth_deg, denoiser_spec.camera_encoding,
+        fov_deg=views.fov_deg, distance=views.distance,
+    )  # fmt: skip
     context = jnp.broadcast_to(denoiser.context, (groups, *denoiser.context.shape[1:]))
     points = jax.random.uniform(
         key, (round(spec.render.normals * rays_o.shape[0]), 3), minval=-0.5, maxval=0.5

@@ -54,6 +54,8 @@ def sample_views(
     num_views: int = 4,
     elevation_deg: float = ELEVATION_DEG,
     azimuth_deg: float = 0.0,
+    fov_deg: float = cameras.FOV_DEG,
+    scale: float = cameras.SCALE,
     steps: int | None = None,
     guidance_scale: float | None = None,
     eta: float | None = None,
@@ -71,6 +73,8 @@ def sample_views(
       elevation_deg: of all views, degrees above the horizon.
       azimuth_deg: of the first view; 0 is the picture's own side, and the others follow
         counter-clockwise seen from above, 360 / num_views apart.
+      fov_deg, scale: field of view, and distance in units of 1 / tan(fov / 2), for models that are
+        told them (`geometry.cameras.WITH_LENS`); the others draw the average over their training.
       steps: DDIM steps; the model's own number if None.
       guidance_scale: 1 follows the embedding alone, more exaggerates it; the model's own if None.
       eta: 0 is deterministic DDIM, 1 adds DDPM's noise; the model's own if None.
@@ -88,15 +92,18 @@ def sample_views(
     if needs_reference(model) and len(prepared) > 1:  # each with its own reference beside the views
         sample_one = functools.partial(
             sample_views, model,
-            num_views=num_views, elevation_deg=elevation_deg, azimuth_deg=azimuth_deg, steps=steps,
-            guidance_scale=guidance_scale, eta=eta, temperature=temperature, seed=seed,
+            num_views=num_views, elevation_deg=elevation_deg, azimuth_deg=azimuth_deg,
+            fov_deg=fov_deg, scale=scale, steps=steps, guidance_scale=guidance_scale, eta=eta,
+            temperature=temperature, seed=seed,
         )  # fmt: skip
         return np.concatenate([sample_one([picture]) for picture in prepared])
     context = embed_pictures(model, prepared)  # [B, 1, D]
     latents = sample_latents(
         network_for(model, prepared[0]),
         context,
-        camera_conditions(config.sampling_cameras, num_views, elevation_deg, azimuth_deg),
+        camera_conditions(
+            config.sampling_cameras, num_views, elevation_deg, azimuth_deg, fov_deg, scale
+        ),
         model.alphas_cumprod,
         jax.random.key(seed),
         **settings(
@@ -152,16 +159,26 @@ def network_for(model: Model, prepared: Float[Array | np.ndarray, "H W 3"]):
 
 
 def camera_conditions(
-    encoding: str, num_views: int, elevation_deg: float, azimuth_deg: float
+    encoding: str,
+    num_views: int,
+    elevation_deg: float,
+    azimuth_deg: float,
+    fov_deg: float = cameras.FOV_DEG,
+    scale: float = cameras.SCALE,
 ) -> Float[Array, "V 16"]:
     """Camera vectors of evenly spaced views.
 
     Args:
       encoding: a model's `sampling_cameras`.
+      fov_deg, scale: as of `sample_views`.
     """
     azimuths = cameras.orthogonal_azimuths(azimuth_deg, num_views)
     return cameras.camera_condition(
-        jnp.full(num_views, elevation_deg, jnp.float32), azimuths, encoding
+        jnp.full(num_views, elevation_deg, jnp.float32),
+        azimuths,
+        encoding,
+        fov_deg=fov_deg,
+        distance=cameras.distance_of(fov_deg, scale),
     )
 
 

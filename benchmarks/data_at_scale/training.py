@@ -218,7 +218,7 @@ def fake_encoded(folder: Path, objects: int, latent, width: int, each: int = 100
     angles = np.arange(VIEWS, dtype=np.float32) * 15
     with ShardWriter(folder, 0, 1) as shard:
         for i in range(each):
-            shard.add(f"object {i:04d}", angles, angles / 20, moments, embedding)
+            shard.add(f"object {i:04d}", np.stack([angles, angles / 20]), moments, embedding)
     finish(folder, 1, {})
     one = latents_file(folder, 0, 1)
     for k in range(count):
@@ -382,7 +382,7 @@ def encoded(folder: Path, objects: int = 600) -> dict:
     for k in range(6):
         with ShardWriter(out, k, 6) as shard:
             for i in range(objects // 6):
-                shard.add(f"o{i}", angles, angles / 20, pool[i % 8], embedding)
+                shard.add(f"o{i}", np.stack([angles, angles / 20]), pool[i % 8], embedding)
     finish(out, 6, {})
     found = {}
     for name in ("cold", "warm"):

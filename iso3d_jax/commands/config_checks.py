@@ -81,7 +81,7 @@ ELEVATION = Rule("an angle between -90 and 90 degrees", lambda v: is_number(v) a
 PICTURES = ("centred", "framed", "launch", "i2i")
 DTYPES = ("float32", "bfloat16")
 SPLITS = ("train", "validation", "test", "all")
-TRAINED_WITH = ("mvdream", "isotropic3d", "harmonics")  # cameras
+TRAINED_WITH = ("mvdream", "isotropic3d", "harmonics", "harmonics_lens")  # cameras
 SAMPLED_WITH = (*TRAINED_WITH, "isotropic3d_sampling")
 
 RULES: tuple[tuple[str, Rule], ...] = (

@@ -39,7 +39,7 @@ from iso3d_jax.data.camera_ranges import identify_range, range_of_records
 from iso3d_jax.data.colour import change_colours, on_white
 from iso3d_jax.data.damaged import DAMAGE, MAX_DAMAGED_SHARE, first_readable
 from iso3d_jax.data.encoded import EncodedSet, EncodedTable
-from iso3d_jax.data.encoded_shards import ShardWriter
+from iso3d_jax.data.encoded_shards import CAMERA, ShardWriter
 from iso3d_jax.data.pictures import MODES
 from iso3d_jax.data.plain_pictures import PlainPictures
 from iso3d_jax.data.prepared_views import prepare_views
@@ -317,6 +317,8 @@ def encode_table(
         mirrored=np.arange(2 * variants) % 2 == 1,
         azimuth_deg=table.azimuth_deg,
         elevation_deg=table.elevation_deg,
+        fov_deg=table.fov_deg,
+        distance=table.distance,
         names=table.names,
         camera_range=identify_range(
             *(column.ravel() for column in (table.elevation_deg, table.fov_deg, table.distance))
@@ -419,8 +421,9 @@ def encode_shards(
         with ShardWriter(folder, k, len(shards)) as shard:
             for one in encoder(shards[k], read, progress, done):
                 shard.add(
-                    str(one.record["name"]), one.record["azimuth_deg"],
-                    one.record["elevation_deg"], one.moments, one.embedding,
+                    str(one.record["name"]),
+                    np.stack([one.record[key] for key in CAMERA if key in one.record]),
+                    one.moments, one.embedding,
                 )  # fmt: skip
         done += encoder.variants * len(shards[k])
     progress.close()

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 
 from iso3d_jax.core.files import make_folder
 from iso3d_jax.core.json_files import need
-from iso3d_jax.data.encoded_shards import ShardReader, ShardWriter, finish
+from iso3d_jax.data.encoded_shards import CAMERA, ShardReader, ShardWriter, finish
 
 
 class Encoded(Protocol):
@@ -39,14 +39,19 @@ class Encoded(Protocol):
         """Of an embedding."""
         ...
 
+    @property
+    def has_lens(self) -> bool:
+        """Whether fields of view and distances of the cameras are known."""
+        ...
+
     def name(self, index: int) -> str: ...
 
     def record(self, index: int) -> EncodedObject:
         """One object; nothing but what is asked of it is read."""
         ...
 
-    def cameras(self, index: int) -> Float[np.ndarray, "2 M"]:
-        """Azimuth and elevation of an object's views, degrees."""
+    def cameras(self, index: int) -> Float[np.ndarray, "K M"]:
+        """`encoded_shards.CAMERA` of an object's views; of older sets the first two alone."""
         ...
 
     def read(self, index: int, variant: int, reference: int, views, with_reference: bool) -> dict:
@@ -62,7 +67,9 @@ class EncodedObject:
     index: int
 
     def __post_init__(self):
-        self.azimuth_deg, self.elevation_deg = self.table.cameras(self.index)
+        found = self.table.cameras(self.index)
+        self.azimuth_deg, self.elevation_deg = found[:2]
+        self.fov_deg, self.distance = found[2:] if len(found) == len(CAMERA) else (None, None)
 
     def read(self, variant: int, reference: int, views, with_reference: bool) -> dict:
         """What training needs of some views and a reference.
@@ -89,6 +96,8 @@ class EncodedTable:
     elevation_deg: Float[np.ndarray, "N M"]
     names: list[str] = dataclasses.field(default_factory=list)
     camera_range: str = ""
+    fov_deg: Float[np.ndarray, "N M"] | None = None
+    distance: Float[np.ndarray, "N M"] | None = None
 
     def __len__(self) -> int:
         return self.moments.shape[1]
@@ -111,8 +120,13 @@ class EncodedTable:
     def record(self, index: int) -> EncodedObject:
         return EncodedObject(self, index)
 
-    def cameras(self, index: int) -> Float[np.ndarray, "2 M"]:
-        return np.stack([self.azimuth_deg[index], self.elevation_deg[index]])
+    @property
+    def has_lens(self) -> bool:
+        return self.fov_deg is not None and self.distance is not None
+
+    def cameras(self, index: int) -> Float[np.ndarray, "K M"]:
+        columns = (self.azimuth_deg, self.elevation_deg, self.fov_deg, self.distance)
+        return np.stack([column[index] for column in columns if column is not None])
 
     def read(self, index: int, variant: int, reference: int, views, with_reference: bool) -> dict:
         moments = self.moments[variant, index]
@@ -130,8 +144,7 @@ class EncodedTable:
             for i in range(len(self)):
                 shard.add(
                     self.name(i),
-                    self.azimuth_deg[i],
-                    self.elevation_deg[i],
+                    self.cameras(i),
                     self.moments[:, i],
                     self.embedding[:, i],
                 )
@@ -161,7 +174,11 @@ class EncodedSet:
     def record(self, index: int) -> EncodedObject:
         return EncodedObject(self, index)
 
-    def cameras(self, index: int) -> Float[np.ndarray, "2 M"]:
+    @property
+    def has_lens(self) -> bool:
+        return self.shards.has_lens
+
+    def cameras(self, index: int) -> Float[np.ndarray, "K M"]:
         return self.shards.cameras(index)
 
     def read(self, index: int, variant: int, reference: int, views, with_reference: bool) -> dict:

@@ -6,7 +6,8 @@ A folder holds
     latents-00003-of-00020.array_record      the latents of one range of objects
     objects-00003-of-00020.npz               their names and cameras; written after the latents,
                                              so its presence says that the shard is done
-    cameras.npy                              float32 [N, 2, M], azimuth and elevation in degrees
+    cameras.npy                              float32 [N, 4, M], `CAMERA`; [N, 2, M], the first two,
+                                             of pictures whose lens nobody knows
     names.npy, name_ends.npy                 all names as UTF-8 bytes, and where each one ends
     encoded.json                             written last: the set is complete
 
@@ -42,6 +43,7 @@ from iso3d_jax.data.table import SET
 
 HEADER = struct.Struct("<4sIHH4x")  # 16 bytes, so that float16 arrays behind it are aligned
 MARK = b"I3E2"
+CAMERA = ("azimuth_deg", "elevation_deg", "fov_deg", "distance")  # in the order of their rows
 OPEN_FILES = 256  # shards that are open at a time; a process may often have 1,024 files
 _AGAIN = "encode the data set again"
 
@@ -129,7 +131,7 @@ class ShardWriter:
     """Writes one shard; nothing of it is there until the block ends without an error.
 
     with ShardWriter(folder, 3, 20) as shard:
-        shard.add(name, azimuth_deg, elevation_deg, moments, embedding)
+        shard.add(name, cameras, moments, embedding)
     """
 
     def __init__(self, folder: Path, shard: int, count: int):
@@ -153,12 +155,11 @@ class ShardWriter:
     def add(
         self,
         name: str,
-        azimuth_deg: Float[np.ndarray, " M"],
-        elevation_deg: Float[np.ndarray, " M"],
+        cameras: Float[np.ndarray, "K M"],
         moments: Float[np.ndarray, "A M h w D2"],
         embedding: Float[np.ndarray, "A M D"],
     ) -> None:
-        """Appends an object, all variants of it."""
+        """Appends an object, all variants of it; `cameras` are the rows of `CAMERA`, or two."""
         if self._layout is None:
             variants, views, *latent = moments.shape
             self._layout = layout_of(variants, views, latent, embedding.shape[-1])
@@ -169,7 +170,7 @@ class ShardWriter:
                     layout.to_bytes(item, variant, group, moments[variant], embedding[variant])
                 )
         self._names.append(name)
-        self._cameras.append(np.stack([azimuth_deg, elevation_deg]).astype(np.float32))
+        self._cameras.append(np.asarray(cameras, np.float32))
 
     def __exit__(self, *error) -> None:
         if self._writer.is_open():
@@ -218,6 +219,8 @@ def finish(folder: Path, count: int, facts: dict[str, Any]) -> bool:
         sizes.append(len(cameras[-1]))
     if len(layouts) > 1:
         raise UserError(f"{folder} has shards of different networks: delete it and {_AGAIN}")
+    if len({len(of_shard[0]) for of_shard in cameras}) > 1:
+        raise UserError(f"{folder} has shards with and without lenses: delete it and {_AGAIN}")
     columns = dict(cameras=cameras, names=names, name_ends=ends)
     for name, parts in columns.items():
         with atomic_path(folder / f"{name}.npy") as temporary:
@@ -293,8 +296,13 @@ class ShardReader:
         begin = self._ends[index - 1] if index else 0
         return bytes(self._names[begin : self._ends[index]]).decode()
 
-    def cameras(self, index: int) -> Float[np.ndarray, "2 M"]:
-        """Azimuth and elevation of an object's views, degrees."""
+    @property
+    def has_lens(self) -> bool:
+        """Whether fields of view and distances are known."""
+        return self._cameras.shape[1] == len(CAMERA)
+
+    def cameras(self, index: int) -> Float[np.ndarray, "K M"]:
+        """`CAMERA` of an object's views, or the first two of it."""
         return np.asarray(self._cameras[index])
 
     def group(

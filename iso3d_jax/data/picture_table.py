@@ -45,6 +45,7 @@ class PictureTable:
         check_sets(first[0], getattr(self.records, "path", "in memory"))
         self.num_views = len(first[0]["azimuth_deg"])
         self.camera_range = range_of_records(first)
+        self.has_lens = "fov_deg" in first[0] and "distance" in first[0]
 
     def name(self, index: int) -> str:
         return str(self._stored(index)["name"])
@@ -97,6 +98,14 @@ class PicturedObject:
     @property
     def elevation_deg(self) -> Float[np.ndarray, " M"]:
         return self.stored["elevation_deg"]
+
+    @property
+    def fov_deg(self) -> Float[np.ndarray, " M"] | None:
+        return self.stored.get("fov_deg")
+
+    @property
+    def distance(self) -> Float[np.ndarray, " M"] | None:
+        return self.stored.get("distance")
 
     def _pictures(self, views: np.ndarray) -> UInt8[np.ndarray, "V H W 4"]:
         if "images" in self.stored:

@@ -35,7 +35,7 @@ from iso3d_jax.core.files import atomic_path, explain_os_errors, make_folder
 from iso3d_jax.data import transforms
 from iso3d_jax.data.picture_files import SUFFIXES, read_image
 from iso3d_jax.data.pictures import LARGEST, load_picture
-from iso3d_jax.geometry.cameras import camera_to_world
+from iso3d_jax.geometry.cameras import FOV_DEG, SCALE, camera_to_world
 
 MOST = 1000  # pictures
 CENTRED = 0.005  # of a side: a lens's axis so near to the middle is at the middle
@@ -172,7 +172,7 @@ LAYOUTS = {
         (0, 45, 90, 180, 270, 315), (0.0,) * 6, _ORTHOGRAPHIC, 1.35,
         ("front", "front_right", "right", "back", "left", "front_left"),
     ),
-    "orthogonal": Layout((0, 90, 180, 270), (15.0,) * 4, 40.0, 1.075),
+    "orthogonal": Layout((0, 90, 180, 270), (15.0,) * 4, FOV_DEG, SCALE),
 }  # fmt: skip
 
 

@@ -62,7 +62,10 @@ def tower_scores(
     rows, reference = np.arange(len(table)), picture_views(table)
     shown = prepare_references(table.images[rows, reference][:, None], picture)[:, 0]
     azimuth_deg = table.azimuth_deg - table.azimuth_deg[rows, reference][:, None]
-    camera = camera_condition(table.elevation_deg, azimuth_deg, config.cameras)
+    camera = camera_condition(
+        table.elevation_deg, azimuth_deg, config.cameras,
+        fov_deg=table.fov_deg, distance=table.distance,
+    )  # fmt: skip
     pictures = on_white(shown.astype(np.float32) / 255)
     drawn = jax.jit(lambda t, d, x, c: d(t.embed(x), c))(tower, drawing, pictures, camera)
     size = drawn.shape[2]

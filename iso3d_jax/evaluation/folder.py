@@ -11,6 +11,7 @@ from iso3d_jax.core.files import readable_name
 from iso3d_jax.data.picture_folders import find_pictures, load_all, name_pictures
 from iso3d_jax.data.pictures import load_picture, prepare_picture
 from iso3d_jax.evaluation.views import ViewTask
+from iso3d_jax.geometry.cameras import FOV_DEG, SCALE, distance_of
 
 ELEVATION_DEG = 15.0
 
@@ -46,7 +47,9 @@ def make_task(
         azimuth_deg=np.broadcast_to(np.arange(4) * 90.0, shape).astype(np.float32),
         elevation_deg=np.full(shape, ELEVATION_DEG, np.float32),
         truth=None,
+        fov_deg=np.full(shape, FOV_DEG, np.float32),
+        distance=np.full(shape, distance_of(FOV_DEG, SCALE), np.float32),
         protocol="a folder of pictures without true views; drawn at azimuths 0, 90, 180, 270 and "
-        "15 degrees of elevation",
+        f"15 degrees of elevation, with a field of view of {FOV_DEG:g} degrees",
     )
     return task, {readable_name(name): reason for name, reason in failed.items()}

@@ -25,10 +25,13 @@ from iso3d_jax.core.images import to_uint8
 from iso3d_jax.data.colour import on_white
 from iso3d_jax.data.picture_files import read_image
 from iso3d_jax.data.pictures import LARGEST, prepare_picture
+from iso3d_jax.data.posed_pictures import LAYOUTS
 from iso3d_jax.evaluation.views import ViewTask
+from iso3d_jax.geometry.cameras import SCALE, distance_of
 
 VIEWS, STEP_DEG, ELEVATION_DEG = 16, 22.5, 30.0
-FILL = 0.93  # where the unit sphere ends in the pictures that models are trained on: 1 / 1.075
+FILL = 0.93  # where the unit sphere ends in the pictures that models are trained on: 1 / SCALE
+LENS = LAYOUTS["syncdreamer"]  # that the pictures were rendered with
 
 
 def find_objects(folder: str | Path) -> dict[str, Path]:
@@ -113,20 +116,24 @@ def make_task(folder: str | Path, resolution: int, picture: str) -> ViewTask:
     """
     objects = find_objects(folder)
     order = np.arange(VIEWS).reshape(4, 4).T.ravel()  # 0, 4, 8, 12, 1, 5, ...: orthogonal sets
-    pictures, truth = [], []
+    pictures, truth, fov_deg = [], [], []
     for path in objects.values():
         views = read_views(path)
         half = reach(views[..., 3]) / FILL
         first = to_uint8(views[0])
         pictures.append(prepare_picture(first, resolution, picture))
         truth.append([rescale(views[k], half, resolution) for k in order])
-    shape = (len(objects), VIEWS)
+        # What is left of the picture has the field of view of that part of its middle.
+        fov_deg.append(2 * np.rad2deg(np.arctan(half * np.tan(np.deg2rad(LENS.fov_deg) / 2))))
+    shape, fov = (len(objects), VIEWS), np.array(fov_deg, np.float32)[:, None]
     return ViewTask(
         names=list(objects),
         pictures=np.asarray(pictures, np.float32),
         azimuth_deg=np.broadcast_to(order * STEP_DEG, shape).astype(np.float32),
         elevation_deg=np.full(shape, ELEVATION_DEG, np.float32),
         truth=np.asarray(truth, np.float32),
+        fov_deg=np.broadcast_to(fov, shape),
+        distance=np.broadcast_to(distance_of(fov, SCALE), shape),
         protocol="Google Scanned Objects in SyncDreamer's layout: picture 000.png; target: all 16 "
         "views at 22.5 degrees of azimuth and 30 of elevation, drawn as 4 orthogonal sets, the "
         f"truth rescaled about its centre so that the object reaches {FILL} of half the side",

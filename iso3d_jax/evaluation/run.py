@@ -189,7 +189,7 @@ def evaluate_views(s: Evaluation, out: Path):
         print(f"{len(task)} objects: the one-step table ...", flush=True)
         probe = one_step_x0.Probe.make(
             model, task.pictures, task.truth[:, :SET], task.azimuth_deg[:, :SET],
-            task.elevation_deg[:, :SET],
+            task.elevation_deg[:, :SET], task.fov_deg[:, :SET], task.distance[:, :SET],
         )  # fmt: skip
         progress = Progress(len(one_step_x0.TIMESTEPS), "the one-step table", unit="noise level")
         report["ablation"] = one_step_x0.ablate(model.unet, probe, seed=s.seed, progress=progress)

@@ -48,6 +48,8 @@ class ViewTask:
     elevation_deg: Float[np.ndarray, "N V"]
     truth: Float[np.ndarray, "N V H W 3"] | None  # None: nobody knows
     protocol: str  # one sentence for the report
+    fov_deg: Float[np.ndarray, "N V"]
+    distance: Float[np.ndarray, "N V"]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -67,7 +69,10 @@ class ViewTask:
             self,
             names=[self.names[i] for i in chosen],
             truth=None if self.truth is None else self.truth[chosen],
-            **{k: getattr(self, k)[chosen] for k in ("pictures", "azimuth_deg", "elevation_deg")},
+            **{
+                k: getattr(self, k)[chosen]
+                for k in ("pictures", "azimuth_deg", "elevation_deg", "fov_deg", "distance")
+            },
         )
 
 
@@ -94,6 +99,8 @@ def make_task(table: MultiViewTable, picture: str) -> ViewTask:
         truth=np.asarray(on_white(table.images[rows[:, None], views].astype(np.float32) / 255)),
         azimuth_deg=azimuth % 360.0,
         elevation_deg=table.elevation_deg[rows[:, None], views],
+        fov_deg=table.fov_deg[rows[:, None], views],
+        distance=table.distance[rows[:, None], views],
         protocol="picture: the view nearest to azimuth +30 degrees; target: the first orthogonal "
         "set of 4 views that does not hold it, at its true cameras",
     )
@@ -132,6 +139,8 @@ def _generate_one(model: Model, task: ViewTask, i: int, steps: int | None, seed:
                 task.elevation_deg[i, views],
                 task.azimuth_deg[i, views],
                 config.sampling_cameras,
+                fov_deg=task.fov_deg[i, views],
+                distance=task.distance[i, views],
             ),
             model.alphas_cumprod,
             jax.random.fold_in(key, s) if s else key,

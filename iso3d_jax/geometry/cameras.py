@@ -24,6 +24,13 @@ models. `camera_condition` holds the choices by name; a checkpoint's metadata pi
                 the elevation's sine less that of 15 degrees, times 5, its products with the first
                 two pairs, and its square: 16 numbers of about unit size. How wide a thing looks
                 from azimuth a is a matter of cos 2a, which a matrix makes a network multiply for.
+`harmonics_     Ours, and what the others leave out: what a picture does to the object by its field
+ lens`          of view and by how large it shows it. Cosines and sines of 1 to 4 times the
+                azimuth and the height's six numbers as in `harmonics`; then how strong the
+                perspective is, tan(fov / 2), and how small the unit sphere is shown, the logarithm
+                of distance * tan(fov / 2), each less its middle and in units of its deviation in a
+                data set of the range `iso3d` (`data/camera_ranges.py`). A denoiser that is not told
+                them draws the average over them, which is a blur.
 ==============  ==============================================================================
 
 All condition vectors are float32 and must stay so: in bfloat16 `isotropic3d`'s cosines collapse.
@@ -41,8 +48,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Real
 
-ENCODINGS = ("mvdream", "isotropic3d", "isotropic3d_sampling", "harmonics")
+ENCODINGS = ("mvdream", "isotropic3d", "isotropic3d_sampling", "harmonics", "harmonics_lens")
+WITH_LENS = ("harmonics_lens",)  # those that field of view and distance are part of
 HARMONICS = (1.0, 2.0, 3.0, 4.0, 6.0)
+# Of views that are drawn where nobody says otherwise, and how far away that is: the distance in
+# units of 1 / tan(fov / 2), the middle of the range `iso3d`.
+FOV_DEG, SCALE = 40.0, 1.075
+_PERSPECTIVE, _SHOWN = (0.35, 0.13), (0.07, 0.04)  # middle and deviation; see `harmonics_lens`
 
 
 @overload
@@ -106,7 +118,8 @@ def relative_azimuth(azimuth_deg, reference_azimuth_deg):
 @overload
 def camera_condition(
     elevation_deg: Real[np.ndarray, "... V"], azimuth_deg: Real[np.ndarray, "... V"],
-    encoding: str,
+    encoding: str, fov_deg: Real[np.ndarray, "..."] | float | None = None,
+    distance: Real[np.ndarray, "..."] | float | None = None,
 ) -> Float[np.ndarray, "... V 16"]: ...  # fmt: skip
 
 
@@ -115,6 +128,8 @@ def camera_condition(
     elevation_deg: Real[Array | np.ndarray, "... V"],
     azimuth_deg: Real[Array | np.ndarray, "... V"],
     encoding: str,
+    fov_deg: Real[Array | np.ndarray, "..."] | float | None = None,
+    distance: Real[Array | np.ndarray, "..."] | float | None = None,
 ) -> Float[Array, "... V 16"]: ...
 
 
@@ -122,6 +137,8 @@ def camera_condition(
     elevation_deg: Real[Array | np.ndarray, "... V"],
     azimuth_deg: Real[Array | np.ndarray, "... V"],
     encoding: str,
+    fov_deg: Real[Array | np.ndarray, "..."] | float | None = None,
+    distance: Real[Array | np.ndarray, "..."] | float | None = None,
 ) -> Float[Array | np.ndarray, "... V 16"]:
     """The flattened 4x4 camera a denoiser is fed, one row a view.
 
@@ -129,20 +146,32 @@ def camera_condition(
       elevation_deg: degrees.
       azimuth_deg: degrees; any value, wrapped to [0, 360).
       encoding: one of `ENCODINGS`; see the module's docstring for the numbers.
+      fov_deg: vertical field of view, and
+      distance: from the object's middle in units of its radius; needed where the encoding is one of
+        `WITH_LENS`, of no meaning elsewhere. One for all views, or one each.
 
     Returns:
       float32 vectors: row-major c2w at unit radius, in the frame where azimuth 0 is on -y; for
-      `harmonics` see the table.
+      `harmonics` and `harmonics_lens` see the table.
+
+    Raises:
+      ValueError: no such encoding, or one that wants a lens without it.
     """
     if encoding not in ENCODINGS:
         raise ValueError(f"camera encoding {encoding!r} is not one of {', '.join(ENCODINGS)}")
-    xp = _library(elevation_deg, azimuth_deg)
+    xp = _library(elevation_deg, azimuth_deg, fov_deg, distance)
     elevation, azimuth = xp.broadcast_arrays(
         xp.asarray(elevation_deg, xp.float32), xp.asarray(azimuth_deg, xp.float32)
     )
     azimuth = xp.mod(azimuth, 360.0)
     if encoding == "harmonics":
-        return _harmonics(elevation, azimuth, xp)
+        return _harmonics(elevation, azimuth, HARMONICS, xp)
+    if encoding == "harmonics_lens":
+        if fov_deg is None or distance is None:
+            raise ValueError(f"camera encoding {encoding!r} wants fields of view and distances")
+        seen = _harmonics(elevation, azimuth, HARMONICS[:4], xp)
+        lens = _lens(xp.asarray(fov_deg, xp.float32), xp.asarray(distance, xp.float32), xp)
+        return xp.concatenate([seen, xp.broadcast_to(lens, (*elevation.shape, 2))], -1)
     if encoding != "mvdream":
         azimuth = xp.deg2rad(azimuth)
         if encoding == "isotropic3d":
@@ -154,9 +183,25 @@ def camera_condition(
     return c2w.reshape(*c2w.shape[:-2], 16)
 
 
-def _harmonics(elevation_deg, azimuth_deg, xp):
-    """[..., V] angles to [..., V, 16]; see `harmonics` in the module's docstring."""
-    angles = xp.deg2rad(azimuth_deg)[..., None] * xp.asarray(HARMONICS, xp.float32)
+def _lens(fov_deg, distance, xp):
+    """Perspective and size, [..., 2]; see `harmonics_lens` in the module's docstring."""
+    tangent = xp.tan(xp.deg2rad(fov_deg) / 2)
+    (middle, width), (middle_shown, width_shown) = _PERSPECTIVE, _SHOWN
+    shown = (xp.log(distance * tangent) - middle_shown) / width_shown
+    return xp.stack(xp.broadcast_arrays((tangent - middle) / width, shown), -1)
+
+
+def distance_of(
+    fov_deg: Real[Array | np.ndarray, "..."] | float, scale: float
+) -> Float[Array | np.ndarray, "..."]:
+    """The distance at which the unit sphere is shown by 1 / `scale` of half of the picture."""
+    xp = _library(fov_deg)
+    return scale / xp.tan(xp.deg2rad(xp.asarray(fov_deg, xp.float32)) / 2)
+
+
+def _harmonics(elevation_deg, azimuth_deg, harmonics, xp):
+    """[..., V] angles to [..., V, 2 K + 6]; see `harmonics` in the module's docstring."""
+    angles = xp.deg2rad(azimuth_deg)[..., None] * xp.asarray(harmonics, xp.float32)
     waves = xp.stack([xp.cos(angles), xp.sin(angles)], -1).reshape(*angles.shape[:-1], -1)
     level = xp.sin(xp.deg2rad(xp.float32(15.0)))
     height = 5.0 * (xp.sin(xp.deg2rad(elevation_deg)) - level)[..., None]

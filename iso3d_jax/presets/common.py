@@ -82,16 +82,16 @@ def tiny_model() -> ConfigDict:
 
     What differs from the full model beside sizes, and why: v-prediction, because at high noise an
     eps-loss hardly weighs x0, which is where embedding and cameras are learned; camera angles
-    counted from the picture's side, as harmonics; the embedding also enters through the time
-    embedding, and with the camera as a coarse layout; an image tower of dense layers and an
-    autoencoder that encodes into principal components.
+    counted from the picture's side, as harmonics, with the lens; the embedding also enters through
+    the time embedding, and with the camera as a coarse layout; an image tower of dense layers and
+    an autoencoder that encodes into principal components.
     """
     model = ConfigDict()
     model.name = "tiny"
     model.resolution = 64
     model.scale_factor = 1.0  # measured when the autoencoder is exported
     model.parameterization = "v"
-    model.camera_encoding = "harmonics"
+    model.camera_encoding = "harmonics_lens"
     model.picture = "centred"
     model.guidance_scale = 1.3  # these five: the best on the validation split
     model.eta = 1.0

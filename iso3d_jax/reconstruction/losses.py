@@ -225,7 +225,10 @@ def sds_losses(
 
     g = spec.guidance
     t = draw_timestep(k_t, step, g.low, g.high, denoiser.alphas_cumprod.shape[0])
-    camera = camera_condition(views.elevation_deg, views.azimuth_deg, denoiser_spec.camera_encoding)
+    camera = camera_condition(
+        views.elevation_deg, views.azimuth_deg, denoiser_spec.camera_encoding,
+        fov_deg=views.fov_deg, distance=views.distance,
+    )  # fmt: skip
     contexts = _contexts(denoiser, groups) if denoiser.folded is None else denoiser.folded
 
     def denoise(z_t, t, contexts, camera):

@@ -484,7 +484,8 @@ def _sample_views(
             drawn.append(
                 sampling.sample_views(
                     model, [prepared], num_views=spec.views, azimuth_deg=azimuth,
-                    elevation_deg=elevation, seed=spec.seed,
+                    elevation_deg=elevation, fov_deg=spec.draft.fov_deg, scale=spec.draft.distance,
+                    seed=spec.seed,
                 )
             )  # fmt: skip
         compiled = True

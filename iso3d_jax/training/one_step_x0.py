@@ -39,17 +39,19 @@ class Probe:
     embedding: Float[Array, "N 1 D"]
     azimuth_deg: Float[np.ndarray, "N V"]
     elevation_deg: Float[np.ndarray, "N V"]
+    fov_deg: Float[np.ndarray, "N V"]
+    distance: Float[np.ndarray, "N V"]
     config: ModelSpec  # cameras and parameterization
     references: Float[Array, "N h w C"] | None = None  # for a network that is shown the picture
 
     @classmethod
-    def make(cls, model, pictures, truth, azimuth_deg, elevation_deg) -> Probe:
+    def make(cls, model, pictures, truth, azimuth_deg, elevation_deg, fov_deg, distance) -> Probe:
         """From a model's autoencoder and image tower.
 
         Args:
           model: with `vae`, `clip` and `config`.
           pictures: [N, H, W, 3]. truth: [N, V, H, W, 3], on white.
-          azimuth_deg: [N, V], counted from the picture's. elevation_deg: [N, V].
+          azimuth_deg: [N, V], counted from the picture's. elevation_deg, fov_deg, distance: [N, V].
         """
         latents = []
         for views in truth:  # an object at a time: full-size pictures fill the memory
@@ -63,8 +65,9 @@ class Probe:
             mean, _ = _encode(model.vae, jnp.asarray(pictures, jnp.float32))
             references = mean * model.config.scale_factor
         return cls(
-            jnp.stack(latents), embedding, azimuth_deg, elevation_deg, model.config, references
-        )
+            jnp.stack(latents), embedding, azimuth_deg, elevation_deg, fov_deg, distance,
+            model.config, references,
+        )  # fmt: skip
 
     def network(self, unet, i: int):
         """The network as object i's one is asked."""
@@ -87,8 +90,9 @@ class Probe:
     def cameras(self, turn_deg: float = 0.0) -> Float[np.ndarray, "N V 16"]:
         """Camera vectors, all turned about the object by the same angle."""
         return camera_condition(
-            self.elevation_deg, self.azimuth_deg + turn_deg, self.config.cameras
-        )
+            self.elevation_deg, self.azimuth_deg + turn_deg, self.config.cameras,
+            fov_deg=self.fov_deg, distance=self.distance,
+        )  # fmt: skip
 
 
 _encode = jax.jit(encode_pictures)

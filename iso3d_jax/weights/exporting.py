@@ -52,8 +52,8 @@ def export_torch(
     if "clip" in stored and not isinstance(config.network("clip"), CLIPConfig):
         raise UserError("the authors' code has no counterpart of a dense image tower")
     encoding = config.cameras
-    if encoding == "harmonics":
-        raise UserError("the authors' code has no counterpart of the camera encoding 'harmonics'")
+    if encoding in ("harmonics", "harmonics_lens"):
+        raise UserError(f"the authors' code has no counterpart of the camera encoding '{encoding}'")
     entries: list[Entry] = []
     for name, prefix in (
         ("unet", ldm.UNET_PREFIX),

@@ -35,7 +35,8 @@ from iso3d_jax.geometry.cameras import ENCODINGS
 
 PICTURES = ("centred", "framed", "launch", "i2i")  # of data/pictures.py
 TRUE_ANGLES = "mvdream"  # of what has learned no cameras yet
-TRAINED_WITH = ("mvdream", "isotropic3d", "harmonics")  # what a network can be trained with
+# What a network can be trained with.
+TRAINED_WITH = ("mvdream", "isotropic3d", "harmonics", "harmonics_lens")
 SAMPLING = ("guidance_scale", "eta", "temperature", "steps", "spacing")
 CAMERAS = ("camera_encoding", "sampling_camera_encoding", "base_camera_encoding")
 

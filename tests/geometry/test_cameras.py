@@ -45,8 +45,8 @@ def test_mvdream_matrix_is_the_documented_one():
 @pytest.mark.parametrize("encoding", cameras.ENCODINGS)
 def test_conditioning_wraps_azimuth(encoding):
     elevation = np.full(3, 10.0)
-    a = cameras.camera_condition(elevation, np.array([-90.0, 360.0, 725.0]), encoding)
-    b = cameras.camera_condition(elevation, np.array([270.0, 0.0, 5.0]), encoding)
+    a = cameras.camera_condition(elevation, np.array([-90.0, 360.0, 725.0]), encoding, 40.0, 3.0)
+    b = cameras.camera_condition(elevation, np.array([270.0, 0.0, 5.0]), encoding, 40.0, 3.0)
     np.testing.assert_allclose(a, b, atol=1e-6)
 
 
@@ -58,6 +58,38 @@ def test_harmonics_are_the_documented_numbers():
     got = cameras.camera_condition(np.array([22.0]), np.array([35.0]), "harmonics")
     assert got.shape == (1, 16) and got.dtype == np.float32
     np.testing.assert_allclose(got[0], want, atol=1e-6)
+
+
+def test_harmonics_with_a_lens_are_the_documented_numbers():
+    a, e, f = np.radians(35.0), np.radians(22.0), np.radians(50.0)
+    waves = [g(k * a) for k in (1, 2, 3, 4) for g in (np.cos, np.sin)]
+    height = 5 * (np.sin(e) - np.sin(np.radians(15)))
+    lens = (np.tan(f / 2) - 0.35) / 0.13, (np.log(2.3 * np.tan(f / 2)) - 0.07) / 0.04
+    want = [*waves, height, *(height * w for w in waves[:4]), height**2, *lens]
+    angles = np.full((2, 3), 22.0), np.full((2, 3), 35.0)
+    for fov_deg, distance in ((50.0, 2.3), (np.full((2, 1), 50.0), np.full((2, 3), 2.3))):
+        got = cameras.camera_condition(*angles, "harmonics_lens", fov_deg, distance)
+        assert got.shape == (2, 3, 16) and got.dtype == np.float32
+        np.testing.assert_allclose(got, np.broadcast_to(want, got.shape), atol=2e-6)
+    assert cameras.distance_of(50.0, 1.2) == pytest.approx(1.2 / np.tan(f / 2))
+
+
+def test_a_lens_tells_cameras_apart_that_angles_do_not():
+    """Each view's own; the range of a data set comes out at about unit size."""
+    tangent = np.tan(np.radians(np.linspace(15, 60, 100)) / 2)
+    scale = np.linspace(1.0, 1.15, 100)
+    zero = np.zeros(100)
+    near = cameras.camera_condition(
+        zero, zero, "harmonics_lens", np.linspace(15, 60, 100), scale / tangent
+    )[:, -2:]
+    assert abs(near.mean(0)).max() < 0.2 and (abs(near.std(0) - 1) < 0.2).all()
+    assert (np.diff(near, axis=0) > 0).all()
+
+
+@pytest.mark.parametrize("lens", [(), (40.0,), (None, 3.0)])
+def test_an_encoding_with_a_lens_does_not_go_without_one(lens):
+    with pytest.raises(ValueError, match="wants fields of view and distances"):
+        cameras.camera_condition(np.zeros(2), np.zeros(2), "harmonics_lens", *lens)
 
 
 def test_unknown_encoding_is_refused():
@@ -122,10 +154,10 @@ def test_true_angles_and_libraries():
         np.testing.assert_allclose(got[k], want, atol=1e-6)
     assert isinstance(got, np.ndarray)
     for encoding in cameras.ENCODINGS:
-        ours = cameras.camera_condition(jnp.asarray(elevation), azimuth, encoding)
+        ours = cameras.camera_condition(jnp.asarray(elevation), azimuth, encoding, 40.0, 3.0)
         assert isinstance(ours, jax.Array) and ours.dtype == jnp.float32
         np.testing.assert_allclose(
-            ours, cameras.camera_condition(elevation, azimuth, encoding), atol=2e-6
+            ours, cameras.camera_condition(elevation, azimuth, encoding, 40.0, 3.0), atol=2e-6
         )
 
 
@@ -173,7 +205,7 @@ def test_whole_turns_change_no_condition(elevation, azimuth, turns):
     """Nor do they change the camera; the condition of the released weights is not periodic."""
     places = np.float32(azimuth), np.float32(azimuth) + np.float32(360 * turns)
     for encoding in cameras.ENCODINGS:
-        a, b = (cameras.camera_condition(np.array([elevation]), np.array([p]), encoding)
+        a, b = (cameras.camera_condition(np.array([elevation]), np.array([p]), encoding, 40.0, 3.0)
                 for p in places)  # fmt: skip
         np.testing.assert_allclose(a, b, atol=2e-4)
     a, b = (cameras.camera_to_world(elevation, p, 2.0) for p in places)

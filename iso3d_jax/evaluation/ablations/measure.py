@@ -156,8 +156,9 @@ class Comparison:
         """One-step x0 with the right and with another object's embedding."""
         task = self.task
         probe = one_step_x0.Probe.make(
-            model, task.pictures, task.truth, task.azimuth_deg, task.elevation_deg
-        )
+            model, task.pictures, task.truth, task.azimuth_deg, task.elevation_deg,
+            task.fov_deg, task.distance,
+        )  # fmt: skip
         return one_step_x0.flatten(one_step_x0.ablate(model.unet, probe, TIMESTEPS))
 
     def baselines(self) -> dict[str, dict[str, float]]:

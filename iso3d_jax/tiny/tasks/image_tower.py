@@ -161,8 +161,9 @@ class Batches:
         flip = rng.random(batch) < 0.5
         azimuth = np.where(flip[:, None], -azimuth, azimuth)
         camera = camera_condition(
-            table.elevation_deg[obj, views], azimuth, self.cfg.model.camera_encoding
-        )
+            table.elevation_deg[obj, views], azimuth, self.cfg.model.camera_encoding,
+            fov_deg=table.fov_deg[obj, views], distance=table.distance[obj, views],
+        )  # fmt: skip
         wide = flip[:, None, None, None]
         return {
             "reference": np.where(wide, pictures[:, :, ::-1], pictures),

@@ -127,7 +127,10 @@ def draw_samples(
         shown = table.images[i : i + 1, picture : picture + 1]
         reference = prepare_references(shown, str(rng.choice(cfg.pictures)))[0, 0]
         azimuth = table.azimuth_deg[i, views] - table.azimuth_deg[i, picture]
-        camera = camera_condition(table.elevation_deg[i, views], azimuth, encoding)
+        camera = camera_condition(
+            table.elevation_deg[i, views], azimuth, encoding,
+            fov_deg=table.fov_deg[i, views], distance=table.distance[i, views],
+        )  # fmt: skip
         key = jax.random.fold_in(jax.random.key(cfg.seed), i)
         with contextlib.nullcontext() if latents else progress.compiling():
             z, pictures = jax.device_get(

@@ -19,7 +19,7 @@ import numpy as np
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.damaged import DamagedRecord
 from iso3d_jax.data.table import SET, sample_targets
-from iso3d_jax.geometry.cameras import camera_condition
+from iso3d_jax.geometry.cameras import WITH_LENS, camera_condition
 from iso3d_jax.training.spec import StageSpec
 from iso3d_jax.training.tasks.damage import Damage
 from iso3d_jax.training.tasks.mixtures import Mixture, Table
@@ -78,6 +78,12 @@ class Batches:
         self.damage = Damage(table, cfg.max_damaged_share)
         if pictures is not None:
             self._damage_of_pictures = Damage(pictures, cfg.max_damaged_share)
+        self.with_lens = cfg.model.camera_encoding in WITH_LENS
+        if self.with_lens and not table.has_lens:
+            raise UserError(
+                f"this model is told fields of view and distances ({cfg.model.camera_encoding}), "
+                "and the data set does not have them: encode or render it again"
+            )
         sets = table.num_views // SET
         needed = -(-cfg.num_views // SET)
         if sets < needed + (cfg.num_views > SET):
@@ -184,24 +190,35 @@ class Batches:
         """Views of an object; azimuths count from the reference."""
         sign = -1.0 if self.table.mirrored[variant] else 1.0
         azimuth, elevation = record.azimuth_deg, record.elevation_deg
+        lens = {}
+        if self.with_lens:
+            lens = {
+                "fov_deg": record.fov_deg[views],
+                "distance": record.distance[views],
+                "reference_fov_deg": record.fov_deg[[ref]],
+                "reference_distance": record.distance[[ref]],
+            }
         return {
             "azimuth_deg": sign * (azimuth[views] - azimuth[ref]),
             "elevation_deg": elevation[views],
             "reference_elevation_deg": elevation[[ref]],
+            **lens,
             **record.read(variant, ref, views, self.branch(step).startswith("2")),
         }
 
     def _finish(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Angles to cameras."""
+        """Angles and lenses to cameras."""
         if "azimuth_deg" not in batch:  # of plain pictures
             return batch
         azimuth, elevation = batch.pop("azimuth_deg"), batch.pop("elevation_deg")
         reference = batch.pop("reference_elevation_deg")
         encoding = self.cfg.model.camera_encoding
-        batch["camera"] = camera_condition(elevation, azimuth, encoding)
+        lens = [batch.pop(name, None) for name in ("fov_deg", "distance")]
+        of_reference = [batch.pop(f"reference_{name}", None) for name in ("fov_deg", "distance")]
+        batch["camera"] = camera_condition(elevation, azimuth, encoding, *lens)
         if "reference_moments" in batch or "reference_view" in batch:
             batch["reference_camera"] = camera_condition(
-                reference, np.zeros_like(reference), encoding
+                reference, np.zeros_like(reference), encoding, *of_reference
             )
         return batch
 

@@ -32,10 +32,15 @@ class Table(Protocol):
         """From where objects are seen (`data/camera_ranges.py`); "" where nobody knows."""
         ...
 
+    @property
+    def has_lens(self) -> bool:
+        """Whether fields of view and distances of the cameras are known."""
+        ...
+
     def name(self, index: int) -> str: ...
 
     def record(self, index: int) -> Any:
-        """An object: `index`, `azimuth_deg`, `elevation_deg` and `read`."""
+        """An object: `index`, `azimuth_deg`, `elevation_deg`, `fov_deg`, `distance` and `read`."""
         ...
 
 
@@ -87,6 +92,7 @@ class Mixture:
         self.starts = np.cumsum(self.lengths) - self.lengths
         self.weights = np.asarray(weights, float) / sum(weights) if weights else None
         self.mirrored, self.num_views = first.mirrored, first.num_views
+        self.has_lens = all(table.has_lens for table in tables)
         self.camera_range = ", ".join(sorted({t.camera_range for t in tables} - {""}))
 
     def __len__(self) -> int:

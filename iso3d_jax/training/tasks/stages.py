@@ -354,6 +354,8 @@ class DenoiserTask(BaseTask):
                 table.elevation_deg[i, views],
                 table.azimuth_deg[i, views] - table.azimuth_deg[i, 0],
                 config.sampling_cameras,
+                fov_deg=table.fov_deg[i, views],
+                distance=table.distance[i, views],
             )
             latents = sampling.sample_latents(
                 sampling.network_for(model, reference),
@@ -384,6 +386,8 @@ class DenoiserTask(BaseTask):
             on_white(table.images[few, views].astype(np.float32) / 255),
             table.azimuth_deg[few, views] - table.azimuth_deg[few, :1],
             table.elevation_deg[few, views],
+            table.fov_deg[few, views],
+            table.distance[few, views],
         )
 
     def diagnose(self, params: FlatParams) -> dict[str, float]:

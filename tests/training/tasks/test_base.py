@@ -236,7 +236,7 @@ def test_small_presets_say_their_own_cameras():
         cfg.init_from = ""
         settled, found = settle(cfg)
         assert found.changes == ()
-        assert settled.model.to_dict() == before and before["camera_encoding"] == "harmonics"
+        assert settled.model.to_dict() == before and before["camera_encoding"] == "harmonics_lens"
 
 
 def test_other_machines_are_compiled_for_without_a_base(models):
