@@ -23,7 +23,7 @@ from iso3d_jax.models import device
 from iso3d_jax.models.layers import LayerOptions
 
 # Pixels that go through the network together on a CPU: what a block makes of them stays in its
-# caches. A batch of 64 as a whole takes twice the time.
+# caches. A batch of 64 as a whole takes up to twice the time (`benchmarks/efficient_net.py`).
 PIXELS_AT_ONCE = 2 * 224 * 224
 
 
@@ -70,7 +70,7 @@ class Depthwise(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(channels, param_dtype))
 
     def __call__(self, x: Float[Array, "N H W C"]) -> Float[Array, "N h w C"]:
-        # On a CPU XLA's own takes 10 to 70 times as long as this sum of shifted maps.
+        # With XLA's own the whole network takes 12 times as long on a CPU.
         kernel, stride = self.kernel[...].astype(self.dtype), self.stride
         n, height, width, channels = x.shape
         (rows, above), (columns, left) = (_same(s, len(kernel), stride) for s in (height, width))
