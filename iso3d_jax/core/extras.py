@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 
 from iso3d_jax.core.errors import UserError
 
@@ -41,3 +42,12 @@ def require(*packages: str) -> None:
     for package in packages:
         if not is_installed(package):
             raise missing(package)
+
+
+def find_file(package: str, name: str) -> Path | None:
+    """A file of an installed package, which is not imported; None without it."""
+    spec = importlib.util.find_spec(package)
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        if (Path(folder) / name).is_file():
+            return Path(folder) / name
+    return None

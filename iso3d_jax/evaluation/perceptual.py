@@ -9,13 +9,13 @@ without being imported, so it needs no PyTorch.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
 
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.core.extras import find_file
 from iso3d_jax.metrics import lpips, st_lpips
 from iso3d_jax.models.params import FlatParams
 from iso3d_jax.weights.tensors import LazyTensor, open_tensors
@@ -51,11 +51,7 @@ def load_lpips(files: Sequence[str]) -> lpips.Lpips:
 
 def find_st_lpips() -> Path | None:
     """The weights in the installed package, or None without it."""
-    spec = importlib.util.find_spec(ST_LPIPS_PACKAGE)
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        if (Path(folder) / ST_LPIPS_FILE).is_file():
-            return Path(folder) / ST_LPIPS_FILE
-    return None
+    return find_file(ST_LPIPS_PACKAGE, ST_LPIPS_FILE)
 
 
 def load_st_lpips(file: str | Path) -> st_lpips.StLpips:
