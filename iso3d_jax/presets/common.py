@@ -119,7 +119,9 @@ def tiny_model() -> ConfigDict:
     model.vae = ConfigDict(
         dict(components=8, ch=64, ch_mult=(1, 1), num_res_blocks=1, num_groups=16, patch=4)
     )
-    model.clip = ConfigDict(dict(image_size=32, hidden=1024, layers=3, output_dim=512))
+    model.clip = ConfigDict(
+        dict(image_size=32, hidden=1024, layers=3, output_dim=512, features_at=112, components=32)
+    )
     return model
 
 

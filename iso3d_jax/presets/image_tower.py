@@ -14,6 +14,7 @@ def get_config(arg=None):
     cfg = common.training()
     cfg.task = "image_tower"
     cfg.init_from = ""  # a tower to go on from, or a small model
+    cfg.data_weights = ()  # each set's share of all rows; (): by its number of objects
     cfg.model = common.tiny_model()
     # How references are fitted to the frame, drawn with equal chances; what stands twice is drawn
     # twice as often. `model.picture` is how people's pictures will be.

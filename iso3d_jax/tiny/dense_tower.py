@@ -5,11 +5,17 @@ slowly. Here the picture is taken apart by hand first: where the object is, its 
 colours, each as cosines with the fine ones raised. What dense layers make of that knows an
 object's outline in a tenth of the time that a convolutional tower needed, and a matrix product is
 what a CPU is best at. Pictures are on white, which is what makes the outline easy to find.
+
+What such layers cannot learn from a few thousand objects is what things there are in the world.
+Beside the pixels they get the features of a network that was trained on ImageNet
+(`efficient_net.py`), as they are, a grid of them, since layout is what counts: a mean over all
+places is of little use. Of each place the principal components are kept.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +26,9 @@ from jaxtyping import Array, Float
 
 from iso3d_jax.models.clip import ImageTower
 from iso3d_jax.models.layers import LayerOptions
+from iso3d_jax.models.params import FlatParams, InitialKeys, merge_params, split_shapes
+from iso3d_jax.tiny.efficient_net import EfficientNetLite0
+from iso3d_jax.tiny.efficient_net_weights import load_efficient_net
 from iso3d_jax.tiny.frequencies import to_frequencies
 
 _EDGE, _STEEP = 0.05, 100.0  # ink above which a pixel is the object's, and how suddenly
@@ -28,12 +37,23 @@ _FAINT = 0.02  # deviations of grey below this are noise, and stay small
 
 @dataclass(frozen=True)
 class DenseTowerConfig:
-    """Numbers of the tower; colours are seen at half of `image_size`."""
+    """Numbers of the tower; colours are seen at half of `image_size`.
+
+    With `features_at`, a number of pixels, EfficientNet-Lite0 reads the picture at that size, and
+    `components` numbers of each of its places (one for 16 x 16 pixels) are seen beside the pixels.
+    """
 
     image_size: int = 32
     hidden: int = 1024
     layers: int = 3
     output_dim: int = 512
+    features_at: int = 0
+    components: int = 32
+
+    @property
+    def places(self) -> int:
+        """Of the grid of features."""
+        return (-(-self.features_at // 16)) ** 2
 
 
 def area_matrix(size_in: int, size_out: int) -> np.ndarray:
@@ -49,8 +69,15 @@ def _shrink(images, size: int):
     return jnp.einsum("yh,xw,nhwc->nyxc", rows, columns, images)
 
 
+FEATURES = ("encoder/", "components/")  # what weights are called that no training here changes
+_STAGES = 5  # of EfficientNet-Lite0
+
+
 class DenseTower(ImageTower):
-    """`__call__(pixels [N, S, S, 3]) -> embedding [N, output_dim]`, float32."""
+    """`__call__(pixels [N, S, S, 3]) -> embedding [N, output_dim]`, float32.
+
+    `encoder` and `components` are None where the tower sees no features.
+    """
 
     def __init__(
         self,
@@ -63,6 +90,13 @@ class DenseTower(ImageTower):
         kwargs: LayerOptions = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
         self.config, self.dtype = config, dtype
         features = 2 * config.image_size**2 + 3 * (config.image_size // 2) ** 2
+        encoder = EfficientNetLite0(stages=_STAGES, **kwargs) if config.features_at else None
+        self.encoder = encoder
+        components = None
+        if encoder is not None:
+            components = nnx.Linear(encoder.channels, config.components, **kwargs)
+            features += config.places * config.components
+        self.components = components
         self.first = nnx.Linear(features, config.hidden, **kwargs)
         layers = [nnx.Linear(config.hidden, config.hidden, **kwargs) for _ in range(config.layers)]
         self.layers = nnx.List(layers)
@@ -70,15 +104,60 @@ class DenseTower(ImageTower):
         self.direct = nnx.Linear(features, config.output_dim, **kwargs)
 
     def preprocess(self, images: Float[Array, "N H W 3"]) -> Float[Array, "N S S 3"]:
-        """Pictures in [0, 1] on white to the tower's size, by area means."""
-        return _shrink(images, self.config.image_size)
+        """Pictures in [0, 1] on white to the tower's size: area means, or cubic for features."""
+        size = self.config.features_at
+        if not size:
+            return _shrink(images, self.config.image_size)
+        return jnp.clip(jax.image.resize(images, (len(images), size, size, 3), "cubic"), 0.0, 1.0)
 
     def __call__(self, pixels: Float[Array, "N S S 3"]) -> Float[Array, "N D"]:
-        x = take_apart(pixels.astype(jnp.float32)).astype(self.dtype)
+        pixels = pixels.astype(jnp.float32)
+        x = take_apart(_shrink(pixels, self.config.image_size)).astype(self.dtype)
+        if self.encoder is not None and self.components is not None:
+            seen = self.components(self.encoder(pixels))
+            x = jnp.concatenate([x, seen.reshape(len(x), -1).astype(self.dtype)], -1)
         h = self.first(x)
         for layer in self.layers:
             h = h + layer(jax.nn.silu(h))
         return (self.out(jax.nn.silu(h)) + self.direct(x)).astype(jnp.float32)
+
+
+def feature_weights(
+    config: DenseTowerConfig, encoder_file: str | Path, images: Float[np.ndarray, "N H W 3"]
+) -> FlatParams:
+    """The weights of a tower's `FEATURES`: the encoder's from a file, and components of pictures.
+
+    The components are the principal ones of what the encoder makes of all places of the pictures,
+    less their mean, and as large as the numbers of the pixels together are.
+
+    Args:
+      encoder_file: of `efficient_net_weights.find_efficient_net`.
+      images: some thousand training pictures in [0, 1] on white.
+    """
+    encoder = load_efficient_net(encoder_file, _STAGES)
+    weights = {f"encoder/{path}": w for path, w in encoder.items()}
+    network = nnx.eval_shape(lambda: EfficientNetLite0(rngs=InitialKeys(0), stages=_STAGES))
+    graphdef = split_shapes(network)[0]
+    size = config.features_at
+
+    @jax.jit
+    def look(encoder, images):
+        large = jax.image.resize(images, (len(images), size, size, 3), "cubic")
+        pixels = take_apart(_shrink(images, config.image_size))
+        return merge_params(graphdef, encoder)(jnp.clip(large, 0.0, 1.0)), (pixels**2).sum(-1)
+
+    parts = [look(encoder, part) for part in np.array_split(images, max(1, len(images) // 64))]
+    found = np.concatenate([np.asarray(features) for features, _ in parts])
+    power = np.concatenate([np.asarray(p) for _, p in parts]).mean()
+    flat = found.reshape(-1, found.shape[-1]).astype(np.float64)
+    mean = flat.mean(0)
+    _, axes = np.linalg.eigh(np.cov((flat - mean).T))
+    kernel = axes[:, ::-1][:, : config.components]
+    kernel *= np.sqrt(power / (((flat - mean) @ kernel) ** 2).sum(-1).mean() / config.places)
+    return weights | {
+        "components/kernel": jnp.asarray(kernel, jnp.float32),
+        "components/bias": jnp.asarray(-mean @ kernel, jnp.float32),
+    }
 
 
 def take_apart(pixels: Float[Array, "N S S 3"]) -> Float[Array, "N F"]:

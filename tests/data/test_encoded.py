@@ -31,6 +31,8 @@ def some_records(count=7, views=VIEWS, size=SIZE):
             "images": images[i],
             "azimuth_deg": rng.uniform(0, 360, views).astype(np.float32),
             "elevation_deg": rng.uniform(0, 30, views).astype(np.float32),
+            "fov_deg": rng.uniform(15, 60, views).astype(np.float32),
+            "distance": rng.uniform(2, 8, views).astype(np.float32),
             "name": f"Stühl {i}" * (i + 1),
         }
         for i in range(count)
@@ -38,11 +40,9 @@ def some_records(count=7, views=VIEWS, size=SIZE):
 
 
 def encoded_in_memory(records):
-    columns = {k: np.stack([r[k] for r in records]) for k in ("images", "azimuth_deg",
-                                                              "elevation_deg")}  # fmt: skip
-    nothing = np.zeros(columns["azimuth_deg"].shape)
+    columns = {k: np.stack([r[k] for r in records]) for k in ("images", *encoded_shards.CAMERA)}
     names = [record["name"] for record in records]
-    table = MultiViewTable(**columns, fov_deg=nothing, distance=nothing, names=names)
+    table = MultiViewTable(**columns, names=names)
     return encode_table(table, Vae(), Clip(), variants=2, pictures=WAYS, seed=7)
 
 
@@ -85,6 +85,8 @@ def assert_same_rows(one, two):
         a, b = one.record(i), two.record(i)
         np.testing.assert_array_equal(a.azimuth_deg, b.azimuth_deg)
         np.testing.assert_array_equal(a.elevation_deg, b.elevation_deg)
+        np.testing.assert_array_equal(a.fov_deg, b.fov_deg)
+        np.testing.assert_array_equal(a.distance, b.distance)
         for variant in range(4):
             for reference in range(VIEWS):
                 views = (np.array([6, 7, 4, 5]) + i) % VIEWS
@@ -95,6 +97,28 @@ def assert_same_rows(one, two):
                     for name in row:
                         assert row[name].dtype == want[name].dtype == np.float16
                         np.testing.assert_array_equal(row[name], want[name])
+
+
+def without_lens(table):
+    return EncodedTable(**vars(table) | {"fov_deg": None, "distance": None})
+
+
+def test_a_set_whose_lenses_nobody_knows_is_read_as_one(table, records, encoder, tmp_path):
+    """As sets were before, and as of plain pictures."""
+    assert table.has_lens and not without_lens(table).has_lens
+    without_lens(table).save(tmp_path / "set")
+    bare = [{k: v for k, v in r.items() if k not in ("fov_deg", "distance")} for r in records]
+    make(bare, tmp_path / "shards", encoder)
+    for name in ("set", "shards"):
+        found = EncodedSet(tmp_path / name)
+        assert not found.has_lens and found.record(1).fov_deg is found.record(1).distance is None
+        assert found.cameras(1).shape == (2, VIEWS)
+        np.testing.assert_array_equal(found.record(1).azimuth_deg, table.azimuth_deg[1])
+    for path in (tmp_path / "shards").glob("objects-00000-*"):
+        path.unlink()
+    (tmp_path / "shards" / "encoded.json").unlink()
+    with pytest.raises(UserError, match="shards with and without lenses"):
+        make(records, tmp_path / "shards", encoder)
 
 
 def test_a_set_is_saved_and_read_again(table, tmp_path):
@@ -354,7 +378,8 @@ def test_the_commands_flags_reach_the_encoding(monkeypatch, records, tmp_path, c
     found = EncodedSet(tmp_path / "out")
     assert found.shards.sizes.tolist() == [7, 7] and len(found.mirrored) == 6
     said = json.loads((tmp_path / "out" / "encoding.json").read_text())
-    assert said["camera_range"] == found.camera_range == ""  # the records have no distances
+    assert said["camera_range"] == found.camera_range
+    assert found.camera_range.startswith("scale 0.")  # of the records, which have no named range
     assert said["references"] == ["launch"] and said["split"] == "test" and said["colours"] == 3
     assert capsys.readouterr().out == f"{tmp_path / 'out'}: 0 MB of latents, 14 objects\n"
     give("_OUT", str(tmp_path / "parts"))

@@ -30,7 +30,8 @@ def test_every_score_is_of_its_own_view(monkeypatch):
     rng = np.random.default_rng(0)
     drawn, truth = rng.random((2, 2, 3, 12, 16, 3))
     pictures = rng.random((2, 12, 16, 3))
-    task = views.ViewTask(["a", "b"], pictures, np.zeros((2, 3)), np.zeros((2, 3)), truth, "")
+    angles = np.zeros((2, 3))
+    task = views.ViewTask(["a", "b"], pictures, angles, angles, truth, "", angles, angles)
     unit = lambda x: x[..., 0, 0, :2] / np.linalg.norm(x[..., 0, 0, :2], axis=-1, keepdims=True)  # noqa: E731
     monkeypatch.setattr(scores, "embed_views", lambda model, x: unit(x))
     monkeypatch.setattr(scores, "embed_all", lambda model, x: unit(x))
@@ -46,7 +47,7 @@ def test_every_score_is_of_its_own_view(monkeypatch):
         assert found["lpips"][i, v] == pytest.approx((a - 2 * b).mean())
         assert found["embedding"][i, v] == pytest.approx(unit(a) @ unit(b))
         assert found["embedding_to_picture"][i, v] == pytest.approx(unit(a) @ unit(pictures[i]))
-    blind = views.ViewTask(["a", "b"], pictures, np.zeros((2, 3)), np.zeros((2, 3)), None, "")
+    blind = views.ViewTask(["a", "b"], pictures, angles, angles, None, "", angles, angles)
     assert list(scores.score_views(drawn, blind, None)) == ["embedding_to_picture"]
 
 

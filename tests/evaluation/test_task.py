@@ -19,6 +19,7 @@ AZIMUTH = np.array(
     ]
 )
 ELEVATION = np.arange(16.0).reshape(2, 8)
+FOV = 20 + np.arange(16.0).reshape(2, 8)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def table():
     images = np.zeros((2, 8, 8, 8, 4), np.uint8)
     images[..., :3] = (10 * np.arange(16).reshape(2, 8) + 20)[..., None, None, None]
     images[..., :4, :, 3], images[..., 4:, :, 3] = 255, 102  # 0.4
-    return MultiViewTable(images, AZIMUTH, ELEVATION, AZIMUTH + 1, AZIMUTH + 2, ["a", "b"])
+    return MultiViewTable(images, AZIMUTH, ELEVATION, FOV, FOV / 9, ["a", "b"])
 
 
 def colour_of(obj, view):
@@ -46,6 +47,8 @@ def test_targets_are_the_first_set_without_the_picture_at_its_cameras(table):
     )
     np.testing.assert_allclose(task.azimuth_deg[1], [30, 120, 210, 300])
     np.testing.assert_array_equal(task.elevation_deg, [[0, 1, 2, 3], [12, 13, 14, 15]])
+    np.testing.assert_array_equal(task.fov_deg, [[20, 21, 22, 23], [32, 33, 34, 35]])
+    np.testing.assert_array_equal(task.distance, task.fov_deg / 9)
     for i, picture in enumerate((5, 2)):
         np.testing.assert_allclose(task.pictures[i, 0, 0], colour_of(i, picture), atol=1e-6)
         low = 0.4 * colour_of(i, picture) + 0.6  # on white
@@ -77,7 +80,11 @@ def test_each_object_and_set_is_drawn_at_its_cameras_with_noise_of_its_own(
         task,
         azimuth_deg=np.concatenate([task.azimuth_deg, task.azimuth_deg + 7], 1),
         elevation_deg=np.concatenate([task.elevation_deg, task.elevation_deg + 3], 1),
+        fov_deg=np.concatenate([np.full((2, 4), 30.0), np.full((2, 4), 50.0)], 1),
+        distance=np.concatenate([np.full((2, 4), 4.0), np.full((2, 4), 2.5)], 1),
     )
+    config = dataclasses.replace(random_model.config, camera_encoding="harmonics_lens")
+    random_model = dataclasses.replace(random_model, config=config)
     seen = []
 
     def sample_latents(unet, context, camera, alphas, key, **options):
@@ -96,8 +103,9 @@ def test_each_object_and_set_is_drawn_at_its_cameras_with_noise_of_its_own(
         i, s = divmod(n, 2)
         where = slice(4 * s, 4 * s + 4)
         want = cameras.camera_condition(
-            double.elevation_deg[i, where], double.azimuth_deg[i, where], encoding
-        )
+            double.elevation_deg[i, where], double.azimuth_deg[i, where], encoding,
+            double.fov_deg[i, where], double.distance[i, where],
+        )  # fmt: skip
         np.testing.assert_array_equal(camera, want)
         assert context == task.pictures[i].mean() and options["steps"] == 3
         keys.append(key)

@@ -36,6 +36,11 @@ def test_scanned_objects_become_four_orthogonal_sets(tmp_path):
     for views in task.truth:
         solid = (views[0].min(-1) < 0.5).sum()
         assert solid == pytest.approx((gso.FILL * 32 / np.sqrt(2)) ** 2, rel=0.12)
+    # Cropped to where the object ends, a picture has the field of view of that part.
+    ends = np.array([gso.reach(gso.read_views(tmp_path / n)[..., 3]) for n in ("chair-gt", "duck")])
+    tangent, want = np.tan(np.radians(task.fov_deg) / 2), ends[:, None] / gso.FILL * 32 / 70
+    np.testing.assert_allclose(tangent, np.repeat(want, 16, 1), rtol=1e-5)
+    np.testing.assert_allclose(task.distance * tangent, 1.075, rtol=1e-5)
     assert gso.mesh_file(tmp_path, "chair") and gso.mesh_file(tmp_path, "duck") is None
 
 
@@ -69,6 +74,8 @@ def test_a_folder_of_pictures(tmp_path):
     write_object(tmp_path / "pictures", views=2)
     (tmp_path / "pictures" / "0001.png").write_text("not a picture")
     task, failed = folder.make_task(tmp_path / "pictures", 32, "centred")
+    assert (task.fov_deg == 40).all() and task.fov_deg.shape == task.azimuth_deg.shape
+    np.testing.assert_allclose(task.distance * np.tan(np.radians(20)), 1.075, rtol=1e-6)
     assert list(failed) == ["0001"] and "is not a picture" in failed["0001"]
     assert task.names == ["000", "001"] and task.truth is None
     assert task.pictures.shape == (2, 32, 32, 3) and task.azimuth_deg[1].tolist() == [

@@ -54,7 +54,7 @@ def test_views_follow_the_picture_beside_the_embedding(model):
     alone = sampling.sample_views(model, pictures[1:], steps=1, num_views=2, seed=3)
     np.testing.assert_array_equal(both[1:], alone)
     assert np.abs(both[0] - both[1]).max() > 0
-    probe = Probe.make(model, np.stack(pictures), np.ones((2, 1, 64, 64, 3)), *np.zeros((2, 2, 1)))
+    probe = Probe.make(model, np.stack(pictures), np.ones((2, 1, 64, 64, 3)), *np.zeros((4, 2, 1)))
     assert probe.references.shape == (2, 8, 8, 8)
     assert probe.network(model.unet, 1).reference.get_value().shape == (1, 1, 8, 8, 8)
 

@@ -92,6 +92,7 @@ def test_views_go_round_counter_clockwise_from_the_given_azimuth():
         ),
         (dict(camera_encoding="isotropic3d"), "isotropic3d", "isotropic3d"),
         (dict(camera_encoding="mvdream"), "mvdream", "mvdream"),
+        (dict(camera_encoding="harmonics_lens"), "harmonics_lens", "harmonics_lens"),
         ({}, "mvdream", "mvdream"),
     ],
 )
@@ -110,15 +111,22 @@ def test_a_model_is_sampled_with_the_cameras_that_it_says(
     monkeypatch.setattr(sampling, "sample_latents", sample_latents)
     monkeypatch.setattr(sampling, "decode_views", lambda vae, z: np.zeros((1, 4, 64, 64, 3)))
     azimuths, elevations = np.array([0.0, 90, 180, 270]), np.full(4, 15.0)
-    task = ViewTask(["a"], np.stack(pictures[:1]), azimuths[None], elevations[None], None, "")
+    lens = np.full((1, 4), 40.0), np.full((1, 4), cameras.distance_of(40.0, 1.075))
+    task = ViewTask(
+        ["a"], np.stack(pictures[:1]), azimuths[None], elevations[None], None, "", *lens
+    )
     sampling.sample_views(model, pictures[:1], steps=1)
     generate(model, task, steps=1)
-    want = cameras.camera_condition(elevations, azimuths, sampled_with)
+    lens = [column[0] for column in lens]
+    want = cameras.camera_condition(elevations, azimuths, sampled_with, *lens)
     assert len(seen) == 2
     for got in seen:  # jax's sine and numpy's
-        np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-7)
-    probe = Probe(None, None, azimuths[None], elevations[None], model.config)
-    plain = cameras.camera_condition(elevations, azimuths, trained_with)
+        np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
+    probe = Probe(
+        None, None, azimuths[None], elevations[None], *(column[None] for column in lens),
+        model.config,
+    )  # fmt: skip
+    plain = cameras.camera_condition(elevations, azimuths, trained_with, *lens)
     np.testing.assert_allclose(probe.cameras()[0], plain, rtol=1e-6, atol=1e-7)
     assert make_denoiser(model, pictures[0])[1].camera_encoding == trained_with
 

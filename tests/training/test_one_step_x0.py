@@ -36,7 +36,9 @@ def probe(looks_at_camera, n=3):
     rng = np.random.default_rng(0)
     azimuth = np.arange(4) * 90.0 + rng.uniform(0, 90, (n, 1))
     config = ModelSpec(camera_encoding="mvdream", parameterization="eps")
-    made = Probe(None, jnp.asarray(rng.normal(size=(n, 1, 4))), azimuth, np.zeros((n, 4)), config)
+    zero = np.zeros((n, 4))
+    embedding = jnp.asarray(rng.normal(size=(n, 1, 4)))
+    made = Probe(None, embedding, azimuth, zero, zero, zero, config)
     told = made.cameras()[..., 0] if looks_at_camera else made.embedding[..., :1, 0]
     told = np.broadcast_to(told, (n, 4)).reshape(n, 4, 1, 1, 1)
     noise = 0.1 * rng.normal(size=(n, 4, 5, 5, 2))

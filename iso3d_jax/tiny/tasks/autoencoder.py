@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from iso3d_jax.data.colour import change_colours, on_white, weighed_axes
 from iso3d_jax.data.grids import tile
-from iso3d_jax.data.table import MultiViewTable
+from iso3d_jax.data.table import MultiViewTable, join
 from iso3d_jax.models.params import FlatParams, merge_params, split_params
 from iso3d_jax.models.vae import (
     Autoencoder,
@@ -128,8 +128,10 @@ class AutoencoderTask(BaseTask):
 
     def __init__(self, cfg: AutoencoderSpec):
         self.cfg = cfg
-        self.table = MultiViewTable.load(cfg.data, "train")
-        self.held_out = MultiViewTable.load(cfg.data, "validation").images[:PREVIEW_OBJECTS, :2]
+        sets = cfg.data.split(",")
+        self.table = join([MultiViewTable.load(path, "train") for path in sets])
+        held_out = join([MultiViewTable.load(path, "validation", PREVIEW_OBJECTS) for path in sets])
+        self.held_out = held_out.images[:: len(sets), :2]
         self.batches = Batches(cfg, self.table)
         if cfg.init_from:  # the latents stay, and with them their scale
             self.config = bundle.load_config(cfg.init_from)

@@ -7,6 +7,7 @@ from the embedding and that view's camera, with azimuths counted from the pictur
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -18,28 +19,33 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.core.progress import Progress
 from iso3d_jax.data.colour import change_colours, on_white
 from iso3d_jax.data.grids import tile
-from iso3d_jax.data.table import MultiViewTable, join, prepare_references, shrink
+from iso3d_jax.data.prepared_views import prepare_views
+from iso3d_jax.data.table import MultiViewTable, join, shrink
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.models.clip import ImageTower
 from iso3d_jax.models.params import FlatParams, InitialKeys, merge_params, split_params
 from iso3d_jax.tiny import spatial_prior
+from iso3d_jax.tiny.dense_tower import FEATURES, feature_weights
+from iso3d_jax.tiny.efficient_net_weights import find_efficient_net
 from iso3d_jax.tiny.spatial_prior import Drawing
 from iso3d_jax.training.spec import TrainingSpec, make_spec
 from iso3d_jax.training.state import TrainState, apply_gradients, step_key
 from iso3d_jax.training.tasks import base
+from iso3d_jax.training.tasks.mixtures import check_weights
 from iso3d_jax.training.tasks.task import PREVIEW_OBJECTS, BaseTask
 from iso3d_jax.weights import bundle
 
 COARSE = 16  # side of the pictures that the decoder draws
+MOST_PICTURES = 4000  # that the components of the tower's features are of
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTowerSpec(TrainingSpec):
     """`presets/image_tower.py` says what each value means."""
 
+    data_weights: tuple[float, ...]
     pictures: tuple[str, ...]
     embedding_noise: float
     drawn_views: int
@@ -87,7 +93,7 @@ def train_step(
 ) -> tuple[TrainState, dict]:
     """One step.
 
-    Batch, straight RGBA bytes: `reference` [B, S, S, 4], a prepared picture of each object;
+    Batch, straight RGBA bytes: `reference` [B, H, H, 4], a prepared picture of each object;
     `views` [B, V, 16, 16, 4]; `camera` [B, V, 16], the views as seen from the picture.
     """
     key_colour, key_photo, key_noise = jax.random.split(step_key(state), 3)
@@ -101,8 +107,8 @@ def train_step(
     picture = disturb(key_photo, picture, cfg.photo_strength)
     target = jnp.concatenate([view_rgb * views[..., 3:], views[..., 3:]], -1)
 
-    def loss_fn(params):
-        model = merge_params(graphdef, params)
+    def loss_fn(trained):
+        model = merge_params(graphdef, {**state.params, **trained})
         embedding = model.tower.embed(picture)
         power = (embedding**2).mean()
         noise = cfg.embedding_noise * jax.random.normal(key_noise, embedding.shape)
@@ -111,32 +117,29 @@ def train_step(
         loss = drawing + cfg.edge_weight * edges + cfg.size_weight * (power - 1.0) ** 2
         return loss, {"drawing": drawing, "edges": edges, "embedding_size": power}
 
-    (loss, extra), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    trained = {path: state.params[path] for path in state.ema_params}
+    (loss, extra), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
     state, norms = apply_gradients(state, grads, tx, cfg.ema_decay)
     return state, {"loss": loss, **extra, **norms}
 
 
-def _prepared(table: MultiViewTable, mode: str, size: int) -> np.ndarray:
-    """All views as pictures of the tower's size, prepared in one way; thousands take minutes."""
-    progress = Progress(len(table), f"pictures, {mode}", unit="object")
-    small = []
-    for done, views in enumerate(table.images, 1):
-        small.append(shrink(prepare_references(views[None], mode), size)[0])
-        progress.update(done)
-    progress.close()
-    return np.stack(small)
+def _is_feature(path: str) -> bool:
+    return path.startswith(tuple(f"tower/{part}" for part in FEATURES))
 
 
 class Batches:
     """A picture and some views of each drawn object; a pure function of (seed, step)."""
 
-    def __init__(self, cfg: ImageTowerSpec, table: MultiViewTable):
+    def __init__(self, cfg: ImageTowerSpec, table: MultiViewTable, lengths: Sequence[int]):
+        """
+        Args:
+          table: the objects of all sets.
+          lengths: how many each set has, for `cfg.data_weights`.
+        """
         self.cfg, self.table = cfg, table
+        shares = np.asarray(cfg.data_weights or lengths, float) / np.asarray(lengths)
+        self._upto = np.cumsum(np.repeat(shares, lengths))  # of the chances of objects
         self.views = shrink(table.images, COARSE)
-        self.references = {
-            mode: _prepared(table, mode, cfg.model.network("clip").image_size)
-            for mode in sorted(set(cfg.pictures))
-        }
         facing = np.abs((table.azimuth_deg + 180.0) % 360.0 - 180.0) <= 90.0
         facing[~facing.any(1)] = True
         self.facing = facing
@@ -147,13 +150,16 @@ class Batches:
     def __call__(self, step: int) -> dict[str, np.ndarray]:
         rng = np.random.default_rng([self.cfg.seed, step])
         table, batch, num_views = self.table, self.cfg.batch_size, self.views.shape[1]
-        obj = rng.integers(len(table), size=batch)
+        drawn = rng.random(batch) * self._upto[-1]
+        obj = np.minimum(np.searchsorted(self._upto, drawn, side="right"), len(table) - 1)
         front = rng.random(batch) < self.cfg.front_share
         score = rng.random((batch, num_views)) + (front[:, None] & self.facing[obj])
         reference = score.argmax(1)  # any view, or with `front` one of those that face the camera
         modes = rng.choice(self.cfg.pictures, size=batch)
         rows = zip(modes, obj, reference, strict=True)
-        pictures = np.stack([self.references[mode][i, view] for mode, i, view in rows])
+        pictures = np.concatenate(
+            [prepare_views(table.images[i, view][None], mode) for mode, i, view in rows]
+        )
         count = min(self.cfg.drawn_views, num_views)
         views = rng.random((batch, num_views)).argsort(1)[:, :count]
         images, obj = self.views[obj[:, None], views], obj[:, None]
@@ -187,10 +193,11 @@ class ImageTowerTask(BaseTask):
     def __init__(self, cfg: ImageTowerSpec):
         self.cfg = cfg
         sets = cfg.data.split(",")
-        self.table = join([MultiViewTable.load(path, "train") for path in sets])
-        held_out = join([MultiViewTable.load(path, "validation") for path in sets])
-        self.held_out = Batches(cfg, held_out)
-        self.batches = Batches(cfg, self.table)
+        check_weights(cfg.data_weights, len(sets))
+        tables = [MultiViewTable.load(path, "train") for path in sets]
+        self.batches = Batches(cfg, join(tables), [len(table) for table in tables])
+        held_out = [MultiViewTable.load(path, "validation") for path in sets]
+        self.held_out = Batches(cfg, join(held_out), [len(table) for table in held_out])
         tower = bundle.build_network("clip", cfg.model, cfg.seed)
         decoder = Drawing(
             COARSE,
@@ -202,6 +209,21 @@ class ImageTowerTask(BaseTask):
         self.graphdef, self.init_params = split_params(module)
         if cfg.init_from:
             self.init_params = self._load(cfg.init_from)
+        elif any(map(_is_feature, self.init_params)):
+            self.init_params |= self._features()
+
+    def _features(self) -> FlatParams:
+        """The weights of the tower that are not trained here."""
+        file, table = find_efficient_net(), self.batches.table
+        views = table.images.reshape(-1, *table.images.shape[2:])
+        chosen = np.random.default_rng([self.cfg.seed, 3]).permutation(len(views))[:MOST_PICTURES]
+        pictures = on_white(views[np.sort(chosen)].astype(np.float32) / 255)
+        found = feature_weights(self.cfg.model.network("clip"), file, np.asarray(pictures))
+        return {f"tower/{path}": weight for path, weight in found.items()}
+
+    def trained(self, params: Iterable[str]) -> list[str] | None:
+        """All weights but those of the tower's features."""
+        return sorted(path for path in params if not _is_feature(path))
 
     def _load(self, source: str) -> FlatParams:
         """The weights of a tower that was trained before, or of a whole model; all must fit."""

@@ -178,8 +178,8 @@ def table():
     azimuth = (rng.uniform(0, 360, (4, 2, 1)) + np.arange(4) * 90).reshape(4, 8) % 360
     azimuth[3] = np.linspace(100, 250, 8)  # nothing of this one faces the camera
     elevation = rng.uniform(0, 30, (4, 8))
-    ones = np.ones((4, 8))
-    return MultiViewTable(images, azimuth, elevation, ones, ones, list("abcd"))
+    fov, distance = rng.uniform(15, 60, (4, 8)), rng.uniform(2, 8, (4, 8))
+    return MultiViewTable(images, azimuth, elevation, fov, distance, list("abcd"))
 
 
 def found_in(images, picture):
@@ -195,7 +195,7 @@ def found_in(images, picture):
 
 
 def test_rows_have_the_cameras_of_their_views_as_seen_from_their_picture(table):
-    batches = image_tower.Batches(config(), table)
+    batches = image_tower.Batches(config(), table, [4])
     batch = batches(0)
     assert batches.branch(0) == "views" and batch["views"].shape == (64, 3, 16, 16, 4)
     prepared = [prepare_references(table.images, mode) for mode in ("framed", "centred")]
@@ -219,15 +219,17 @@ def test_rows_have_the_cameras_of_their_views_as_seen_from_their_picture(table):
     assert batch["camera"].dtype == np.float32
     second = batches(1)
     assert not np.array_equal(second["camera"], batch["camera"])
-    np.testing.assert_array_equal(image_tower.Batches(config(), table)(1)["views"], second["views"])
-    other = image_tower.Batches(config(seed=6), table)(1)
+    np.testing.assert_array_equal(
+        image_tower.Batches(config(), table, [4])(1)["views"], second["views"]
+    )
+    other = image_tower.Batches(config(seed=6), table, [4])(1)
     assert not np.array_equal(other["camera"], second["camera"])
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_pictures_face_the_front_as_often_as_the_config_says(table, share):
     cfg = config(front_share=share, pictures=("framed",), drawn_views=99, batch_size=200)
-    batches = image_tower.Batches(cfg, table)
+    batches = image_tower.Batches(cfg, table, [4])
     facing = np.abs((table.azimuth_deg + 180) % 360 - 180) <= 90
     batch = batches(0)
     assert batch["views"].shape[1] == 8  # no more than there are
@@ -235,3 +237,24 @@ def test_pictures_face_the_front_as_often_as_the_config_says(table, share):
     front = [facing[i, r] for i, r in rows if i < 3]
     assert all(front) if share else 0.3 < np.mean(front) < 0.7
     assert len({r for i, r in rows if i == 3}) > 4  # any, where none faces the camera
+
+
+def test_views_are_told_their_lenses(table):
+    cfg = config(model=dict(camera_encoding="harmonics_lens", clip=dict(image_size=16)))
+    batch = image_tower.Batches(cfg, table, [4])(0)
+    for views, camera in zip(batch["views"][:8], batch["camera"][:8], strict=True):
+        for view, told in zip(views, camera, strict=True):
+            ((i, m, _),) = found_in(table.images, view)
+            tangent = np.tan(np.radians(table.fov_deg[i, m]) / 2)
+            shown = np.log(table.distance[i, m] * tangent)
+            want = (tangent - 0.35) / 0.13, (shown - 0.07) / 0.04
+            np.testing.assert_allclose(told[-2:], want, rtol=1e-4)
+
+
+@pytest.mark.parametrize("weights, shares", [((), (0.25, 0.75)), ((3.0, 1.0), (0.75, 0.25))])
+def test_sets_are_drawn_by_their_weights_or_by_their_objects(table, weights, shares):
+    cfg = config(batch_size=800, pictures=("framed",), data_weights=weights)
+    batch = image_tower.Batches(cfg, table, [1, 3])(0)
+    objects = [found_in(table.images, picture)[0][0] for picture in batch["reference"]]
+    assert np.mean(np.array(objects) == 0) == pytest.approx(shares[0], abs=0.06)
+    assert {1, 2, 3} <= set(objects)

@@ -1,5 +1,7 @@
 """What each row of a batch is of: its views, its reference, and their cameras as defined."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -23,6 +25,8 @@ def labelled_table(sets=SETS, objects=OBJECTS):
         mirrored=np.array([False, True, False, True]),
         azimuth_deg=(base % 360).reshape(objects, views),
         elevation_deg=np.repeat(rng.uniform(0, 30, (objects, sets)), SET, 1),
+        fov_deg=np.repeat(rng.uniform(15, 60, (objects, sets)), SET, 1),
+        distance=np.repeat(rng.uniform(2, 8, (objects, sets)), SET, 1),
         names=[f"chair {i}" for i in range(objects)],
     )
 
@@ -75,6 +79,31 @@ def test_every_row_has_the_cameras_of_its_views_counted_from_its_reference(make_
             assert len(set(views[row] // SET)) == 1 and r // SET != views[row, 0] // SET
             assert (np.diff(views[row] % SET) % SET == 1).all()
     assert signs == {-1.0, 1.0}
+
+
+def lens(table, i, m):
+    """The last two numbers of `harmonics_lens`."""
+    tangent = np.tan(np.radians(table.fov_deg[i, m]) / 2)
+    return (tangent - 0.35) / 0.13, (np.log(table.distance[i, m] * tangent) - 0.07) / 0.04
+
+
+@pytest.mark.parametrize("loader", ["memory", "grain"])
+def test_every_row_has_the_lenses_of_its_views_and_of_its_reference(make_stage, loader):
+    table = labelled_table()
+    cfg = make_stage(loader=loader, batch_size=8, **BRANCHES)
+    model = dataclasses.replace(cfg.model, camera_encoding="harmonics_lens")
+    batch = batches.make_batches(dataclasses.replace(cfg, model=model), table)(0)
+    _, item, reference, views = labels(batch)
+    for row, (i, r) in enumerate(zip(item, reference, strict=True)):
+        for k, m in enumerate(views[row]):
+            np.testing.assert_allclose(batch["camera"][row, k, -2:], lens(table, i, m), rtol=1e-4)
+        np.testing.assert_allclose(
+            batch["reference_camera"][row, 0, -2:], lens(table, i, r), rtol=1e-4
+        )
+    blind = dataclasses.replace(table, fov_deg=None, distance=None)
+    with pytest.raises(batches.UserError, match="told fields of view and distances"):
+        batches.make_batches(dataclasses.replace(cfg, model=model), blind)
+    batches.make_batches(cfg, blind)(0)
 
 
 @pytest.mark.parametrize("loader", ["memory", "grain"])

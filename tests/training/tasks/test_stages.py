@@ -29,10 +29,9 @@ SIZE = 4
 def held_out(objects=3, views=8):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (objects, views, SIZE, SIZE, 4)).astype(np.uint8)
-    return MultiViewTable(
-        images, rng.uniform(0, 360, (objects, views)), rng.uniform(0, 30, (objects, views)),
-        np.ones((objects, views)), np.ones((objects, views)), [f"o{i}" for i in range(objects)],
-    )  # fmt: skip
+    bounds = ((0, 360), (0, 30), (15, 60), (2, 8))  # azimuth, elevation, field of view, distance
+    columns = [rng.uniform(*ends, (objects, views)) for ends in bounds]
+    return MultiViewTable(images, *columns, [f"o{i}" for i in range(objects)])
 
 
 def white(rgba):
@@ -119,12 +118,14 @@ def test_the_table_of_one_step_is_of_another_set_counted_from_the_first_picture(
     monkeypatch.setattr(one_step_x0, "ablate", lambda unet, probe: (unet, probe))
     monkeypatch.setattr(one_step_x0, "flatten", lambda found: {"seen": found})
     assert task.diagnose({"w": 1}) == {"seen": (("graphdef", {"w": 1}), "probe")}
-    ((model, pictures, truth, azimuth, elevation),) = made
+    ((model, pictures, truth, azimuth, elevation, fov, distance),) = made
     assert (model.vae, model.clip) == ("vae", "clip")
     np.testing.assert_allclose(pictures, white(table.images[:, 0]), atol=1e-5)
     np.testing.assert_allclose(truth, white(table.images[:, 4:8]), atol=1e-5)
     np.testing.assert_allclose(azimuth, table.azimuth_deg[:, 4:8] - table.azimuth_deg[:, :1])
     np.testing.assert_array_equal(elevation, table.elevation_deg[:, 4:8])
+    np.testing.assert_array_equal(fov, table.fov_deg[:, 4:8])
+    np.testing.assert_array_equal(distance, table.distance[:, 4:8])
     single = bare_task()
     single.__dict__ |= {"held_out": held_out(views=4), "frozen": task.frozen}
     single.diagnose({})
