@@ -40,6 +40,10 @@ _PREPARE = flags.DEFINE_enum(
 _STEPS = flags.DEFINE_integer(
     "steps", None, "DDIM steps; the model's own number if left out", 1, 999
 )
+_LOOK = flags.DEFINE_enum(
+    "look", "own", ["own", "sharp"],
+    "views as the model draws them by itself, or sharper: more steps and all of the noise",
+)  # fmt: skip
 _SEED = flags.DEFINE_integer("seed", 0, "of the noise", 0, command_line.MOST)
 _COUNT = flags.DEFINE_integer(
     "objects", 0, "so many objects, evenly spaced; 0: all", 0, command_line.MOST
@@ -81,6 +85,7 @@ def main(_argv):
             meshes=_MESHES.value,
             frame=_FRAME.value,
             preprocessing=_PREPARE.value,
+            look=_LOOK.value,
             steps=_STEPS.value,
             seed=_SEED.value,
             objects=_COUNT.value,

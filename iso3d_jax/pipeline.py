@@ -113,6 +113,7 @@ class Pipeline:
         num_views: int = 4,
         elevation_deg: float = sampling.ELEVATION_DEG,
         azimuth_deg: float = 0.0,
+        look: str = "own",
         steps: int | None = None,
         guidance_scale: float | None = None,
         eta: float | None = None,
@@ -129,8 +130,8 @@ class Pipeline:
             own if None.
           remove_background: 'auto', 'never' or 'always', see `data.background`.
           matting_model: an ONNX file to cut objects out with, in place of the extra's.
-          seed, num_views, elevation_deg, azimuth_deg, steps, guidance_scale, eta, temperature: as
-            of `sampling.sample_views`.
+          seed, num_views, elevation_deg, azimuth_deg, look, steps, guidance_scale, eta,
+            temperature: as of `sampling.sample_views`.
 
         Raises:
           UserError: a picture that cannot be read or shows no object, or a number out of range.
@@ -143,8 +144,8 @@ class Pipeline:
         (prepared,) = sampling.prepare_all(self.model, [rgba], preprocessing)
         (images,) = sampling.sample_views(
             self.model, [prepared], num_views=num_views, elevation_deg=elevation_deg,
-            azimuth_deg=azimuth_deg, steps=steps, guidance_scale=guidance_scale, eta=eta,
-            temperature=temperature, seed=seed,
+            azimuth_deg=azimuth_deg, look=look, steps=steps, guidance_scale=guidance_scale,
+            eta=eta, temperature=temperature, seed=seed,
         )  # fmt: skip
         azimuths = (azimuth_deg + np.arange(num_views) * 360.0 / num_views) % 360.0
         return Views(

@@ -36,6 +36,10 @@ _ELEVATION_DEG = flags.DEFINE_float("elevation_deg", 15.0, "camera height, degre
 _AZIMUTH_DEG = flags.DEFINE_float(
     "azimuth_deg", 0.0, "of the first view; 0 is the side that the picture shows", -360, 360
 )
+_LOOK = flags.DEFINE_enum(
+    "look", "own", ["own", "sharp"],
+    "as the model draws by itself, or sharper: more steps and all of the noise",
+)  # fmt: skip
 _STEPS = flags.DEFINE_integer(
     "steps", None, "DDIM steps; the model's own number if left out", 1, 999
 )
@@ -135,6 +139,7 @@ def main(argv):
                 num_views=_NUM_VIEWS.value,
                 elevation_deg=_ELEVATION_DEG.value,
                 azimuth_deg=_AZIMUTH_DEG.value,
+                look=_LOOK.value,
                 steps=_STEPS.value,
                 guidance_scale=_GUIDANCE_SCALE.value,
                 eta=_ETA.value,

@@ -25,7 +25,8 @@ class Evaluation:
       runs, meshes: folder of reconstructions NAME/mesh.glb, and of the true meshes NAME.ply.
       frame: of those, 'box' (each in its own box) or 'truth' (all in the true mesh's).
       preprocessing: how pictures are fitted to the frame; the model's own if None.
-      steps: of DDIM; the model's own if None.
+      look: how views are drawn, a name of `sampling.LOOKS`.
+      steps: of DDIM; the look's if None.
       seed: of the noise.
       objects: so many, evenly spaced; 0 is all.
       ablate: only the one-step table of embedding and cameras.
@@ -46,6 +47,7 @@ class Evaluation:
     meshes: str | None = None
     frame: str = "box"
     preprocessing: str | None = None
+    look: str = "own"
     steps: int | None = None
     seed: int = 0
     objects: int = 0
@@ -205,7 +207,7 @@ def evaluate_views(s: Evaluation, out: Path):
             f"model draws {model.config.resolution}: give a data set of its size with --data"
         )
     print(f"{len(task)} objects: generating their views ...", flush=True)
-    generated = views.generate(model, task, steps=s.steps, seed=s.seed)
+    generated = views.generate(model, task, steps=s.steps, seed=s.seed, look=s.look)
     print("looking for the nearest training objects ...", flush=True)
     retrieved, nearest = views.retrieve(model, task, train, s.preprocessing)
     answers = {
@@ -216,7 +218,7 @@ def evaluate_views(s: Evaluation, out: Path):
     print("scoring ...", flush=True)
     each = {n: scores.score_views(v, task, model, perceptual) for n, v in answers.items()}
     report["views"] = {n: scores.summary(s, task.azimuth_deg) for n, s in each.items()}
-    used = sampling.settings(model.config, steps=s.steps)
+    used = sampling.settings(model.config, s.look, steps=s.steps)
     report["settings"] = {
         "steps": used["steps"], "spacing": used["spacing"], "seed": s.seed,
         "guidance": used["guidance_scale"], "eta": used["eta"],

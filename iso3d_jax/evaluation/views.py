@@ -107,24 +107,28 @@ def make_task(table: MultiViewTable, picture: str) -> ViewTask:
 
 
 def generate(
-    model: Model, task: ViewTask, *, steps: int | None = None, seed: int = 0
+    model: Model, task: ViewTask, *, steps: int | None = None, seed: int = 0, look: str = "own"
 ) -> np.ndarray:
     """The model's views at the task's cameras, [N, V, H, W, 3].
 
     The noise of object i, set s depends on (seed, i, s) alone.
+
+    Args:
+      look, steps: as of `sampling.settings`.
     """
+    how = sampling.settings(model.config, look, steps=steps)
     progress = Progress(len(task), "generating views", unit="object")
     out = []
     for i in range(len(task)):
         with contextlib.nullcontext() if out else progress.compiling("and generating the first"):
-            out.append(_generate_one(model, task, i, steps, seed))
+            out.append(_generate_one(model, task, i, how, seed))
         progress.update(len(out))
     progress.close()
     return np.stack(out)
 
 
-def _generate_one(model: Model, task: ViewTask, i: int, steps: int | None, seed: int) -> np.ndarray:
-    """Object i's views, [V, H, W, 3]."""
+def _generate_one(model: Model, task: ViewTask, i: int, how: dict, seed: int) -> np.ndarray:
+    """Object i's views, [V, H, W, 3]; `how` is of `sampling.settings`."""
     config = model.config
     context = sampling.embed_pictures(model, task.pictures[i][None])
     unet = sampling.network_for(model, task.pictures[i])
@@ -144,7 +148,7 @@ def _generate_one(model: Model, task: ViewTask, i: int, steps: int | None, seed:
             ),
             model.alphas_cumprod,
             jax.random.fold_in(key, s) if s else key,
-            **sampling.settings(config, steps=steps),
+            **how,
         )
         decoded = sampling.decode_views(model.vae, latents / config.scale_factor)
         sets.append(np.asarray(decoded)[0])

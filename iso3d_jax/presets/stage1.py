@@ -67,7 +67,8 @@ def stage(cfg, preset, number):
         cfg.learning_rate, cfg.final_learning_rate = 1e-3, 5e-5
     else:
         cfg.data = "data/furniture64"
-        cfg.data_encoded = "data/furniture64_encoded"
+        cfg.data_encoded = "data/furniture64_encoded,data/zero_ad64_encoded"
+        cfg.data_weights = (0.5, 0.5)
         cfg.init.vae, cfg.init.clip = "runs/autoencoder", "runs/image_tower"
         cfg.trainable = "refine"
         cfg.init.drawing = "runs/image_tower" if number == 1 else ""  # stage 2 has it from stage 1

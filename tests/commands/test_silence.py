@@ -1,5 +1,7 @@
 """What takes long says what it is doing; what is over at once says nothing."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -121,7 +123,9 @@ def test_evaluation_says_what_it_draws(slow_first, monkeypatch, capsys):
     from iso3d_jax.evaluation import views
 
     monkeypatch.setattr(views, "_generate_one", slow_first(lambda *args: np.zeros(3)))
-    assert views.generate(None, range(3)).shape == (3, 3)
+    monkeypatch.setattr(views.sampling, "settings", lambda *args, **given: {})
+    model = SimpleNamespace(config=None)
+    assert views.generate(model, range(3)).shape == (3, 3)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "generating views: compiling and generating the first ..."
     assert lines[-1] == "generating views: 3/3 in 1 min 02 s"

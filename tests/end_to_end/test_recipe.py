@@ -52,13 +52,15 @@ def test_each_step_names_a_config_that_exists_and_keys_that_it_has(make):
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
 def test_the_whole_recipe_in_a_few_steps(make, tmp_path):
-    """Boxes made by rules stand in for the furniture; the scores mean nothing."""
+    """Things made by rules stand in for both kinds of meshes; the scores mean nothing."""
     flags = "TRAIN_FLAGS=--config.steps=2 --config.batch_size=4"
-    process = make("ASSETS=procedural:60", "PROCEDURAL=40", flags)
+    few = "ASSETS=procedural:60", "ZERO_AD=procedural:50", "PROCEDURAL=40"
+    process = make(*few, flags)
     assert process.returncode == 0, process.stdout[-2000:] + process.stderr[-2000:]
     times = [line.split()[0] for line in (tmp_path / "runs/times.txt").read_text().splitlines()]
     assert times[0] == "furniture64" and times[-1] == "evaluate" and set(TRAINED) < set(times)
     assert (tmp_path / "models/tiny/model.safetensors").stat().st_size < 24e6
-    assert "| tiny model |" in (tmp_path / "out/evaluation/table.md").read_text()
-    again = make("ASSETS=procedural:60", "PROCEDURAL=40", flags)
+    for folder in ("evaluation", "evaluation_game"):
+        assert "| tiny model |" in (tmp_path / "out" / folder / "table.md").read_text()
+    again = make(*few, flags)
     assert again.returncode == 0 and "image_tower:" not in again.stdout  # nothing is done twice

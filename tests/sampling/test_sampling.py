@@ -166,6 +166,18 @@ def test_a_models_own_settings_come_after_what_is_given(random_model):
     assert (plain["steps"], plain["spacing"], plain["latent_shape"]) == (50, "leading", (8, 8, 8))
 
 
+def test_a_look_comes_between_the_models_own_settings_and_what_is_given(random_model):
+    config = dataclasses.replace(random_model.config, steps=2, temperature=0.0, spacing="trailing")
+    sharp = sampling.settings(config, "sharp")
+    assert (sharp["steps"], sharp["temperature"], sharp["eta"]) == (25, 1.0, 1.0)
+    assert sharp["spacing"] == "trailing"
+    assert sharp["guidance_scale"] == sampling.settings(config)["guidance_scale"]
+    assert sampling.settings(config, "own")["steps"] == 2
+    assert sampling.settings(config, "sharp", steps=9)["steps"] == 9
+    with pytest.raises(UserError, match="look 'blurred' is not one of own, sharp"):
+        sampling.settings(config, "blurred")
+
+
 def test_what_is_asked_for_reaches_the_loop(random_model, pictures, monkeypatch):
     """Every option of `sample_views`, and the released script's 15 degrees and four views."""
     seen = {}
