@@ -23,6 +23,10 @@ _KERNELS = (
     ("dot_product_attention_bwd", 5, 1),
 )
 
+# A 3x3 convolution by fewer products than its sum has (models/winograd.py): the network asks for
+# the sum, and does so on every platform.
+_CONVOLUTION = "convolve_by_tiles"
+
 
 @dataclasses.dataclass(frozen=True)
 class Flops:
@@ -92,6 +96,10 @@ def _count_equation(eqn, again: bool, seen: _Seen) -> Flops | None:
             zeros = math.prod(eqn.params["lhs_dilation"])  # between a gradient's entries
             per_output = math.prod(shapes[1]) / outputs / zeros
         work = 2.0 * out * per_output
+        return Flops(work, work / 3 if again else 0.0)
+    if eqn.params.get("name") == _CONVOLUTION:
+        channels = eqn.invars[0].aval.shape[-1]
+        work = 2.0 * math.prod(eqn.outvars[0].aval.shape) * 9 * channels
         return Flops(work, work / 3 if again else 0.0)
     kernel = _attention_kernel(eqn)
     if kernel:
