@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A quarter of an hour on one GPU (or TPU): does it run, what does it reach, do its tests pass.
 #
-#   launch/quarter_hour.sh results/here
+#   launch/accelerator.sh results/here
 #
 # Everything goes into the folder given as the first argument: a log of each step and
 # accelerator.json, which is whole after every figure. The steps come in the order of their worth
@@ -24,7 +24,7 @@ TESTS=${TESTS:-tests/models tests/nerf tests/diffusion tests/guidance}
 # --------------------------------------------------------------------------------------------------
 
 if [ $# != 1 ]; then
-  echo "usage: launch/quarter_hour.sh FOLDER" >&2
+  echo "usage: launch/accelerator.sh FOLDER" >&2
   exit 2
 fi
 mkdir -p "$1"
