@@ -46,23 +46,29 @@ def test_without_strength_a_picture_stays_as_it_is():
 
 
 def test_photos_differ_by_light_contrast_blur_and_grain_picture_by_picture():
-    """Light and contrast act on what is not white, and half of the pictures are blurred."""
+    """Light and contrast act on what is not white; half are blurred, half have grain."""
     images = np.full((400, 3, 4, 3), 0.5)
     images[:, 2], images[:, :, 3] = 1.0, 0.75
     strength, shape = 0.8, (400, 1, 1, 1)
     found = np.asarray(disturb(jax.random.key(1), jnp.asarray(images, jnp.float32), strength))
-    keys = jax.random.split(jax.random.key(1), 4)
-    gain, bend, mix = (np.asarray(jax.random.uniform(k, shape), np.float64) for k in keys[:3])
+    keys = jax.random.split(jax.random.key(1), 5)
+    gain, bend, mix, size = (
+        np.asarray(jax.random.uniform(keys[k], shape), np.float64) for k in (0, 1, 2, 4)
+    )
     gain = np.exp(strength * (0.4 * gain - 0.2))  # between 0.85 and 1.17 at this strength
     bend = np.exp(strength * (0.5 * bend - 0.25))
     mix = strength * np.where(mix < 0.5, mix, 0.0)
     sharp = (1 - np.clip((1 - images) * gain, 0, 1)) ** bend
     turned = [np.roll(sharp, (i, j), (1, 2)) for i in (-1, 0, 1) for j in (-1, 0, 1)]
-    grain = 0.02 * strength * np.asarray(jax.random.normal(keys[3], images.shape), np.float64)
+    size = np.maximum(0.08 * size - 0.04, 0.0)  # none, or up to 0.04
+    grain = size * strength * np.asarray(jax.random.normal(keys[3], images.shape), np.float64)
     want = np.clip(sharp + mix * (np.mean(turned, 0) - sharp) + grain, 0, 1)
     np.testing.assert_allclose(found, want, atol=1e-5)
     assert 0.4 < (mix == 0).mean() < 0.6 and found.max() == 1.0
-    for one, other in ((gain, bend), (gain, mix), (bend, mix)):
+    assert 0.4 < (size == 0).mean() < 0.6
+    clean = ((size == 0) & (mix == 0)).ravel()
+    np.testing.assert_array_equal(found[clean][:, 2, :3], 1.0)  # an even white
+    for one, other in ((gain, bend), (gain, mix), (bend, mix), (size, mix), (size, gain)):
         assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.2
 
 
