@@ -119,6 +119,34 @@ def test_accelerator_leaves_out_what_it_has_no_time_for(tmp_path):
     assert not any("-m pytest" in call or "--resume" in call for call in calls)
 
 
+def test_quarter_hour_hands_on_its_arguments_status_and_log(tmp_path):
+    program = tmp_path / "python"
+    program.write_text(
+        f'#!/usr/bin/env bash\necho "$PYTHONPATH: $@" >> {tmp_path}/calls\necho said\nexit 143\n'
+    )
+    program.chmod(0o755)
+    (tmp_path / "my data.zip").touch()
+    process = subprocess.run(
+        [LAUNCH / "quarter_hour.sh", "my data.zip", "out"], cwd=tmp_path, capture_output=True,
+        env=os.environ
+        | {"PYTHON": str(program), "WORKDIR": str(tmp_path / "work"), "PYTHONPATH": "mine"}
+        | {"EXTRA_PATHS": "/more", "TRAIN_SECONDS": "90"},
+    )  # fmt: skip
+    assert process.returncode == 143
+    assert (tmp_path / "calls").read_text() == (
+        f".:/more:mine: -m iso3d_jax.tiny.quarter_hour --data {tmp_path}/my data.zip "
+        f"--out {tmp_path}/out --workdir {tmp_path}/work --seconds 90\n"
+    )
+    assert (tmp_path / "out").is_dir()
+    log = tmp_path / "work" / "log.txt"  # written by a process that may end a little later
+    deadline = time.monotonic() + 10
+    while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert log.read_text() == "said\n"
+    process = subprocess.run([LAUNCH / "quarter_hour.sh", "one"], capture_output=True)
+    assert process.returncode == 2 and b"usage" in process.stderr
+
+
 def fake_command(folder, name, body):
     """A command of a platform that is not here; notes its arguments in NAME.calls."""
     program = folder / name

@@ -179,6 +179,7 @@ class Run:
     def write_details(self) -> None:
         """The numbers of all steps and the reports, as one file."""
         found = [
+            *self.work.glob("log.txt"),  # of launch/quarter_hour.sh
             *self.work.glob("*/metrics.jsonl"),
             *self.work.glob("evaluation_*/report.json"),
             *self.work.glob("evaluation_*/table.md"),
