@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A model of 128x128 pixels and 70 million weights, trained and scored in ten minutes of one GPU.
+# A model of 128x128 pixels and 69 million weights, trained and scored in ten minutes of one GPU.
 #
 #   launch/quarter_hour.sh data/quarter_hour.zip out/quarter_hour
 #

@@ -1,4 +1,4 @@
-"""Ten minutes of one GPU: a model of 128x128 pixels and 70 million weights, part by part.
+"""Ten minutes of one GPU: a model of 128x128 pixels and 69 million weights, part by part.
 
     python -m iso3d_jax.tiny.quarter_hour --data data/quarter_hour.zip --out out/quarter_hour
 

@@ -1,4 +1,4 @@
-"""Trains a model of 128x128 pixels and 70 million weights in ten minutes of one GPU.
+"""Trains a model of 128x128 pixels and 69 million weights in ten minutes of one GPU.
 
     python -m iso3d_jax.tiny.quarter_hour --data data/quarter_hour.zip --out out/quarter_hour
 
