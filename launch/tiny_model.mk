@@ -57,16 +57,8 @@ $(DONE)/image_tower: $(addprefix $(DONE)/,$(SETS))
 	$(call step,$(TRAIN) --config configs/image_tower.py \
 	  --config.data=$(TOWER_DATA) --config.data_weights=$(TOWER_WEIGHTS))
 
-ENCODE = $(PYTHON_M)data.encode --vae runs/autoencoder --clip runs/image_tower --variants 2 \
-  --pictures framed$(COMMA)framed$(COMMA)centred
-
-$(DONE)/encode: $(DONE)/autoencoder $(DONE)/image_tower
-	$(call step,$(ENCODE) --data $(LATENTS_DATA) --out $(FURNITURE)_encoded)
-
-$(DONE)/encode_game: $(DONE)/autoencoder $(DONE)/image_tower
-	$(call step,$(ENCODE) --data $(GAME) --out $(GAME)_encoded)
-
-$(DONE)/stage1: $(DONE)/encode $(DONE)/encode_game
+# Latents and embeddings are made in each step: a run reads a seventh of what the sets hold.
+$(DONE)/stage1: $(DONE)/autoencoder $(DONE)/image_tower
 	$(call step,$(TRAIN) --config configs/stage1.py:furniture)
 
 $(DONE)/stage2: $(DONE)/stage1

@@ -15,8 +15,8 @@ ONE_PROGRAM = dict(single_view_share=0.0, reference_dropout=0.0, lr_schedule="co
 def small_config(**changes) -> ConfigDict:
     """What configs/stage2.py has, with small numbers."""
     cfg = ConfigDict(dict(
-        task="denoiser", data="samples", data_encoded="", data_variants=1, init_from="",
-        init=dict(vae="", clip="", drawing=""), ablate_every=0,
+        task="denoiser", data="samples", data_encoded="", data_variants=1, pictures=(),
+        init_from="", init=dict(vae="", clip="", drawing=""), ablate_every=0,
         seed=3, stage=2, steps=10, batch_size=8, learning_rate=1e-3, final_learning_rate=1e-4,
         lr_schedule="cosine", warmup_steps=2, weight_decay=0.01, adam_b2=0.99, grad_clip=1.0,
         ema_decay=0.9, log_every=1, checkpoint_every=4, sample_every=100, keep=3,

@@ -358,7 +358,7 @@ def raw(folder: Path, count: int = 20, rounds: int = 5) -> dict:
         written = processor_seconds(lambda e=encode: [e(large_views(k)) for k in range(4)], 2) / 4
         found[layout] = {"bytes_an_object": size, "seconds_to_write_an_object": written}
         for mode in ("launch", "centred"):
-            table = PictureTable(multiview.open_dataset(out, "train"), 4, mode)
+            table = PictureTable(multiview.open_dataset(out, "train"), 4, [mode])
             loaders[layout, mode] = loader(table, 1000)
             rate_of_rows(loaders[layout, mode], 8)
     for _ in range(rounds):

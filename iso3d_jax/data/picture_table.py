@@ -29,12 +29,13 @@ class PictureTable:
     Attributes:
       records: what `open_dataset` gives, or a list of its records.
       variants: colour variants; 1 keeps the objects' own colours only.
-      picture: how references are prepared (`prepare_picture`'s mode).
+      pictures: how references are prepared (`prepare_picture`'s modes), views taking turns as in
+        `encode.encode_objects`.
     """
 
     records: Sequence[dict[str, Any]]
     variants: int
-    picture: str
+    pictures: Sequence[str]
 
     def __len__(self) -> int:
         return len(self.records)
@@ -51,7 +52,7 @@ class PictureTable:
         return str(self._stored(index)["name"])
 
     def record(self, index: int) -> PicturedObject:
-        return PicturedObject(self._stored(index), index, self.picture)
+        return PicturedObject(self._stored(index), index, self.pictures)
 
     def _stored(self, index: int) -> dict[str, Any]:
         """A record, none of its pictures decoded where it comes from a disk."""
@@ -89,7 +90,7 @@ class PicturedObject:
 
     stored: dict[str, Any]
     index: int
-    picture: str
+    pictures: Sequence[str]
 
     @property
     def azimuth_deg(self) -> Float[np.ndarray, " M"]:
@@ -130,11 +131,12 @@ class PicturedObject:
         """
         colour, mirror = divmod(int(variant), 2)
         flip = np.s_[..., ::-1, :] if mirror else np.s_[...]
+        mode = self.pictures[(reference + self.index + int(variant)) % len(self.pictures)]
         asked, where = np.unique(np.append(np.asarray(views), reference), return_inverse=True)
         images = self._pictures(asked)[where]  # the reference may be one of the views
         row = {
             "views": images[:-1][flip],
-            "prepared": prepare_views(images[-1:], self.picture)[0][flip],
+            "prepared": prepare_views(images[-1:], mode)[0][flip],
             "colour": np.int32(colour),
             "object": np.int32(self.index),
         }

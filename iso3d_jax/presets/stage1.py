@@ -33,6 +33,8 @@ def stage(cfg, preset, number):
     cfg.data_pictures = ""  # an encoded set of plain pictures (data.encode --plain)
     cfg.picture_share = 0.0  # of the steps that read it; MVDream: 0.3 of LAION
     cfg.data_variants = 4
+    # How references are fitted to the frame where they are not encoded before; (): the model's way.
+    cfg.pictures = ()
     cfg.encoding = "once"  # or online: latents and embeddings anew in each step, from pictures
     cfg.loader = "memory"  # or grain: a global shuffle of a set on disk, read ahead by threads
     cfg.read_processes = 0  # of grain: so many processes read in the place of threads
@@ -66,9 +68,12 @@ def stage(cfg, preset, number):
         cfg.steps, cfg.batch_size = 300, 16
         cfg.learning_rate, cfg.final_learning_rate = 1e-3, 5e-5
     else:
-        cfg.data = "data/furniture64"
-        cfg.data_encoded = "data/furniture64_encoded,data/zero_ad64_encoded"
-        cfg.data_weights = (0.5, 0.5)
+        furniture = ("furniture64", "stretch1", "stretch2", "warp3", "warp4")
+        cfg.data = ",".join(f"data/{name}" for name in (*furniture, "zero_ad64", "zero_ad_stretch"))
+        cfg.data_weights = (*[0.1] * len(furniture), 0.25, 0.25)
+        # A run reads a seventh of what would have to be encoded once.
+        cfg.encoding = "online"
+        cfg.pictures = ("framed", "framed", "centred")
         cfg.init.vae, cfg.init.clip = "runs/autoencoder", "runs/image_tower"
         cfg.trainable = "refine"
         cfg.init.drawing = "runs/image_tower" if number == 1 else ""  # stage 2 has it from stage 1

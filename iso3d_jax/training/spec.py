@@ -100,6 +100,7 @@ class StageSpec(TrainingSpec):
     data_pictures: str
     picture_share: float
     data_variants: int
+    pictures: tuple[str, ...]
     encoding: str
     loader: str
     read_processes: int

@@ -26,7 +26,7 @@ def records():
 
 def test_a_row_has_the_views_the_prepared_reference_and_what_decides_its_colours():
     objects = records()
-    table = PictureTable(objects, 3, "centred")
+    table = PictureTable(objects, 3, ["centred"])
     assert len(table) == 3 and table.num_views == 5 and table.name(2) == "chair 2"
     assert table.mirrored.tolist() == [False, True] * 3
     record = table.record(1)
@@ -44,14 +44,25 @@ def test_a_row_has_the_views_the_prepared_reference_and_what_decides_its_colours
         assert (row["colour"], row["object"]) == (colour, 1)
         assert row["colour"].dtype == row["object"].dtype == np.int32
     assert "reference_view" not in record.read(0, 3, np.array([1]), False)
-    framed = PictureTable(objects, 1, "framed").record(1).read(0, 3, np.array([0]), False)
+    framed = PictureTable(objects, 1, ["framed"]).record(1).read(0, 3, np.array([0]), False)
     np.testing.assert_array_equal(framed["prepared"], images[3])
+
+
+def test_references_take_turns_in_how_they_are_prepared():
+    """As where they are encoded once: by view, object and variant."""
+    images = records()[1]["images"]
+    record = PictureTable(records(), 2, ["framed", "centred", "framed"]).record(1)
+    for reference, variant in ((0, 0), (1, 0), (2, 0), (0, 2), (3, 0)):
+        row = record.read(variant, reference, np.array([0]), False)
+        mode = "centred" if (reference + 1 + variant) % 3 == 1 else "framed"
+        want = prepare_references(images[None, [reference]], mode)[0, 0]
+        np.testing.assert_array_equal(row["prepared"], want)
 
 
 def test_a_set_on_disk_decodes_what_it_is_asked_for(monkeypatch):
     """The rows are those of records that were read whole."""
     dataset = open_dataset("samples", "test")
-    lazy, whole = PictureTable(dataset, 1, "centred"), PictureTable(list(dataset), 1, "centred")
+    lazy, whole = PictureTable(dataset, 1, ["centred"]), PictureTable(list(dataset), 1, ["centred"])
     assert lazy.num_views == 24 and lazy.name(1) == whole.name(1)
     asked = []
     decode = picture_table.decode_views
@@ -67,7 +78,7 @@ def test_a_set_on_disk_decodes_what_it_is_asked_for(monkeypatch):
 
 def test_damaged_pictures_are_named(monkeypatch):
     dataset = open_dataset("samples", "test")
-    table = PictureTable(dataset, 1, "framed")
+    table = PictureTable(dataset, 1, ["framed"])
     stored = read_stored(dataset, 1)
     half = dict(stored, strip=stored["strip"][: len(stored["strip"]) // 2])
     with pytest.raises(DamagedRecord, match=rf"pictures of {stored['name']}, object 1 .*again"):

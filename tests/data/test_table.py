@@ -199,7 +199,7 @@ def test_views_that_are_in_no_sets_of_four_are_refused_in_one_sentence(tmp_path,
     with pytest.raises(UserError, match="render it with --views_per_set 4"):
         MultiViewTable.load(str(tmp_path), "train")
     with pytest.raises(UserError, match="render it with --views_per_set 4"):
-        PictureTable(multiview.open_dataset(tmp_path, "train"), 1, "framed")
+        PictureTable(multiview.open_dataset(tmp_path, "train"), 1, ["framed"])
     monkeypatch.setattr(paths, "model", lambda *a: None)
     monkeypatch.setattr(bundle, "load_model", lambda *a: None)  # no network is asked
     with pytest.raises(UserError, match=f"{tmp_path} has views in sets of 3, and"):

@@ -54,7 +54,7 @@ _HOST_KEYS = (
     "seed", "init_from", "ablation", "stage", "reference_dropout", "single_view_share",
     "front_share", "data", "data_encoded", "data_variants", "log_every", "checkpoint_every",
     "sample_every", "ablate_every", "keep", "data_weights", "read_processes",
-    "max_damaged_share", "data_pictures", "picture_share",
+    "max_damaged_share", "data_pictures", "picture_share", "pictures",
 )  # fmt: skip
 
 

@@ -181,16 +181,14 @@ class DenoiserTask(BaseTask):
 
     def _table(self) -> mixtures.Table:
         """The training split: latents computed once, or pictures to be encoded in every step."""
-        cfg, picture = self.cfg, self.config.picture
+        cfg, modes = self.cfg, self.cfg.pictures or (self.config.picture,)
         pictures, encoded = ([name for name in value.split(",") if name] for value in
                              (cfg.data, cfg.data_encoded))  # fmt: skip
         mixtures.check_weights(cfg.data_weights, len(encoded or pictures))
         if cfg.encoding == "online":
             if encoded:
                 raise UserError("encoding=online reads pictures: leave data_encoded out")
-            tables = [
-                PictureTable(r, cfg.data_variants, picture) for r in map(self._open, pictures)
-            ]
+            tables = [PictureTable(r, cfg.data_variants, modes) for r in map(self._open, pictures)]
             return mixtures.mix(tables, pictures, cfg.data_weights)
         if encoded:
             tables = [EncodedSet(path) for path in encoded]
@@ -204,7 +202,7 @@ class DenoiserTask(BaseTask):
                 self.frozen.vae,
                 self.frozen.clip,
                 variants=cfg.data_variants,
-                pictures=[picture],
+                pictures=modes,
                 label=f"{self.label}: encoding",
             )
             for path in pictures

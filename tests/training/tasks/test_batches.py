@@ -89,7 +89,7 @@ def test_encoding_in_the_step_gives_the_loss_of_encoding_once(make_stage):
     )
     picture = model.config.picture
     encoded = encode_table(table, model.vae, model.clip, variants=2, pictures=[picture])
-    pictures = PictureTable(records, 2, picture)
+    pictures = PictureTable(records, 2, [picture])
     assert pictures.name(1) == records[1]["name"]
     assert np.array_equal(pictures.mirrored, encoded.mirrored)
 

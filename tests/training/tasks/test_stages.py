@@ -168,7 +168,7 @@ def test_where_training_data_comes_from(monkeypatch):
         task = bare_task(**changes)
         task.__dict__["frozen"] = frozen
         task._table()
-        how = dict(variants=3, pictures=["framed"], label="stage 2: encoding")
+        how = dict(variants=3, pictures=("framed",), label="stage 2: encoding")
         assert asked[-1] == (("here", "train"), "vae", "clip", how)
         assert ("frozen" in task.__dict__) == kept  # what nothing needs any more is let go
     with pytest.raises(UserError, match=r"hold 0\.0 GB of latents in memory.*data here --out DIR"):
@@ -181,7 +181,9 @@ def test_where_training_data_comes_from(monkeypatch):
     for loader, kind in (("grain", tuple), ("memory", list)):
         table = bare_task(encoding="online", loader=loader)._table()
         assert asked[-1] == ("here", "train") and type(table.records) is kind
-        assert (table.variants, table.picture) == (3, "framed")
+        assert (table.variants, table.pictures) == (3, ("framed",))
+    ways = ("framed", "centred")
+    assert bare_task(encoding="online", pictures=ways)._table().pictures == ways
 
 
 @pytest.mark.parametrize("changes", [dict(size=3), dict(channels=2), dict(width=6)])
