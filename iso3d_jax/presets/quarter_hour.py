@@ -82,7 +82,8 @@ def last_step(toy: bool = False) -> ConfigDict:
 
 def _stage(cfg: ConfigDict, toy: bool) -> ConfigDict:
     cfg = _part(cfg, toy, 128)
-    cfg.data_encoded, cfg.data_weights, cfg.data_variants = "", (), VARIANTS
+    # Every object is seen dozens of times, so it is encoded once, in the memory.
+    cfg.encoding, cfg.data_weights, cfg.data_variants = "once", (), VARIANTS
     cfg.single_view_share = 0.0
     cfg.dtype = "float32" if toy else "bfloat16"
     cfg.init.drawing = ""
