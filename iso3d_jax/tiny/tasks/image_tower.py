@@ -208,6 +208,11 @@ class ImageTowerTask(BaseTask):
         return cls(cfg, encoder)
 
     def __init__(self, cfg: ImageTowerSpec, encoder: FlatParams | None = None):
+        if not cfg.pictures:
+            raise UserError(
+                "--config.pictures: an image tower is trained on references that are fitted to the "
+                "frame in some way: give one or more, as in --config.pictures=\"('framed',)\""
+            )
         self.cfg, self._encoder = cfg, encoder
         size = 2 * getattr(cfg.model.network("unet"), "layout_size", 0) or COARSE
         sets = cfg.data.split(",")

@@ -208,6 +208,13 @@ def test_a_tower_is_trained_on_all_sets_with_a_decoder_beside_it(tower):
     assert task.graphdef == ("tower", "decoder")
 
 
+def test_no_way_of_preparing_references_is_refused():
+    """Stages have their model's way then; here there is none."""
+    for task, spec in ((ImageTowerTask, tower_spec()), (SampledViewsTask, sampled_views_spec("x"))):
+        with pytest.raises(UserError, match="config.pictures: .* give one or more, as in"):
+            task(dataclasses.replace(spec, pictures=()))
+
+
 def test_a_tower_of_a_config_says_what_it_changes_of_its_base(tower, monkeypatch, capsys):
     cfg = tower_config()
     other = tower_config()
