@@ -122,7 +122,8 @@ def read(place: Place, split: str, most: int | None = None) -> Split:
     """
     state = place.file.stat()
     whole = _read(place, split, (state.st_size, state.st_mtime_ns))
-    return whole if most is None else Split(*(column[:most] for column in whole))
+    columns: list[Any] = [column[:most] for column in whole]
+    return Split(*columns)
 
 
 @functools.lru_cache(_KEPT)
@@ -154,7 +155,8 @@ def _read(place: Place, split: str, state: tuple[int, int]) -> Split:
         images.flags.writeable = False  # it is kept for the next who asks
     except (KeyError, ValueError, OSError, SyntaxError, zipfile.BadZipFile) as error:
         raise UserError(f"{place.file} is damaged: {shorten(error)}; pack the data again") from None
-    return Split(images, *cameras, names)
+    azimuth_deg, elevation_deg, fov_deg, distance = cameras
+    return Split(images, azimuth_deg, elevation_deg, fov_deg, distance, names)
 
 
 def view_member(name: str, split: str, index: int) -> str:

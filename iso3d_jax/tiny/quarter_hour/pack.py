@@ -249,9 +249,9 @@ def _features(encoder: Mapping[str, Any]) -> bytes:
     from iso3d_jax.weights.safetensors_file import write_safetensors
 
     kind = np.dtype(np.float16)
-    halves = {path: np.asarray(weight, kind) for path, weight in encoder.items()}
     entries = [
-        (path, w.shape, kind, functools.partial(halves.get, path)) for path, w in halves.items()
+        (path, weight.shape, kind, functools.partial(np.asarray, weight, kind))
+        for path, weight in encoder.items()
     ]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "features.safetensors"
