@@ -1,86 +1,38 @@
 #!/usr/bin/env bash
-# A quarter of an hour on one GPU (or TPU): does it run, what does it reach, do its tests pass.
+# A model of 128x128 pixels and 69 million weights, trained and scored in ten minutes of one GPU.
 #
-#   launch/quarter_hour.sh results/here
+#   launch/quarter_hour.sh data/quarter_hour.zip out/quarter_hour
 #
-# Everything goes into the folder given as the first argument: a log of each step and
-# accelerator.json, which is whole after every figure. The steps come in the order of their worth
-# and none keeps the next from running; the script's status is 0 where all were well.
+# The first argument is the file that `python -m iso3d_jax.tiny.quarter_hour.pack` makes on any
+# machine, the second a folder, which gets at most eight files of 16 MB: the model in parts, its
+# scores, what was chosen, and the numbers of all steps. The same command goes on with a run that was
+# killed or that stopped with status 143.
 #
-# PYTHON must be able to import jax with a plugin for the device, jaxlib, flax, optax, numpy,
-# ml_collections, absl, jaxtyping, Pillow, safetensors, trimesh and etils (setup.py has the
-# versions); for the GPU's tests also pytest. With torch and diffusers, which nothing else here
-# needs, the UNet is compared with theirs. What the interpreter lacks may lie in folders named in
+# PYTHON must be able to import jax with a plugin for the device, jaxlib, flax, optax, orbax,
+# numpy, scipy, scikit-image, ml_collections, absl, jaxtyping, Pillow, etils, filelock and
+# tensorboardX (setup.py has the versions). What the interpreter lacks may lie in folders named in
 # EXTRA_PATHS.
 set -euo pipefail
 
 # --- set these ------------------------------------------------------------------------------------
 PYTHON=${PYTHON:-.venv/bin/python}
-EXTRA_PATHS=${EXTRA_PATHS:-}            # folders of Python packages, with colons between
-TOTAL_SECONDS=${TOTAL_SECONDS:-870}     # of the whole script
-MEASURE_SECONDS=${MEASURE_SECONDS:-540} # of the measurements
-MEMORY_SHARE=${MEMORY_SHARE:-0.85}      # of the device's memory for jax; torch needs some beside it
-TESTS=${TESTS:-tests/models tests/nerf tests/diffusion tests/guidance}
+EXTRA_PATHS=${EXTRA_PATHS:-}                 # folders of Python packages, with colons between
+TRAIN_SECONDS=${TRAIN_SECONDS:-570}          # of all parts together, the scores among them
+WORKDIR=${WORKDIR:-runs/quarter_hour}        # of checkpoints, some gigabytes, and the log
+MEMORY_SHARE=${MEMORY_SHARE:-0.9}            # of the device's memory for jax
 # --------------------------------------------------------------------------------------------------
 
-if [ $# != 1 ]; then
-  echo "usage: launch/quarter_hour.sh FOLDER" >&2
+if [ $# != 2 ]; then
+  echo "usage: launch/quarter_hour.sh DATA.zip FOLDER" >&2
   exit 2
 fi
-mkdir -p "$1"
-out=$(cd "$1" && pwd)
+mkdir -p "$2"
+data=$(realpath "$1")
+out=$(realpath "$2")
 cd "$(dirname "$0")/.."
+mkdir -p "$WORKDIR"
 export PYTHONPATH=".${EXTRA_PATHS:+:$EXTRA_PATHS}${PYTHONPATH:+:$PYTHONPATH}"
-export XLA_PYTHON_CLIENT_MEM_FRACTION=$MEMORY_SHARE
-worst=0
+export XLA_PYTHON_CLIENT_MEM_FRACTION=$MEMORY_SHARE PYTHONUNBUFFERED=1
 
-left() {
-  echo $((TOTAL_SECONDS - SECONDS))
-}
-
-# step NAME SECONDS COMMAND...: runs it for at most so long and at most until the end; its output
-# goes to NAME.log, its end to the screen.
-step() {
-  local name=$1 limit=$2 status=0
-  shift 2
-  [ "$limit" -le "$(left)" ] || limit=$(left)
-  if [ "$limit" -lt 5 ]; then
-    echo "$name: left out, no time"
-    return
-  fi
-  timeout --kill-after=10 "$limit" "$@" >"$out/$name.log" 2>&1 || status=$?
-  tail -n 3 "$out/$name.log"
-  echo "$name: status $status, $(left) s left"
-  [ "$status" = 0 ] || worst=1
-  return "$status"
-}
-
-# Seconds' worth: does anything run here at all? If not, nothing below would.
-step smoke 150 "$PYTHON" -c '
-import jax, iso3d_jax
-from iso3d_jax.weights.bundle import load_model
-print(jax.__version__, jax.devices(), load_model().config.name)
-assert jax.default_backend() != "cpu", "jax sees no accelerator"
-' || exit 1
-step tiny 120 "$PYTHON" benchmarks/accelerator.py --tiny --seconds 60 --out "$out/tiny.json" || true
-
-# A part that takes the process with it is noted as dead, and the next call goes on behind it.
-for _ in 1 2 3; do
-  seconds=$((MEASURE_SECONDS < $(left) - 20 ? MEASURE_SECONDS : $(left) - 20))
-  began=$SECONDS
-  step accelerator "$((seconds + 15))" \
-    "$PYTHON" benchmarks/accelerator.py --resume --out "$out/accelerator.json" \
-    --seconds "$seconds" && break
-  MEASURE_SECONDS=$((MEASURE_SECONDS - SECONDS + began))
-  [ "$MEASURE_SECONDS" -ge 30 ] || break
-done
-step table 60 "$PYTHON" benchmarks/accelerator.py --show "$out/accelerator.json" || true
-
-# The tests of what has kernels of its own on the device, or other arithmetic than a CPU. They
-# compare in float32, which a GPU rounds further unless it is told not to.
-if [ "$(left)" -ge 30 ]; then
-  # shellcheck disable=SC2086 # several folders
-  JAX_DEFAULT_MATMUL_PRECISION=highest \
-    step tests "$(left)" "$PYTHON" -m pytest -q -p no:cacheprovider -m "not slow" $TESTS || true
-fi
-exit "$worst"
+exec "$PYTHON" -m iso3d_jax.tiny.quarter_hour --data "$data" --out "$out" --workdir "$WORKDIR" \
+  --seconds "$TRAIN_SECONDS" > >(tee -a "$WORKDIR/log.txt") 2>&1

@@ -29,7 +29,7 @@ LAYERS = [
     {"pipeline", "evaluation.run", "evaluation.ablations"},
     {"commands", "__main__"},
     {"train", "sample", "reconstruct", "export", "convert", "evaluate", "compare"},
-    {"demo", "ui"},
+    {"demo", "ui", "tiny.quarter_hour"},
 ]
 
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

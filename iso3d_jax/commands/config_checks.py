@@ -62,6 +62,7 @@ def _are_sets(value: Any) -> bool:
     )
 
 
+MODELS_OWN = Rule("() (the model's own way)", lambda v: is_row(v, 0))
 BASES_OWN = Rule("None (the base's own)", lambda v: v is None)
 TEXT = Rule("a text", lambda v: isinstance(v, str))
 YES_NO = Rule("true or false", lambda v: isinstance(v, bool))
@@ -128,7 +129,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"lora_rank|drawn_views", COUNT),
     (r"remat", choice("none", "dots", "blocks")),
     (r"\w+_(weight|strength|noise)", NOT_NEGATIVE),
-    (r"pictures", subset(*PICTURES)),
+    (r"pictures", either(MODELS_OWN, subset(*PICTURES))),
     # a model, and its networks
     (r"model\.resolution", whole(8, 8192)),
     (r"model\.scale_factor", POSITIVE),

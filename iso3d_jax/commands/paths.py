@@ -43,10 +43,12 @@ def model(flag: str, path: str | Path | None, *networks: str) -> set[str]:
 
 
 def dataset(flag: str, path: str | Path | None) -> None:
-    """A rendered data set, or "samples"."""
+    """A rendered data set, "samples", or a set in a packed file."""
+    from iso3d_jax.data import packed
     from iso3d_jax.data.multiview import find_dataset
 
-    extras.require("tensorflow_datasets")
+    if packed.find(path) is None:
+        extras.require("tensorflow_datasets")
     with _of(flag):
         find_dataset(path)
 

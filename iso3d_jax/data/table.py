@@ -7,8 +7,10 @@ so a resumed run sees what an unbroken one would have seen. For larger ones see
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from iso3d_jax.data.damaged import first_readable
 from iso3d_jax.data.prepared_views import prepare_views
 
 SET = 4  # views of an orthogonal set
+THREADS = 16  # that prepare pictures; Pillow and NumPy let each other run
 
 
 def check_sets(record: Mapping[str, Any], where: str) -> None:
@@ -61,8 +64,13 @@ class MultiViewTable:
         """Reads one split of a rendered data set ("samples" or None: the shipped one).
 
         Args:
+          path: its folder, or a set in a packed file (`data/packed.py`).
           most: objects to read, from the first that can be read; all if None.
         """
+        from iso3d_jax.data import packed
+
+        if place := packed.find(path):
+            return cls(*packed.read(place, split, most))
         from iso3d_jax.data.multiview import open_dataset
 
         dataset = open_dataset(path, split)
@@ -100,11 +108,16 @@ def prepare_references(images: UInt8[np.ndarray, "N M H W 4"], mode: str = "cent
     """Every view as it would be prepared if a user gave it as the picture; straight RGBA uint8.
 
     `prepare_picture` composites on white, so alpha comes from preparing the view painted black
-    (`prepare_views`).
+    (`prepare_views`). Objects go over threads.
     """
-    return prepare_views(images.reshape(-1, *images.shape[2:]), mode).reshape(
-        *images.shape[:2], images.shape[2], images.shape[2], 4
-    )
+    out = np.empty((*images.shape[:2], images.shape[2], images.shape[2], 4), np.uint8)
+
+    def prepare(i: int) -> None:
+        out[i] = prepare_views(images[i], mode)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        collections.deque(pool.map(prepare, range(len(images))), maxlen=0)
+    return out
 
 
 def mix_references(images: UInt8[np.ndarray, "M H W 4"], modes: Sequence[str], shift: int = 0):
@@ -127,7 +140,8 @@ def shrink(rgba: np.ndarray, size: int) -> np.ndarray:
         x[..., :3] /= np.maximum(x[..., 3:], 1e-3)
         return (x * 255 + 0.5).astype(np.uint8)
 
-    return np.stack([one(images) for images in rgba])
+    with ThreadPoolExecutor(THREADS) as pool:
+        return np.stack(list(pool.map(one, rgba)))
 
 
 def sample_views(

@@ -15,7 +15,6 @@ places is of little use. Of each place the principal components are kept.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +27,7 @@ from iso3d_jax.models.clip import ImageTower
 from iso3d_jax.models.layers import LayerOptions
 from iso3d_jax.models.params import FlatParams, InitialKeys, merge_params, split_shapes
 from iso3d_jax.tiny.efficient_net import EfficientNetLite0
-from iso3d_jax.tiny.efficient_net_weights import load_efficient_net
+from iso3d_jax.tiny.efficient_net_weights import find_efficient_net, load_efficient_net
 from iso3d_jax.tiny.frequencies import to_frequencies
 
 _EDGE, _STEEP = 0.05, 100.0  # ink above which a pixel is the object's, and how suddenly
@@ -122,19 +121,27 @@ class DenseTower(ImageTower):
         return (self.out(jax.nn.silu(h)) + self.direct(x)).astype(jnp.float32)
 
 
+def load_encoder() -> FlatParams:
+    """The weights of a tower's encoder, float32, from the package that has them.
+
+    Raises:
+      UserError: it is not installed, or its file is another one.
+    """
+    return load_efficient_net(find_efficient_net(), _STAGES)
+
+
 def feature_weights(
-    config: DenseTowerConfig, encoder_file: str | Path, images: Float[np.ndarray, "N H W 3"]
+    config: DenseTowerConfig, encoder: FlatParams, images: Float[np.ndarray, "N H W 3"]
 ) -> FlatParams:
-    """The weights of a tower's `FEATURES`: the encoder's from a file, and components of pictures.
+    """The weights of a tower's `FEATURES`: the encoder's, and components of pictures.
 
     The components are the principal ones of what the encoder makes of all places of the pictures,
     less their mean, and as large as the numbers of the pixels together are.
 
     Args:
-      encoder_file: of `efficient_net_weights.find_efficient_net`.
+      encoder: of `load_encoder`.
       images: some thousand training pictures in [0, 1] on white.
     """
-    encoder = load_efficient_net(encoder_file, _STAGES)
     weights = {f"encoder/{path}": w for path, w in encoder.items()}
     network = nnx.eval_shape(lambda: EfficientNetLite0(rngs=InitialKeys(0), stages=_STAGES))
     graphdef = split_shapes(network)[0]

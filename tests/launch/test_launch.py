@@ -65,8 +65,8 @@ def test_one_machine_hands_on_its_sigterm_and_ends(tmp_path):
     assert (tmp_path / "saved").exists()
 
 
-def quarter_hour(tmp_path, body, **variables):
-    """Runs quarter_hour.sh with a stand-in for python; its status and the calls of the stand-in."""
+def accelerator(tmp_path, body, **variables):
+    """Runs accelerator.sh with a stand-in for python; its status and the calls of the stand-in."""
     program = tmp_path / "python"
     program.write_text(
         "#!/usr/bin/env bash\n"
@@ -74,7 +74,7 @@ def quarter_hour(tmp_path, body, **variables):
     )
     program.chmod(0o755)
     process = subprocess.run(
-        [LAUNCH / "quarter_hour.sh", tmp_path / "out"],
+        [LAUNCH / "accelerator.sh", tmp_path / "out"],
         env=os.environ | {"PYTHON": str(program), "PYTHONPATH": "mine"} | variables,
         capture_output=True,
         text=True,
@@ -82,8 +82,8 @@ def quarter_hour(tmp_path, body, **variables):
     return process, (tmp_path / "calls").read_text().splitlines()
 
 
-def test_quarter_hour_runs_all_its_steps_in_order(tmp_path):
-    process, calls = quarter_hour(tmp_path, "echo said", EXTRA_PATHS="/more:/still more")
+def test_accelerator_runs_all_its_steps_in_order(tmp_path):
+    process, calls = accelerator(tmp_path, "echo said", EXTRA_PATHS="/more:/still more")
     assert process.returncode == 0, process.stderr
     assert all(call.startswith(".:/more:/still more:mine: ") for call in calls)
     smoke, tiny, measured, table, tests = (call.split(": ", 1)[1] for call in calls)
@@ -101,22 +101,50 @@ def test_quarter_hour_runs_all_its_steps_in_order(tmp_path):
         assert (ROOT / folder).is_dir()
 
 
-def test_quarter_hour_goes_on_behind_what_dies_and_says_so(tmp_path):
+def test_accelerator_goes_on_behind_what_dies_and_says_so(tmp_path):
     body = f"case $* in *--resume*) [ $(grep -c -e --resume {tmp_path}/calls) = 3 ] ;; esac"
-    process, calls = quarter_hour(tmp_path, body)
+    process, calls = accelerator(tmp_path, body)
     assert process.returncode == 1
     assert sum("--resume" in call for call in calls) == 3 and "-m pytest" in calls[-1]
 
 
-def test_quarter_hour_stops_where_nothing_would_run(tmp_path):
-    process, calls = quarter_hour(tmp_path, "echo no device; exit 1")
+def test_accelerator_stops_where_nothing_would_run(tmp_path):
+    process, calls = accelerator(tmp_path, "echo no device; exit 1")
     assert process.returncode == 1 and len(calls) == 1 and "no device" in process.stdout
 
 
-def test_quarter_hour_leaves_out_what_it_has_no_time_for(tmp_path):
-    process, calls = quarter_hour(tmp_path, "sleep 1", TOTAL_SECONDS="8", MEASURE_SECONDS="40")
+def test_accelerator_leaves_out_what_it_has_no_time_for(tmp_path):
+    process, calls = accelerator(tmp_path, "sleep 1", TOTAL_SECONDS="8", MEASURE_SECONDS="40")
     assert "left out, no time" in process.stdout
     assert not any("-m pytest" in call or "--resume" in call for call in calls)
+
+
+def test_quarter_hour_hands_on_its_arguments_status_and_log(tmp_path):
+    program = tmp_path / "python"
+    program.write_text(
+        f'#!/usr/bin/env bash\necho "$PYTHONPATH: $@" >> {tmp_path}/calls\necho said\nexit 143\n'
+    )
+    program.chmod(0o755)
+    (tmp_path / "my data.zip").touch()
+    process = subprocess.run(
+        [LAUNCH / "quarter_hour.sh", "my data.zip", "out"], cwd=tmp_path, capture_output=True,
+        env=os.environ
+        | {"PYTHON": str(program), "WORKDIR": str(tmp_path / "work"), "PYTHONPATH": "mine"}
+        | {"EXTRA_PATHS": "/more", "TRAIN_SECONDS": "90"},
+    )  # fmt: skip
+    assert process.returncode == 143
+    assert (tmp_path / "calls").read_text() == (
+        f".:/more:mine: -m iso3d_jax.tiny.quarter_hour --data {tmp_path}/my data.zip "
+        f"--out {tmp_path}/out --workdir {tmp_path}/work --seconds 90\n"
+    )
+    assert (tmp_path / "out").is_dir()
+    log = tmp_path / "work" / "log.txt"  # written by a process that may end a little later
+    deadline = time.monotonic() + 10
+    while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert log.read_text() == "said\n"
+    process = subprocess.run([LAUNCH / "quarter_hour.sh", "one"], capture_output=True)
+    assert process.returncode == 2 and b"usage" in process.stderr
 
 
 def fake_command(folder, name, body):

@@ -73,14 +73,13 @@ def test_features_are_seen_place_by_place_beside_the_pixels(seeing):
     np.testing.assert_allclose(got, want, atol=1e-4)
 
 
-def test_components_are_the_principal_ones_of_all_places(seeing, monkeypatch):
+def test_components_are_the_principal_ones_of_all_places(seeing):
     """Uncorrelated, largest first, without their mean, together as strong as the pixels."""
     numbers, tower = seeing
     graphdef, params = split_params(tower)
     encoder = {k.removeprefix("encoder/"): w for k, w in params.items() if k.startswith("encoder/")}
-    monkeypatch.setattr(dense_tower, "load_efficient_net", lambda file, stages: encoder)
     images = np.random.default_rng(4).random((30, 32, 32, 3)).astype(np.float32)
-    weights = feature_weights(numbers, "a file", images)
+    weights = feature_weights(numbers, encoder, images)
     assert set(weights) == {k for k in params if k.startswith(dense_tower.FEATURES)}
     whole = merge_params(graphdef, params | weights)
 

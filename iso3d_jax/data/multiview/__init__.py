@@ -23,7 +23,7 @@ import numpy as np
 from etils import epath
 
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.data import places
+from iso3d_jax.data import packed, places
 from iso3d_jax.data.layers import LAYERS
 from iso3d_jax.data.multiview import records, shards, strips
 
@@ -102,11 +102,15 @@ def find_dataset(path: str | os.PathLike | None) -> epath.Path:
     """The folder of a data set's files; says without reading them whether there is one.
 
     Args:
-      path: what `data.render --out` was given; None or "samples" for the shipped 24 objects.
+      path: what `data.render --out` was given; None or "samples" for the shipped 24 objects; or a
+        set in a packed file (`data/packed.py`), whose own path is returned.
 
     Raises:
       UserError: no such folder, or no data set in it.
     """
+    if place := packed.find(path):
+        packed.read_facts(place)
+        return epath.Path(os.fspath(path or ""))
     root = places.place(SAMPLES if path is None or str(path) == "samples" else path)
     if not root.exists():
         raise UserError(f"there is no data set at {root}; {_HOW}")
@@ -133,6 +137,10 @@ def open_dataset(path: str | os.PathLike | None, split: str) -> MultiViewDataset
     import tensorflow_datasets as tfds
 
     folder = find_dataset(path)
+    if packed.find(path):
+        raise UserError(
+            f"{folder} is packed, and this reads rendered folders alone: give what it was packed of"
+        )
     try:
         builder = tfds.builder_from_directory(str(folder))
     except Exception as e:

@@ -9,7 +9,9 @@ zeros:
     the files one after another
 
 A file is lossless WebP, which is smaller than PNG, read in three quarters of the time and written
-in half of it; of 16 bits, which WebP has not, PNG. Views are RGBA, RGB, or grey of 16 bits.
+in half of it; of 16 bits, which WebP has not, PNG. Views are RGBA, RGB, or grey of 16 bits. Where
+it is asked for, WebP loses something of the colours, for data that have to be small
+(`data/packed.py`).
 `decode_views` also reads PNG of any view, and the strips of before, one PNG with all views side by
 side.
 """
@@ -35,16 +37,22 @@ MODES = {"RGBA": ((4,), np.uint8), "RGB": ((3,), np.uint8), "I;16": ((), np.uint
 _PNG = b"\x89PNG"
 # `exact` keeps colours under no alpha. More effort takes ten times as long for a tenth of the size.
 _WEBP: dict[str, Any] = dict(lossless=True, exact=True, method=0, quality=80)
+_LOSSY: dict[str, Any] = dict(method=4, alpha_quality=100)
 
 
 def encode_views(
-    images: UInt8[np.ndarray, "N H W C"] | UInt16[np.ndarray, "N H W"], png: bool = False
+    images: UInt8[np.ndarray, "N H W C"] | UInt16[np.ndarray, "N H W"],
+    png: bool = False,
+    quality: int | None = None,
 ) -> bytes:
     """Views of straight RGBA, RGB or 16 bits, lossless to the last byte.
 
     Args:
       png: as PNG in any case.
+      quality: of WebP that loses something of the colours, 0 to 100; alpha is kept. None is
+        lossless.
     """
+    webp = _WEBP if quality is None else _LOSSY | {"quality": quality}
     png = png or images.dtype != np.uint8
     entries, pictures = [], []
     for view in images:
@@ -58,7 +66,7 @@ def encode_views(
         if png:
             picture.save(buffer, "PNG")
         else:
-            picture.save(buffer, "WEBP", **_WEBP)
+            picture.save(buffer, "WEBP", **webp)
         pictures.append(buffer.getvalue())
         entries.append((rows.start, columns.start, *cut.shape[:2], len(pictures[-1])))
     head = _HEAD.pack(MARK, *images.shape[:3])

@@ -1,13 +1,15 @@
 """Training of a small image tower (full-size models use a converted CLIP).
 
 The embedding has to say what the object looks like from every side, as seen from the picture's
-own side. So the tower is trained to let a decoder draw a coarse picture (16x16 RGBA) of any view
-from the embedding and that view's camera, with azimuths counted from the picture.
+own side. So the tower is trained to let a decoder draw a coarse picture (RGBA) of any view
+from the embedding and that view's camera, with azimuths counted from the picture. The picture's
+side is that of the UNet's layout, twice that of its latents: 32 of a model of 128 pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -22,13 +24,12 @@ from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.colour import change_colours, on_white
 from iso3d_jax.data.grids import tile
 from iso3d_jax.data.prepared_views import prepare_views
-from iso3d_jax.data.table import MultiViewTable, join, shrink
+from iso3d_jax.data.table import THREADS, MultiViewTable, join, shrink
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.models.clip import ImageTower
 from iso3d_jax.models.params import FlatParams, InitialKeys, merge_params, split_params
 from iso3d_jax.tiny import spatial_prior
-from iso3d_jax.tiny.dense_tower import FEATURES, feature_weights
-from iso3d_jax.tiny.efficient_net_weights import find_efficient_net
+from iso3d_jax.tiny.dense_tower import FEATURES, feature_weights, load_encoder
 from iso3d_jax.tiny.spatial_prior import Drawing
 from iso3d_jax.training.spec import TrainingSpec, make_spec
 from iso3d_jax.training.state import TrainState, apply_gradients, step_key
@@ -37,7 +38,7 @@ from iso3d_jax.training.tasks.mixtures import check_weights
 from iso3d_jax.training.tasks.task import PREVIEW_OBJECTS, BaseTask
 from iso3d_jax.weights import bundle
 
-COARSE = 16  # side of the pictures that the decoder draws
+COARSE = 16  # side of the pictures that the decoder draws for a UNet without a layout
 MOST_PICTURES = 4000  # that the components of the tower's features are of
 
 
@@ -99,7 +100,7 @@ def train_step(
     """One step.
 
     Batch, straight RGBA bytes: `reference` [B, H, H, 4], a prepared picture of each object;
-    `views` [B, V, 16, 16, 4]; `camera` [B, V, 16], the views as seen from the picture.
+    `views` [B, V, h, h, 4]; `camera` [B, V, 16], the views as seen from the picture.
     """
     key_colour, key_photo, key_noise = jax.random.split(step_key(state), 3)
     n, size = batch["reference"].shape[:2]
@@ -135,16 +136,24 @@ def _is_feature(path: str) -> bool:
 class Batches:
     """A picture and some views of each drawn object; a pure function of (seed, step)."""
 
-    def __init__(self, cfg: ImageTowerSpec, table: MultiViewTable, lengths: Sequence[int]):
+    def __init__(
+        self,
+        cfg: ImageTowerSpec,
+        table: MultiViewTable,
+        lengths: Sequence[int],
+        size: int = COARSE,
+    ):
         """
         Args:
           table: the objects of all sets.
           lengths: how many each set has, for `cfg.data_weights`.
+          size: side of the views that are to be drawn.
         """
         self.cfg, self.table = cfg, table
         shares = np.asarray(cfg.data_weights or lengths, float) / np.asarray(lengths)
         self._upto = np.cumsum(np.repeat(shares, lengths))  # of the chances of objects
-        self.views = shrink(table.images, COARSE)
+        self.views = shrink(table.images, size)
+        self._pool = ThreadPoolExecutor(THREADS, "pictures")  # no step of a GPU waits for one core
         facing = np.abs((table.azimuth_deg + 180.0) % 360.0 - 180.0) <= 90.0
         facing[~facing.any(1)] = True
         self.facing = facing
@@ -161,10 +170,8 @@ class Batches:
         score = rng.random((batch, num_views)) + (front[:, None] & self.facing[obj])
         reference = score.argmax(1)  # any view, or with `front` one of those that face the camera
         modes = rng.choice(self.cfg.pictures, size=batch)
-        rows = zip(modes, obj, reference, strict=True)
-        pictures = np.concatenate(
-            [prepare_views(table.images[i, view][None], mode) for mode, i, view in rows]
-        )
+        shown = table.images[obj, reference][:, None]
+        pictures = np.concatenate(list(self._pool.map(prepare_views, shown, modes)))
         count = min(self.cfg.drawn_views, num_views)
         views = rng.random((batch, num_views)).argsort(1)[:, :count]
         images, obj = self.views[obj[:, None], views], obj[:, None]
@@ -190,22 +197,33 @@ class ImageTowerTask(BaseTask):
     train_step = staticmethod(train_step)
 
     @classmethod
-    def from_config(cls, config: ConfigDict) -> Self:
+    def from_config(cls, config: ConfigDict, encoder: FlatParams | None = None) -> Self:
+        """
+        Args:
+          encoder: weights of the network whose features the tower sees; those of the installed
+            package if None.
+        """
         cfg, inherited = base.settle(make_spec(ImageTowerSpec, config))
         inherited.announce(cls.label)
-        return cls(cfg)
+        return cls(cfg, encoder)
 
-    def __init__(self, cfg: ImageTowerSpec):
-        self.cfg = cfg
+    def __init__(self, cfg: ImageTowerSpec, encoder: FlatParams | None = None):
+        if not cfg.pictures:
+            raise UserError(
+                "--config.pictures: an image tower is trained on references that are fitted to the "
+                "frame in some way: give one or more, as in --config.pictures=\"('framed',)\""
+            )
+        self.cfg, self._encoder = cfg, encoder
+        size = 2 * getattr(cfg.model.network("unet"), "layout_size", 0) or COARSE
         sets = cfg.data.split(",")
         check_weights(cfg.data_weights, len(sets))
         tables = [MultiViewTable.load(path, "train") for path in sets]
-        self.batches = Batches(cfg, join(tables), [len(table) for table in tables])
+        self.batches = Batches(cfg, join(tables), [len(table) for table in tables], size)
         held_out = [MultiViewTable.load(path, "validation") for path in sets]
-        self.held_out = Batches(cfg, join(held_out), [len(table) for table in held_out])
+        self.held_out = Batches(cfg, join(held_out), [len(table) for table in held_out], size)
         tower = bundle.build_network("clip", cfg.model, cfg.seed)
         decoder = Drawing(
-            COARSE,
+            size,
             cfg.model.network("clip").output_dim,
             cfg.model.network("unet").camera_dim,
             rngs=InitialKeys(cfg.seed + 1),
@@ -219,11 +237,11 @@ class ImageTowerTask(BaseTask):
 
     def _features(self) -> FlatParams:
         """The weights of the tower that are not trained here."""
-        file, table = find_efficient_net(), self.batches.table
+        encoder, table = self._encoder or load_encoder(), self.batches.table
         views = table.images.reshape(-1, *table.images.shape[2:])
         chosen = np.random.default_rng([self.cfg.seed, 3]).permutation(len(views))[:MOST_PICTURES]
         pictures = on_white(views[np.sort(chosen)].astype(np.float32) / 255)
-        found = feature_weights(self.cfg.model.network("clip"), file, np.asarray(pictures))
+        found = feature_weights(self.cfg.model.network("clip"), encoder, np.asarray(pictures))
         return {f"tower/{path}": weight for path, weight in found.items()}
 
     def trained(self, params: Iterable[str]) -> list[str] | None:

@@ -207,6 +207,11 @@ class SampledViewsTask(BaseTask):
                 "the decoder of sampled views needs --config.init_from=DIR, the workdir of a "
                 "finished stage 2"
             )
+        if not cfg.pictures:
+            raise UserError(
+                "--config.pictures: views are sampled of references that are fitted to the frame "
+                "in some way: give one or more, as in --config.pictures=\"('framed',)\""
+            )
         self.cfg, self.model = cfg, bundle.load_model(cfg.init_from)
         table = join([MultiViewTable.load(path, "train") for path in cfg.data.split(",")])
         self.batches = Batches(cfg, *draw_samples(self.model, table, cfg))

@@ -104,8 +104,11 @@ class DenoiserTask(BaseTask):
         return cls.from_spec(make_spec(StageSpec, config))
 
     @classmethod
-    def from_spec(cls, cfg: StageSpec) -> Self:
+    def from_spec(cls, cfg: StageSpec, table: mixtures.Table | None = None) -> Self:
         """The task of a spec, in which what it leaves to its base and its folders is filled in.
+
+        Args:
+          table: encoded objects in memory, in the place of those that the spec names.
 
         Raises:
           UserError: what the stage needs is missing, or values that do not go together.
@@ -118,9 +121,11 @@ class DenoiserTask(BaseTask):
         cfg = dataclasses.replace(cfg, model=model)
         denoiser.check_options(cfg)
         inherited.announce(f"stage {cfg.stage}")
-        return cls(cfg, inherited)
+        return cls(cfg, inherited, table)
 
-    def __init__(self, cfg: StageSpec, inherited: base.Inheritance):
+    def __init__(
+        self, cfg: StageSpec, inherited: base.Inheritance, table: mixtures.Table | None = None
+    ):
         self.cfg = cfg
         self.label, self.summary = f"stage {cfg.stage}", inherited.summary
         self.config = dataclasses.replace(bundle.make_config(cfg.model), **inherited.records)
@@ -134,7 +139,9 @@ class DenoiserTask(BaseTask):
         if cfg.sample_every or cfg.ablate_every:
             self._check_size(self.held_out.images.shape[2])
         pictures = self._plain_pictures()
-        self.batches = batches.make_batches(cfg, self._table(), pictures)
+        self.batches = batches.make_batches(
+            cfg, self._table() if table is None else table, pictures
+        )
         seen = self.batches.table.camera_range
         if seen:  # what distillation and evaluation may be compared with
             self.config = dataclasses.replace(self.config, camera_range=seen)

@@ -1,5 +1,6 @@
 """The tasks of the small model's networks: what they show, measure and write."""
 
+import dataclasses
 import types
 
 import jax
@@ -81,9 +82,13 @@ def loaded(monkeypatch):
     """Splits by the seed of their random pictures."""
     seeds = {("here", "train"): 1, ("here", "validation"): 2, ("there", "train"): 3,
              ("there", "validation"): 4}  # fmt: skip
-    monkeypatch.setattr(
-        MultiViewTable, "load", lambda path, split: a_table(seed=seeds[path, split])
-    )
+
+    def load(path, split, most=None):
+        table = a_table(seed=seeds[path, split])
+        columns = (getattr(table, field.name)[:most] for field in dataclasses.fields(table))
+        return MultiViewTable(*columns)
+
+    monkeypatch.setattr(MultiViewTable, "load", load)
     for module in (autoencoder, image_tower, sampled_views):
         monkeypatch.setattr(module, "split_params", lambda net: ("graph", {"net": net}))
         monkeypatch.setattr(module, "merge_params", lambda graph, params: params["net"])
@@ -172,7 +177,12 @@ def sampled_views_spec(init_from=""):
 def tower(loaded, monkeypatch):
     """What building an image tower's task asks for."""
     asked = []
-    monkeypatch.setattr(image_tower, "Batches", lambda cfg, table: asked.append(table) or "batches")
+
+    def batches(cfg, table, lengths, size):
+        assert lengths == [10, 10] and size == 16
+        return asked.append(table) or "batches"
+
+    monkeypatch.setattr(image_tower, "Batches", batches)
     monkeypatch.setattr(bundle, "build_network", lambda *a: asked.append(a) or "tower")
     monkeypatch.setattr(
         image_tower, "Drawing", lambda *a, rngs: asked.append((a, rngs)) or "decoder"
@@ -188,7 +198,7 @@ def tower(loaded, monkeypatch):
 def test_a_tower_is_trained_on_all_sets_with_a_decoder_beside_it(tower):
     cfg = tower_spec()
     task = ImageTowerTask(cfg)
-    held_out, table, built, (drawing, rngs) = tower
+    table, held_out, built, (drawing, rngs) = tower
     for found, seeds in ((held_out, (2, 4)), (table, (1, 3))):
         want = np.concatenate([a_table(seed=seed).images for seed in seeds])
         np.testing.assert_array_equal(found.images, want)
@@ -196,6 +206,13 @@ def test_a_tower_is_trained_on_all_sets_with_a_decoder_beside_it(tower):
     want = jax.random.key_data(image_tower.nnx.Rngs(10)())
     np.testing.assert_array_equal(jax.random.key_data(rngs()), want)
     assert task.graphdef == ("tower", "decoder")
+
+
+def test_no_way_of_preparing_references_is_refused():
+    """Stages have their model's way then; here there is none."""
+    for task, spec in ((ImageTowerTask, tower_spec()), (SampledViewsTask, sampled_views_spec("x"))):
+        with pytest.raises(UserError, match="config.pictures: .* give one or more, as in"):
+            task(dataclasses.replace(spec, pictures=()))
 
 
 def test_a_tower_of_a_config_says_what_it_changes_of_its_base(tower, monkeypatch, capsys):
