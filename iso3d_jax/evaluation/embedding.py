@@ -9,9 +9,11 @@ from jaxtyping import Float
 from iso3d_jax import sampling
 from iso3d_jax.weights.bundle import Model
 
+EMBEDDED_TOGETHER = 256  # pictures of one program
+
 
 def embed_all(
-    model: Model, pictures: Float[np.ndarray, "N H W 3"], batch: int = 256
+    model: Model, pictures: Float[np.ndarray, "N H W 3"], batch: int = EMBEDDED_TOGETHER
 ) -> Float[np.ndarray, "N D"]:
     """Unit embeddings of prepared pictures, one compiled program for any number of them."""
     parts = []

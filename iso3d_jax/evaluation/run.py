@@ -208,7 +208,6 @@ def evaluate_views(s: Evaluation, out: Path):
         )
     print(f"{len(task)} objects: generating their views ...", flush=True)
     generated = views.generate(model, task, steps=s.steps, seed=s.seed, look=s.look)
-    print("looking for the nearest training objects ...", flush=True)
     retrieved, nearest = views.retrieve(model, task, train, s.preprocessing)
     answers = {
         f"{model.config.name} model": generated,

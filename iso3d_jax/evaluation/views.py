@@ -22,7 +22,7 @@ from iso3d_jax import sampling
 from iso3d_jax.core.progress import Progress
 from iso3d_jax.data.colour import on_white
 from iso3d_jax.data.table import SET, MultiViewTable, prepare_references
-from iso3d_jax.evaluation.embedding import embed_all
+from iso3d_jax.evaluation.embedding import EMBEDDED_TOGETHER, embed_all
 from iso3d_jax.geometry.cameras import camera_condition, relative_azimuth
 from iso3d_jax.metrics.isotropy import angular_distance
 from iso3d_jax.weights.bundle import Model
@@ -163,14 +163,9 @@ def retrieve(
     Args:
       picture: how the task's pictures were prepared; as the model wants them if None.
     """
-    references = prepare_references(train.images, picture or model.config.picture)
-    objects, views = references.shape[:2]
-    flat = references.reshape(-1, *references.shape[2:])
-    pictures = np.asarray(on_white(flat.astype(np.float32) / 255))
-    similarity = (
-        embed_all(model, task.pictures) @ embed_all(model, pictures).T
-    )  # [N, objects*views]
-    best = similarity.argmax(1)
+    views = train.images.shape[1]
+    known = _embed_references(model, train, picture or model.config.picture)
+    best = (embed_all(model, task.pictures) @ known.T).argmax(1)  # of [N, objects * views]
     obj, ref = best // views, best % views
     azimuth = relative_azimuth(train.azimuth_deg[obj], train.azimuth_deg[obj, ref][:, None])
     out = np.empty((*task.azimuth_deg.shape, *train.images.shape[2:4], 3), np.float32)
@@ -179,6 +174,24 @@ def retrieve(
         off = off + np.abs(train.elevation_deg[obj] - task.elevation_deg[:, v : v + 1])
         out[:, v] = on_white(train.images[obj, off.argmin(1)].astype(np.float32) / 255)
     return out, [train.names[i] for i in obj]
+
+
+def _embed_references(
+    model: Model, train: MultiViewTable, picture: str
+) -> Float[np.ndarray, "K D"]:
+    """Unit embeddings of all views of all objects, some objects at a time: as floats, the pictures
+    of thousands fill the memory."""
+    at_a_time = max(1, EMBEDDED_TOGETHER // train.images.shape[1])
+    progress = Progress(len(train), "looking for the nearest training objects", unit="object")
+    parts = []
+    for start in range(0, len(train), at_a_time):
+        references = prepare_references(train.images[start : start + at_a_time], picture)
+        flat = references.reshape(-1, *references.shape[2:])
+        with contextlib.nullcontext() if parts else progress.compiling():
+            parts.append(embed_all(model, np.asarray(on_white(flat.astype(np.float32) / 255))))
+        progress.update(min(start + at_a_time, len(train)))
+    progress.close()
+    return np.concatenate(parts)
 
 
 def mean_picture(train: MultiViewTable) -> np.ndarray:

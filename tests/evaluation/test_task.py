@@ -119,9 +119,10 @@ def test_each_object_and_set_is_drawn_at_its_cameras_with_noise_of_its_own(
 
 
 def test_the_nearest_object_answers_with_its_views_nearest_to_the_wanted_cameras(
-    table, random_model, monkeypatch
+    table, random_model, monkeypatch, capsys
 ):
     """Pictures are told apart by their colour; the task's is the second object's view 2."""
+    monkeypatch.setattr(views, "EMBEDDED_TOGETHER", 9)  # an object at a time
     task = dataclasses.replace(
         views.make_task(table, "framed")._take(np.array([1])),
         azimuth_deg=np.array([[31.0, 359.0, 120.0, 180.0]]),
@@ -135,6 +136,7 @@ def test_the_nearest_object_answers_with_its_views_nearest_to_the_wanted_cameras
     monkeypatch.setattr(views, "embed_all", embed_all)
     out, names = views.retrieve(random_model, task, table, "framed")
     assert names == ["b"]
+    assert "looking for the nearest training objects: 2/2" in capsys.readouterr().err
     # From view 2's 20 degrees: 31 is nearest to 50 (view 4), 359 to 20 (view 2), 120 to 140
     # (view 5), 180 to 200 (view 0).
     for k, view in enumerate((4, 2, 5, 0)):
