@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array
 
 SCALE = ":scale"  # after the path of a weight that is stored as bytes
-_FEW = 1 << 13  # matrices of fewer weights are not worth the error
+_FEW = 5000  # matrices of fewer weights are not worth the error
 
 
 def pack(path: str, weight: Array | np.ndarray) -> dict[str, np.ndarray]:
