@@ -87,6 +87,15 @@ def sets_of(file: Path) -> list[str]:
     return list(_facts(file)["sets"])
 
 
+def resolution_of(file: Path) -> int:
+    """Side of a packed file's pictures.
+
+    Raises:
+      UserError: it is none, or one of another version.
+    """
+    return need(_facts(file), "resolution", int, file)
+
+
 def read_facts(place: Place) -> Mapping[str, list[str]]:
     """The names of the objects of each split of a set.
 

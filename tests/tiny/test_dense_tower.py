@@ -119,20 +119,24 @@ def test_a_tower_begins_with_features_of_its_own_training_pictures(monkeypatch):
     images = rng.integers(0, 256, (3, 2, 6, 6, 4)).astype(np.uint8)
     seen = []
 
-    def weights_of(config, file, pictures):
-        seen.append((config, file, pictures))
+    def weights_of(config, encoder, pictures):
+        seen.append((config, encoder, pictures))
         return {"encoder/x": 1, "components/y": 2}
 
     monkeypatch.setattr(image_tower, "MOST_PICTURES", 5)
-    monkeypatch.setattr(image_tower, "find_efficient_net", lambda: "the file")
+    monkeypatch.setattr(image_tower, "load_encoder", lambda: "of the package")
     monkeypatch.setattr(image_tower, "feature_weights", weights_of)
     task = object.__new__(image_tower.ImageTowerTask)
+    task._encoder = None
     task.cfg = SimpleNamespace(seed=1, model=SimpleNamespace(network=lambda name: name))
     task.batches = SimpleNamespace(table=SimpleNamespace(images=images))
     assert task._features() == {"tower/encoder/x": 1, "tower/components/y": 2}
-    ((config, file, pictures),) = seen
-    assert (config, file, pictures.shape) == ("clip", "the file", (5, 6, 6, 3))
+    ((config, encoder, pictures),) = seen
+    assert (config, encoder, pictures.shape) == ("clip", "of the package", (5, 6, 6, 3))
     flat = images.reshape(6, 6, 6, 4) / 255
     white = flat[..., :3] * flat[..., 3:] + 1 - flat[..., 3:]
     distance = np.abs(pictures[:, None] - white[None]).max((2, 3, 4))
     assert (distance.min(1) < 1e-5).all() and len(set(distance.argmin(1))) == 5
+    task._encoder = {"given": 1}
+    task._features()
+    assert seen[1][1] == {"given": 1}

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.core.files import atomic_path, ensure_same_folder, make_folder
 from iso3d_jax.data import packed
 from iso3d_jax.data.encode import encode_table
@@ -69,6 +70,12 @@ class Run:
           UserError: no such data, or folders of another run.
         """
         self.sets = [f"{data}/{name}" for name in packed.sets_of(data)]
+        size, wanted = packed.resolution_of(data), preset.model(toy).resolution
+        if size != wanted:
+            raise UserError(
+                f"{data} has pictures of {size} pixels, and this model wants {wanted}: render the "
+                f"data sets with --resolution {wanted} and pack them again"
+            )
         self.data, self.out, self.work = data, make_folder(out), make_folder(work)
         self.toy, self.seed, self.sizes = toy, seed, TOY if toy else Sizes()
         facts = {"data": [data.name, data.stat().st_size], "seconds": seconds, "seed": seed,

@@ -91,6 +91,12 @@ def test_a_finished_run_says_its_table_again_and_another_is_refused(finished):
         quarter_hour.run(*arguments, seconds=300.0, toy=True)
 
 
+def test_pictures_of_another_size_are_refused_at_once(packed_file, tmp_path):
+    with pytest.raises(UserError, match="has pictures of 32 pixels, and this model wants 128"):
+        quarter_hour.run(packed_file, tmp_path / "out", tmp_path / "work")
+    assert not list(tmp_path.iterdir())
+
+
 def schedule(tmp_path, spent, seconds=600.0, **parts):
     file = tmp_path / "schedule.json"
     file.write_text(json.dumps({"spent_seconds": spent, "parts": parts}))
