@@ -76,7 +76,7 @@ def full_model_from_base() -> ConfigDict:
 
 
 def tiny_model() -> ConfigDict:
-    """The model that ships with the package: the same code at 64x64, about 21 million weights.
+    """The model that ships with the package: the same code at 64x64, about 24 million weights.
 
     All numbers are [ours].
 
