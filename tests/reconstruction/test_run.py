@@ -246,7 +246,8 @@ def test_sets_of_views_are_drawn_at_their_cameras(cfg, tmp_path, monkeypatch):
     monkeypatch.setattr(sampling, "sample_views", sample)
     np.savez(tmp_path / "views.npz", views=np.zeros(3))
     views = run._sample_views(MODEL, PICTURE, prepared, tmp_path, make_spec(cfg), begun=False)
-    assert drawn == [dict(num_views=4, azimuth_deg=a, elevation_deg=e, seed=22)
+    lens = dict(fov_deg=40.0, scale=1.075)
+    assert drawn == [dict(num_views=4, azimuth_deg=a, elevation_deg=e, seed=22) | lens
                      for a, e in cfg.draft.sets]  # fmt: skip
     np.testing.assert_allclose(views[:, 0, 0, 0, 0], [0.1, 0.2, 0.3, 0.4])
     np.testing.assert_array_equal(draft.load_views(tmp_path / "views.npz"), views)

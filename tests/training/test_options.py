@@ -205,7 +205,8 @@ def test_rows_of_a_batch_are_those_of_the_whole(make_config, make_task):
 
 def test_ablation_without_the_reference():
     cfg = config_files.load_config("configs/stage2.py:tiny,ablation=no_ema")
-    drawn = batches.Batches(make_spec(StageSpec, cfg), type("Table", (), {"num_views": 8}))
+    table = type("Table", (), {"num_views": 8, "has_lens": True})
+    drawn = batches.Batches(make_spec(StageSpec, cfg), table)
     assert {drawn.branch(step) for step in range(50)} == {"1-a", "1-b"}
     assert config_files.load_config("configs/stage2.py:tiny,ablation=no_stage1").init_from == ""
     assert config_files.load_config("configs/stage2.py:tiny").init_from
