@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
 
 from iso3d_jax.core.errors import UserError, shorten
 from iso3d_jax.core.json_files import need, parse_json
+from iso3d_jax.data.table import CAMERA, MultiViewTable
 
 FORM = 1
 FACTS, FEATURES = "pack.json", "features.safetensors"
@@ -44,17 +44,6 @@ class Place(NamedTuple):
 
     file: Path
     name: str
-
-
-class Split(NamedTuple):
-    """The columns of a `MultiViewTable`, in its order."""
-
-    images: UInt8[np.ndarray, "N M H W 4"]
-    azimuth_deg: Float[np.ndarray, "N M"]
-    elevation_deg: Float[np.ndarray, "N M"]
-    fov_deg: Float[np.ndarray, "N M"]
-    distance: Float[np.ndarray, "N M"]
-    names: list[str]
 
 
 def find(path: str | os.PathLike | None) -> Place | None:
@@ -120,7 +109,7 @@ def _facts(file: Path) -> dict[str, Any]:
     return facts
 
 
-def read(place: Place, split: str, most: int | None = None) -> Split:
+def read(place: Place, split: str, most: int | None = None) -> MultiViewTable:
     """One split of a set, decoded by threads; kept, and to be left as it is.
 
     Args:
@@ -131,12 +120,11 @@ def read(place: Place, split: str, most: int | None = None) -> Split:
     """
     state = place.file.stat()
     whole = _read(place, split, (state.st_size, state.st_mtime_ns))
-    columns: list[Any] = [column[:most] for column in whole]
-    return Split(*columns)
+    return MultiViewTable(**{name: column[:most] for name, column in vars(whole).items()})
 
 
 @functools.lru_cache(_KEPT)
-def _read(place: Place, split: str, state: tuple[int, int]) -> Split:
+def _read(place: Place, split: str, state: tuple[int, int]) -> MultiViewTable:
     from iso3d_jax.data.multiview import EmptySplit, strips
 
     del state  # of the file: another one is another split
@@ -164,8 +152,8 @@ def _read(place: Place, split: str, state: tuple[int, int]) -> Split:
         images.flags.writeable = False  # it is kept for the next who asks
     except (KeyError, ValueError, OSError, SyntaxError, zipfile.BadZipFile) as error:
         raise UserError(f"{place.file} is damaged: {shorten(error)}; pack the data again") from None
-    azimuth_deg, elevation_deg, fov_deg, distance = cameras
-    return Split(images, azimuth_deg, elevation_deg, fov_deg, distance, names)
+    columns = dict(zip(CAMERA, cameras, strict=True))
+    return MultiViewTable(images=images, names=names, **columns)
 
 
 def view_member(name: str, split: str, index: int) -> str:
@@ -186,8 +174,8 @@ class Writer:
         names = self._names.setdefault(name, {}).setdefault(split, [])
         self.put(view_member(name, split, len(names)), views)
         names.append(str(record["name"]))
-        columns = (record[key] for key in ("azimuth_deg", "elevation_deg", "fov_deg", "distance"))
-        self._cameras.setdefault((name, split), []).append(np.stack(list(columns)))
+        columns = [record[key] for key in CAMERA]
+        self._cameras.setdefault((name, split), []).append(np.stack(columns))
 
     def put(self, member: str, content: bytes) -> None:
         """Takes anything; the same content gives the same bytes, whatever the time of day."""

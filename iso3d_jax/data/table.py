@@ -21,6 +21,7 @@ from iso3d_jax.data.damaged import first_readable
 from iso3d_jax.data.prepared_views import prepare_views
 
 SET = 4  # views of an orthogonal set
+CAMERA = ("azimuth_deg", "elevation_deg", "fov_deg", "distance")  # the columns of a view's camera
 THREADS = 16  # that prepare pictures; Pillow and NumPy let each other run
 
 
@@ -70,15 +71,14 @@ class MultiViewTable:
         from iso3d_jax.data import packed
 
         if place := packed.find(path):
-            return cls(*packed.read(place, split, most))
+            return packed.read(place, split, most)
         from iso3d_jax.data.multiview import open_dataset
 
         dataset = open_dataset(path, split)
         records = list(dataset) if most is None else first_readable(dataset, most)
         check_sets(records[0], path or "samples")
         columns = {
-            key: np.stack([record[key] for record in records])
-            for key in ("images", "azimuth_deg", "elevation_deg", "fov_deg", "distance")
+            key: np.stack([record[key] for record in records]) for key in ("images", *CAMERA)
         }
         return cls(names=[str(record["name"]) for record in records], **columns)
 

@@ -63,6 +63,10 @@ def area_matrix(size_in: int, size_out: int) -> np.ndarray:
     return (np.clip(covered, 0, None) * (size_out / size_in)).astype(np.float32)
 
 
+def _enlarge(images, size: int):
+    return jnp.clip(jax.image.resize(images, (len(images), size, size, 3), "cubic"), 0.0, 1.0)
+
+
 def _shrink(images, size: int):
     rows, columns = (area_matrix(n, size) for n in images.shape[-3:-1])
     return jnp.einsum("yh,xw,nhwc->nyxc", rows, columns, images)
@@ -107,7 +111,7 @@ class DenseTower(ImageTower):
         size = self.config.features_at
         if not size:
             return _shrink(images, self.config.image_size)
-        return jnp.clip(jax.image.resize(images, (len(images), size, size, 3), "cubic"), 0.0, 1.0)
+        return _enlarge(images, size)
 
     def __call__(self, pixels: Float[Array, "N S S 3"]) -> Float[Array, "N D"]:
         pixels = pixels.astype(jnp.float32)
@@ -149,9 +153,8 @@ def feature_weights(
 
     @jax.jit
     def look(encoder, images):
-        large = jax.image.resize(images, (len(images), size, size, 3), "cubic")
         pixels = take_apart(_shrink(images, config.image_size))
-        return merge_params(graphdef, encoder)(jnp.clip(large, 0.0, 1.0)), (pixels**2).sum(-1)
+        return merge_params(graphdef, encoder)(_enlarge(images, size)), (pixels**2).sum(-1)
 
     parts = [look(encoder, part) for part in np.array_split(images, max(1, len(images) // 64))]
     found = np.concatenate([np.asarray(features) for features, _ in parts])

@@ -15,7 +15,7 @@ from iso3d_jax.data.damaged import DamagedRecord, first_readable
 from iso3d_jax.data.encode import Encoder, encode_shards, encode_table
 from iso3d_jax.data.encoded import EncodedSet, EncodedTable
 from iso3d_jax.data.encoded_shards import latents_file, objects_file, ranges
-from iso3d_jax.data.table import MultiViewTable
+from iso3d_jax.data.table import CAMERA, MultiViewTable
 from tests.data.test_encode import SIZE, Clip, Vae
 
 VIEWS = 8
@@ -40,7 +40,7 @@ def some_records(count=7, views=VIEWS, size=SIZE):
 
 
 def encoded_in_memory(records):
-    columns = {k: np.stack([r[k] for r in records]) for k in ("images", *encoded_shards.CAMERA)}
+    columns = {k: np.stack([r[k] for r in records]) for k in ("images", *CAMERA)}
     names = [record["name"] for record in records]
     table = MultiViewTable(**columns, names=names)
     return encode_table(table, Vae(), Clip(), variants=2, pictures=WAYS, seed=7)

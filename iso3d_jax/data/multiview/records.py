@@ -19,11 +19,12 @@ from jaxtyping import Float
 from iso3d_jax.data import layers
 from iso3d_jax.data.layers import LAYERS
 from iso3d_jax.data.multiview import strips
+from iso3d_jax.data.table import CAMERA
 
 NAME = "multiview"
 VERSION = "1.1.0"
 SPLITS = ("train", "validation", "test")
-NUMBERS = ("azimuth_deg", "elevation_deg", "fov_deg", "distance")
+NUMBERS = CAMERA
 TEXTS = ("name", "title", "category", "creator", "license", "source", "split")
 
 

@@ -110,7 +110,7 @@ def pack(
     from iso3d_jax.core.progress import Progress
     from iso3d_jax.data import packed
     from iso3d_jax.data.multiview import EmptySplit, find_dataset, open_dataset, strips
-    from iso3d_jax.data.table import SET, check_sets
+    from iso3d_jax.data.table import CAMERA, SET, check_sets
     from iso3d_jax.tiny.dense_tower import load_encoder
 
     out = Path(out)
@@ -156,7 +156,7 @@ def pack(
 
     def encoded(key: tuple[str, str], index: int) -> tuple[dict[str, Any], bytes]:
         record = dict(opened[key][index])
-        for column in ("azimuth_deg", "elevation_deg", "fov_deg", "distance"):
+        for column in CAMERA:
             record[column] = record[column][: how.views]
         return record, strips.encode_views(record["images"][: how.views], quality=how.quality)
 
