@@ -37,14 +37,16 @@ weights: $(DONE)/evaluate
 $(DONE)/furniture64: | $(VENV)/.installed-test
 	$(call step,$(PYTHON_M)data.render --assets $(ASSETS) --out $(FURNITURE))
 
+# Props of the game's buildings that are crumbs strewn over a yard are no objects.
+WHOLE := --filters shape,coverage,pieces
 # The same meshes with other proportions, and objects made by rules, are further objects.
 $(DONE)/stretch1: VARIED := --assets $(ASSETS) --stretch 0.4 --seed 1
 $(DONE)/stretch2: VARIED := --assets $(ASSETS) --stretch 0.4 --seed 2
 $(DONE)/warp3: VARIED := --assets $(ASSETS) --stretch 0.3 --warp 0.5 --seed 3
 $(DONE)/warp4: VARIED := --assets $(ASSETS) --stretch 0.3 --warp 0.5 --seed 4
 $(DONE)/procedural: VARIED := --assets procedural:$(PROCEDURAL)
-$(DONE)/zero_ad64: VARIED := --assets $(ZERO_AD)
-$(DONE)/zero_ad_stretch: VARIED := --assets $(ZERO_AD) --stretch 0.3 --seed 5
+$(DONE)/zero_ad64: VARIED := --assets $(ZERO_AD) $(WHOLE)
+$(DONE)/zero_ad_stretch: VARIED := --assets $(ZERO_AD) $(WHOLE) --stretch 0.3 --seed 5
 $(addprefix $(DONE)/,$(SETS)): $(DONE)/furniture64
 	$(call step,$(PYTHON_M)data.render $(VARIED) --workers 1 --out data/$(notdir $@))
 

@@ -12,7 +12,8 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
+from scipy import ndimage
 
 from iso3d_jax.data import meshes
 from iso3d_jax.data.names import check_names
@@ -20,6 +21,7 @@ from iso3d_jax.data.names import check_names
 LEAST_COVERED = 0.005  # of a view
 COLOURED, LEAST_COLOURED = 16, 0.01  # levels between channels; share of the covered pixels
 EDGE, FEWEST_EDGES = 4, 0.01  # levels between neighbours; share of the covered ones
+NEAR, LEAST_TOGETHER = 1 / 16, 0.8  # of a view's side, a gap that is none; share of the covered
 _MISSING = re.compile(r"no texture|no materials|is not there|no coordinates")
 # What `--filters` may name, and what each leaves out.
 FILTERS = {
@@ -27,6 +29,7 @@ FILTERS = {
     "coverage": f"a view shows under {100 * LEAST_COVERED:g}% of it covered",
     "grey": f"under {100 * LEAST_COLOURED:g}% of it has a colour",
     "detail": f"under {100 * FEWEST_EDGES:g}% of neighbouring pixels differ",
+    "pieces": f"under {100 * LEAST_TOGETHER:g}% of what views show of it hangs together",
     "textures": "a texture or material of it is missing",
     "duplicate": "it looks as another one does; told by data.join",
 }
@@ -62,9 +65,9 @@ def measure(images: UInt8[np.ndarray, "V H W 4"]) -> dict[str, float]:
 
     Returns:
       `coverage`, the least share of a view that is covered, of all views; `coloured`, the share of
-      covered pixels whose channels are more than `COLOURED` levels apart, and `edges`, the share of
-      covered neighbours in a row whose brightness is more than `EDGE` levels apart, both of the
-      first four views.
+      covered pixels whose channels are more than `COLOURED` levels apart, `edges`, the share of
+      covered neighbours in a row whose brightness is more than `EDGE` levels apart, and `together`,
+      the share of the covered pixels that the largest piece has, all three of the first four views.
     """
     red, green, blue, alpha = (np.ascontiguousarray(images[:4, ..., k]) for k in range(4))
     covered = alpha > 127
@@ -76,8 +79,20 @@ def measure(images: UInt8[np.ndarray, "V H W 4"]) -> dict[str, float]:
         "coverage": np.count_nonzero(images[..., 3], axis=(1, 2)).min() / alpha[0].size,
         "coloured": coloured.mean() if coloured.size else 0.0,
         "edges": (steps > 3 * EDGE).mean() if steps.size else 0.0,
+        "together": np.mean([_largest_piece(view) for view in covered]),
     }
     return {key: round(float(value), 5) for key, value in found.items()}
+
+
+def _largest_piece(covered: Bool[np.ndarray, "H W"]) -> float:
+    """The share of a view's covered pixels in its largest piece; gaps up to `NEAR` do not part."""
+    if not covered.any():
+        return 0.0
+    all_sides = np.ones((3, 3))
+    reach = max(1, round(NEAR / 2 * len(covered)))
+    grown = ndimage.binary_dilation(covered, all_sides, iterations=reach)
+    sizes = np.bincount(ndimage.label(grown, all_sides)[0][covered])
+    return sizes.max() / sizes.sum()
 
 
 def judge(measures: dict[str, float], notes: Collection[str], filters: Collection[str]) -> None:
@@ -102,6 +117,9 @@ def judge(measures: dict[str, float], notes: Collection[str], filters: Collectio
         else None,
         "detail": f"without detail: {percent['edges']} of neighbouring pixels differ"
         if measures["edges"] < FEWEST_EDGES
+        else None,
+        "pieces": f"in pieces: {percent['together']} of it hangs together"
+        if measures["together"] < LEAST_TOGETHER
         else None,
         "textures": missing and f"incomplete: {missing}",
     }

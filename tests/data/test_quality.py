@@ -38,6 +38,12 @@ def test_each_filter_leaves_out_what_it_says():
     assert verdict(small) == "coverage"
     small[2, 0, 5] = 255
     assert verdict(small) is None
+    shards = np.zeros((4, 32, 32, 4), np.uint8)
+    shards[:, 2:12, 2:12] = shards[:, 2:12, 16:19] = 255  # 100 and 30 pixels, four apart
+    shards[..., :3] = np.random.default_rng(1).integers(0, 256, (32, 32, 3))
+    assert verdict(shards) == "pieces" and verdict(shards, filters=quality.DEFAULT) is None
+    shards[:, 2:12, 12:15, 3] = 255  # with a gap of one pixel they hang together
+    assert verdict(shards) is None
     for note in (
         "no texture: a.png is not there",
         "the material 'x' is not there",
@@ -52,9 +58,12 @@ def test_measures_are_shares_of_what_is_covered():
     images = views((100, 100, 100))
     images[:, 8:24, 8:16] = [200, 100, 100, 255]
     found = quality.measure(images)
-    assert found == {"coverage": 0.25, "coloured": 0.5, "edges": round(1 / 15, 5)}
+    assert found == {"coverage": 0.25, "coloured": 0.5, "edges": round(1 / 15, 5), "together": 1.0}
+    images[1:3, :2, :2, 3] = 255  # 4 of 260 pixels of two views are apart
+    together = quality.measure(images)["together"]
+    assert together == round((2 + 2 * 256 / 260) / 4, 5)
     empty = np.zeros((4, 8, 8, 4), np.uint8)
-    assert quality.measure(empty) == {"coverage": 0.0, "coloured": 0.0, "edges": 0.0}
+    assert quality.measure(empty) == dict.fromkeys(found, 0.0)
 
 
 def test_filters_are_told_by_name():
