@@ -3,8 +3,9 @@
     python benchmarks/compile_for.py v5e:4x4 --fsdp 16 \\
         --result benchmarks/results/compile_for_v5e_16.json
 
-The numbers behind what `python -m iso3d_jax.train --compile_for` prints. Needs libtpu for TPUs, and
-minutes for each branch; `--branches 2-b` compiles one, and adds it to a result of the same machine.
+The numbers behind what `python -m iso3d_jax.train --compile_for` prints. Needs libtpu for TPUs,
+jax's CUDA plugin for NVIDIA's cards, and minutes for each branch; `--branches 2-b` compiles one,
+and adds it to a result of the same machine.
 """
 
 import argparse
@@ -19,12 +20,12 @@ sys.path.insert(0, str(ROOT))
 
 from iso3d_jax.commands import config_files  # noqa: E402
 from iso3d_jax.core.errors import UserError  # noqa: E402
-from iso3d_jax.planning import compile_for  # noqa: E402
+from iso3d_jax.planning import absent, compile_for  # noqa: E402
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("target", help="such as v5e:4x4, v5p:4x4x4, v6e:16x16")
+    parser.add_argument("target", help="such as v5e:4x4, v5p:4x4x4, v6e:16x16, h100:8")
     parser.add_argument("--config", default="configs/stage2.py")
     parser.add_argument("--batch_size", type=int, default=256)
     parser.add_argument("--accumulate", type=int, default=1)
@@ -46,7 +47,7 @@ def main():
     cfg.mesh.fsdp = args.fsdp
     spec = compile_for.settle(cfg)
     chip, topology, count = compile_for.parse_target(args.target)
-    devices = compile_for.target_devices(chip, topology, count)
+    devices = absent.devices(chip, topology, count)
     result = {
         "jax": jax.__version__,
         "compiler_effort": args.effort,

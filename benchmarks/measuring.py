@@ -53,63 +53,6 @@ def processor() -> str:
     return platform.processor()
 
 
-def tpu_chip():
-    """One chip of a TPU v5e to compile for; needs libtpu, but no such chip."""
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-    from jax.experimental import topologies
-
-    return topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices[0]
-
-
-# What XLA asks of an H100 (SXM, 80 GB) when it compiles for one: NVIDIA's published numbers, and
-# those that CUDA's device query gives for compute capability 9.0.
-H100 = """
-gpu_device_info {
-  threads_per_block_limit: 1024
-  threads_per_warp: 32
-  shared_memory_per_block: 49152
-  shared_memory_per_block_optin: 232448
-  shared_memory_per_core: 233472
-  threads_per_core_limit: 2048
-  core_count: 132
-  fpus_per_core: 128
-  block_dim_limit_x: 2147483647
-  block_dim_limit_y: 65535
-  block_dim_limit_z: 65535
-  registers_per_core_limit: 65536
-  registers_per_block_limit: 65536
-  memory_bandwidth: 3352320000000
-  l2_cache_size: 52428800
-  clock_rate_ghz: 1.98
-  device_memory_size: 84978434048
-  cuda_compute_capability { major: 9 }
-}
-platform_name: "CUDA"
-dnn_version_info { major: 9 minor: 14 }
-runtime_version { major: 13 }
-device_description_str: "NVIDIA H100 80GB HBM3"
-"""
-
-
-# Triton's products take tile sizes that only a measurement on the card finds.
-WITHOUT_CARD = {"xla_gpu_enable_triton_gemm": False}
-
-
-def cuda_chip():
-    """One H100 to compile for; needs jax-cuda13-plugin and ptxas (nvidia-cuda-nvcc), but no GPU.
-
-    Compile with `WITHOUT_CARD`. What only a measurement on the card can choose (the algorithm of a
-    convolution or a product, and with it the memory that it works in) is the compiler's default.
-    """
-    os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # of libraries for running
-    from jax.experimental import topologies
-
-    return topologies.get_topology_desc(
-        platform="cuda", topology_name="", target_config=H100, topology="1x1x1"
-    ).devices[0]
-
-
 def placed(tree, sharding):
     """Shapes (or arrays) as abstract arguments for a device; None is this machine's."""
     return jax.tree.map(

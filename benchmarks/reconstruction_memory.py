@@ -24,10 +24,10 @@ sys.path.insert(0, str(ROOT))
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
-from measuring import WITHOUT_CARD, cuda_chip, placed, report, tpu_chip  # noqa: E402
+from measuring import placed, report  # noqa: E402
 
 from iso3d_jax.commands import config_files  # noqa: E402
-from iso3d_jax.planning import lowering  # noqa: E402
+from iso3d_jax.planning import absent, lowering  # noqa: E402
 from iso3d_jax.planning.programs import abstract_module  # noqa: E402
 from iso3d_jax.reconstruction import state  # noqa: E402
 from iso3d_jax.reconstruction.losses import Denoiser, DenoiserSpec  # noqa: E402
@@ -106,10 +106,11 @@ def main():
     args = parser.parse_args()
     place, tracing, options = None, contextlib.nullcontext, None
     if args.tpu or args.cuda:
-        place = jax.sharding.SingleDeviceSharding(tpu_chip() if args.tpu else cuda_chip())
+        found = absent.tpus("v5e:2x2") if args.tpu else absent.gpus("h100")
+        place = jax.sharding.SingleDeviceSharding(found[0])
     if args.cuda:
         tracing = functools.partial(lowering.tracing_for, lowering.TARGETS["h100"])
-        options = WITHOUT_CARD
+        options = absent.OPTIONS["gpu"]
     denoiser, denoiser_spec = abstract_denoiser(args.networks, place)
     cfg = config_files.load_config(args.config)
     result = {

@@ -20,9 +20,10 @@ sys.path.insert(0, str(ROOT))
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 from jax.sharding import NamedSharding, PartitionSpec  # noqa: E402
-from measuring import report, tpu_chip  # noqa: E402
+from measuring import report  # noqa: E402
 
 from iso3d_jax import sampling  # noqa: E402
+from iso3d_jax.planning import absent  # noqa: E402
 from iso3d_jax.planning.programs import abstract_module  # noqa: E402
 from iso3d_jax.training import sharding  # noqa: E402
 from iso3d_jax.weights.model_spec import ModelSpec  # noqa: E402
@@ -30,7 +31,7 @@ from iso3d_jax.weights.model_spec import ModelSpec  # noqa: E402
 
 def tpu_mesh():
     """One chip of a TPU v5e; no such chip is needed."""
-    return sharding.make_mesh(devices=[tpu_chip()])
+    return sharding.make_mesh(devices=absent.tpus("v5e:2x2")[:1])
 
 
 def abstract(shape, dtype, sharding):

@@ -114,10 +114,15 @@ def per_ray(values: Array, ray: Array, num_rays: int) -> Array:
     return jnp.stack([add(values[:, i]) for i in range(values.shape[1])], -1)
 
 
-def chunked(fn, chunk: int, *arrays):
+def chunked(fn, chunk: int, *arrays, used: Int[Array, ""] | None = None):
     """fn(*arrays), in chunks along the first axis whose activations are computed again.
 
     A chunk of 0 takes all at once.
+
+    Args:
+      fn: of arrays [K, ...] to arrays [K, ...], row by row.
+      used: how many rows matter, the first ones. Chunks behind them are not computed and come out
+        as zeros: slots are made for the fullest iteration, and most iterations fill a part of them.
     """
     size = arrays[0].shape[0]
     if not chunk or size <= chunk:
@@ -127,7 +132,16 @@ def chunked(fn, chunk: int, *arrays):
         jnp.pad(a, [(0, padded - size)] + [(0, 0)] * (a.ndim - 1)).reshape(-1, chunk, *a.shape[1:])
         for a in arrays
     ]
-    out = jax.lax.map(jax.checkpoint(lambda xs: fn(*xs)), tuple(parts))
+
+    def one(start, rows):
+        if used is None:
+            return fn(*rows)
+        shapes = jax.eval_shape(fn, *rows)
+        nothing = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+        return jax.lax.cond(start < used, lambda rows: fn(*rows), lambda rows: nothing, rows)
+
+    starts = jnp.arange(0, padded, chunk)
+    out = jax.lax.map(jax.checkpoint(lambda each: one(*each)), (starts, tuple(parts)))
     return jax.tree.map(lambda a: a.reshape(padded, *a.shape[2:])[:size], out)
 
 
@@ -163,7 +177,7 @@ def place_samples(
     def density_at(ray, t):
         return field.density(params, points(rays_o, rays_d, ray, t), field_spec)
 
-    density = chunked(density_at, spec.chunk, samples.ray, samples.t)
+    density = chunked(density_at, spec.chunk, samples.ray, samples.t, used=samples.wanted)
     _, reaches = composite_weights(density, samples.length, samples.ray, longest)
     alpha = -jnp.expm1(-density * spec.step_size)  # of one step, also where samples were thinned
     lowest = spec.alpha_threshold
@@ -218,7 +232,7 @@ def render(
         density, colour, normal = field.density_albedo_and_normal(params, x, field_spec)
         return density, shading.shade(colour, normal, x, light[2][ray], light[1], light[0])
 
-    density, colour = chunked(evaluate, spec.chunk, samples.ray, samples.t)
+    density, colour = chunked(evaluate, spec.chunk, samples.ray, samples.t, used=samples.wanted)
     longest = sampling.max_steps(spec.step_size, field_spec.radius, spec.bound)
     weights, _ = composite_weights(density, samples.length, samples.ray, longest)
     values = jnp.concatenate([colour, samples.t[:, None], jnp.ones_like(density)[:, None]], -1)

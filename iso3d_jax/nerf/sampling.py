@@ -8,6 +8,7 @@ stretch, so that the optical depth stays unbiased; nothing is ever re-compiled.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -73,10 +74,45 @@ def pack(mask: Bool[Array, " M"], slots: int) -> tuple[Array, Array, Array, Arra
     counts = jnp.cumsum(mask.astype(jnp.int32))
     wanted = counts[-1]
     stretch = jnp.maximum(wanted.astype(jnp.float32) / slots, 1.0)
+
+    def rank(slot: Array) -> Array:
+        """Which of the true entries a slot has; no smaller for a later slot."""
+        return jnp.where(stretch > 1.0, jnp.floor((slot + 0.5) * stretch).astype(jnp.int32), slot)
+
     slot = jnp.arange(slots)
-    rank = jnp.where(stretch > 1.0, jnp.floor((slot + 0.5) * stretch).astype(jnp.int32), slot)
-    index = jnp.searchsorted(counts, rank + 1, method="scan")
-    return jnp.minimum(index, mask.shape[0] - 1), rank < wanted, stretch, wanted
+    return _find(counts, rank, slots), rank(slot) < wanted, stretch, wanted
+
+
+BLOCK = 512  # entries
+
+
+def _find(counts: Int[Array, " M"], rank: Callable[[Array], Array], slots: int) -> Array:
+    """For each slot the first entry where `counts` is above its rank, or else the last, [slots].
+
+    A binary search of each slot through all entries would be 24 passes over the slots for an
+    iteration at 256x256. So the first slot of each block of entries is found first, by the ranks
+    alone; blocks then mark their first slots, and each slot searches its own block.
+    """
+    entries = counts.shape[0]
+    starts = jnp.concatenate([jnp.zeros(1, jnp.int32), counts[BLOCK - 1 : -1 : BLOCK]])
+    first = jnp.zeros_like(starts)
+    for jump in _jumps(slots):
+        there = jnp.minimum(first + jump, slots)
+        first = jnp.where(rank(there - 1) < starts, there, first)
+    begun = jnp.zeros(slots, jnp.int32).at[first].add(1, mode="drop")
+    begin = (jnp.cumsum(begun) - 1) * BLOCK
+    end = jnp.minimum(begin + BLOCK, entries)
+    index, own = begin, rank(jnp.arange(slots))
+    for jump in _jumps(BLOCK):
+        there = jnp.minimum(index + jump, end)
+        below = counts.at[there - 1].get(mode="promise_in_bounds") <= own
+        index = jnp.where(below, there, index)
+    return jnp.minimum(index, entries - 1)
+
+
+def _jumps(most: int) -> list[int]:
+    """Halves of a power of two, whose sum is `most` or more: the steps of a binary search."""
+    return [1 << k for k in reversed(range(most.bit_length()))]
 
 
 def find_steps(

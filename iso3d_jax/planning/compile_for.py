@@ -3,9 +3,10 @@
     python -m iso3d_jax.train --config configs/stage2.py --compile_for v5p:4x4x4
 
 For TPUs libtpu compiles the very program that the pod would run (`pip install -e ".[tpu]"`, no TPU
-needed), so memory, collectives and FLOPs are the compiler's own. For GPUs the step is partitioned
-over as many fake CPU devices: FLOPs and collectives are right, memory is what the CPU compiler
-would need, which fuses less than the GPU's.
+needed), and for NVIDIA's cards jax's CUDA plugin does (`.[cuda]`, no GPU needed), so memory and
+collectives are the compiler's own; of a card without what cuDNN and cuBLAS work in, which is chosen
+there. Without the plugin the step for GPUs is partitioned over as many fake CPU devices: FLOPs and
+collectives are right, memory is what the CPU compiler would need, which fuses less than the GPU's.
 
 The roofline is a lower bound of the step's time: the slowest of arithmetic at peak, memory traffic
 and collectives, as if each were perfect and all overlapped. Real steps take one and a half to three
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING
 from iso3d_jax.commands.config_presets import nearest
 from iso3d_jax.core.chips import CHIPS, Chip
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.planning import collectives
+from iso3d_jax.planning import absent, collectives, compiled_text
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -87,35 +88,11 @@ def prepare_environment(target: str) -> None:
     chip, _, count = parse_target(target)
     os.environ["JAX_PLATFORMS"] = "cpu"
     if chip.platform == "tpu":
-        # Without these libtpu asks a metadata server that only a TPU VM has. Its lock is there for
-        # devices, which a compilation does not touch.
-        os.environ.update(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost")
-        os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+        absent.prepare_for_tpus()
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", f"{chip.name}-{count}")
-    else:
+    elif not absent.has_gpu_compiler():
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={count}".strip()
-
-
-def target_devices(chip: Chip, topology: str, count: int):
-    """Devices to compile for: a TPU topology's, or fake ones in a GPU's place."""
-    import jax
-
-    if chip.platform == "gpu":
-        return jax.devices("cpu")[:count]
-    from jax.experimental import topologies
-
-    try:
-        described = topologies.get_topology_desc(
-            platform="tpu", topology_name=f"{chip.name}:{topology}"
-        )
-    except Exception as error:  # libtpu's own kinds, and ImportError-like ones where it lacks
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0][:200]
-        raise UserError(
-            f"libtpu cannot compile for {chip.name}:{topology} ({reason}); is it installed "
-            '(pip install "iso3d_jax[tpu]"), and is this a topology that exists?'
-        ) from error
-    return list(described.devices)
 
 
 def settle(config: ConfigDict) -> StageSpec:
@@ -185,6 +162,7 @@ def compile_branch(cfg: StageSpec, devices, branch: str) -> Program:
     import jax
 
     from iso3d_jax.core import flops
+    from iso3d_jax.models import device
     from iso3d_jax.training import loop, sharding
     from iso3d_jax.training.optimizer import make_optimizer
 
@@ -196,16 +174,21 @@ def compile_branch(cfg: StageSpec, devices, branch: str) -> Program:
     shardings = sharding.state_shardings(state, device_mesh, task.sharding_rules)
     batch = abstract_batch(cfg, branch)
     try:
-        with jax.set_mesh(device_mesh):
+        with jax.set_mesh(device_mesh), absent.cudnn_of(device.target().capability):
             traced = loop.trace_step(task, tx, cfg, shardings, device_mesh, state, batch)
-            compiled = traced.lower().compile()
+            options = absent.OPTIONS.get(device.platform())
+            compiled = traced.lower().compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise DoesNotFit(str(error).strip().splitlines()[0][:300]) from None
     memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
-    if memory is None or cost is None or text is None:
-        raise RuntimeError("this compiler tells nothing of a program's memory, cost and operations")
+    if memory is None or text is None:
+        raise RuntimeError("this compiler tells nothing of a program's memory and operations")
+    if cost is None:  # for NVIDIA's cards
+        traffic = compiled_text.CompiledText(text).traffic()
+    else:  # a loop's body is counted once by the compiler
+        traffic = cost.get("bytes accessed", 0.0) * cfg.accumulate
     counted = flops.count(traced.jaxpr) * (1.0 / device_mesh.devices.size)
     return Program(
         branch,
@@ -214,8 +197,7 @@ def compile_branch(cfg: StageSpec, devices, branch: str) -> Program:
         memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes,
         counted.executed,
         counted.useful,
-        # A loop's body is counted once by the compiler.
-        cost.get("bytes accessed", 0.0) * cfg.accumulate,
+        traffic,
         collectives.collective_bytes(text, device_mesh.devices.size),
         collectives.foreign_gathers(text, [p.shape for p in task.abstract_params.values()]),
     )
@@ -246,7 +228,7 @@ def report(cfg: StageSpec, target: str, price: float | None = None) -> str:
     from iso3d_jax.training.tasks import batches  # which imports jax
 
     chip, topology, count = parse_target(target)
-    devices = target_devices(chip, topology, count)
+    devices = absent.devices(chip, topology, count)
     shares = batches.branch_shares(cfg)
 
     def programs(batch_size: int, which: list[str]) -> list[Program] | None:
@@ -305,6 +287,11 @@ def _text(
         )
         if program.foreign_gathers:
             lines.append(f"       gathered beside weights: {program.foreign_gathers[:8]}")
+    if chip.platform == "gpu" and not absent.has_gpu_compiler():
+        lines.append(
+            "memory and traffic are a processor's program: with jax's CUDA plugin "
+            '(pip install "iso3d_jax[cuda]", no GPU needed) they are those of the real one'
+        )
     hours = mean * cfg.steps / 3600
     lines.append(
         f"roofline: {mean * 1e3:.2f} ms a step, {cfg.batch_size / mean:.0f} objects/s; "

@@ -26,6 +26,7 @@ from typing import Any
 
 from iso3d_jax.commands import command_line, config_files
 from iso3d_jax.core.errors import UserError
+from iso3d_jax.planning import absent
 
 flags = command_line.flags_for(__name__)
 
@@ -35,7 +36,6 @@ _PROGRAMS = flags.DEFINE_list("programs", None, "only programs whose name holds 
 _OUT = flags.DEFINE_string("out", None, "JSON file to write")
 
 SCORES = 1 << 22  # numbers: an attention whose scores are fewer is small
-CUDNN = 91400  # the version of cuDNN that programs for GPUs are made for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +59,9 @@ def tracing_for(target: Target) -> Iterator[None]:
     """Within it programs are traced for a machine that is not here.
 
     The mesh of one abstract device is part of what jax keeps traces by, so that nothing traced for
-    this machine is used for that one. cuDNN's version and the card's capability are asked of the
-    machine by jax itself; here they are what the target says.
+    this machine is used for that one.
     """
     import jax
-    from jax._src.cudnn import fused_attention_stablehlo as cudnn
     from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
     from iso3d_jax.training import sharding
@@ -75,23 +73,8 @@ def tracing_for(target: Target) -> Iterator[None]:
         (1,) * len(axes), axes, axis_types=(AxisType.Auto,) * len(axes), abstract_device=device
     )
 
-    def capability(text: str) -> tuple[int, ...]:
-        return tuple(int(part) for part in text.split("."))
-
-    asked = {
-        "check_cudnn_version": lambda: CUDNN,
-        "check_compute_capability": lambda c: (target.capability or (0, 0)) >= capability(c),
-        "is_cuda_compute_capability_equal": lambda c: target.capability == capability(c),
-    }
-    before = {name: getattr(cudnn, name) for name in asked}
-    for name, answer in asked.items():
-        setattr(cudnn, name, answer)
-    try:
-        with jax.sharding.use_abstract_mesh(mesh):
-            yield
-    finally:
-        for name, answer in before.items():
-            setattr(cudnn, name, answer)
+    with absent.cudnn_of(target.capability), jax.sharding.use_abstract_mesh(mesh):
+        yield
 
 
 def lower(function, arguments: tuple, target: Target) -> str:

@@ -41,6 +41,7 @@ class Program(NamedTuple):
     name: str
     function: Callable
     arguments: tuple
+    donated: tuple[int, ...] = ()  # arguments in whose place results are
 
 
 class Specs(NamedTuple):
@@ -133,7 +134,9 @@ def _reconstruction(unet, vae, config: ModelSpec, spec: ReconstructionSpec) -> I
         )  # fmt: skip
 
     for phase, (_, size, _) in enumerate(spec.phases):
-        yield Program(f"SDS at {size}", run(spec, phase), (main, prior, _shape((), jnp.int32), key))
+        yield Program(
+            f"SDS at {size}", run(spec, phase), (main, prior, _shape((), jnp.int32), key), (0,)
+        )
     fitted = draft.draft_spec(spec, side)
     rays = len(spec.draft.sets) * spec.views * side**2
     grid = (spec.draft.hull_resolution,) * 3
@@ -142,7 +145,7 @@ def _reconstruction(unet, vae, config: ModelSpec, spec: ReconstructionSpec) -> I
         _shape(grid) if spec.draft.hull else None,  # pyright: ignore[reportCallIssue]
     )  # fmt: skip
     first = _shapes_of(jax.eval_shape(lambda: state.start(fitted)))
-    yield Program("draft", run(fitted, 0), (first, seen, _shape((), jnp.int32), key))
+    yield Program("draft", run(fitted, 0), (first, seen, _shape((), jnp.int32), key), (0,))
     rays = spec.rays_shown
     show = functools.partial(showing.render_shown, spec=rays, field_spec=spec.field)
     grid = jax.eval_shape(lambda scene: state.make_grid(scene, spec), main)
@@ -180,4 +183,4 @@ def _steps(cfg: StageSpec, stage: int, dtype, batch_size: int = 8) -> Iterator[P
     shapes = loop.abstract_state(task, tx, cfg)
     for branch in (branch for branch in BRANCHES if int(branch[0]) == stage):
         batch = compile_for.abstract_batch(cfg, branch)
-        yield Program(f"step of {branch}", step, (shapes, batch))
+        yield Program(f"step of {branch}", step, (shapes, batch), (0,))

@@ -116,7 +116,9 @@ def _orientation(key, params, rays_o, rays_d, samples, weights, spec):
         return regularizers.facing_away(field.normal(params, x, spec.field), direction)
 
     # gradients of second order hold far more per sample than the render does: never all at once
-    terms = render.chunked(away, spec.rays.chunk, samples.ray[index], samples.t[index])
+    terms = render.chunked(
+        away, spec.rays.chunk, samples.ray[index], samples.t[index], used=samples.wanted
+    )
     return regularizers.orientation_sum(weights[index] * stretch, terms)
 
 

@@ -65,6 +65,32 @@ def test_chunks_of_any_size_return_what_all_at_once_does():
             np.testing.assert_array_equal(a, b)
 
 
+def test_chunks_behind_the_last_used_row_are_not_computed():
+    """Rows that matter, and every gradient of them, are as without; what runs is counted."""
+    x, weight = jnp.arange(1.0, 41.0).reshape(20, 2), jnp.array([2.0, 3.0])
+    ran = []
+
+    def all_of(weight, x, used, chunk):
+        def fn(x):
+            jax.debug.callback(lambda: ran.append(1))
+            return jnp.sin(x[:, 0] * weight[0]), x * weight[1]
+
+        one, two = render.chunked(fn, chunk, x, used=used)
+        matters = jnp.arange(20) < used
+        return jnp.sum(jnp.where(matters, one, 0)) + jnp.sum((matters[:, None] * two) ** 2)
+
+    for used, chunks in ((0, 0), (1, 1), (6, 1), (7, 2), (20, 4), (50, 4)):
+        used = jnp.int32(used)
+        ran.clear()
+        got = jax.jit(all_of, static_argnums=3)(weight, x, used, 6)
+        jax.effects_barrier()
+        assert len(ran) == chunks
+        np.testing.assert_allclose(got, all_of(weight, x, used, 0), rtol=1e-6)
+        slopes = jax.grad(all_of, (0, 1))
+        for a, b in zip(slopes(weight, x, used, 6), slopes(weight, x, used, 0), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
 def test_points_and_sums_of_rays():
     rays_o = jnp.array([[1.0, 2, 3], [4, 5, 6], [7, 8, 9]])
     rays_d = jnp.array([[0.0, 0, 1], [0, 1, 0], [1, 0, 0]])

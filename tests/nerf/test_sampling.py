@@ -37,6 +37,25 @@ def test_packing_keeps_order_and_spreads_when_full():
     assert not sampling.pack(jnp.zeros(10, bool), 3)[1].any()
 
 
+@pytest.mark.parametrize("slots", [1, 77, 512, 1500])
+@pytest.mark.parametrize("entries", [1, 511, 512, 513, 5000])
+def test_packing_is_the_search_through_all_entries(entries, slots):
+    """Blocks are full, empty, in runs; there is room for all, or for some."""
+    rng = np.random.default_rng(entries + slots)
+    masks = [np.zeros(entries, bool), np.ones(entries, bool), rng.random(entries) < 0.3]
+    masks.append(np.repeat(rng.random(entries // 600 + 1) < 0.5, 600)[:entries])
+    for mask in masks:
+        index, valid, stretch, wanted = sampling.pack(jnp.asarray(mask), slots)
+        true = np.flatnonzero(mask)
+        assert wanted == len(true) and stretch == max(np.float32(len(true)) / np.float32(slots), 1)
+        rank = np.arange(slots)
+        if stretch > 1:
+            rank = ((rank.astype(np.float32) + np.float32(0.5)) * np.float32(stretch)).astype(int)
+        np.testing.assert_array_equal(valid, rank < len(true))
+        np.testing.assert_array_equal(np.asarray(index)[rank < len(true)], true[rank[valid]])
+        assert (np.asarray(index)[~np.asarray(valid)] == entries - 1).all()
+
+
 def some_rays(seed=0, count=12):
     """Rays towards the scene from a little outside, float64: most of them hit it."""
     rng = np.random.default_rng(seed)

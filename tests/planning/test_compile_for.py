@@ -55,7 +55,7 @@ def test_what_does_not_fit_is_refused_with_the_largest_that_does(monkeypatch):
         return compile_for.Program(branch, 2**30, 4 * size, 1.0, 1.0, 1.0, {}, [])
 
     monkeypatch.setattr(compile_for, "compile_branch", compile_branch)
-    monkeypatch.setattr(compile_for, "target_devices", lambda *_: [])
+    monkeypatch.setattr(compile_for.absent, "devices", lambda *_: [])
     with pytest.raises(UserError, match="64 does not fit into the 80 GiB.*largest that fits is 16"):
         compile_for.report(
             compile_for.settle(config), "h100:8"
@@ -73,7 +73,7 @@ def test_the_report_has_every_branch_with_its_share_of_the_steps(monkeypatch):
         return compile_for.Program(branch, 1, 1, costs[branch] * chip.flops, 1.0, 1.0, {}, [])
 
     monkeypatch.setattr(compile_for, "compile_branch", compile_branch)
-    monkeypatch.setattr(compile_for, "target_devices", lambda *_: [])
+    monkeypatch.setattr(compile_for.absent, "devices", lambda *_: [])
 
     def shares(spec, **changes):
         config = load_config(spec)

@@ -15,7 +15,7 @@ from iso3d_jax.commands.config_files import load_config
 from iso3d_jax.core import chips
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.models.params import split_shapes
-from iso3d_jax.planning import compile_for
+from iso3d_jax.planning import absent, compile_for
 from iso3d_jax.planning.compile_for import Program
 from iso3d_jax.training import sharding
 from iso3d_jax.training.spec import DeviceMeshSpec, StageSpec, make_spec
@@ -66,6 +66,10 @@ def test_what_the_environment_says_before_jax_starts(monkeypatch):
                  "TPU_ACCELERATOR_TYPE", "XLA_FLAGS", "JAX_PLATFORMS"):  # fmt: skip
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
+    monkeypatch.setattr(absent, "COMPILER", "json")  # a real compiler needs no fake devices
+    compile_for.prepare_environment("h100:8")
+    assert "XLA_FLAGS" not in compile_for.os.environ
+    monkeypatch.setattr(absent, "COMPILER", "no.such.plugin")
     compile_for.prepare_environment("h100:8")
     environment = compile_for.os.environ
     assert environment["JAX_PLATFORMS"] == "cpu" and "TPU_SKIP_MDS_QUERY" not in environment
@@ -82,7 +86,10 @@ def test_what_the_environment_says_before_jax_starts(monkeypatch):
 
 def test_devices_are_fake_ones_or_a_topologys(monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda kind: [f"{kind} {i}" for i in range(9)])
-    assert compile_for.target_devices(CHIP, "8", 3) == ["cpu 0", "cpu 1", "cpu 2"]
+    monkeypatch.setattr(absent, "COMPILER", "no.such.plugin")
+    assert absent.devices(CHIP, "8", 3) == ["cpu 0", "cpu 1", "cpu 2"]
+    with pytest.raises(UserError, match="h200 is compiled by jax's CUDA plugin, which is not"):
+        absent.gpus("h200")
     asked = []
 
     def describe(**how):
@@ -96,10 +103,15 @@ def test_devices_are_fake_ones_or_a_topologys(monkeypatch):
     monkeypatch.setitem(sys.modules, "jax.experimental.topologies", fake)
     monkeypatch.setattr("jax.experimental.topologies", fake, raising=False)
     chip = compile_for.parse_target("v5e:2x2")[0]
-    assert compile_for.target_devices(chip, "2x2", 4) == ["a", "b"]
+    assert absent.devices(chip, "2x2", 4) == ["a", "b"]
     assert asked == [dict(platform="tpu", topology_name="v5e:2x2")]
     with pytest.raises(UserError, match=r"cannot compile for v5e:9x9 \(no such thing\)"):
-        compile_for.target_devices(chip, "9x9", 81)
+        absent.devices(chip, "9x9", 81)
+    monkeypatch.setattr(absent, "COMPILER", "json")  # something that is installed
+    assert absent.devices(CHIP, "8", 8) == ["a", "b"]
+    assert asked[-1]["platform"] == "cuda" and asked[-1]["topology"] == "1x1x8"
+    assert "core_count: 132" in asked[-1]["target_config"]
+    assert "cuda_compute_capability { major: 9 minor: 0 }" in asked[-1]["target_config"]
 
 
 @pytest.fixture
@@ -113,7 +125,7 @@ def compiled(monkeypatch):
         return Program(branch, size // 2, size - size // 2, 4e12, 4e12, 3.35e9, {"g": 4.5e9}, [])
 
     monkeypatch.setattr(compile_for, "compile_branch", compile_branch)
-    monkeypatch.setattr(compile_for, "target_devices", lambda *_: [])
+    monkeypatch.setattr(compile_for.absent, "devices", lambda *_: [])
     return notes, each
 
 
