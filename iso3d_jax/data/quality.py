@@ -91,7 +91,9 @@ def _largest_piece(covered: Bool[np.ndarray, "H W"]) -> float:
     all_sides = np.ones((3, 3))
     reach = max(1, round(NEAR / 2 * len(covered)))
     grown = ndimage.binary_dilation(covered, all_sides, iterations=reach)
-    sizes = np.bincount(ndimage.label(grown, all_sides)[0][covered])
+    pieces = np.zeros(covered.shape, np.int32)
+    ndimage.label(grown, all_sides, output=pieces)
+    sizes = np.bincount(pieces[covered])
     return sizes.max() / sizes.sum()
 
 

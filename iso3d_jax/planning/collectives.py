@@ -19,10 +19,10 @@ def collective_bytes(program: str, chips: int) -> dict[str, float]:
     """
     totals: dict[str, float] = {}
     for rounds, line in _lines_with_rounds(program):
-        match = re.search(rf" = (.*?) ({'|'.join(_COLLECTIVES)})(-start)?\(", line)
+        match = re.search(rf" = (.*?) ({'|'.join(_COLLECTIVES)})(-start)?\(([^)]*)", line)
         if match is None:
             continue
-        shapes, kind, started = match.groups()
+        shapes, kind, started, given = match.groups()
         sizes = [
             _BYTES.get(dtype, 4) * math.prod(int(n) for n in dims.split(",") if n)
             for dtype, dims in re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", shapes)
@@ -30,9 +30,10 @@ def collective_bytes(program: str, chips: int) -> dict[str, float]:
         if not sizes:
             continue
         n = 1 if kind == "collective-permute" else _group_size(line, chips)
-        # Asynchronous gathers and permutations name their operand beside their result.
-        result = max(sizes) if started and kind != "all-reduce" else sum(sizes)
-        whole = result * n if kind == "reduce-scatter" else result
+        if started and kind != "all-reduce":  # what is asynchronous names its operands first
+            count = max(1, given.count("%"))
+            sizes = sizes[count : 2 * count]
+        whole = sum(sizes) * (n if kind == "reduce-scatter" else 1)
         share = 1.0 if kind == "collective-permute" else (n - 1) / n
         factor = 2.0 if kind == "all-reduce" else 1.0
         totals[kind] = totals.get(kind, 0.0) + rounds * factor * share * whole

@@ -145,11 +145,12 @@ class CompiledText:
     def traffic_by_file(self) -> dict[str, float]:
         """The same in gigabytes, by the package's file that asked for it, the most first; what no
         file did, by its kind."""
-        found = collections.Counter()
+        found: dict[str, float] = collections.defaultdict(float)
         for step in self.steps():
             place = step.instruction.source or step.instruction.custom or step.instruction.kind
             found[place] += step.times * self._moved(step) / 1e9
-        return {place: round(gb, 4) for place, gb in found.most_common() if gb >= 5e-5}
+        most_first = sorted(found.items(), key=lambda item: -item[1])
+        return {place: round(gb, 4) for place, gb in most_first if gb >= 5e-5}
 
     def kernels(self) -> int:
         """How many kernels run, loops by their number of rounds."""
@@ -301,7 +302,7 @@ def find_waste(program: CompiledText, dtype: str) -> dict[str, list[dict]]:
     found = {
         kind: collections.Counter() for kind in ("moves", "convolutions", "islands", "gathers")
     }
-    gigabytes = {kind: collections.Counter() for kind in found}
+    gigabytes: dict[str, dict] = {kind: collections.defaultdict(float) for kind in found}
 
     def note(kind: str, what: str, source: str, step: Step, size: float) -> None:
         found[kind][what, source] += step.times

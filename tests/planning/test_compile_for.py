@@ -113,6 +113,22 @@ ENTRY %main (x: f32[2]) -> f32[2] {
 """
 
 
+STARTED = """
+ENTRY %main (x: f32[2]) -> f32[2] {
+  %g = ((f32[2], f32[3]), (f32[8], f32[12])) all-gather-start(%a, %b), replica_groups={{0,1,2,3}}
+  %s = ((f32[64]{0}), f32[16]{0}) reduce-scatter-start(%c), replica_groups={{0,1,2,3}}
+  %t = f32[16]{0} reduce-scatter-done(%s)
+  %r = f32[10] all-reduce-start(%d), replica_groups={{0,1,2,3}}
+}
+"""
+
+
+def test_what_is_sent_asynchronously_is_counted_once():
+    """As XLA writes it for NVIDIA's cards: operands stand before the results, several at once."""
+    found = collectives.collective_bytes(STARTED, 4)
+    assert found == {"all-gather": 60.0, "reduce-scatter": 192.0, "all-reduce": 60.0}
+
+
 def test_collective_bytes_are_counted_by_hand():
     want = {
         "all-gather": 5 * 8 * 4 * 4 / 2,
