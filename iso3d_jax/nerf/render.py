@@ -138,7 +138,8 @@ def chunked(fn, chunk: int, *arrays, used: Int[Array, ""] | None = None):
             return fn(*rows)
         shapes = jax.eval_shape(fn, *rows)
         nothing = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
-        return jax.lax.cond(start < used, lambda rows: fn(*rows), lambda rows: nothing, rows)
+        again = jax.checkpoint(lambda rows: fn(*rows))  # so that a branch hands on no activations
+        return jax.lax.cond(start < used, again, lambda rows: nothing, rows)
 
     starts = jnp.arange(0, padded, chunk)
     out = jax.lax.map(jax.checkpoint(lambda each: one(*each)), (starts, tuple(parts)))
