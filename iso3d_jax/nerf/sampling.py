@@ -99,7 +99,7 @@ def _find(counts: Int[Array, " M"], rank: Callable[[Array], Array], slots: int) 
     for jump in _jumps(slots):
         there = jnp.minimum(first + jump, slots)
         first = jnp.where(rank(there - 1) < starts, there, first)
-    begun = jnp.zeros(slots, jnp.int32).at[first].add(1, mode="drop")
+    begun = jnp.zeros(slots, jnp.int32).at[first].add(1, mode="drop", indices_are_sorted=True)
     begin = (jnp.cumsum(begun) - 1) * BLOCK
     end = jnp.minimum(begin + BLOCK, entries)
     index, own = begin, rank(jnp.arange(slots))
