@@ -24,10 +24,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iso3d_jax.commands import command_line, config_files
+from iso3d_jax.commands import command_line
 from iso3d_jax.core.chips import CHIPS, Chip
-from iso3d_jax.core.errors import UserError
-from iso3d_jax.planning import absent
+from iso3d_jax.core.errors import UserError, shorten
+from iso3d_jax.planning import absent, lowering
 
 if TYPE_CHECKING:
     from iso3d_jax.planning.programs import Program
@@ -52,8 +52,7 @@ def compile_program(program: Program, chip: Chip, dtype: str) -> dict[str, Any]:
     import jax
 
     from iso3d_jax.core import flops
-    from iso3d_jax.models import device
-    from iso3d_jax.planning import compiled_text, lowering
+    from iso3d_jax.planning import compiled_text
 
     one = one_device(chip)
     place = jax.sharding.SingleDeviceSharding(one)
@@ -61,12 +60,12 @@ def compile_program(program: Program, chip: Chip, dtype: str) -> dict[str, Any]:
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), program.arguments
     )
     began = time.monotonic()
-    with lowering.tracing_for(lowering.Target(one.device_kind, chip.platform)):
-        with absent.cudnn_of(device.target().capability):
-            traced = jax.jit(program.function, donate_argnums=program.donated).trace(*arguments)
-            counted = flops.count(traced.jaxpr).executed
-            options = absent.OPTIONS[chip.platform]
-            compiled = traced.lower().compile(compiler_options=options)
+    card = absent.CARDS.get(chip.name)
+    target = lowering.Target(one.device_kind, chip.platform, card.capability if card else None)
+    with lowering.tracing_for(target):
+        traced = jax.jit(program.function, donate_argnums=program.donated).trace(*arguments)
+        counted = flops.count(traced.jaxpr).executed
+        compiled = traced.lower().compile(compiler_options=absent.OPTIONS[chip.platform])
     memory, text = compiled.memory_analysis(), compiled.as_text()
     if memory is None or text is None:
         raise RuntimeError("this compiler tells nothing of a program's memory and operations")
@@ -92,13 +91,9 @@ def compile_road(
     done: frozenset[tuple[str, str, str]] = frozenset(),
 ) -> Iterator[dict]:  # fmt: skip
     """A row for each program of the road, target and type; those in `done` are left out."""
-    from iso3d_jax.planning import compile_for, programs
-    from iso3d_jax.reconstruction.spec import make_spec
+    from iso3d_jax.planning import programs
 
-    specs = programs.Specs(
-        make_spec(config_files.load_config("reconstruct:isotropic3d")),
-        {i: compile_for.settle(config_files.load_config(f"stage{i}")) for i in (1, 2)},
-    )
+    specs = programs.full_size_specs()
     for dtype in dtypes:
         for program in programs.road(specs, dtype):
             if parts and not any(part in program.name for part in parts):
@@ -150,11 +145,7 @@ def list_findings(row: dict, most: int = 4) -> Iterator[str]:
 
 
 def main(_argv):
-    for flag, given, known in (
-        ("targets", _TARGETS.value, CHIPS), ("dtypes", _DTYPES.value, ("float32", "bfloat16")),
-    ):  # fmt: skip
-        if unknown := [name for name in given if name not in known]:
-            raise UserError(f"--{flag}: '{unknown[0]}' is none of {', '.join(known)}")
+    lowering.check_names(_TARGETS.value, CHIPS, _DTYPES.value)
     os.environ["JAX_PLATFORMS"] = "cpu"
     for name in _TARGETS.value:
         one_device(CHIPS[name])  # says at once what is not installed
@@ -177,7 +168,18 @@ def _read(path: str | None) -> list[dict]:
     """The rows of an earlier run, which was perhaps stopped."""
     if path is None or not Path(path).is_file():
         return []
-    return json.loads(Path(path).read_text())
+    from iso3d_jax.core.json_files import parse_json
+
+    try:
+        rows = parse_json(Path(path).read_bytes())
+        for row in rows:
+            format_row(row)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"--out: {path} is no table of this command ({shorten(error, 100)}); move it away, or "
+            "give another name"
+        ) from None
+    return rows
 
 
 def _write(path: str | None, rows: list[dict]) -> None:

@@ -83,6 +83,13 @@ class Step(NamedTuple):
     optional: bool  # in a branch: where nothing needs it, another one is taken
 
 
+class Inner(NamedTuple):
+    """An instruction, and by name those that it stands among, of which its operands are."""
+
+    instruction: Instruction
+    around: dict[str, Instruction]
+
+
 class CompiledText:
     """The text of `jax.stages.Compiled.as_text()`, taken apart.
 
@@ -122,12 +129,12 @@ class CompiledText:
                 for branch in _branches(instruction):
                     yield from self._steps(branch, times, in_loop, True)
 
-    def inside(self, instruction: Instruction) -> list[Instruction]:
+    def inside(self, instruction: Instruction, computation: str) -> Iterator[Inner]:
         """What runs in an instruction's kernel: itself, and in a fusion all that is fused."""
-        if not (name := instruction.called("calls")):
-            return [instruction]
-        fused = self.computations.get(name, {}).values()
-        return [instruction] + [x for each in fused for x in self.inside(each)]
+        yield Inner(instruction, self.computations[computation])
+        name = instruction.called("calls")
+        for each in self.computations.get(name, {}).values():
+            yield from self.inside(each, name)
 
     def traffic(self) -> float:
         """Bytes to and from memory of all kernels, as if nothing stayed in a cache.
@@ -310,10 +317,10 @@ def find_waste(program: CompiledText, dtype: str) -> dict[str, list[dict]]:
 
     makers = _makers(program)
     for step in program.steps():
-        instruction, around = step.instruction, program.computations[step.computation]
+        instruction = step.instruction
         if not _is_kernel(instruction.kind):
             continue
-        kernel = program.inside(instruction)
+        kernel = list(program.inside(instruction, step.computation))
         size = instruction.bytes
         if size >= _SMALL and _only_moves(kernel):
             what = f"{instruction.kind} {instruction.result[0]}"
@@ -321,10 +328,9 @@ def find_waste(program: CompiledText, dtype: str) -> dict[str, list[dict]]:
             near = {instruction.name, *instruction.operands}
             if near & makers[step.computation]:
                 note("convolutions", what, instruction.source, step, 2 * size)
-        for each in kernel:
-            inner = around if each is instruction else _holder(program, instruction, each)
+        for each, around in kernel:
             if dtype != "float32" and _is_product(each):
-                kinds = [inner[name].result[0] for name in each.operands[:2] if name in inner]
+                kinds = [around[name].result[0] for name in each.operands[:2] if name in around]
                 if kinds and all(array.dtype == "f32" for array in kinds):
                     what = f"{each.custom or each.kind} {' '.join(map(str, kinds))}"
                     note("islands", what, each.source or instruction.source, step, each.bytes)
@@ -342,14 +348,13 @@ def find_waste(program: CompiledText, dtype: str) -> dict[str, list[dict]]:
 
 
 _SMALL = 1e6  # bytes: what is less is not worth a line
-_MOVES = {"copy", "transpose", "convert", "bitcast", "reshape", "parameter", "tuple", "fusion"}
+_MOVES = {"copy", "copy-start", "transpose", "convert"}
+_BESIDE_MOVES = {"bitcast", "reshape", "parameter", "tuple", "get-tuple-element", "fusion"}
 
 
-def _only_moves(kernel: list[Instruction]) -> bool:
-    kinds = {each.kind for each in kernel} - {"get-tuple-element"}
-    return bool(kinds & {"copy", "transpose", "convert", "copy-start"}) and kinds <= (
-        _MOVES | {"copy-start"}
-    )
+def _only_moves(kernel: list[Inner]) -> bool:
+    kinds = {each.instruction.kind for each in kernel}
+    return bool(kinds & _MOVES) and kinds <= _MOVES | _BESIDE_MOVES
 
 
 def _is_product(instruction: Instruction) -> bool:
@@ -362,7 +367,8 @@ def _makers(program: CompiledText) -> dict[str, set[str]]:
     for name, instructions in program.computations.items():
         near: set[str] = set()
         for each in instructions.values():
-            if any(x.kind == "convolution" or "conv" in x.custom for x in program.inside(each)):
+            kernel = (one for one, _ in program.inside(each, name))
+            if any(one.kind == "convolution" or "conv" in one.custom for one in kernel):
                 near |= {each.name, *each.operands}
         for each in reversed(list(instructions.values())):
             if each.kind in ("bitcast", "get-tuple-element") and each.name in near:
@@ -372,14 +378,3 @@ def _makers(program: CompiledText) -> dict[str, set[str]]:
                 near.add(each.name)
         out[name] = near
     return out
-
-
-def _holder(program: CompiledText, outer: Instruction, inner: Instruction):
-    """The instructions among which one of a fusion stands."""
-    fused = program.computations.get(outer.called("calls"), {})
-    if fused.get(inner.name) is inner:
-        return fused
-    for each in fused.values():
-        if each.called("calls") and (found := _holder(program, each, inner)):
-            return found
-    return {}

@@ -20,11 +20,11 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from iso3d_jax.commands import command_line, config_files
+from iso3d_jax.commands import command_line
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.planning import absent
 
@@ -48,10 +48,10 @@ class Target:
 
 
 TARGETS = {
-    "a100": Target("NVIDIA A100-SXM4-80GB", "cuda", (8, 0)),
-    "h100": Target("NVIDIA H100 80GB HBM3", "cuda", (9, 0)),
-    "tpu": Target("TPU v5 lite", "tpu"),
-}
+    name: Target(card.name, "cuda", card.capability)
+    for name, card in absent.CARDS.items()
+    if name != "h200"  # the same programs as for an H100
+} | {"tpu": Target("TPU v5 lite", "tpu")}
 
 
 @contextlib.contextmanager
@@ -253,13 +253,9 @@ def lower_road(
     Only those whose name holds one of `parts`, where there are any. What a capability does not
     change, float32, is lowered for one of the GPUs only.
     """
-    from iso3d_jax.planning import compile_for, programs
-    from iso3d_jax.reconstruction.spec import make_spec
+    from iso3d_jax.planning import programs
 
-    specs = programs.Specs(
-        make_spec(config_files.load_config("reconstruct:isotropic3d")),
-        {i: compile_for.settle(config_files.load_config(f"stage{i}")) for i in (1, 2)},
-    )
+    specs = programs.full_size_specs()
     for dtype in dtypes:
         gpus = [name for name in targets if TARGETS[name].platform == "cuda"]
         left_out = gpus[1:] if dtype == "float32" else []
@@ -294,13 +290,18 @@ float32 products | transposes at convolutions | s to lower |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"""
 
 
-def main(_argv):
-    targets = _TARGETS.value or list(TARGETS)
+def check_names(targets: Iterable[str], machines: Iterable[str], dtypes: Iterable[str]) -> None:
+    """Refuses a name given as --targets or --dtypes that is none; UserError."""
     for flag, given, known in (
-        ("targets", targets, TARGETS), ("dtypes", _DTYPES.value, ("float32", "bfloat16")),
+        ("targets", targets, machines), ("dtypes", dtypes, ("float32", "bfloat16")),
     ):  # fmt: skip
         if unknown := [name for name in given if name not in known]:
             raise UserError(f"--{flag}: '{unknown[0]}' is none of {', '.join(known)}")
+
+
+def main(_argv):
+    targets = _TARGETS.value or list(TARGETS)
+    check_names(targets, TARGETS, _DTYPES.value)
     print(HEADER, flush=True)
     rows = []
     for row in lower_road(targets, _DTYPES.value, _PROGRAMS.value):

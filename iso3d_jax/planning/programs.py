@@ -18,13 +18,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from iso3d_jax import sampling
+from iso3d_jax.commands import config_files
 from iso3d_jax.data import encode
 from iso3d_jax.nerf import field, showing
 from iso3d_jax.planning import compile_for
 from iso3d_jax.reconstruction import losses, state
 from iso3d_jax.reconstruction.init import draft
 from iso3d_jax.reconstruction.losses import Denoiser, DenoiserSpec, Pictures
-from iso3d_jax.reconstruction.spec import ReconstructionSpec
+from iso3d_jax.reconstruction.spec import ReconstructionSpec, make_spec
 from iso3d_jax.reconstruction.step import run_steps
 from iso3d_jax.training import loop
 from iso3d_jax.training.optimizer import make_optimizer
@@ -49,6 +50,14 @@ class Specs(NamedTuple):
 
     reconstruct: ReconstructionSpec
     stages: dict[int, StageSpec]
+
+
+def full_size_specs() -> Specs:
+    """Those of the presets of the released size."""
+    return Specs(
+        make_spec(config_files.load_config("reconstruct:isotropic3d")),
+        {i: compile_for.settle(config_files.load_config(f"stage{i}")) for i in (1, 2)},
+    )
 
 
 def abstract_module(

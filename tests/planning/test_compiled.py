@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from iso3d_jax.core.errors import UserError
 from iso3d_jax.planning import absent, compiled
 
 ROW = {
@@ -40,6 +41,15 @@ def test_a_stopped_run_goes_on(monkeypatch, tmp_path, capsys, road):
     assert [row["program"] for row in json.loads(out.read_text())] == ["first", "second", "third"]
     printed = capsys.readouterr().out
     assert printed.count("| first | h100 |") == 2 and "third (h100, bfloat16): GB by" in printed
+
+
+@pytest.mark.parametrize("text", ['[{"program": "first"', '{"rows": []}', '[{"program": 1}]', "3"])
+def test_a_file_of_something_else_is_kept(monkeypatch, tmp_path, road, text):
+    out = tmp_path / "table.json"
+    out.write_text(text)
+    with pytest.raises(UserError, match=f"--out: {out} is no table of this command .*move it away"):
+        run(monkeypatch, f"--out={out}")
+    assert out.read_text() == text and road == []
 
 
 @pytest.fixture
