@@ -18,6 +18,7 @@ def fitted(monkeypatch):
 
 def test_the_engine_gets_what_was_asked_for(fitted, tmp_path):
     cfg = load_config("stage1:tiny")
+    cfg.encoding = "online"  # nothing is encoded before the engine, in half precision on a CPU
     model = run.train(
         cfg, tmp_path / "run", dtype="bfloat16", distributed=False, profile_steps=3,
         wandb_project="p",

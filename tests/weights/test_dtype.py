@@ -75,9 +75,11 @@ def test_a_scene_stays_in_float32_and_follows_the_same_losses(model_folder):
             denoiser.context.dtype == jnp.float32 and denoiser.alphas_cumprod.dtype == jnp.float32
         )
         found[dtype] = record
-    # The scene alone does not see the networks; what they say differs by bfloat16's rounding.
-    for name in ("opacity",):
-        np.testing.assert_array_equal(found["float32"][name][0], found["bfloat16"][name][0])
+    # The scene alone does not see the networks; what they say differs by bfloat16's rounding. Two
+    # compiled programs may add up in another order, by processor.
+    np.testing.assert_allclose(
+        found["bfloat16"]["opacity"][0], found["float32"]["opacity"][0], rtol=2e-6
+    )
     np.testing.assert_allclose(
         found["bfloat16"]["guidance"], found["float32"]["guidance"], rtol=0.05
     )
