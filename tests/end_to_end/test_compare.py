@@ -88,7 +88,7 @@ def test_all_runs_go_on_where_they_were_stopped(micro, tmp_path, capsys, monkeyp
         assert runs[name]["views/psnr"] != runs["method"]["views/psnr"], name
     page = (out / "index.html").read_text()
     # Each of two objects: the picture, four true views, and of 2 seeds 5 runs' views; one scene.
-    assert page.count("<img ") == 2 * (5 + 2 * 5 * 4) + 2 * 5 * 4 and "http" not in page
+    assert page.count("<img ") == 2 * (5 + 2 * 5 * 4) + 2 * 5 * 4 and "://" not in page
     assert "| without stage 1 |" in (out / "table.md").read_text()
     losses = json.loads((out / "seed0/scenes/reference_l2/0/report.json").read_text())["losses"]
     assert losses["reference_l2"] > 0

@@ -107,7 +107,7 @@ def test_everything_once_and_again_only_what_is_missing(made, tmp_path):
     assert json.loads((tmp_path / "report.json").read_text())["runs"] == rows
     page = (tmp_path / "index.html").read_text()
     # Of both objects the picture, the true views and 5 runs' views of 2 seeds; of one the scenes.
-    assert page.count("<img ") == 2 * (5 + 5 * 2 * 4) + 5 * 2 * 4 and "http" not in page
+    assert page.count("<img ") == 2 * (5 + 5 * 2 * 4) + 5 * 2 * 4 and "://" not in page
     assert not (tmp_path / "seed0/ccr/checkpoints").exists()
 
     made.clear()
