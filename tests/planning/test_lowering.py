@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from iso3d_jax.models import kernels
-from iso3d_jax.planning import lowering
+from iso3d_jax.planning import lowering, programs
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = [
@@ -45,18 +45,26 @@ ISLANDS = {
 }
 
 
-TARGETS, DTYPES = ("a100", "h100", "tpu"), ("bfloat16", "float32")
+# What asks for a card's capability is attention in half precision, forward and backward; a program
+# of each is lowered for the newer card too.
+ASKING = ("sampling of 50 steps", "step of 2-b")
+RUNS = [
+    ("bfloat16", ("a100", "tpu"), PROGRAMS),
+    ("float32", ("a100", "tpu"), PROGRAMS),
+    ("bfloat16", ("h100",), ASKING),
+]
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    """The table, a process for each type."""
+    """The table, a process for each of `RUNS`."""
     folder, running = tmp_path_factory.mktemp("lowering"), {}
-    for dtype in DTYPES:
-        out = folder / f"{dtype}.json"
+    for number, (dtype, targets, names) in enumerate(RUNS):
+        out = folder / f"{number}.json"
+        only = [f"--programs={','.join(names)}"] if names is not PROGRAMS else []
         running[out] = subprocess.Popen(
             [sys.executable, "-m", "iso3d_jax.planning.lowering", f"--dtypes={dtype}",
-             f"--out={out}"],
+             f"--targets={','.join(targets)}", f"--out={out}", *only],
             cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
     found = []
@@ -68,9 +76,22 @@ def rows(tmp_path_factory):
 
 
 def test_every_program_lowers_for_every_machine_and_type(rows):
-    machines = {(t, d) for d in DTYPES for t in TARGETS}
-    machines.discard(("h100", "float32"))  # the same program as a100's: no kernel asks for the card
-    assert sorted(rows) == sorted((p, t, d) for p in PROGRAMS for t, d in machines)
+    wanted = [(p, t, dtype) for dtype, targets, names in RUNS for t in targets for p in names]
+    assert sorted(rows) == sorted(wanted)
+
+
+def test_a_card_is_one_too_many_in_float32(monkeypatch):
+    """No kernel asks for the card there: the program is the same."""
+    x = jax.ShapeDtypeStruct((8, 8), jnp.float32)
+    some = [programs.Program(name, lambda x: x @ x, (x,)) for name in ("product", "other")]
+    monkeypatch.setattr(programs, "full_size_specs", lambda: None)
+    monkeypatch.setattr(programs, "road", lambda specs, dtype: some)
+    found = lowering.lower_road(["h100", "a100", "tpu"], ["bfloat16", "float32"], ["prod"])
+    assert [(row["program"], row["target"], row["dtype"]) for row in found] == [
+        ("product", "h100", "bfloat16"), ("product", "a100", "bfloat16"),
+        ("product", "tpu", "bfloat16"), ("product", "h100", "float32"),
+        ("product", "tpu", "float32"),
+    ]  # fmt: skip
 
 
 def test_attention_is_fused_in_half_precision(rows):
