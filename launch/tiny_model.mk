@@ -12,6 +12,7 @@ ZERO_AD ?= /usr/share/games/0ad/mods/public/public.zip
 MODEL ?= models/tiny
 PROCEDURAL ?= 5200
 TRAIN_FLAGS ?=
+EVALUATE_FLAGS ?=
 DONE := runs/finished
 FURNITURE := data/furniture64
 GAME := data/zero_ad64
@@ -75,5 +76,5 @@ $(DONE)/compact: $(DONE)/tiny
 
 $(DONE)/evaluate: $(DONE)/compact
 	$(call step,$(PYTHON_M)evaluate --model $(MODEL) --data $(FURNITURE) --prepare framed \
-	  --out out/evaluation && $(PYTHON_M)evaluate --model $(MODEL) --data $(GAME) \
-	  --prepare framed --out out/evaluation_game)
+	  --out out/evaluation $(EVALUATE_FLAGS) && $(PYTHON_M)evaluate --model $(MODEL) --data $(GAME) \
+	  --prepare framed --out out/evaluation_game $(EVALUATE_FLAGS))

@@ -54,7 +54,10 @@ def test_each_step_names_a_config_that_exists_and_keys_that_it_has(make):
 def test_the_whole_recipe_in_a_few_steps(make, tmp_path):
     """Things made by rules stand in for both kinds of meshes; the scores mean nothing."""
     flags = "TRAIN_FLAGS=--config.steps=2 --config.batch_size=4"
-    few = "ASSETS=procedural:60", "ZERO_AD=procedural:50", "PROCEDURAL=40"
+    few = (
+        "ASSETS=procedural:60", "ZERO_AD=procedural:50", "PROCEDURAL=40",
+        "EVALUATE_FLAGS=--consistency_objects=1",
+    )  # fmt: skip
     process = make(*few, flags)
     assert process.returncode == 0, process.stdout[-2000:] + process.stderr[-2000:]
     times = [line.split()[0] for line in (tmp_path / "runs/times.txt").read_text().splitlines()]
