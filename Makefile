@@ -1,7 +1,7 @@
 # make demo            a picture to views, a turntable, a mesh and a page that shows them all
 # make demo IMAGE=x.png  the same for your own picture
 # make ui              a page in the browser that does it, for pictures of your own (docs/ui.md)
-# make -j2 weights     the small model anew from meshes, in 70 min (docs/training.md)
+# make -j2 weights     the small model anew from meshes, in two hours (docs/training.md)
 # make test            the tests; make test-slow: those that take minutes each
 # make mutants         faults put into the code one at a time: do the tests notice? (tests/mutation)
 # make lint            ruff, pyright and shellcheck

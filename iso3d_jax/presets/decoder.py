@@ -3,7 +3,7 @@
     python -m iso3d_jax.train --config configs/decoder.py --workdir runs/tiny \\
         --config.init_from=runs/stage2 --config.data=data/furniture64,data/stretch1,data/warp3
 
-Its result is the whole model. Three minutes of two cores, with the sampling of the views.
+Its result is the whole model. A quarter of an hour of two cores, with the sampling of the views.
 """
 
 from iso3d_jax.commands import config_presets
@@ -18,7 +18,7 @@ def get_config(arg=None):
     cfg.task = "sampled_views"
     cfg.model = common.tiny_model()  # what init_from holds counts; this names it
     cfg.init_from = ""
-    cfg.objects = 1600  # whose views are sampled, once
+    cfg.objects = 4800  # whose views are sampled, once
     cfg.pictures = ("framed", "centred")
     cfg.colour_strength = 0.7
     cfg.mask_weight = 0.4
@@ -26,7 +26,7 @@ def get_config(arg=None):
     cfg.edge_weight = 1.5
     cfg.chroma_weight = 2.0
     cfg.vividness_weight = 50.0
-    cfg.steps, cfg.batch_size = 1500, 16
+    cfg.steps, cfg.batch_size = 8000, 16
     cfg.learning_rate, cfg.final_learning_rate, cfg.warmup_steps = 2e-4, 1e-6, 30
     cfg.weight_decay = 0.0
     cfg.ema_decay = 0.98
