@@ -75,7 +75,7 @@ def test_the_server_gives_each_file_once_and_takes_pictures_upside_down(tmp_path
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
     def ask(path, data=None):
-        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=120)
         connection.request("GET" if data is None else "POST", path, data)
         answer = connection.getresponse()
         found = answer.status, answer.read()

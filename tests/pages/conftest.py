@@ -1,6 +1,7 @@
 """Chromium for tests of pages, spoken to in its DevTools protocol over two pipes."""
 
 import base64
+import contextlib
 import io
 import json
 import os
@@ -17,6 +18,14 @@ from PIL import Image
 
 WINDOW = (1200, 1400)
 ROOT = Path(__file__).resolve().parents[2]
+
+
+class PageLeft(Exception):
+    """The page gave way to another before it answered."""
+
+
+# What Chromium says then; which of them depends on how far the navigation is.
+LEFT = ("Inspected target navigated", "context was destroyed", "Cannot find context")
 
 
 class Browser:
@@ -74,6 +83,8 @@ class Browser:
         while True:
             answer = self._message(until)
             if answer.get("id") == self._count:
+                if any(words in answer.get("error", {}).get("message", "") for words in LEFT):
+                    raise PageLeft(answer)
                 assert "error" not in answer, answer
                 return answer["result"]
 
@@ -86,9 +97,12 @@ class Browser:
         return answer["result"].get("value")
 
     def wait_for(self, condition: str, seconds: float = 300.0) -> None:
-        """Waits until a JavaScript expression is true."""
+        """Waits until a JavaScript expression is true, of this page or of one that follows it."""
         until = time.monotonic() + seconds
-        while not self.evaluate(condition):
+        while True:
+            with contextlib.suppress(PageLeft):
+                if self.evaluate(condition):
+                    return
             assert time.monotonic() < until, f"never true: {condition}"
             time.sleep(0.1)
 

@@ -47,7 +47,7 @@ def waits(monkeypatch):
 
     def wait(step):
         asked.append(step)
-        assert step.event.wait(20)
+        assert step.event.wait(120)
 
     monkeypatch.setattr(ahead.jax, "block_until_ready", wait)
     return asked

@@ -56,7 +56,7 @@ class FakeMaker:
         on_step("draft", 0, STEPS, np.zeros((2, 2, 3), np.uint8))
         while step < STEPS:
             self.at.set()
-            assert self.gate.wait(20)
+            assert self.gate.wait(120)
             step, total = step + 1, total * 1.1 + views.seed + step
             state.write_text(f"{step} {total}")
             if on_step("draft", int(step), STEPS, np.full((4, 4, 3), 9, np.uint8)) is False:
@@ -72,7 +72,7 @@ class FakeMaker:
             path.with_suffix(".mtl").write_text("material")
 
 
-def wait_until(condition, seconds=20.0):
+def wait_until(condition, seconds=120.0):
     """Waits for work of other threads."""
     until = time.monotonic() + seconds
     while not condition():

@@ -52,7 +52,7 @@ class Served:
     def get(self, path):
         """Status, headers and body of an answer."""
         try:
-            with urllib.request.urlopen(self.url + path, timeout=30) as answer:
+            with urllib.request.urlopen(self.url + path, timeout=120) as answer:
                 return answer.status, answer.headers, answer.read()
         except urllib.error.HTTPError as error:
             return error.code, error.headers, error.read()
@@ -64,9 +64,9 @@ class Served:
         """
         body, address = json.dumps({"data": data}).encode(), f"{self.url}gradio_api/call/{name}"
         post = urllib.request.Request(address, body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(post, timeout=30) as answer:
+        with urllib.request.urlopen(post, timeout=120) as answer:
             event = json.load(answer)["event_id"]
-        with urllib.request.urlopen(f"{address}/{event}", timeout=60) as answer:
+        with urllib.request.urlopen(f"{address}/{event}", timeout=120) as answer:
             *_, kind, data = [line for line in answer.read().decode().splitlines() if line]
         return kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))
 
@@ -77,7 +77,7 @@ class Served:
             f"{self.url}gradio_api/upload", head + data + b"\r\n--b--\r\n",
             {"Content-Type": "multipart/form-data; boundary=b"},
         )  # fmt: skip
-        with urllib.request.urlopen(post, timeout=30) as answer:
+        with urllib.request.urlopen(post, timeout=120) as answer:
             return {"path": json.load(answer)[0], "meta": {"_type": "gradio.FileData"}}
 
     def close(self):
