@@ -7,7 +7,7 @@ the form they live in outside the modules.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -61,7 +61,9 @@ def _split(
     }
 
 
-def merge_params(graphdef: nnx.GraphDef[Module], flat: FlatParams) -> Module:
+def merge_params(
+    graphdef: nnx.GraphDef[Module], flat: Mapping[str, Array | jax.ShapeDtypeStruct]
+) -> Module:
     """Puts a module together again; traceable, call it inside the jitted function."""
     items = []
     for name, value in flat.items():

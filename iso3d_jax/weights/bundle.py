@@ -11,7 +11,7 @@ import functools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -99,13 +99,23 @@ def build_network(
 
 def abstract_network(name: str, config: ModelSpec, dtype=jnp.float32):
     """(graphdef, {path: ShapeDtypeStruct}) without allocating anything."""
-    config.network(name)  # refused by its own name, and not as numbers that do not fit
+    numbers = config.network(name)  # refused by its own name, and not as numbers that do not fit
     try:
-        return split_shapes(nnx.eval_shape(lambda: build_network(name, config, dtype=dtype)))
+        graphdef, shapes = _abstract_network(name, numbers, jnp.dtype(dtype))
+        return graphdef, dict(shapes)
     except (ValueError, TypeError, ArithmeticError, LookupError, AssertionError) as error:
         raise UserError(
             f"the numbers in the model's section '{name}' do not fit each other: {shorten(error)}"
         ) from error
+
+
+@functools.lru_cache(maxsize=32)
+def _abstract_network(name: str, numbers: Any, dtype: DTypeLike):
+    """Of a network's numbers alone: seconds at full size, and asked for several times in a run."""
+    kind = registry.find_by_numbers(name, numbers)
+    return split_shapes(
+        nnx.eval_shape(lambda: kind.module(numbers, rngs=InitialKeys(0), dtype=dtype))
+    )
 
 
 def save_bundle(

@@ -29,13 +29,15 @@ noisy view as further input channels instead (the project page's CCR).
 
 from __future__ import annotations
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.diffusion.schedule import add_noise, make_schedule, training_target
-from iso3d_jax.models.params import merge_params
-from iso3d_jax.models.unet import NoCamera
+from iso3d_jax.models.params import merge_params, split_shapes
+from iso3d_jax.models.unet import MultiViewUNet, NoCamera
 from iso3d_jax.models.vae import sample_posterior
 from iso3d_jax.training import sharding
 from iso3d_jax.training.gradients import value_and_gradients
@@ -54,6 +56,16 @@ def build_unet(cfg: StageSpec):
     unet = bundle.build_network("unet", cfg.model, cfg.seed, dtype=dtype)
     unet.remat = cfg.remat
     return unet
+
+
+def abstract_unet(cfg: StageSpec):
+    """(graphdef, {path: ShapeDtypeStruct}) of `build_unet`, without allocating anything."""
+    from iso3d_jax.weights import bundle
+
+    graphdef, shapes = bundle.abstract_network("unet", cfg.model, DTYPES[cfg.dtype])
+    unet = cast(MultiViewUNet, merge_params(graphdef, shapes))
+    unet.remat = cfg.remat
+    return split_shapes(unet)
 
 
 def sharding_rules(cfg: StageSpec) -> sharding.Rules:

@@ -12,7 +12,6 @@ from typing import Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
@@ -28,7 +27,7 @@ from iso3d_jax.data.picture_table import PictureTable
 from iso3d_jax.data.table import SET, MultiViewTable, prepare_references
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.models import registry
-from iso3d_jax.models.params import FlatParams, merge_params, split_params, split_shapes
+from iso3d_jax.models.params import FlatParams, merge_params, split_params
 from iso3d_jax.models.unet import SLOTS
 from iso3d_jax.training import one_step_x0, sharding
 from iso3d_jax.training.spec import StageSpec, make_spec
@@ -45,7 +44,7 @@ def network(cfg: StageSpec, load: Callable[[], FlatParams] | None):
       cfg: of the stage.
       load: brings weights to start from; None means random ones.
     """
-    graphdef, shapes = split_shapes(nnx.eval_shape(lambda: denoiser.build_unet(cfg)))
+    graphdef, shapes = denoiser.abstract_unet(cfg)
 
     def fresh() -> FlatParams:
         return trainable.add_lora(split_params(denoiser.build_unet(cfg))[1], cfg)

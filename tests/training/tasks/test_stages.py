@@ -15,10 +15,11 @@ from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.encoded import EncodedTable
 from iso3d_jax.data.table import MultiViewTable
 from iso3d_jax.models.clip import CLIPConfig
+from iso3d_jax.models.params import split_params
 from iso3d_jax.models.unet import UNetConfig
 from iso3d_jax.models.vae import VAEConfig
 from iso3d_jax.training import one_step_x0, sharding
-from iso3d_jax.training.tasks import registry, stages
+from iso3d_jax.training.tasks import denoiser, registry, stages
 from iso3d_jax.weights import bundle
 from iso3d_jax.weights.model_spec import ModelSpec
 from tests.small_training import small_stage
@@ -324,3 +325,14 @@ def test_a_batch_of_pictures_is_encoded_with_the_networks_that_are_frozen():
     np.testing.assert_allclose(
         found["embedding"], 3 * white(batch["prepared"]).mean((1, 2)), atol=0.01
     )
+
+
+def test_shapes_are_those_of_the_network_as_it_is_trained(make_stage):
+    for override in ({}, {"remat": "blocks"}, {"dtype": "bfloat16"}):
+        cfg = make_stage(**override)
+        graphdef, params = split_params(denoiser.build_unet(cfg))
+        abstract = denoiser.abstract_unet(cfg)
+        assert abstract[0] == graphdef
+        assert {k: (v.shape, v.dtype) for k, v in abstract[1].items()} == {
+            k: (v.shape, v.dtype) for k, v in params.items()
+        }
