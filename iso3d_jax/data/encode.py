@@ -40,10 +40,11 @@ from iso3d_jax.data.colour import change_colours, on_white
 from iso3d_jax.data.damaged import DAMAGE, MAX_DAMAGED_SHARE, first_readable
 from iso3d_jax.data.encoded import EncodedSet, EncodedTable
 from iso3d_jax.data.encoded_shards import ShardWriter
+from iso3d_jax.data.orthogonal_sets import CAMERA, check_sets
 from iso3d_jax.data.pictures import MODES
 from iso3d_jax.data.plain_pictures import PlainPictures
 from iso3d_jax.data.prepared_views import prepare_views
-from iso3d_jax.data.table import CAMERA, MultiViewTable, check_sets
+from iso3d_jax.data.table import MultiViewTable
 from iso3d_jax.models.vae import encode_pictures
 
 flags = command_line.flags_for(__name__)

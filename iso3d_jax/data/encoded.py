@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from iso3d_jax.core.files import make_folder
 from iso3d_jax.core.json_files import need
 from iso3d_jax.data.encoded_shards import ShardReader, ShardWriter, finish
-from iso3d_jax.data.table import CAMERA
+from iso3d_jax.data.orthogonal_sets import CAMERA
 
 
 class Encoded(Protocol):
@@ -52,7 +52,7 @@ class Encoded(Protocol):
         ...
 
     def cameras(self, index: int) -> Float[np.ndarray, "K M"]:
-        """`table.CAMERA` of an object's views; of older sets the first two alone."""
+        """`orthogonal_sets.CAMERA` of an object's views; of older sets the first two alone."""
         ...
 
     def read(self, index: int, variant: int, reference: int, views, with_reference: bool) -> dict:

@@ -6,8 +6,8 @@ A folder holds
     latents-00003-of-00020.array_record      the latents of one range of objects
     objects-00003-of-00020.npz               their names and cameras; written after the latents,
                                              so its presence says that the shard is done
-    cameras.npy                              float32 [N, 4, M], `table.CAMERA`; [N, 2, M], two,
-                                             of pictures whose lens nobody knows
+    cameras.npy                              float32 [N, 4, M], `orthogonal_sets.CAMERA`;
+                                             [N, 2, M], two, of pictures whose lens nobody knows
     names.npy, name_ends.npy                 all names as UTF-8 bytes, and where each one ends
     encoded.json                             written last: the set is complete
 
@@ -39,7 +39,7 @@ from iso3d_jax.core.errors import UserError, shorten
 from iso3d_jax.core.files import atomic_path
 from iso3d_jax.core.json_files import need, read_object
 from iso3d_jax.data.damaged import DAMAGE, DamagedRecord
-from iso3d_jax.data.table import CAMERA, SET
+from iso3d_jax.data.orthogonal_sets import CAMERA, SET
 
 HEADER = struct.Struct("<4sIHH4x")  # 16 bytes, so that float16 arrays behind it are aligned
 MARK = b"I3E2"

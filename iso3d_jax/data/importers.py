@@ -43,8 +43,8 @@ from iso3d_jax.core.files import atomic_path, make_folder
 from iso3d_jax.core.json_files import need, read_object
 from iso3d_jax.data import asset_sources, meshes, places, transforms
 from iso3d_jax.data.multiview import joining, open_dataset, records, shards
+from iso3d_jax.data.orthogonal_sets import SET
 from iso3d_jax.data.picture_files import read_image
-from iso3d_jax.data.table import SET
 
 flags = command_line.flags_for(__name__)
 

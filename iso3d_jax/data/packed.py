@@ -30,7 +30,8 @@ import numpy as np
 
 from iso3d_jax.core.errors import UserError, shorten
 from iso3d_jax.core.json_files import need, parse_json
-from iso3d_jax.data.table import CAMERA, MultiViewTable
+from iso3d_jax.data.orthogonal_sets import CAMERA
+from iso3d_jax.data.table import MultiViewTable
 
 FORM = 1
 FACTS, FEATURES = "pack.json", "features.safetensors"

@@ -18,8 +18,8 @@ from iso3d_jax.data.camera_ranges import range_of_records
 from iso3d_jax.data.damaged import DAMAGE, DamagedRecord, first_readable
 from iso3d_jax.data.multiview import MultiViewDataset
 from iso3d_jax.data.multiview.strips import decode_views, read_stored
+from iso3d_jax.data.orthogonal_sets import check_sets
 from iso3d_jax.data.prepared_views import prepare_views
-from iso3d_jax.data.table import check_sets
 
 
 @dataclasses.dataclass

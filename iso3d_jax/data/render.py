@@ -77,7 +77,7 @@ from iso3d_jax.data.camera_ranges import find_range
 from iso3d_jax.data.layers import LAYERS, check_layers
 from iso3d_jax.data.multiview import joining, records, shards, strips
 from iso3d_jax.data.names import hash_name
-from iso3d_jax.data.table import SET
+from iso3d_jax.data.orthogonal_sets import SET
 
 flags = command_line.flags_for(__name__)
 

@@ -9,41 +9,18 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.damaged import first_readable
+from iso3d_jax.data.orthogonal_sets import CAMERA, SET, check_sets
 from iso3d_jax.data.prepared_views import prepare_views
 
-SET = 4  # views of an orthogonal set
-CAMERA = ("azimuth_deg", "elevation_deg", "fov_deg", "distance")  # the columns of a view's camera
 THREADS = 16  # that prepare pictures; Pillow and NumPy let each other run
-
-
-def check_sets(record: Mapping[str, Any], where: str) -> None:
-    """Refuses records whose views are not in orthogonal sets of four, where they say it.
-
-    Args:
-      record: of `open_dataset`; its data set is all like it.
-      where: the data set, for the message.
-
-    Raises:
-      UserError: they are in others.
-    """
-    if "set_index" not in record:  # a plain picture
-        return
-    found = np.asarray(record["set_index"])
-    if not np.array_equal(found, np.arange(len(found)) // SET) or len(found) % SET:
-        sizes = "/".join(map(str, sorted(set(np.unique(found, return_counts=True)[1].tolist()))))
-        raise UserError(
-            f"the data set {where} has views in sets of {sizes}, and only orthogonal sets of {SET} "
-            f"can be used here; render it with --views_per_set {SET}"
-        )
 
 
 @dataclasses.dataclass

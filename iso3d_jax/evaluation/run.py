@@ -170,7 +170,8 @@ def evaluate_views(s: Evaluation, out: Path):
     from iso3d_jax import sampling
     from iso3d_jax.core.progress import Progress
     from iso3d_jax.data.grids import tile
-    from iso3d_jax.data.table import SET, MultiViewTable
+    from iso3d_jax.data.orthogonal_sets import SET
+    from iso3d_jax.data.table import MultiViewTable
     from iso3d_jax.evaluation import scores, views
     from iso3d_jax.evaluation.report import model_facts
     from iso3d_jax.training import one_step_x0
@@ -255,7 +256,7 @@ def add_consistency(s: Evaluation, report: dict, task, answers: dict) -> None:
     """Adds each answer's cross-view consistency, of evenly spaced objects and their first set."""
     import numpy as np
 
-    from iso3d_jax.data.table import SET
+    from iso3d_jax.data.orthogonal_sets import SET
     from iso3d_jax.evaluation import consistency
     from iso3d_jax.reconstruction.spec import make_spec
 

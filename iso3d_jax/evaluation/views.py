@@ -21,7 +21,8 @@ from jaxtyping import Float, Int
 from iso3d_jax import sampling
 from iso3d_jax.core.progress import Progress
 from iso3d_jax.data.colour import on_white
-from iso3d_jax.data.table import SET, MultiViewTable, prepare_references
+from iso3d_jax.data.orthogonal_sets import SET
+from iso3d_jax.data.table import MultiViewTable, prepare_references
 from iso3d_jax.evaluation.embedding import EMBEDDED_TOGETHER, embed_all
 from iso3d_jax.geometry.cameras import camera_condition, relative_azimuth
 from iso3d_jax.metrics.isotropy import angular_distance

@@ -15,7 +15,8 @@ from iso3d_jax.data.damaged import DamagedRecord, first_readable
 from iso3d_jax.data.encode import Encoder, encode_shards, encode_table
 from iso3d_jax.data.encoded import EncodedSet, EncodedTable
 from iso3d_jax.data.encoded_shards import latents_file, objects_file, ranges
-from iso3d_jax.data.table import CAMERA, MultiViewTable
+from iso3d_jax.data.orthogonal_sets import CAMERA
+from iso3d_jax.data.table import MultiViewTable
 from tests.data.test_encode import SIZE, Clip, Vae
 
 VIEWS = 8

@@ -6,12 +6,11 @@ import pytest
 from iso3d_jax.commands import paths
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data import encode, multiview
+from iso3d_jax.data.orthogonal_sets import SET, check_sets
 from iso3d_jax.data.picture_table import PictureTable
 from iso3d_jax.data.pictures import prepare_picture
 from iso3d_jax.data.table import (
-    SET,
     MultiViewTable,
-    check_sets,
     join,
     mix_references,
     prepare_references,

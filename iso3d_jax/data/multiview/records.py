@@ -19,7 +19,7 @@ from jaxtyping import Float
 from iso3d_jax.data import layers
 from iso3d_jax.data.layers import LAYERS
 from iso3d_jax.data.multiview import strips
-from iso3d_jax.data.table import CAMERA
+from iso3d_jax.data.orthogonal_sets import CAMERA
 
 NAME = "multiview"
 VERSION = "1.1.0"

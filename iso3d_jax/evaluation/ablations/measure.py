@@ -22,7 +22,8 @@ from iso3d_jax.core.errors import EmptySurface, UserError
 from iso3d_jax.core.files import atomic_path
 from iso3d_jax.core.images import to_uint8
 from iso3d_jax.data.encode import encode_table
-from iso3d_jax.data.table import SET, MultiViewTable
+from iso3d_jax.data.orthogonal_sets import SET
+from iso3d_jax.data.table import MultiViewTable
 from iso3d_jax.evaluation import consistency, scores, views
 from iso3d_jax.evaluation.ablations import plan
 from iso3d_jax.reconstruction import pictures, run, state

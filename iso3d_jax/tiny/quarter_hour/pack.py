@@ -110,7 +110,7 @@ def pack(
     from iso3d_jax.core.progress import Progress
     from iso3d_jax.data import packed
     from iso3d_jax.data.multiview import EmptySplit, find_dataset, open_dataset, strips
-    from iso3d_jax.data.table import CAMERA, SET, check_sets
+    from iso3d_jax.data.orthogonal_sets import CAMERA, SET, check_sets
     from iso3d_jax.tiny.dense_tower import load_encoder
 
     out = Path(out)

@@ -31,7 +31,8 @@ from iso3d_jax.core.images import to_uint8
 from iso3d_jax.core.progress import Progress
 from iso3d_jax.data.colour import change_colours, on_white, weighed_axes
 from iso3d_jax.data.grids import tile
-from iso3d_jax.data.table import SET, MultiViewTable, join, prepare_references
+from iso3d_jax.data.orthogonal_sets import SET
+from iso3d_jax.data.table import MultiViewTable, join, prepare_references
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.metrics.pixels import MASK_THRESHOLD, find_mask
 from iso3d_jax.models.params import FlatParams, merge_params, split_params

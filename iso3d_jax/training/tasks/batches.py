@@ -18,7 +18,8 @@ import numpy as np
 
 from iso3d_jax.core.errors import UserError
 from iso3d_jax.data.damaged import DamagedRecord
-from iso3d_jax.data.table import SET, sample_targets
+from iso3d_jax.data.orthogonal_sets import SET
+from iso3d_jax.data.table import sample_targets
 from iso3d_jax.geometry.cameras import WITH_LENS, camera_condition
 from iso3d_jax.training.spec import StageSpec
 from iso3d_jax.training.tasks.damage import Damage

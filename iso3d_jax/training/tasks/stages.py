@@ -23,8 +23,9 @@ from iso3d_jax.data.encode import encode_rows, encode_table
 from iso3d_jax.data.encoded import Encoded, EncodedSet
 from iso3d_jax.data.grids import tile
 from iso3d_jax.data.multiview import EmptySplit, open_dataset
+from iso3d_jax.data.orthogonal_sets import SET
 from iso3d_jax.data.picture_table import PictureTable
-from iso3d_jax.data.table import SET, MultiViewTable, prepare_references
+from iso3d_jax.data.table import MultiViewTable, prepare_references
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.models import registry
 from iso3d_jax.models.params import FlatParams, merge_params, split_params

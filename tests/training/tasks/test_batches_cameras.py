@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from iso3d_jax.data.encoded import EncodedTable
-from iso3d_jax.data.table import SET
+from iso3d_jax.data.orthogonal_sets import SET
 from iso3d_jax.training.tasks import batches
 
 OBJECTS, SETS = 5, 4

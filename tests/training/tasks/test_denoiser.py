@@ -9,7 +9,8 @@ import pytest
 
 from iso3d_jax.commands import config_files
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.data.table import SET, sample_views
+from iso3d_jax.data.orthogonal_sets import SET
+from iso3d_jax.data.table import sample_views
 from iso3d_jax.diffusion.schedule import make_schedule, training_target
 from iso3d_jax.geometry.cameras import camera_condition
 from iso3d_jax.training.spec import StageSpec, make_spec
