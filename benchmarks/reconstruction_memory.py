@@ -63,25 +63,21 @@ def analyse(
     denoiser_spec: DenoiserSpec,
     phase: int,
     place=None,
-    options: dict | None = None,
+    platform: str = "cpu",
 ) -> dict:
     """Gigabytes of one phase's program; donated inputs and their outputs are counted once.
 
     Args:
-      options: the compiler's.
+      platform: of `place`.
     """
     scene = placed(jax.eval_shape(lambda: state.start(spec)), place)
     begin = time.monotonic()
-    memory = (
-        run_steps.lower(
-            scene, denoiser, jax.ShapeDtypeStruct((), jnp.int32, sharding=place),
-            placed(jax.eval_shape(lambda: jax.random.key(0)), place),
-            capacity=spec.steps_per_call, spec=spec, denoiser_spec=denoiser_spec,
-            phase=phase,
-        )
-        .compile(compiler_options=options)
-        .memory_analysis()
+    lowered = run_steps.lower(
+        scene, denoiser, jax.ShapeDtypeStruct((), jnp.int32, sharding=place),
+        placed(jax.eval_shape(lambda: jax.random.key(0)), place),
+        capacity=spec.steps_per_call, spec=spec, denoiser_spec=denoiser_spec, phase=phase,
     )  # fmt: skip
+    memory = absent.compile_lowered(lowered, platform).memory_analysis()
     sizes = {
         "weights_and_scene_gb": memory.argument_size_in_bytes,
         "temporary_gb": memory.temp_size_in_bytes,
@@ -104,13 +100,13 @@ def main():
     target.add_argument("--cuda", action="store_true", help="for an H100; needs jax's CUDA plugin")
     parser.add_argument("--result", type=Path)
     args = parser.parse_args()
-    place, tracing, options = None, contextlib.nullcontext, None
+    place, tracing, platform = None, contextlib.nullcontext, "cpu"
     if args.tpu or args.cuda:
         found = absent.tpus("v5e:2x2") if args.tpu else absent.gpus("h100")
         place = jax.sharding.SingleDeviceSharding(found[0])
+        platform = "tpu" if args.tpu else "gpu"
     if args.cuda:
         tracing = functools.partial(lowering.tracing_for, lowering.TARGETS["h100"])
-        options = absent.OPTIONS["gpu"]
     denoiser, denoiser_spec = abstract_denoiser(args.networks, place)
     cfg = config_files.load_config(args.config)
     result = {
@@ -128,7 +124,7 @@ def main():
                 continue
             program = {"resolution": resolution, "views": groups * spec.views, "memory": memory}
             with tracing():
-                sizes = analyse(spec, denoiser, denoiser_spec, phase, place, options)
+                sizes = analyse(spec, denoiser, denoiser_spec, phase, place, platform)
             result["programs"].append(program | sizes)
             print(json.dumps(result["programs"][-1]), file=sys.stderr, flush=True)
     report(result, args.result)

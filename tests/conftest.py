@@ -14,7 +14,10 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # No random key is used for two things, here and in the commands that tests start.
 os.environ.setdefault("JAX_DEBUG_KEY_REUSE", "1")
+# Small programs too are compiled once for all processes.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
+# Above stands what JAX reads when it is imported, which the next import does.
 # Shapes and types of annotations are checked at each call in the folders of maths, and in the whole
 # package where it is asked for.
 from jaxtyping import install_import_hook  # noqa: E402
@@ -27,9 +30,6 @@ install_import_hook(
     "iso3d_jax" if whole else [f"iso3d_jax.{folder}" for folder in MATHS],
     "tests.typechecker.check",
 )
-
-# Small programs too are compiled once for all processes.
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 from iso3d_jax.commands import command_line  # noqa: E402
 from tests.fork_server import FAST_COMPILING, ForkServer, refusing  # noqa: E402

@@ -23,6 +23,30 @@ COMPILER = "jax_plugins.xla_cuda13"  # the plugin's module
 OPTIONS: dict[str, dict[str, Any]] = {"tpu": {}, "gpu": {"xla_gpu_enable_triton_gemm": False}}
 
 
+def compile_lowered(lowered, platform: str):
+    """Compiles what was lowered for devices of a platform (`jax.stages.Lowered`).
+
+    Only a device reads its program back from the cache of compiled ones: what is made for absent
+    ones stays out of it.
+    """
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    if platform not in OPTIONS:  # fake devices, which are here
+        return lowered.compile()
+    enabled = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
+
+    def use_cache(used: bool) -> None:
+        jax.config.update("jax_enable_compilation_cache", used)
+        compilation_cache.reset_cache()  # it looks once whether it is used
+
+    use_cache(False)
+    try:
+        return lowered.compile(compiler_options=OPTIONS[platform])
+    finally:
+        use_cache(enabled)
+
+
 @dataclasses.dataclass(frozen=True)
 class Card:
     """NVIDIA's numbers of a card, and what CUDA's device query gives for its capability."""

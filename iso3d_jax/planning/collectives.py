@@ -73,11 +73,18 @@ def _group_size(line: str, chips: int) -> int:
     counted = re.search(r"replica_groups=\[\d+,(\d+)\]", line)
     if counted:
         return int(counted.group(1))
-    named = re.search(r"replica_groups=mesh\[([^\]]*)\] *\{([^}]*)\}", line)
-    if named:  # mesh['a'=4,'b'=16] {'b'}: along the axes in braces
+    named = re.search(
+        r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\([^{]*)? *\{([^}]*)\}", line
+    )
+    if named:  # mesh['a'=4,'b'=16], device_ids=([16,4]T(1,0)) {'a','b':(2)8}: along these axes
         sizes = {k: int(v) for k, v in re.findall(r"'(\w+)'=(\d+)", named.group(1))}
-        return math.prod(sizes[axis] for axis in re.findall(r"'(\w+)'", named.group(2)))
-    raise ValueError(f"which chips take part is written in a way unknown here: {line[:300]}")
+        axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", named.group(2))  # :(2)8 is a part of one
+        return math.prod(int(part) if part else sizes[axis] for axis, part in axes)
+    groups = re.search(r"replica_groups=.{0,200}|$", line)
+    raise ValueError(
+        "which chips take part is written in a way unknown here: "
+        + (groups and groups[0] or line[:200])
+    )
 
 
 def foreign_gathers(program: str, weights: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:

@@ -176,8 +176,7 @@ def compile_branch(cfg: StageSpec, devices, branch: str) -> Program:
     try:
         with jax.set_mesh(device_mesh), absent.cudnn_of(device.target().capability):
             traced = loop.trace_step(task, tx, cfg, shardings, device_mesh, state, batch)
-            options = absent.OPTIONS.get(device.platform())
-            compiled = traced.lower().compile(compiler_options=options)
+            compiled = absent.compile_lowered(traced.lower(), device.platform())
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

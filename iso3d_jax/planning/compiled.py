@@ -65,7 +65,7 @@ def compile_program(program: Program, chip: Chip, dtype: str) -> dict[str, Any]:
     with lowering.tracing_for(target):
         traced = jax.jit(program.function, donate_argnums=program.donated).trace(*arguments)
         counted = flops.count(traced.jaxpr).executed
-        compiled = traced.lower().compile(compiler_options=absent.OPTIONS[chip.platform])
+        compiled = absent.compile_lowered(traced.lower(), chip.platform)
     memory, text = compiled.memory_analysis(), compiled.as_text()
     if memory is None or text is None:
         raise RuntimeError("this compiler tells nothing of a program's memory and operations")

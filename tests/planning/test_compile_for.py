@@ -2,11 +2,13 @@
 
 import re
 
+import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from iso3d_jax.core.errors import UserError
-from iso3d_jax.planning import collectives, compile_for
+from iso3d_jax.planning import absent, collectives, compile_for
 
 SMALLER = [
     "--config.model.unet.model_channels=32", "--config.model.unet.channel_mult=(1,2)",
@@ -140,8 +142,44 @@ def test_collective_bytes_are_counted_by_hand():
     found = collectives.collective_bytes(PROGRAM, 64)
     assert found.keys() == want.keys()
     np.testing.assert_allclose([found[k] for k in want], list(want.values()))
-    with pytest.raises(ValueError, match="which chips take part"):
+    with pytest.raises(ValueError, match="which chips take part.*here: replica_groups=new"):
         collectives.collective_bytes("%g = f32[8] all-gather(%x), replica_groups=new", 64)
+
+
+@pytest.mark.parametrize(
+    "groups, chips",
+    [
+        ("mesh['axis_0'=1,'axis_1'=2,'axis_2'=4] {'axis_1'}", 2),
+        ("mesh['axis_0'=1,'axis_1'=2,'axis_2'=4], device_ids=([4,2]T(1,0)) {'axis_2'}", 4),
+        ("mesh['a'=2,'b'=4], device_ids=([8]) {'a','b'}", 8),
+        ("mesh['a'=2,'b'=8] {'b':(2)4}", 4),
+        ("mesh['a'=2,'b'=8] {'a','b':(1)2}", 4),
+    ],
+)
+def test_chips_along_named_axes(groups, chips):
+    """As libtpu writes them: in the order of the devices or in another, whole axes or parts."""
+    line = f"  %r = f32[10] all-to-all(%a), replica_groups={groups}, use_global_device_ids=true"
+    found = collectives.collective_bytes(line, 99)
+    assert found == {"all-to-all": pytest.approx(40 * (chips - 1) / chips)}
+
+
+def test_programs_for_absent_devices_stay_out_of_the_cache(tmp_path):
+    """Nothing could read them back; a second run said so in a warning and compiled again."""
+
+    def cached(name, platform):
+        folder = tmp_path / name
+        before = jax.config.jax_compilation_cache_dir
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        compilation_cache.reset_cache()
+        try:
+            absent.compile_lowered(jax.jit(lambda x: x + len(name)).lower(np.ones(3)), platform)
+        finally:
+            jax.config.update("jax_compilation_cache_dir", before)
+            compilation_cache.reset_cache()
+        return list(folder.glob("*"))
+
+    assert cached("here", "cpu") and not cached("elsewhere", "tpu")
+    assert jax.config.jax_enable_compilation_cache
 
 
 def test_gathers_of_what_is_no_weight():
