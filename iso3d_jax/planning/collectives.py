@@ -80,11 +80,9 @@ def _group_size(line: str, chips: int) -> int:
         sizes = {k: int(v) for k, v in re.findall(r"'(\w+)'=(\d+)", named.group(1))}
         axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", named.group(2))  # :(2)8 is a part of one
         return math.prod(int(part) if part else sizes[axis] for axis, part in axes)
-    groups = re.search(r"replica_groups=.{0,200}|$", line)
-    raise ValueError(
-        "which chips take part is written in a way unknown here: "
-        + (groups and groups[0] or line[:200])
-    )
+    groups = re.search(r"replica_groups=.*", line)
+    written = (groups[0] if groups else line)[:200]
+    raise ValueError(f"which chips take part is written in a way unknown here: {written}")
 
 
 def foreign_gathers(program: str, weights: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:

@@ -92,7 +92,10 @@ def build_network(
     name: str, config: ModelSpec, seed: int = 0, dtype: DTypeLike = jnp.float32
 ) -> nnx.Module:
     """A freshly initialised network of a bundle's config."""
-    numbers = config.network(name)
+    return _build(name, config.network(name), seed, dtype)
+
+
+def _build(name: str, numbers: Any, seed: int, dtype: DTypeLike) -> nnx.Module:
     kind = registry.find_by_numbers(name, numbers)
     return kind.module(numbers, rngs=InitialKeys(seed), dtype=dtype)
 
@@ -112,10 +115,7 @@ def abstract_network(name: str, config: ModelSpec, dtype=jnp.float32):
 @functools.lru_cache(maxsize=32)
 def _abstract_network(name: str, numbers: Any, dtype: DTypeLike):
     """Of a network's numbers alone: seconds at full size, and asked for several times in a run."""
-    kind = registry.find_by_numbers(name, numbers)
-    return split_shapes(
-        nnx.eval_shape(lambda: kind.module(numbers, rngs=InitialKeys(0), dtype=dtype))
-    )
+    return split_shapes(nnx.eval_shape(lambda: _build(name, numbers, 0, dtype)))
 
 
 def save_bundle(
