@@ -9,22 +9,24 @@ from jaxtyping import Float
 from iso3d_jax import sampling
 from iso3d_jax.weights.bundle import Model
 
-EMBEDDED_TOGETHER = 256  # pictures of one program
+EMBEDDED_TOGETHER = 256  # pictures of one program at most
 
 
 def embed_all(
     model: Model, pictures: Float[np.ndarray, "N H W 3"], batch: int = EMBEDDED_TOGETHER
 ) -> Float[np.ndarray, "N D"]:
-    """Unit embeddings of prepared pictures, one compiled program for any number of them."""
+    """Unit embeddings of prepared pictures, so many at a time.
+
+    The last ones are filled up to a power of two: few programs for whatever number of them, and no
+    more than half of the work is for nothing.
+    """
     parts = []
     for start in range(0, len(pictures), batch):
         chunk = pictures[start : start + batch]
-        padded = np.concatenate(
-            [chunk, np.ones((batch - len(chunk), *chunk.shape[1:]), np.float32)]
-        )
-        parts.append(
-            np.asarray(sampling.embed_pictures(model, jnp.asarray(padded)))[: len(chunk), 0]
-        )
+        size = min(batch, 1 << (len(chunk) - 1).bit_length())
+        white = np.ones((size - len(chunk), *chunk.shape[1:]), np.float32)
+        padded = jnp.asarray(np.concatenate([chunk, white]))
+        parts.append(np.asarray(sampling.embed_pictures(model, padded))[: len(chunk), 0])
     embedding = np.concatenate(parts)
     return embedding / np.linalg.norm(embedding, axis=-1, keepdims=True)
 

@@ -51,7 +51,7 @@ def test_every_score_is_of_its_own_view(monkeypatch):
     assert list(scores.score_views(drawn, blind, None)) == ["embedding_to_picture"]
 
 
-def test_pictures_are_embedded_in_batches_of_one_size(random_model, monkeypatch):
+def test_few_pictures_are_not_embedded_as_many(monkeypatch):
     sizes = []
 
     def embed_pictures(model, pictures):
@@ -61,7 +61,11 @@ def test_pictures_are_embedded_in_batches_of_one_size(random_model, monkeypatch)
     monkeypatch.setattr(embedding.sampling, "embed_pictures", embed_pictures)
     pictures = np.broadcast_to(np.arange(5.0)[:, None, None, None], (5, 4, 4, 3))
     found = embedding.embed_all(None, pictures, batch=2)
-    assert sizes == [2, 2, 2]
+    assert sizes == [2, 2, 1]
+    for count, batch, expected in ((5, 256, [8]), (1, 256, [1]), (5, 5, [5]), (5, 4, [4, 1])):
+        sizes.clear()
+        np.testing.assert_allclose(embedding.embed_all(None, pictures[:count], batch), found[:count])
+        assert sizes == expected
     want = np.stack([np.arange(5.0), np.full(5, 2.0)], -1)
     np.testing.assert_allclose(found, want / np.linalg.norm(want, axis=-1, keepdims=True))
     of_views = embedding.embed_views(None, pictures[:4].reshape(2, 2, 4, 4, 3))
