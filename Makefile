@@ -2,7 +2,8 @@
 # make demo IMAGE=x.png  the same for your own picture
 # make ui              a page in the browser that does it, for pictures of your own (docs/ui.md)
 # make -j2 weights     the small model anew from meshes, in two hours (docs/training.md)
-# make test            the tests; make test-slow: those that take minutes each
+# make test            the tests; make test-long: whole runs after them, as CI does
+# make test-slow       those that take minutes each, before a release
 # make mutants         faults put into the code one at a time: do the tests notice? (tests/mutation)
 # make lint            ruff, pyright and shellcheck
 # make docs            the site of docs/, README and docstrings: site/index.html
@@ -21,7 +22,7 @@ PYTEST_ARGS ?=
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder --durations=40
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 
-.PHONY: demo ui test test-slow mutants lint docs docs-serve format clean
+.PHONY: demo ui test test-long test-slow mutants lint docs docs-serve format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m iso3d_jax.demo --out "$(OUT)" $(if $(IMAGE),--image "$(IMAGE)")
@@ -30,7 +31,11 @@ ui: $(VENV)/.installed-ui
 	$(BIN)/python -m iso3d_jax.ui $(UI_ARGS)
 
 test: $(VENV)/.installed-test
-	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow and not long" $(PYTEST_ARGS)
+
+# Whole runs and full-size programs, whose parts the tests above hold.
+test-long: $(VENV)/.installed-test
+	$(PYTEST) -m long $(PYTEST_ARGS)
 
 # What takes minutes each: killed runs, real processes, every mix of mesh axes, comparison, recipe.
 test-slow: $(VENV)/.installed-test

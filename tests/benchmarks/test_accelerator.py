@@ -123,6 +123,7 @@ def test_no_larger_batch_is_tried_without_time_for_it():
 QUICK = ["device", "attention", "encode", "hash_grid"]
 
 
+@pytest.mark.long
 def test_quick_parts_run_at_tiny_size(tmp_path, fast_compilation):
     parts = accelerator.run(QUICK, tmp_path / "a.json", 1000.0, tiny=True)["parts"]
     check(parts, QUICK)

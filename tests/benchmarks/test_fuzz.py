@@ -14,6 +14,7 @@ def bad(lines):
     return [line for line in lines if line["verdict"] in BAD]
 
 
+@pytest.mark.long
 def test_a_thousand_damaged_pickles_and_the_hostile_ones():
     """Each within 2 GB and 5 s of processor time, in a child process; refused by our own error."""
     lines = run_corpus("weights", 0, 1000, function="pickles", batch=1000)

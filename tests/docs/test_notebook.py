@@ -95,6 +95,7 @@ def executed(tmp_path_factory):
     return notebook, folder
 
 
+@pytest.mark.long
 def test_a_picture_becomes_views_a_mesh_and_a_turntable(executed):
     notebook, folder = executed
     assert "pip install" not in printed(cell(notebook, "install"))
@@ -114,6 +115,7 @@ def test_a_picture_becomes_views_a_mesh_and_a_turntable(executed):
     assert "srcdoc" in page.data["text/html"] and "model-viewer" in page.data["text/html"]
 
 
+@pytest.mark.long
 def test_the_released_weights_are_for_those_who_ask(executed):
     notebook, folder = executed
     for name in RELEASED:

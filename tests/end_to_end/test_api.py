@@ -165,6 +165,7 @@ def test_a_temporary_folder_goes_with_its_result(pipe, smallest):
     assert not folder.exists()
 
 
+@pytest.mark.long
 def test_steps_are_told_and_may_be_stopped(pipe, views, smallest, tmp_path):
     cfg = config_files.load_config(str(ROOT / "tests" / "smallest_reconstruction.py"))
     cfg.init, cfg.steps_per_call, cfg.preview_every = "views", 2, 2
@@ -186,6 +187,7 @@ def test_steps_are_told_and_may_be_stopped(pipe, views, smallest, tmp_path):
     assert told[-1][2].dtype == np.uint8  # a preview of the scene
 
 
+@pytest.mark.long
 def test_a_stopped_run_goes_on_to_the_same_mesh(pipe, views, smallest, result, tmp_path):
     cfg = config_files.load_config(str(ROOT / "tests" / "smallest_reconstruction.py"))
     cfg.steps_per_call = 2
@@ -313,12 +315,15 @@ def test_two_pipelines_live_beside_each_other(pipe, views, model_folder):
     np.testing.assert_array_equal(pipe.views(PICTURE, seed=3, steps=2).images, views.images)
 
 
+@pytest.mark.long
 def test_the_page_of_examples_runs(pipe, smallest, tmp_path, monkeypatch):
     """Every block of docs/python.md, in one go, with a small model, preset and texture."""
     text = (ROOT / "docs" / "python.md").read_text()
-    text = text.replace("texture=1024", "texture=64").replace(
-        '"mesh.texture": 512', '"mesh.texture": 64'
-    )
+    smaller = {"texture=1024": "texture=64", '"mesh.texture": 512': '"mesh.texture": 64'}
+    smaller |= {"frames=8, size=512": "frames=8, size=64", "size=256": "size=64"}
+    for large, small in smaller.items():
+        assert large in text
+        text = text.replace(large, small)
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) >= 3
     monkeypatch.chdir(tmp_path)

@@ -80,6 +80,7 @@ def place(tmp_path_factory):
     return folder, stand_ins, arch
 
 
+@pytest.mark.long
 def test_the_page_is_walked(place, run_python):
     folder, stand_ins, arch = place
     unet = json.loads(arch.read_text())["unet"]

@@ -241,6 +241,7 @@ def test_the_container_holds_all_that_a_training_needs(tmp_path):
     assert process.returncode == 2 and "missing are: (1)" in process.stderr, process.stderr
 
 
+@pytest.mark.long
 def test_the_container_of_the_page_serves_it_and_ends_by_sigterm(tmp_path):
     """The same with Dockerfile.ui, at another port and with another folder for the runs."""
     pytest.importorskip("gradio")

@@ -117,6 +117,7 @@ for path in sorted(out.glob("*.array_record")):
 """
 
 
+@pytest.mark.long
 def test_eight_devices_encode_to_the_bytes_of_one(run_python, tmp_path):
     found = {}
     for devices in (1, 8):

@@ -67,6 +67,7 @@ def rows(tmp_path_factory):
     return {(row["program"], row["target"], row["dtype"]): row for row in found}
 
 
+@pytest.mark.long
 def test_every_program_lowers_for_every_machine_and_type(rows):
     machines = {(t, d) for d in DTYPES for t in TARGETS}
     machines.discard(("h100", "float32"))  # the same program as a100's: no kernel asks for the card
@@ -87,6 +88,7 @@ def test_a_card_is_one_too_many_in_float32(monkeypatch):
     ]  # fmt: skip
 
 
+@pytest.mark.long
 def test_attention_is_fused_in_half_precision(rows):
     for (name, target, dtype), row in rows.items():
         fused, views = row["fused"], VIEWS.get(name, 0)
@@ -109,6 +111,7 @@ def test_attention_is_fused_in_half_precision(rows):
             assert fused.get("__cudnn$fmhaSoftmaxBackward", 0) == backward, (name, target)
 
 
+@pytest.mark.long
 def test_convolutions_are_of_the_networks_type(rows):
     for key, row in rows.items():
         assert set(row["convolutions"]) <= {{"bfloat16": "bf16", "float32": "f32"}[key[2]]}, key
@@ -133,10 +136,12 @@ def test_functions_that_are_shared_count_as_often_as_they_are_called(part):
     assert [row["count"] for row in found["islands"]] == [3]
 
 
+@pytest.mark.long
 def test_no_transpose_stands_at_a_convolution(rows):
     assert {key: row["transposes"] for key, row in rows.items() if row["transposes"]} == {}
 
 
+@pytest.mark.long
 def test_scores_that_are_written_are_few(rows):
     """In bfloat16 only the autoencoder's one head on GPUs and short sequences on TPUs; in float32
     blocks of a bounded size."""
@@ -151,6 +156,7 @@ def test_scores_that_are_written_are_few(rows):
                 assert allowed, (name, target, found)
 
 
+@pytest.mark.long
 def test_products_in_float32_are_explained(rows):
     used = set()
     for (name, target, dtype), row in rows.items():

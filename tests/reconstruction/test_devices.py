@@ -5,6 +5,7 @@ import json
 import signal
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from tests.fork_server import FAST_COMPILING
@@ -76,6 +77,7 @@ print(json.dumps([stopped, run_all(), began, used]))
 """
 
 
+@pytest.mark.long
 def test_each_device_makes_its_own_objects(tmp_path, run_python):
     folder = tmp_path / "pictures"
     folder.mkdir()

@@ -117,6 +117,7 @@ def run(tmp_path, run_python, request):
     return run
 
 
+@pytest.mark.long
 def test_four_devices_fit_views_together(run):
     result = run("views")
     assert result["shape"] == {"part0": 2, "part1": 2}

@@ -88,6 +88,7 @@ def check_kills(tmp_path, kills, steps, seed, *changes):
     assert logged == list(range(1, steps + 1))
 
 
+@pytest.mark.long
 def test_a_run_killed_twice_ends_with_the_same_bits(tmp_path):
     check_kills(tmp_path, 2, 24, 0, "checkpoint_every=3")
 

@@ -78,6 +78,7 @@ def test_target_follows_the_parameterization(make_stage):
     np.testing.assert_allclose(targets["v"]["target"], want, atol=1e-4)
 
 
+@pytest.mark.long
 def test_accumulated_gradients_are_those_of_the_whole_batch(make_config, make_task, plain):
     cfg = make_config(warmup_steps=0, accumulate=4)
     _, state, metrics = first_step(make_task(cfg))

@@ -80,6 +80,7 @@ def fetch(browser, link):
     return base64.b64decode(browser.evaluate(program).partition(",")[2])
 
 
+@pytest.mark.long
 def test_a_picture_to_a_mesh_that_is_downloaded(browser, address, tmp_path):
     go(browser, address)
     upload(browser, "#upload input[type=file]", PICTURE)

@@ -51,6 +51,7 @@ def test_left_out_it_is_what_the_device_is_fast_at(model_folder, monkeypatch):
     assert split_params(model.vae)[1]["quant_conv/kernel"].dtype == jnp.bfloat16
 
 
+@pytest.mark.long
 def test_a_scene_stays_in_float32_and_follows_the_same_losses(model_folder):
     """Networks in bfloat16; density, compositing, losses and schedule are float32 all the same."""
     spec = make_spec(load_config("tests/smallest_reconstruction.py"))

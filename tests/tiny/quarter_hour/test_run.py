@@ -38,6 +38,7 @@ def finished(packed_file, tmp_path_factory):
     return arguments, before, table
 
 
+@pytest.mark.long
 def test_a_run_that_was_killed_goes_on_with_what_was_chosen(finished):
     (_, out, work), before, _ = finished
     after = json.loads((out / "schedule.json").read_text())
@@ -54,6 +55,7 @@ def test_a_run_that_was_killed_goes_on_with_what_was_chosen(finished):
         assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
 
 
+@pytest.mark.long
 def test_the_small_folder_has_few_files_and_a_model_that_samples(finished, tmp_path, run_python):
     (_, out, _), _, table = finished
     files = sorted(path.name for path in out.iterdir())
@@ -84,6 +86,7 @@ def test_the_small_folder_has_few_files_and_a_model_that_samples(finished, tmp_p
     assert (tmp_path / "views.png").stat().st_size > 0
 
 
+@pytest.mark.long
 def test_a_finished_run_says_its_table_again_and_another_is_refused(finished):
     arguments, _, table = finished
     assert quarter_hour.run(*arguments, toy=True) == table

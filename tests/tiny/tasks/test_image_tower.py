@@ -26,7 +26,7 @@ def starting_from(init_from="", drawing=""):
 def test_the_tower_trains_previews_exports_and_gives_the_unet_its_drawing(tmp_path):
     cfg = preset.get_config("tiny")
     cfg.model.clip.update(image_size=16, hidden=16)
-    cfg.update(steps=40, batch_size=8, drawn_views=4, log_every=1, sample_every=40, warmup_steps=1)
+    cfg.update(steps=15, batch_size=8, drawn_views=4, log_every=1, sample_every=15, warmup_steps=1)
     fit(make_task(cfg), tmp_path)
 
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

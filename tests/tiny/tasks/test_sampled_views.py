@@ -52,6 +52,7 @@ def test_colourful_is_the_objects_mean_colour_whatever_its_hue():
     np.testing.assert_allclose(chroma(drawn, truth), [0.0, 0.4, 0.4, 0.0], atol=1e-3)
 
 
+@pytest.mark.long
 def test_the_shipped_models_decoder_goes_on_and_the_rest_stays(tmp_path):
     cfg = config.get_config()
     with pytest.raises(UserError, match="needs --config.init_from"):
