@@ -91,7 +91,7 @@ def test_preset_with_options(run_python, command, config):
 
 
 def test_help_is_short(run_python, command):
-    text = output(run_python(command, "--help"))
+    text = output(run_python(command, "--help", timeout=60))
     assert text.startswith("Does a thing.") and "python -m thing --name x" in text
     assert "--name NAME  what it is called (required)" in text
     assert "--num_views NUM_VIEWS  how many views (default: 4)" in text
