@@ -18,6 +18,8 @@ from iso3d_jax.nerf.field import FieldSpec
 from iso3d_jax.nerf.occupancy import Grid
 from iso3d_jax.nerf.sampling import Samples
 
+PARTS = 8  # candidates are looked at in so many, or in smaller chunks
+
 
 @dataclasses.dataclass(frozen=True)
 class RenderSpec:
@@ -32,7 +34,8 @@ class RenderSpec:
       normals: samples a ray (on average) whose normal is taken when it is only regularized.
       alpha_threshold, early_stop: a candidate is dropped where its opacity is below the first
         (or the grid's mean, see `occupancy.Grid`) or where less light than the second reaches it.
-      chunk: samples evaluated at a time, or 0 for all at once; bounds memory, not speed.
+      chunk: samples evaluated at a time, or 0 for all that have gradients at once; bounds memory,
+        not speed.
     """
 
     step_size: float = 2 * 1.732 / 512
@@ -178,7 +181,9 @@ def place_samples(
     def density_at(ray, t):
         return field.density(params, points(rays_o, rays_d, ray, t), field_spec)
 
-    density = chunked(density_at, spec.chunk, samples.ray, samples.t, used=samples.wanted)
+    # without gradients parts cost next to nothing, and those that no ray asked for are left out
+    part = min(spec.chunk or candidates, -(-candidates // PARTS))
+    density = chunked(density_at, part, samples.ray, samples.t, used=samples.wanted)
     _, reaches = composite_weights(density, samples.length, samples.ray, longest)
     alpha = -jnp.expm1(-density * spec.step_size)  # of one step, also where samples were thinned
     lowest = spec.alpha_threshold

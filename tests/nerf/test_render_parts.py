@@ -244,6 +244,29 @@ def test_samples_that_are_too_thin_or_hidden_are_dropped(formulas):
             assert used.all() and float(samples.length[0]) > STEP
 
 
+def test_candidates_that_no_ray_asked_for_are_not_looked_at(formulas, monkeypatch):
+    """Slots are for the fullest iteration; an eighth without a candidate is not computed."""
+    looked, density = [], field.density
+
+    def seen(params, x, spec):
+        jax.debug.callback(lambda: looked.append(len(x)))
+        return density(params, x, spec)
+
+    monkeypatch.setattr(field, "density", seen)
+    spec = RenderSpec(step_size=STEP, bound="box", candidates=400, samples=40)
+    samples, wanted = place(formulas, spec)
+    jax.effects_barrier()
+    steps = sum(len(walk(r)[0]) for r in range(4))
+    assert 0 < steps < 200 and looked == [200]  # of 4 x 400
+    np.testing.assert_allclose(wanted[0], steps / 1600, rtol=0.02)
+    monkeypatch.setattr(render, "PARTS", 1)
+    whole, _ = place(formulas, spec)
+    jax.effects_barrier()
+    assert looked == [200, 1600]
+    for a, b in zip(samples, whole, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_what_is_wanted_counts_what_thinned_candidates_stand_for(formulas):
     spec = RenderSpec(step_size=STEP, bound="box", candidates=20, samples=40, alpha_threshold=0.01,
                       early_stop=0.0)  # fmt: skip
