@@ -166,6 +166,9 @@ def most_wanted(history: dict[str, list[float]]) -> dict[str, float]:
     }
 
 
+MUCH_THINNED = 1.5  # times as many samples as there is room for: from here on it is worth a note
+
+
 def _too_few(most: dict[str, float]) -> str:
     """What to say when samples are thinned."""
     names = [name for name, value in most.items() if value > 1]
@@ -257,6 +260,7 @@ def optimize(
         shared[label] = Programs(spec, denoiser_spec, current, source, key)
     compiled = shared[label]
     progress = progress or Progress(spec.steps, label, start=step)
+    told = False  # that samples are thinned
     with signals() as stopped:
         while step < spec.steps:
             phase = spec.phase_at(step)
@@ -277,17 +281,19 @@ def optimize(
             step += count
             record = {k: np.asarray(v) for k, v in record.items()}
             seconds["iterations"] += time.monotonic() - begin
-            thinned = max(most_wanted(history).values(), default=0.0) > 1
             means = _finite_means(record, count)
             if means:
                 for name, value in ({"step": step} | means).items():
                     history.setdefault(name, []).append(value)
             shown = {k: means[k] for k in (*LOSSES, "opacity") if k in means}
-            fullest = max((means[k] for k in WANTED if k in means), default=0.0)
+            now = most_wanted({k: [means[k]] for k in WANTED if k in means})
+            fullest = max(now.values(), default=0.0)
             if fullest > 1:
                 shown["wanted"] = fullest
-                if not thinned:
-                    progress.note(_too_few(most_wanted(history)))
+            settled = spec.mode != "views" or step > spec.steps // 2  # drafts begin as haze
+            if not told and settled and fullest > MUCH_THINNED:
+                told = True
+                progress.note(_too_few(now))
             if int(current.skipped):
                 shown["skipped"] = int(current.skipped)
             progress.update(step, **shown)

@@ -152,16 +152,50 @@ def test_a_run_stops_after_so_many_bad_iterations(cfg, tmp_path, monkeypatch):
     assert int(end.skipped) == 6 and int(end.step) == 30 and history["step"][-1] == 24
 
 
-def test_thinned_samples_are_told_once(cfg, tmp_path, monkeypatch):
-    Stand(monkeypatch, wanted=0.95)
+def test_much_thinned_samples_are_told_once(cfg, tmp_path, monkeypatch):
+    Stand(monkeypatch, wanted=1.424)
     line = Shown()
     loop.optimize(begin(), None, make_spec(cfg), SPEC, tmp_path, {}, label="x", progress=line)
     (note,) = line.notes
-    assert "up to 1.02 times" in note and "config.render.candidates leaves room" in note
+    assert "up to 1.53 times" in note and "config.render.candidates leaves room" in note
     wanted = {step: numbers.get("wanted") for step, numbers in line.updates}
-    assert wanted[6] is None and wanted[8] == pytest.approx(1.02) and line.closed == 1
-    assert wanted[30] == pytest.approx(1.24)
+    assert wanted[5] == pytest.approx(1.464) and wanted[30] == pytest.approx(1.714)
+    assert line.closed == 1
+
+
+def test_samples_that_are_thinned_a_little_are_shown_and_not_worth_a_note(
+    cfg, tmp_path, monkeypatch
+):
+    Stand(monkeypatch, wanted=0.95)
+    line = Shown()
+    loop.optimize(begin(), None, make_spec(cfg), SPEC, tmp_path, {}, label="x", progress=line)
+    wanted = {step: numbers.get("wanted") for step, numbers in line.updates}
+    assert wanted[6] is None and wanted[8] == pytest.approx(1.02)
+    assert wanted[30] == pytest.approx(1.24) and not line.notes
     assert line.updates[0] == (5, {"guidance": 2.0, "opacity": 0.25})
+
+
+@pytest.mark.parametrize("end, notes", [(0.2, []), (2.0, ["up to 2.15 times"])])
+def test_of_a_draft_the_haze_that_it_begins_with_is_not_worth_a_note(
+    cfg, tmp_path, monkeypatch, end, notes
+):
+    class ThinsOut(Stand):
+        def program(self, phase):
+            run = super().program(phase)
+
+            def one(current, *rest):
+                self.wanted = 3.0 if int(current.step) < 12 else end
+                return run(current, *rest)
+
+            return one
+
+    ThinsOut(monkeypatch)
+    cfg.mode, line = "views", Shown()
+    loop.optimize(begin(), None, make_spec(cfg), SPEC, tmp_path, {}, label="x", progress=line)
+    assert line.updates[0][1]["wanted"] == pytest.approx(3.04)
+    assert len(line.notes) == len(notes)
+    for note, part in zip(line.notes, notes, strict=True):
+        assert part in note
 
 
 def test_a_signal_stops_at_the_end_of_the_dispatch(cfg, tmp_path, monkeypatch):
