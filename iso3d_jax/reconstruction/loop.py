@@ -160,7 +160,7 @@ def _check_learned(
 
 
 def most_wanted(history: dict[str, list[float]]) -> dict[str, float]:
-    """The largest `Rendering.wanted` of a run so far, of candidates and of samples."""
+    """The largest `Rendering.wanted` of a history, of candidates and of samples."""
     return {
         name.removeprefix("wanted_"): max(history[name]) for name in WANTED if history.get(name)
     }
