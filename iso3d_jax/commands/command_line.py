@@ -202,12 +202,17 @@ def as_typed(name: str = "", **first: str) -> str:
 def use_compilation_cache() -> None:
     """Lets JAX keep compiled programs in the user's cache folder, so that a second run starts fast.
 
-    `$XDG_CACHE_HOME/iso3d_jax/xla`, or `~/.cache/iso3d_jax/xla`. JAX_COMPILATION_CACHE_DIR sets
-    another place, and JAX_ENABLE_COMPILATION_CACHE=false turns it off.
+    `$XDG_CACHE_HOME/iso3d_jax/xla/N_cores`, or `~/.cache/iso3d_jax/xla/N_cores`, with the cores that
+    this process may use: XLA divides programs for the CPU among them and rounds elsewhere then, and
+    JAX hands on programs without asking for how many they were made. Those of one core would be
+    slow on eight, and a run that goes on with some of either would end with other numbers.
+    JAX_COMPILATION_CACHE_DIR sets another place, and JAX_ENABLE_COMPILATION_CACHE=false turns it
+    off.
     """
     cache_home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    folder = os.path.join(cache_home, "iso3d_jax", "xla", f"{_cores_of_xla()}_cores")
     settings = {
-        "jax_compilation_cache_dir": os.path.join(cache_home, "iso3d_jax", "xla"),
+        "jax_compilation_cache_dir": folder,
         "jax_persistent_cache_min_compile_time_secs": 0.3,
     }
     for name, value in settings.items():
@@ -217,6 +222,15 @@ def use_compilation_cache() -> None:
             sys.modules["jax"].config.update(name, value)
         else:
             os.environ[name.upper()] = str(value)
+
+
+def _cores_of_xla() -> str:
+    """How many cores XLA makes programs for: what NPROC says, or those that the process may use."""
+    if given := os.environ.get("NPROC"):
+        return re.sub(r"\W", "_", given)
+    if hasattr(os, "sched_getaffinity"):
+        return str(len(os.sched_getaffinity(0)))
+    return str(os.cpu_count() or 1)
 
 
 def _read_flags(argv: list[str]) -> list[str]:

@@ -1,7 +1,9 @@
 """Flags, configs and errors: every mistake is one sentence and status 2."""
 
+import os
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -193,10 +195,39 @@ def test_compilation_cache_is_in_the_users_cache_folder(run_python, tmp_path):
             JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
         )
     )  # fmt: skip
-    assert path == str(tmp_path / "iso3d_jax" / "xla")
-    assert any((tmp_path / "iso3d_jax" / "xla").iterdir())
+    assert Path(path).parent == tmp_path / "iso3d_jax" / "xla"
+    assert any(Path(path).iterdir())
     other = run_python("-c", program, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "other"))
     assert output(other) == str(tmp_path / "other")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no choice of cores")
+def test_programs_compiled_for_fewer_cores_are_not_taken(run_python, tmp_path):
+    """They have other parts, which are slow on more cores and round elsewhere."""
+    program = textwrap.dedent("""
+        import os, sys
+        os.sched_setaffinity(0, list(os.sched_getaffinity(0))[: int(sys.argv[1])])
+        from iso3d_jax.commands import command_line
+        command_line.use_compilation_cache()
+        import jax, jax.numpy as jnp
+        from jax import monitoring
+        hits = []
+        monitoring.register_event_listener(lambda event, **_: hits.append(event))
+        jax.block_until_ready(jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((300, 300))))
+        print(sum(event == "/jax/compilation_cache/cache_hits" for event in hits) > 0)
+    """)
+
+    def taken(cores, **more):
+        process = run_python(
+            "-c", program, str(cores), XDG_CACHE_HOME=str(tmp_path), JAX_COMPILATION_CACHE_DIR=None,
+            **{"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "NPROC": None} | more,
+        )  # fmt: skip
+        return output(process) == "True"
+
+    assert [taken(1), taken(1)] == [False, True]
+    if len(os.sched_getaffinity(0)) > 1:
+        assert [taken(2), taken(2), taken(1)] == [False, True, True]
+    assert not taken(1, NPROC="4")  # which XLA goes by too
 
 
 # Presets without a command.
