@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from iso3d_jax.models import layers, vae
+from iso3d_jax.models import device, layers, vae
 from iso3d_jax.models.clip import bicubic_matrix
 
 
@@ -30,6 +30,25 @@ def test_group_norm_is_flax_group_norm():
     plain.scale, plain.bias = ours.scale, ours.bias
     x = jnp.asarray(rng.normal(size=(2, 5, 3, 12)) * 3 + 1, jnp.float32)
     np.testing.assert_allclose(ours(x), plain(x), atol=1e-5)
+
+
+def test_group_norm_of_large_maps_is_laid_out_narrow_on_tpus(monkeypatch):
+    """The barrier keeps XLA from widening first; it changes neither a value nor a gradient."""
+    norm = layers.GroupNorm(8, 4, epsilon=1e-5, rngs=nnx.Rngs(0))
+
+    def fenced(side, dtype=jnp.bfloat16):
+        trace = jax.make_jaxpr(lambda x: norm(x))(jnp.zeros((1, side, side, 8), dtype))
+        return "optimization_barrier" in str(trace)
+
+    def value_and_slope(x):
+        return jax.value_and_grad(lambda x: jnp.sum(jnp.sin(norm(x))))(x)
+
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 64, 64, 8)), jnp.float32)
+    plain = value_and_slope(x)
+    assert not fenced(64)
+    monkeypatch.setattr(device, "platform", lambda: "tpu")
+    assert fenced(64) and fenced(256) and not fenced(32)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), value_and_slope(x), plain)
 
 
 def test_folding_is_undone_by_unfolding():
