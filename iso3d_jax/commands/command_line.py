@@ -202,10 +202,10 @@ def as_typed(name: str = "", **first: str) -> str:
 def use_compilation_cache() -> None:
     """Lets JAX keep compiled programs in the user's cache folder, so that a second run starts fast.
 
-    `$XDG_CACHE_HOME/iso3d_jax/xla/N_cores`, or `~/.cache/iso3d_jax/xla/N_cores`, with the cores that
-    this process may use: XLA divides programs for the CPU among them and rounds elsewhere then, and
-    JAX hands on programs without asking for how many they were made. Those of one core would be
-    slow on eight, and a run that goes on with some of either would end with other numbers.
+    `$XDG_CACHE_HOME/iso3d_jax/xla/N_cores`, or `~/.cache/iso3d_jax/xla/N_cores`, with the cores
+    that this process may use: XLA divides programs for the CPU among them and rounds elsewhere
+    then, and JAX hands on programs without asking for how many they were made. Those of one core
+    would be slow on eight, and a run that goes on with some of either would end with other numbers.
     JAX_COMPILATION_CACHE_DIR sets another place, and JAX_ENABLE_COMPILATION_CACHE=false turns it
     off.
     """
