@@ -36,8 +36,8 @@ def test_group_norm_of_large_maps_is_laid_out_narrow_on_tpus(monkeypatch):
     """The barrier keeps XLA from widening first; it changes neither a value nor a gradient."""
     norm = layers.GroupNorm(8, 4, epsilon=1e-5, rngs=nnx.Rngs(0))
 
-    def fenced(side, dtype=jnp.bfloat16):
-        trace = jax.make_jaxpr(lambda x: norm(x))(jnp.zeros((1, side, side, 8), dtype))
+    def fenced(side):
+        trace = jax.make_jaxpr(lambda x: norm(x))(jnp.zeros((1, side, side, 8), jnp.bfloat16))
         return "optimization_barrier" in str(trace)
 
     def value_and_slope(x):
